@@ -1,0 +1,152 @@
+"""The command line: ``lit-distill fit|validate|test|predict --config …`` and ``lit-distill demo``."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, LRSchedulerTypeUnion
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lit_distill.modules import DistillationModule
+
+_DESCRIPTION = (
+    "Knowledge distillation with PyTorch Lightning. Start with `lit-distill demo` (a minute, no download), then "
+    "`lit-distill fit --config configs/digits/logit.yaml`. Every model, teacher, criterion, data set, optimizer and "
+    "callback is named by its import path (class_path)."
+)
+
+
+_EPILOG = "also: `lit-distill demo` distils on handwritten digits and prints the student beside teacher and baseline"
+
+
+def _parser_kwargs() -> dict[str, Any]:
+    """Short usage lines in place of one that names every option."""
+    usage = {name: {"usage": f"lit-distill {name} --config FILE [--OPTION VALUE ...]"} for name in LightningCLI.subcommands()}
+    return {"description": _DESCRIPTION, "epilog": _EPILOG, **usage}
+
+
+class DistillationCLI(LightningCLI):
+    """A LightningCLI whose model is a distillation and whose explicit values always win."""
+
+    def __init__(self, args: ArgsType = None, run: bool = True) -> None:
+        super().__init__(
+            DistillationModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            save_config_kwargs={"overwrite": True},
+            parser_kwargs=_parser_kwargs(),
+            args=args,
+            run=run,
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse what ``main`` hands over, without Lightning's warning about Python use."""
+        self.config = parser.parse_object(args) if isinstance(args, dict) else parser.parse_args(args)  # type: ignore[arg-type]
+
+    def _parse_ckpt_path(self) -> None:
+        """Keep the config as it is written; say where the checkpoint was made with other values.
+
+        Lightning merges the checkpoint's values over the config, silently undoing what was asked for.
+        """
+        subcommand = self.config.get("subcommand")
+        path = self.config[subcommand].get("ckpt_path") if subcommand else None
+        if not path or not Path(path).is_file():
+            return
+        saved = torch.load(path, weights_only=True, map_location="cpu").get("hyper_parameters", {})
+        model = self.config[subcommand].model
+        asked = {"_class_path": model.class_path, **model.init_args.as_dict()} if model else {}
+        for line in differences(saved, asked):
+            print(f"{line} (the config's value is used)", file=sys.stderr)
+
+    def instantiate_classes(self) -> None:
+        with warnings.catch_warnings():
+            # Ours has a default optimizer, and the config's is meant to replace it.
+            warnings.filterwarnings("ignore", message=".*configure_optimizers` will be overridden.*")
+            super().instantiate_classes()
+
+    @staticmethod
+    def configure_optimizers(
+        lightning_module: LightningModule, optimizer: Optimizer, lr_scheduler: LRSchedulerTypeUnion | None = None
+    ) -> Any:
+        """Put the parameters that were made since (projectors) into the optimizer, and leave frozen ones out."""
+        if len(optimizer.param_groups) == 1:
+            trainable = [parameter for parameter in lightning_module.parameters() if parameter.requires_grad]
+            optimizer.param_groups[0]["params"] = trainable
+        return LightningCLI.configure_optimizers(lightning_module, optimizer, lr_scheduler)
+
+    def predict(self, **arguments: Any) -> None:
+        """Run the student and save its outputs as ``predictions.pt`` in the log folder."""
+        batches = self.trainer.predict(**arguments)
+        if batches and isinstance(batches[0], Tensor):
+            folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.save(torch.cat([batch.cpu() for batch in batches if isinstance(batch, Tensor)]), folder / "predictions.pt")
+            print(f"Predictions saved: {folder / 'predictions.pt'}")
+
+
+def differences(saved: Mapping[str, Any], asked: Mapping[str, Any], path: str = "") -> list[str]:
+    """Where a checkpoint's hyper-parameters differ from a config's.
+
+    Args:
+        saved: The checkpoint's.
+        asked: The config's.
+        path: Dotted path of the two, for nested ones.
+
+    Returns:
+        A line for each value that both have and that differs.
+    """
+    lines = []
+    for key in saved:
+        if key not in asked:
+            continue
+        before, now = saved[key], asked[key]
+        name = f"{path}{key}".removeprefix("_")
+        if isinstance(before, Mapping) and isinstance(now, Mapping):
+            lines += differences(before, now, f"{path}{key}.")
+        elif _plain(before) != _plain(now):
+            lines.append(f"{name}: the checkpoint was made with {before!r}, the config says {now!r}")
+    return lines
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "as_dict"):
+        value = value.as_dict()
+    return str(value) if not isinstance(value, (int, float, list, tuple, type(None))) else value
+
+
+def find_configs(arguments: Sequence[str]) -> list[str]:
+    """Let ``configs/…`` name the configs that come with the package, where there is no such file here."""
+    package = Path(__file__).parent
+    homes = (package, package.parent)
+    found = []
+    for argument in arguments:
+        option, equals, value = argument.rpartition("=")
+        name = Path(value)
+        if value.startswith("configs/") and value.endswith((".yaml", ".yml")) and not name.exists():
+            name = next((home / value for home in homes if (home / value).is_file()), name)
+        found.append(f"{option}{equals}{name if value.startswith('configs/') else value}")
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        arguments: The words after ``lit-distill``; the process's own where None.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["demo"]:
+        from lit_distill.demo import main as demo
+
+        demo(given[1:])
+        return
+    DistillationCLI(find_configs(given))

@@ -1,0 +1,76 @@
+"""Attention transfer: Zagoruyko and Komodakis 2017, "Paying More Attention to Attention", section 3.1."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lit_distill.criteria.base import FeatureCriterion
+from lit_distill.outputs import Outputs
+from lit_distill.projectors import resize_map
+
+
+def attention_map(feature: Tensor, p: float = 2.0) -> Tensor:
+    """``Q = vec(mean_c |F_c|^p)``, divided by its L2 norm: where the network looks, as a unit vector.
+
+    Args:
+        feature: A map ``[B, C, H, W]`` or tokens ``[B, N, D]``.
+        p: The power, above 0.
+
+    Returns:
+        ``[B, H * W]`` or ``[B, N]``.
+    """
+    attention = feature.abs().pow(p).mean(1 if feature.dim() == 4 else -1)
+    return F.normalize(attention.flatten(1), dim=1)
+
+
+def attention_transfer(student: Tensor, teacher: Tensor, p: float = 2.0) -> Tensor:
+    """``mean (Q_s - Q_t)²`` over batch and positions, as in the authors' code.
+
+    The paper's equation 2 takes the norm of the difference in place of the mean square. The mean over
+    positions makes a weight depend on the resolution. Where two maps differ in size, the larger is
+    average-pooled.
+
+    Args:
+        student: ``[B, C, H, W]`` or ``[B, N, D]``; channels need not match.
+        teacher: The same kind of feature.
+        p: The power, above 0.
+
+    Raises:
+        ValueError: One is a map and the other tokens, or the tokens differ in number.
+    """
+    if student.dim() == 4 and teacher.dim() == 4:
+        size = tuple(min(a, b) for a, b in zip(student.shape[2:], teacher.shape[2:], strict=True))
+        student, teacher = resize_map(student, size), resize_map(teacher, size)
+    elif student.dim() != teacher.dim() or student.dim() != 3 or student.shape[1] != teacher.shape[1]:
+        raise ValueError(
+            f"attention maps of {list(student.shape)} and {list(teacher.shape)} cannot be compared; give two maps "
+            "[B, C, H, W], or tokens [B, N, D] of one N."
+        )
+    return F.mse_loss(attention_map(student, p), attention_map(teacher, p))
+
+
+class AttentionTransfer(FeatureCriterion):
+    """The student's spatial attention against the teacher's; the sum over pairs, as in the paper.
+
+    It has no parameters. The authors' weight is 1,000 (beta / 2 with beta = 1e3 over their sum).
+
+    Args:
+        student_layer: A layer reference, a glob or a list of them; feature maps or tokens.
+        teacher_layer: The teacher's layers, as many.
+        p: The power of the activations; 2 in the paper.
+
+    Raises:
+        ValueError: ``p`` is not above 0.
+    """
+
+    def __init__(self, student_layer: str | list[str], teacher_layer: str | list[str], p: float = 2.0) -> None:
+        super().__init__(student_layer, teacher_layer)
+        if p <= 0:
+            raise ValueError(f"p must be above 0, not {p}.")
+        self.p = p
+
+    def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
+        values = [attention_transfer(s, t, self.p) for s, t in self.pair_features(student, teacher)]
+        return torch.stack(values).sum()

@@ -1,0 +1,232 @@
+"""What a criterion is, and the rules that all of them share."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lit_distill.capture import match_layers
+from lit_distill.outputs import Outputs
+from lit_distill.projectors import Norm, Projector
+
+Task = Literal["multiclass", "binary", "multilabel"]
+TASKS: tuple[Task, ...] = ("multiclass", "binary", "multilabel")
+
+
+class Criterion(nn.Module, ABC):
+    """Compares what the student and the teacher put out for the same batch.
+
+    To add a method, subclass this in one file, beside a pure function that is the formula. The value is a
+    scalar, a mean over the batch, never multiplied by its own weight.
+
+    Attributes:
+        needs_target: The criterion reads labels.
+        needs_teacher: The criterion reads the teacher's outputs.
+        compares_logits: The criterion compares the student's logits with the teacher's.
+    """
+
+    needs_target: ClassVar[bool] = False
+    needs_teacher: ClassVar[bool] = True
+    compares_logits: ClassVar[bool] = False
+
+    @property
+    def student_layers(self) -> tuple[str, ...]:
+        """References of the student's layers that the criterion reads."""
+        return ()
+
+    @property
+    def teacher_layers(self) -> tuple[str, ...]:
+        """References of the teacher's layers that the criterion reads."""
+        return ()
+
+    def build(self, student: Outputs, teacher: Outputs) -> None:  # noqa: B027  (optional, not abstract)
+        """Size the criterion's own layers from one example of both networks' outputs.
+
+        Called once before the optimizer is made, or from the shapes that a checkpoint holds.
+        """
+
+    @abstractmethod
+    def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
+        """The criterion's value: a scalar, mean over the batch."""
+
+
+class FeatureCriterion(Criterion):
+    """A criterion over pairs of a student's and a teacher's layers.
+
+    Args:
+        student_layer: A reference, a glob, or a list of them. Several layers pair with as many of the
+            teacher's, in order.
+        teacher_layer: The teacher's side of the pairs.
+        project: Whether to bring the student's feature to the teacher's shape by a ``Projector``, made
+            when the shapes are first seen.
+        projector_norm: The projectors' normalisation.
+    """
+
+    def __init__(
+        self,
+        student_layer: str | list[str],
+        teacher_layer: str | list[str],
+        project: bool = False,
+        projector_norm: Norm = "none",
+    ) -> None:
+        super().__init__()
+        self._student_layers = _as_tuple(student_layer, "student_layer")
+        self._teacher_layers = _as_tuple(teacher_layer, "teacher_layer")
+        if projector_norm not in ("none", "batch", "layer"):
+            raise ValueError(f"projector_norm must be 'none', 'batch' or 'layer', not {projector_norm!r}.")
+        self.project = project
+        self.projector_norm: Norm = projector_norm
+        self.projectors = nn.ModuleList()
+        self.pairs: list[tuple[str, str]] = []
+
+    @property
+    def student_layers(self) -> tuple[str, ...]:
+        return self._student_layers
+
+    @property
+    def teacher_layers(self) -> tuple[str, ...]:
+        return self._teacher_layers
+
+    def build(self, student: Outputs, teacher: Outputs) -> None:
+        """Pair the layers and size the projectors.
+
+        Raises:
+            ValueError: The two sides name different numbers of layers, or a pair's shapes cannot meet.
+        """
+        names_s = _expand(self._student_layers, student, "student")
+        names_t = _expand(self._teacher_layers, teacher, "teacher")
+        if len(names_s) != len(names_t):
+            raise ValueError(
+                f"{len(names_s)} student layers ({', '.join(names_s)}) cannot pair with "
+                f"{len(names_t)} teacher layers ({', '.join(names_t)})."
+            )
+        pairs = list(zip(names_s, names_t, strict=True))
+        if not self.pairs and self.project:
+            self.projectors = nn.ModuleList(self._make_projector(s, t, student, teacher) for s, t in pairs)
+        self.pairs = pairs
+
+    def _make_projector(self, name_s: str, name_t: str, student: Outputs, teacher: Outputs) -> Projector:
+        shape_s, shape_t = student.features[name_s].shape, teacher.features[name_t].shape
+        try:
+            return Projector(shape_s, shape_t, self.projector_norm)
+        except ValueError as error:
+            raise ValueError(f"{name_s} -> {name_t}: {error}") from error
+
+    def pair_features(self, student: Outputs, teacher: Outputs) -> list[tuple[Tensor, Tensor]]:
+        """Each pair's features in float32 or wider, the student's projected where projectors are on."""
+        if not self.pairs:
+            self.build(student, teacher)
+        found = []
+        for index, (name_s, name_t) in enumerate(self.pairs):
+            feature = student.features[name_s]
+            if self.project:
+                feature = self.projectors[index](feature)
+            found.append((at_least_float32(feature), at_least_float32(teacher.features[name_t])))
+        return found
+
+
+def _as_tuple(layers: str | Sequence[str], name: str) -> tuple[str, ...]:
+    found = (layers,) if isinstance(layers, str) else tuple(layers)
+    if not found:
+        raise ValueError(f"{name} names no layer.")
+    return found
+
+
+def _expand(references: Sequence[str], outputs: Outputs, owner: str) -> list[str]:
+    """The captured features that the references name, reference by reference."""
+    names: list[str] = []
+    for reference in references:
+        if reference in outputs.features:
+            names.append(reference)
+            continue
+        path, mark, rest = reference.partition(":" if ":" in reference else "#")
+        captured = [name for name in outputs.features if name.endswith(mark + rest) and (mark or _is_plain(name))]
+        paths = [name.removesuffix(mark + rest) for name in captured]
+        names.extend(match_layers(reference, paths, f"the {owner}'s outputs"))
+    return names
+
+
+def _is_plain(name: str) -> bool:
+    return ":" not in name and "#" not in name
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Widen half precision to float32; leave float32 and float64 alone."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def check_temperature(temperature: float) -> float:
+    """Return a valid temperature.
+
+    Raises:
+        ValueError: It is not finite and above 0.
+    """
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise ValueError(f"temperature must be above 0 and finite, not {temperature}.")
+    return float(temperature)
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Refuse a value outside its choices.
+
+    Raises:
+        ValueError: The value is none of the choices.
+    """
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}.")
+
+
+def valid_rows(logits: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Lay logits out as rows of classes, ``[N, C]``, keeping the positions that count.
+
+    Args:
+        logits: ``[B, C]``, ``[B, T, C]`` or ``[B, C, H, W]``.
+        mask: True at the positions that count: ``[B]``, ``[B, T]`` or ``[B, H, W]``.
+
+    Raises:
+        ValueError: Another number of dimensions, or a mask of another shape.
+    """
+    if logits.dim() not in (2, 3, 4):
+        raise ValueError(f"logits must be [B, C], [B, T, C] or [B, C, H, W], not {list(logits.shape)}.")
+    classes_last = logits.movedim(1, -1) if logits.dim() == 4 else logits
+    if mask is None:
+        return classes_last.flatten(0, -2)
+    if mask.shape != classes_last.shape[:-1]:
+        raise ValueError(f"a mask of shape {list(mask.shape)} does not fit logits {list(logits.shape)}.")
+    return classes_last[mask.bool()]
+
+
+def paired_rows(student: Outputs, teacher: Outputs) -> tuple[Tensor, Tensor]:
+    """Both networks' logits as rows ``[N, C]`` in float32 or wider.
+
+    A mask beside ``[B, C]`` logits belongs to the inputs' tokens and is not applied.
+
+    Raises:
+        ValueError: The shapes differ; where the classes do, that is said.
+    """
+    check_same_classes(student.logits, teacher.logits)
+    mask = student.mask if student.logits.dim() > 2 else None
+    student_rows, teacher_rows = valid_rows(student.logits, mask), valid_rows(teacher.logits, mask)
+    return at_least_float32(student_rows), at_least_float32(teacher_rows)
+
+
+def check_same_classes(student: Tensor, teacher: Tensor) -> None:
+    """Refuse logits that cannot be compared class by class.
+
+    Raises:
+        ValueError: The two shapes differ.
+    """
+    if student.shape == teacher.shape:
+        return
+    class_dim = 1 if student.dim() == 4 else -1
+    if student.dim() == teacher.dim() and student.shape[class_dim] != teacher.shape[class_dim]:
+        raise ValueError(
+            f"the student has {student.shape[class_dim]} classes and the teacher {teacher.shape[class_dim]}; "
+            "give both the same number of classes."
+        )
+    raise ValueError(f"student logits {list(student.shape)} do not match teacher logits {list(teacher.shape)}.")

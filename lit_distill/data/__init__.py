@@ -1,0 +1,8 @@
+"""DataModules that the configs and tests need; bring your own for all else."""
+
+from lit_distill.data.base import ImageDataModule
+from lit_distill.data.cifar import CIFAR10, CIFAR100
+from lit_distill.data.digits import Digits
+from lit_distill.data.image_folder import ImageFolder
+
+__all__ = ["CIFAR10", "CIFAR100", "Digits", "ImageDataModule", "ImageFolder"]

@@ -1,0 +1,75 @@
+"""CIFAR-10 and CIFAR-100 by torchvision."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import nn
+from torch.utils.data import Dataset
+from torchvision.datasets import CIFAR10 as TorchvisionCIFAR10
+from torchvision.datasets import CIFAR100 as TorchvisionCIFAR100
+from torchvision.transforms import v2
+
+from lit_distill.data.base import ImageDataModule, Sample, image_pipeline, labels_of
+
+
+class CIFAR10(ImageDataModule):
+    """60,000 colour images of 32x32 pixels in ten classes (Krizhevsky 2009).
+
+    Args:
+        root: Folder of the data set.
+        download: Fetch it if it is not there.
+        batch_size: As in ``ImageDataModule``.
+        num_workers: As in ``ImageDataModule``.
+        val_fraction: As in ``ImageDataModule``.
+        train_size: As in ``ImageDataModule``.
+        split_seed: As in ``ImageDataModule``.
+        augment: As in ``ImageDataModule``; a random crop of the image padded by 4, and a horizontal flip,
+            where None.
+        mix: As in ``ImageDataModule``.
+        mean: Per channel, of images in [0, 1]; ImageNet's, which the shared CIFAR weights were trained with.
+        std: Per channel.
+    """
+
+    dataset: ClassVar[type[TorchvisionCIFAR10]] = TorchvisionCIFAR10
+
+    def __init__(
+        self,
+        root: str = "data",
+        download: bool = True,
+        batch_size: int = 128,
+        num_workers: int = 2,
+        val_fraction: float = 0.1,
+        train_size: int | None = None,
+        split_seed: int = 0,
+        augment: list[nn.Module] | None = None,
+        mix: nn.Module | None = None,
+        mean: tuple[float, float, float] = (0.485, 0.456, 0.406),
+        std: tuple[float, float, float] = (0.229, 0.224, 0.225),
+    ) -> None:
+        crop_and_flip = [v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip()]
+        chosen = crop_and_flip if augment is None else augment
+        super().__init__(batch_size, num_workers, val_fraction, train_size, split_seed, chosen, mix)
+        self.root = root
+        self.download = download
+        self._plain = image_pipeline(mean, std)
+        self._augmented = image_pipeline(mean, std, self.augment)
+
+    def prepare_data(self) -> None:
+        if self.download:
+            self.dataset(self.root, train=True, download=True)
+            self.dataset(self.root, train=False, download=True)
+
+    def open_training(self) -> tuple[Dataset[Sample], Dataset[Sample]]:
+        augmented = self.dataset(self.root, train=True, transform=self._augmented)
+        plain = self.dataset(self.root, train=True, transform=self._plain)
+        return self._split_training(labels_of(plain.targets), augmented, plain)
+
+    def open_test(self) -> Dataset[Sample]:
+        return self.dataset(self.root, train=False, transform=self._plain)
+
+
+class CIFAR100(CIFAR10):
+    """60,000 colour images of 32x32 pixels in a hundred classes; arguments as of ``CIFAR10``."""
+
+    dataset = TorchvisionCIFAR100

@@ -1,0 +1,101 @@
+"""Your own images, in a folder a class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.utils.data import Dataset, Subset
+from torchvision.datasets import ImageFolder as TorchvisionImageFolder
+
+from lit_distill.data.base import ImageDataModule, Sample, image_pipeline, split_by_class
+
+
+class ImageFolder(ImageDataModule):
+    """Images as ``root/train/<class>/…``, ``root/val/<class>/…`` and ``root/test/<class>/…``.
+
+    Without ``val``, it is split off ``train``. Without ``train``, the classes lie right under ``root`` and
+    all three are split off them.
+
+    Args:
+        root: Folder of the data set.
+        batch_size: As in ``ImageDataModule``.
+        num_workers: As in ``ImageDataModule``.
+        val_fraction: As in ``ImageDataModule``; read where there is no ``val`` folder.
+        test_fraction: Share held out for the test, in (0, 1); read where there is no ``train`` folder.
+        train_size: As in ``ImageDataModule``.
+        split_seed: As in ``ImageDataModule``.
+        augment: As in ``ImageDataModule``.
+        mix: As in ``ImageDataModule``.
+        image_size: Bring every image to this size; images are taken as they are where None.
+        mean: Per channel, of images in [0, 1].
+        std: Per channel.
+
+    Raises:
+        FileNotFoundError: A folder is missing or has no images.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        batch_size: int = 128,
+        num_workers: int = 2,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.2,
+        train_size: int | None = None,
+        split_seed: int = 0,
+        augment: list[nn.Module] | None = None,
+        mix: nn.Module | None = None,
+        image_size: int | None = None,
+        mean: tuple[float, float, float] = (0.485, 0.456, 0.406),
+        std: tuple[float, float, float] = (0.229, 0.224, 0.225),
+    ) -> None:
+        super().__init__(batch_size, num_workers, val_fraction, train_size, split_seed, augment, mix)
+        if not 0 < test_fraction < 1:
+            raise ValueError(f"test_fraction must be in (0, 1), not {test_fraction}.")
+        self.root = Path(root)
+        self.test_fraction = test_fraction
+        self._plain = image_pipeline(mean, std, size=image_size)
+        self._augmented = image_pipeline(mean, std, self.augment, image_size)
+
+    def open_training(self) -> tuple[Dataset[Sample], Dataset[Sample]]:
+        folder = self.root / "train"
+        if not folder.is_dir():
+            return self._split_everything()
+        augmented, plain = _open(folder, self._augmented), _open(folder, self._plain)
+        if not (self.root / "val").is_dir():
+            return self._split_training(augmented.targets, augmented, plain)
+        held = _open(self.root / "val", self._plain)
+        _same_classes(augmented, held, folder)
+        return self._limit(augmented, augmented.targets, list(range(len(augmented)))), held
+
+    def _split_everything(self) -> tuple[Dataset[Sample], Dataset[Sample]]:
+        augmented, plain = _open(self.root, self._augmented), _open(self.root, self._plain)
+        _, rest = split_by_class(plain.targets, self.test_fraction, self.split_seed)
+        labels = [plain.targets[index] for index in rest]
+        return self._split_training(labels, Subset(augmented, rest), Subset(plain, rest))
+
+    def open_test(self) -> Dataset[Sample]:
+        if (self.root / "train").is_dir() or (self.root / "test").is_dir():
+            return _open(self.root / "test", self._plain)
+        data = _open(self.root, self._plain)
+        test, _ = split_by_class(data.targets, self.test_fraction, self.split_seed)
+        return Subset(data, test)
+
+
+def _open(folder: Path, transform: Callable[[Any], Any]) -> TorchvisionImageFolder:
+    expected = f"expected {folder}/<class>/<image>"
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {folder}; {expected}.")
+    try:
+        return TorchvisionImageFolder(str(folder), transform)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{folder} has no images, or a class without any; {expected}. {error}") from error
+
+
+def _same_classes(train: TorchvisionImageFolder, other: TorchvisionImageFolder, folder: Path) -> None:
+    if train.classes != other.classes:
+        differ = sorted(set(train.classes) ^ set(other.classes))
+        raise ValueError(f"the classes of {other.root} are not those of {folder}: {', '.join(differ[:5])} differ.")

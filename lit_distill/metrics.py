@@ -1,0 +1,177 @@
+"""How good the student and the teacher are, how well they agree, and how honest their confidence is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchmetrics import MeanMetric, Metric
+from torchmetrics.classification import (
+    BinaryAccuracy,
+    BinaryCalibrationError,
+    MulticlassAccuracy,
+    MulticlassCalibrationError,
+    MultilabelAccuracy,
+)
+
+from lit_distill.batch import Inputs, tensors_of
+from lit_distill.criteria.base import Task, at_least_float32, valid_rows
+from lit_distill.criteria.hard_target import IGNORED_LABEL, hard_target, hard_target_binary
+from lit_distill.criteria.soft_target import soft_target, soft_target_bernoulli
+
+_BINS = 15
+
+
+class Evaluation:
+    """The figures of one validation or test epoch, synchronised over processes by torchmetrics.
+
+    ``accuracy`` (top-1; per label for multilabel), ``calibration_error`` (expected, 15 bins) and
+    ``cross_entropy`` of each network; ``agreement`` (the share of equal top-1 predictions) and
+    ``kl_divergence`` (teacher to student, temperature 1) of the two.
+
+    Args:
+        task: What the logits mean.
+        classes: Number of classes.
+        device: Where the metrics are kept.
+    """
+
+    def __init__(self, task: Task, classes: int, device: torch.device) -> None:
+        self.task = task
+        self.classes = classes
+        self.device = device
+        self._metrics: dict[str, Metric] = {}
+
+    def update(self, student: Tensor, teacher: Tensor | None, target: Tensor | None, mask: Tensor | None) -> None:
+        """Add a batch.
+
+        Args:
+            student: Logits, as in ``Outputs``.
+            teacher: Logits of the same shape, or None.
+            target: Labels, or None.
+            mask: True at the positions that count, or None.
+        """
+        rows_s, labels = self._rows(student, mask), self._labels(student, target, mask)
+        rows_t = self._rows(teacher, mask) if teacher is not None else None
+        if labels is not None:
+            self._add_network("student", rows_s, labels)
+            if rows_t is not None:
+                self._add_network("teacher", rows_t, labels)
+        if rows_t is not None:
+            agree = self._decide(rows_s) == self._decide(rows_t)
+            self._mean("agreement", agree.float().mean(), len(rows_s))
+            divergence = soft_target if self.task == "multiclass" else soft_target_bernoulli
+            self._mean("kl_divergence", divergence(rows_s, rows_t, temperature=1.0), len(rows_s))
+
+    def compute(self) -> dict[str, Tensor]:
+        """Every figure by name, ``accuracy/student`` and so on."""
+        return {name: metric.compute() for name, metric in self._metrics.items()}
+
+    def _rows(self, logits: Tensor, mask: Tensor | None) -> Tensor:
+        logits = at_least_float32(logits.detach()).to(self.device)
+        if self.task == "multiclass":
+            return valid_rows(logits, mask if logits.dim() > 2 else None)
+        return logits.flatten() if self.task == "binary" else logits.flatten(0, -2)
+
+    def _labels(self, logits: Tensor, target: Tensor | None, mask: Tensor | None) -> Tensor | None:
+        if target is None:
+            return None
+        target = target.to(self.device)
+        if self.task == "binary":
+            return target.flatten()
+        if self.task == "multilabel":
+            return target.flatten(0, -2)
+        if target.is_floating_point():  # class probabilities, after MixUp
+            target = target.argmax(-1)
+        return target[mask.bool()] if mask is not None and logits.dim() > 2 else target.flatten()
+
+    def _decide(self, rows: Tensor) -> Tensor:
+        return rows.argmax(-1) if self.task == "multiclass" else rows > 0
+
+    def _add_network(self, who: str, rows: Tensor, labels: Tensor) -> None:
+        if self.task == "multiclass":
+            keep = labels != IGNORED_LABEL
+            rows, labels = rows[keep], labels[keep]
+            probabilities, loss = rows.softmax(-1), hard_target(rows, labels)
+        else:
+            probabilities, loss = rows.sigmoid(), hard_target_binary(rows, labels)
+            labels = labels.int()
+        self._metric(f"accuracy/{who}").update(probabilities, labels)
+        flat = (probabilities, labels) if self.task != "multilabel" else (probabilities.flatten(), labels.flatten())
+        self._metric(f"calibration_error/{who}").update(*flat)
+        self._mean(f"cross_entropy/{who}", loss, len(rows))
+
+    def _mean(self, name: str, value: Tensor, weight: int) -> None:
+        metric = self._metrics.setdefault(name, MeanMetric().to(self.device))
+        metric.update(value, weight)
+
+    def _metric(self, name: str) -> Metric:
+        if name not in self._metrics:
+            self._metrics[name] = self._make(name.partition("/")[0]).to(self.device)
+        return self._metrics[name]
+
+    def _make(self, kind: str) -> Metric:
+        if kind == "accuracy":
+            if self.task == "multiclass":
+                return MulticlassAccuracy(num_classes=self.classes, average="micro")
+            return BinaryAccuracy() if self.task == "binary" else MultilabelAccuracy(self.classes, average="micro")
+        if self.task == "multiclass":
+            return MulticlassCalibrationError(num_classes=self.classes, n_bins=_BINS)
+        return BinaryCalibrationError(n_bins=_BINS)
+
+
+def count_classes(logits: Tensor) -> int:
+    """Number of classes of logits ``[B]``, ``[B, C]``, ``[B, T, C]`` or ``[B, C, H, W]``."""
+    if logits.dim() == 1:
+        return 1
+    return logits.shape[1] if logits.dim() == 4 else logits.shape[-1]
+
+
+@dataclass
+class _Remembered:
+    mark: Tensor
+    logits: Tensor
+
+
+class TeacherMemory:
+    """A frozen teacher's logits for evaluation batches that do not change: computed once, not each epoch.
+
+    A batch is known by its place and by a positional sum over each sample's inputs; where that differs, the
+    teacher is asked again.
+
+    Args:
+        limit: Most bytes to keep; later batches are recomputed each time.
+    """
+
+    def __init__(self, limit: int = 256 * 2**20) -> None:
+        self.limit = limit
+        self._batches: dict[tuple[str, int, int], _Remembered] = {}
+        self._bytes = 0
+
+    def recall(self, place: tuple[str, int, int], inputs: Inputs) -> Tensor | None:
+        """The logits for this batch, if it is the one that was seen at this place."""
+        known = self._batches.get(place)
+        if known is None:
+            return None
+        mark = _mark(inputs)
+        return known.logits if known.mark.shape == mark.shape and torch.equal(known.mark, mark) else None
+
+    def keep(self, place: tuple[str, int, int], inputs: Inputs, logits: Tensor) -> None:
+        """Remember the logits of a batch, if there is room."""
+        size = logits.numel() * logits.element_size()
+        known = self._batches.pop(place, None)
+        if known is not None:
+            self._bytes -= known.logits.numel() * known.logits.element_size()
+        if self._bytes + size <= self.limit:
+            self._batches[place] = _Remembered(_mark(inputs), logits.detach().cpu().clone())
+            self._bytes += size
+
+
+def _mark(inputs: Inputs) -> Tensor:
+    """A number a sample that changes with the values and with their places."""
+    marks = []
+    for tensor in tensors_of(inputs):
+        flat = tensor.detach().flatten(1) if tensor.dim() > 1 else tensor.detach().unsqueeze(1)
+        ramp = torch.arange(1, flat.shape[1] + 1, device=flat.device, dtype=torch.float64).sqrt()
+        marks.append((flat.double() * ramp).sum(1).cpu())
+    return torch.stack(marks)

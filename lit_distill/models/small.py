@@ -1,0 +1,58 @@
+"""Small networks for small images, the handwritten digits first of all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+
+class SmallCNN(nn.Module):
+    """Three 3x3 convolutions with BatchNorm, average pooling and a linear classifier.
+
+    Args:
+        width: Channels of the first stage; the second and third have twice as many.
+        num_classes: Number of classes.
+        in_channels: Channels of the images.
+    """
+
+    def __init__(self, width: int = 32, num_classes: int = 10, in_channels: int = 1) -> None:
+        super().__init__()
+        self.stage1 = _conv(in_channels, width)
+        self.stage2 = _conv(width, 2 * width)
+        self.pool = nn.MaxPool2d(2)
+        self.stage3 = _conv(2 * width, 2 * width)
+        self.classifier = nn.Linear(2 * width, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images ``[B, in_channels, H, W]`` to logits ``[B, num_classes]``."""
+        x = self.stage3(self.pool(self.stage2(self.stage1(x))))
+        logits: Tensor = self.classifier(x.mean((2, 3)))
+        return logits
+
+
+def _conv(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+class MLP(nn.Module):
+    """A perceptron on flattened inputs.
+
+    Args:
+        in_features: Values in a flattened input; 64 for the digits.
+        hidden: Widths of the hidden layers.
+        num_classes: Number of classes.
+    """
+
+    def __init__(self, in_features: int = 64, hidden: Sequence[int] = (16,), num_classes: int = 10) -> None:
+        super().__init__()
+        widths = [in_features, *hidden]
+        self.hidden = nn.Sequential(
+            *(nn.Sequential(nn.Linear(a, b), nn.ReLU()) for a, b in zip(widths, widths[1:], strict=False))
+        )
+        self.classifier = nn.Linear(widths[-1], num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Inputs ``[B, …]`` to logits ``[B, num_classes]``."""
+        logits: Tensor = self.classifier(self.hidden(x.flatten(1)))
+        return logits

@@ -1,0 +1,16 @@
+"""LightningModules: a base, and the three distillations and the plain training on it."""
+
+from lit_distill.modules.base import BatchFormat, DistillationModule
+from lit_distill.modules.combined import CombinedDistillation
+from lit_distill.modules.feature import FeatureDistillation
+from lit_distill.modules.logit import LogitDistillation
+from lit_distill.modules.supervised import SupervisedModule
+
+__all__ = [
+    "BatchFormat",
+    "CombinedDistillation",
+    "DistillationModule",
+    "FeatureDistillation",
+    "LogitDistillation",
+    "SupervisedModule",
+]

@@ -1,0 +1,91 @@
+"""What a checkpoint holds beside weights: the criteria's names, the features' shapes, the random states."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lit_distill.modules.hyperparameters import class_name
+from lit_distill.outputs import Outputs
+from lit_distill.rng import collect_rng_state, restore_rng_state
+from lit_distill.weighted import WeightedCriteria
+
+_KEY = "lit_distill"
+
+
+class CheckpointNote:
+    """The library's own entry in a Lightning checkpoint, of plain types.
+
+    The shapes let projectors be rebuilt with no data at hand; the random states make a resumed run equal
+    to an uninterrupted one.
+    """
+
+    def __init__(self) -> None:
+        self._shapes: dict[str, Any] | None = None
+        self._rng: dict[str, Any] | None = None
+        self._restores = 0
+
+    def remember_shapes(self, student: Outputs, teacher: Outputs) -> None:
+        """Keep the shapes of an example's outputs."""
+        self._shapes = {"student": student.shapes(), "teacher": teacher.shapes()}
+
+    def check_shapes(self, student: Outputs, teacher: Outputs) -> None:
+        """Refuse features whose widths differ from those that the projectors were built for.
+
+        Raises:
+            ValueError: They differ.
+        """
+        if self._shapes is None:
+            return
+        found = {"student": student.shapes(), "teacher": teacher.shapes()}
+        for who, shapes in found.items():
+            for name, shape in shapes["features"].items():
+                known = self._shapes[who]["features"].get(name)
+                if known is not None and known[1:] != shape[1:]:
+                    raise ValueError(f"the {who}'s {name!r} is {shape[1:]} a sample, and was {known[1:]} before.")
+
+    def write(self, checkpoint: dict[str, Any], criteria: WeightedCriteria) -> None:
+        """Add the entry."""
+        checkpoint[_KEY] = {
+            "criteria": {name: class_name(criterion) for name, criterion in criteria.items()},
+            "shapes": self._shapes,
+            "rng": collect_rng_state(),
+        }
+
+    def read(self, checkpoint: Mapping[str, Any], criteria: WeightedCriteria) -> None:
+        """Read the entry: build what has parameters, so that the weights load strictly.
+
+        Raises:
+            ValueError: The checkpoint is not of a distillation, or of one with other criteria.
+        """
+        note = checkpoint.get(_KEY)
+        if note is None:
+            raise ValueError(
+                "this checkpoint was not made by lit-distill, so a run cannot go on from it. To use its weights, load "
+                "them into the teacher or the student: lit_distill.models.load(model, checkpoint)."
+            )
+        names = {name: class_name(criterion) for name, criterion in criteria.items()}
+        if note["criteria"] != names:
+            raise ValueError(
+                f"the checkpoint was made with the criteria {_list(note['criteria'])}, and this run has {_list(names)}; "
+                "use the config that it was made with, or load only the student: lit_distill.models.load."
+            )
+        if self._shapes is None and note["shapes"] is not None:
+            shapes = note["shapes"]
+            criteria.build(Outputs.from_shapes(shapes["student"]), Outputs.from_shapes(shapes["teacher"]))
+            self._shapes = shapes
+        self._rng, self._restores = note["rng"], 2
+
+    def restore_rng(self) -> None:
+        """Put the random states back, as a run that goes on from a checkpoint starts.
+
+        Lightning makes the first iterator over the data before the first epoch's hook in some versions and
+        after it in others; restoring at both points gives the uninterrupted run's order either way.
+        """
+        if self._rng is not None and self._restores > 0:
+            restore_rng_state(self._rng)
+            self._restores -= 1
+
+
+def _list(names: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} ({path.rpartition('.')[2]})" for name, path in names.items())

@@ -1,0 +1,141 @@
+"""What is checked before the first batch, and the loss at every batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lit_distill.criteria import Criterion, FeatureCriterion
+from lit_distill.criteria.base import Task
+from lit_distill.outputs import Outputs
+from lit_distill.probe import count_parameters, unreached_parameters
+from lit_distill.teachers import Teacher
+from lit_distill.weighted import Losses, WeightedCriteria
+
+
+def same_task(criteria: Mapping[str, Criterion], task: Task) -> None:
+    """Refuse a criterion made for another task than the module's.
+
+    Raises:
+        ValueError: A criterion's task differs.
+    """
+    for name, criterion in criteria.items():
+        found = getattr(criterion, "task", task)
+        if found != task:
+            raise ValueError(
+                f"criterion {name!r} ({type(criterion).__name__}) is for the task {found!r}, and the module's task is "
+                f"{task!r}; give both the same."
+            )
+
+
+def separate_networks(student: nn.Module, teacher: nn.Module) -> None:
+    """Refuse a teacher that shares parameters with the student: freezing one would freeze the other.
+
+    Raises:
+        ValueError: They share parameters.
+    """
+    known = {id(parameter): name for name, parameter in student.named_parameters()}
+    shared = [known[id(parameter)] for parameter in teacher.parameters() if id(parameter) in known]
+    if shared:
+        raise ValueError(
+            f"the teacher shares {len(shared)} parameters with the student ({shared[0]}, …); give the teacher a copy: "
+            "copy.deepcopy(student)."
+        )
+
+
+def finite(total: Tensor, losses: Losses, own: Tensor | None, step: int) -> None:
+    """Stop before a loss that is not finite reaches the weights.
+
+    Raises:
+        FloatingPointError: It is not; the criteria to blame are named.
+    """
+    if torch.isfinite(total):
+        return
+    blamed = [f"{name!r} is {float(value)}" for name, value in losses.raw.items() if not torch.isfinite(value)]
+    if own is not None and not torch.isfinite(own):
+        blamed.append(f"the teacher's own loss is {float(own)}")
+    what = "; ".join(blamed) or "the weighted sum overflowed"
+    raise FloatingPointError(
+        f"the loss is {float(total)} at step {step}: {what}. The weights are as they were after the step before. Look at "
+        "the learning rate, the inputs, and the precision."
+    )
+
+
+def optimizers_hold_everything(module: nn.Module, optimizers: Iterable[Optimizer]) -> None:
+    """Make sure that the optimizers hold every trainable parameter, projectors included.
+
+    Raises:
+        ValueError: One is missing; it would silently never train.
+    """
+    held = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+    missing = [name for name, p in module.named_parameters() if p.requires_grad and id(p) not in held]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} trainable parameters are in no optimizer: {', '.join(missing[:4])}{', …' if missing[4:] else ''}. "
+            "Make the optimizer of every parameter that requires a gradient, or freeze these with requires_grad_(False)."
+        )
+
+
+def every_parameter_reached(loss: Tensor, module: LightningModule) -> None:
+    """Name the parameters that DDP would wait for in vain.
+
+    Raises:
+        ValueError: No criterion's gradient reaches a trainable parameter, and DDP was not told to look.
+    """
+    strategy = module.trainer.strategy
+    if not isinstance(strategy, DDPStrategy) or strategy._ddp_kwargs.get("find_unused_parameters", False):
+        return
+    unreached = unreached_parameters(loss, module)
+    if unreached:
+        raise ValueError(
+            f"no criterion trains {', '.join(unreached[:4])}{', …' if unreached[4:] else ''}, which DDP does not allow. Add a "
+            "criterion on the logits, freeze them, or set trainer.strategy to 'ddp_find_unused_parameters_true'."
+        )
+
+
+def same_on_every_rank(module: LightningModule, teacher: nn.Module) -> None:
+    """Make sure that every process has the same teacher: DDP does not send a frozen one around.
+
+    Raises:
+        ValueError: They differ.
+    """
+    if module.trainer.world_size == 1:
+        return
+    sums = [parameter.detach().double().sum() for parameter in teacher.parameters()]
+    mine = torch.stack(sums).sum().to(module.device) if sums else torch.zeros((), device=module.device)
+    everyone = module.all_gather(mine)
+    if not torch.equal(everyone, everyone[:1].expand_as(everyone)):
+        raise ValueError(
+            "the processes have different teachers: load its weights from a file, or seed before it is made."
+        )
+
+
+def summary(
+    student_model: nn.Module,
+    teacher: Teacher | None,
+    criteria: WeightedCriteria,
+    student: Outputs,
+    teacher_outputs: Outputs,
+) -> str:
+    """What is about to happen, in a few lines: sizes, criteria and their layer pairs."""
+    size = count_parameters(student_model)
+    lines = [f"Student: {type(student_model).__name__}, {size:,} parameters."]
+    if teacher is not None:
+        size_t = count_parameters(teacher.model)
+        state = "frozen" if teacher.frozen else "trained beside the student"
+        lines.append(
+            f"Teacher: {type(teacher.model).__name__}, {size_t:,} parameters ({size_t / max(size, 1):.1f} times as many), "
+            f"{state}."
+        )
+    for name, criterion in criteria.criteria().items():
+        lines.append(f"Criterion {name}: {type(criterion).__name__}, weight {criteria.weights[name]:g}.")
+        if isinstance(criterion, FeatureCriterion):
+            for layer_s, layer_t in criterion.pairs:
+                shape_s, shape_t = student.features[layer_s].shape, teacher_outputs.features[layer_t].shape
+                lines.append(f"    {layer_s} {list(shape_s[1:])} -> {layer_t} {list(shape_t[1:])}")
+    return "\n".join(lines)

@@ -1,0 +1,69 @@
+"""Distillation by logits and features together."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from lit_distill.criteria import Criterion, HardTarget, Hint, SoftTarget
+from lit_distill.criteria.base import Task
+from lit_distill.modules.base import BatchFormat, DistillationModule, OptimizerFactory, SchedulerFactory
+from lit_distill.modules.defaults import choose, comparing_logits, layer_pair, need_layers
+from lit_distill.modules.hyperparameters import record_hyperparameters
+from lit_distill.teachers import Teacher
+
+
+class CombinedDistillation(DistillationModule):
+    """The student learns from labels, from the teacher's logits and from its features.
+
+    Starts with ``hard`` (weight 0.1), ``soft`` (weight 0.9, temperature 4) and ``hint`` (weight 1, each
+    channel normalised) on the given layers.
+
+    Args:
+        student: The network to train.
+        teacher: A network, which is then frozen, or a ``Teacher``.
+        student_layer: The student's layer, or a glob, of the default hint.
+        teacher_layer: The teacher's layer, or a glob, of the default hint.
+        criteria: Criteria by name, in place of the three; one must read layers and one compare logits.
+        weights: A weight for each criterion; needed with ``criteria``.
+        temperature: Of the default soft target.
+        task: ``multiclass``, ``binary`` or ``multilabel``.
+        optimizer: As in ``DistillationModule``.
+        lr_scheduler: As in ``DistillationModule``.
+        batch_format: As in ``DistillationModule``.
+
+    Raises:
+        ValueError: No criterion reads layers, none compares logits, or an argument is wrong.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module | Teacher,
+        student_layer: str | None = None,
+        teacher_layer: str | None = None,
+        criteria: dict[str, Criterion] | None = None,
+        weights: dict[str, float] | None = None,
+        temperature: float = 4.0,
+        task: Task = "multiclass",
+        optimizer: OptimizerFactory | None = None,
+        lr_scheduler: SchedulerFactory | None = None,
+        batch_format: BatchFormat | None = None,
+    ) -> None:
+        default: dict[str, Criterion] = {}
+        if criteria is None:
+            layers = layer_pair("CombinedDistillation", student_layer, teacher_layer)
+            default = {
+                "hard": HardTarget(task=task),
+                "soft": SoftTarget(temperature, task=task),
+                "hint": Hint(*layers, normalise="channel"),
+            }
+        chosen, weighting = choose(criteria, weights, default, {"hard": 0.1, "soft": 0.9, "hint": 1.0})
+        need_layers("CombinedDistillation", chosen)
+        if not comparing_logits(chosen):
+            raise ValueError(
+                f"CombinedDistillation needs a criterion that compares logits (SoftTarget), and was given "
+                f"{', '.join(map(repr, chosen))}; use FeatureDistillation."
+            )
+        super().__init__(student, teacher, chosen, weighting, task, optimizer, lr_scheduler, batch_format)
+        settings = {"student_layer": student_layer, "teacher_layer": teacher_layer, "temperature": temperature}
+        record_hyperparameters(self, settings)

@@ -1,0 +1,64 @@
+"""Distillation by features."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from lit_distill.criteria import Criterion, HardTarget, Hint
+from lit_distill.criteria.base import Task
+from lit_distill.modules.base import BatchFormat, DistillationModule, OptimizerFactory, SchedulerFactory
+from lit_distill.modules.defaults import choose, comparing_logits, layer_pair, need_layers
+from lit_distill.modules.hyperparameters import record_hyperparameters
+from lit_distill.teachers import Teacher
+
+
+class FeatureDistillation(DistillationModule):
+    """The student learns from labels and from the teacher's features (Romero et al. 2015).
+
+    Starts with ``hard`` (weight 1) and ``hint`` (weight 1) on the given layers, each channel normalised so
+    that the weight means the same for every layer. With a ``JointTeacher`` both networks train at the same
+    time.
+
+    Args:
+        student: The network to train.
+        teacher: A network, which is then frozen, or a ``Teacher``.
+        student_layer: The student's layer, or a glob, of the default hint.
+        teacher_layer: The teacher's layer, or a glob, of the default hint.
+        criteria: Criteria by name, in place of the two; one must read layers, none compare logits.
+        weights: A weight for each criterion; needed with ``criteria``.
+        task: ``multiclass``, ``binary`` or ``multilabel``.
+        optimizer: As in ``DistillationModule``.
+        lr_scheduler: As in ``DistillationModule``.
+        batch_format: As in ``DistillationModule``.
+
+    Raises:
+        ValueError: No criterion reads layers, one compares logits, or an argument is wrong.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module | Teacher,
+        student_layer: str | None = None,
+        teacher_layer: str | None = None,
+        criteria: dict[str, Criterion] | None = None,
+        weights: dict[str, float] | None = None,
+        task: Task = "multiclass",
+        optimizer: OptimizerFactory | None = None,
+        lr_scheduler: SchedulerFactory | None = None,
+        batch_format: BatchFormat | None = None,
+    ) -> None:
+        default: dict[str, Criterion] = {}
+        if criteria is None:
+            layers = layer_pair("FeatureDistillation", student_layer, teacher_layer)
+            default = {"hard": HardTarget(task=task), "hint": Hint(*layers, normalise="channel")}
+        chosen, weighting = choose(criteria, weights, default, {"hard": 1.0, "hint": 1.0})
+        need_layers("FeatureDistillation", chosen)
+        logits = comparing_logits(chosen)
+        if logits:
+            raise ValueError(
+                f"FeatureDistillation compares layers alone, and {', '.join(map(repr, logits))} compares logits; use "
+                "CombinedDistillation."
+            )
+        super().__init__(student, teacher, chosen, weighting, task, optimizer, lr_scheduler, batch_format)
+        record_hyperparameters(self, {"student_layer": student_layer, "teacher_layer": teacher_layer})

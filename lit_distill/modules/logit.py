@@ -1,0 +1,52 @@
+"""Distillation by logits."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from lit_distill.criteria import Criterion, HardTarget, SoftTarget
+from lit_distill.criteria.base import Task
+from lit_distill.modules.base import BatchFormat, DistillationModule, OptimizerFactory, SchedulerFactory
+from lit_distill.modules.defaults import choose, refuse_layers
+from lit_distill.modules.hyperparameters import record_hyperparameters
+from lit_distill.teachers import Teacher
+
+
+class LogitDistillation(DistillationModule):
+    """The student learns from labels and from the teacher's logits (Hinton et al. 2015).
+
+    Starts with ``hard`` (weight 0.1) and ``soft`` (weight 0.9, temperature 4), the values that CIFAR
+    experiments use. Without labels, give ``criteria={"soft": SoftTarget()}, weights={"soft": 1.0}``.
+
+    Args:
+        student: The network to train.
+        teacher: A network, which is then frozen, or a ``Teacher``.
+        criteria: Criteria by name, in place of the two; none may read layers.
+        weights: A weight for each criterion; needed with ``criteria``.
+        temperature: Of the default soft target.
+        task: ``multiclass``, ``binary`` or ``multilabel``.
+        optimizer: As in ``DistillationModule``.
+        lr_scheduler: As in ``DistillationModule``.
+        batch_format: As in ``DistillationModule``.
+
+    Raises:
+        ValueError: A criterion reads layers, or an argument is wrong.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module | Teacher,
+        criteria: dict[str, Criterion] | None = None,
+        weights: dict[str, float] | None = None,
+        temperature: float = 4.0,
+        task: Task = "multiclass",
+        optimizer: OptimizerFactory | None = None,
+        lr_scheduler: SchedulerFactory | None = None,
+        batch_format: BatchFormat | None = None,
+    ) -> None:
+        default: dict[str, Criterion] = {"hard": HardTarget(task=task), "soft": SoftTarget(temperature, task=task)}
+        chosen, weighting = choose(criteria, weights, default, {"hard": 0.1, "soft": 0.9})
+        refuse_layers("LogitDistillation", chosen)
+        super().__init__(student, teacher, chosen, weighting, task, optimizer, lr_scheduler, batch_format)
+        record_hyperparameters(self, {"temperature": temperature})

@@ -1,0 +1,39 @@
+"""Training without a teacher: the baseline, and the teacher itself."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from lit_distill.criteria import Criterion, HardTarget
+from lit_distill.criteria.base import Task
+from lit_distill.modules.base import BatchFormat, DistillationModule, OptimizerFactory, SchedulerFactory
+
+
+class SupervisedModule(DistillationModule):
+    """Trains or fine-tunes one network on labels, on the code path that distillation takes.
+
+    So a teacher, a baseline and a distilled student differ in nothing but their criteria.
+
+    Args:
+        model: The network; ``module.student`` holds it.
+        label_smoothing: Of the cross-entropy, in [0, 1).
+        task: ``multiclass``, ``binary`` or ``multilabel``.
+        optimizer: As in ``DistillationModule``.
+        lr_scheduler: As in ``DistillationModule``.
+        batch_format: As in ``DistillationModule``.
+
+    Raises:
+        ValueError: An argument is wrong.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        label_smoothing: float = 0.0,
+        task: Task = "multiclass",
+        optimizer: OptimizerFactory | None = None,
+        lr_scheduler: SchedulerFactory | None = None,
+        batch_format: BatchFormat | None = None,
+    ) -> None:
+        criteria: dict[str, Criterion] = {"hard": HardTarget(label_smoothing, task)}
+        super().__init__(model, None, criteria, {"hard": 1.0}, task, optimizer, lr_scheduler, batch_format)

@@ -1,0 +1,15 @@
+"""Teachers: frozen, trained beside the student, or recorded once."""
+
+from torch import nn
+
+from lit_distill.teachers.base import Teacher
+from lit_distill.teachers.frozen import FrozenTeacher
+from lit_distill.teachers.joint import JointTeacher
+from lit_distill.teachers.recorded import RecordedTeacher
+
+__all__ = ["FrozenTeacher", "JointTeacher", "RecordedTeacher", "Teacher", "as_teacher"]
+
+
+def as_teacher(teacher: nn.Module | Teacher) -> Teacher:
+    """A plain module is a frozen teacher; a ``Teacher`` is itself."""
+    return teacher if isinstance(teacher, Teacher) else FrozenTeacher(teacher)

@@ -1,0 +1,69 @@
+"""What a teacher is: something that gives ``Outputs`` for a batch. Criteria cannot tell which."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
+
+from lightning.pytorch import Trainer
+from torch import Tensor, nn
+
+from lit_distill.batch import Inputs
+from lit_distill.capture import Capture
+from lit_distill.outputs import Outputs
+
+
+class Teacher(ABC):
+    """Gives the teacher's outputs for a batch.
+
+    It is a plain object on purpose: a module that Lightning does not register is in no optimizer, no DDP
+    reducer, no checkpoint and no weight average, and nothing can put it back into train mode.
+
+    Args:
+        model: The network.
+
+    Attributes:
+        frozen: The network never changes, so that its outputs for the same inputs never do.
+        follows: The criteria's gradients reach the network.
+    """
+
+    frozen: ClassVar[bool] = True
+    follows: bool = False
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.capture = Capture(model, owner="teacher")
+
+    def observe(self, layers: Iterable[str], output_key: str | None = None) -> None:
+        """Capture these layers from now on, in place of those before."""
+        self.capture.remove()
+        self.capture = Capture(self.model, layers, output_key, "teacher")
+
+    @property
+    def trained(self) -> nn.Module | None:
+        """The network, where it trains beside the student and so belongs to the LightningModule."""
+        return None
+
+    def prepare(self, trainer: Trainer, read: Callable[[Any], Inputs]) -> None:
+        """Do once, before the first training batch, what this teacher needs.
+
+        Args:
+            trainer: The running trainer; its training loader is ready.
+            read: Takes a loader's batch to the model's inputs, on the module's device.
+        """
+
+    @abstractmethod
+    def __call__(self, inputs: Inputs, mask: Tensor | None = None, *, calibrate: bool = False) -> Outputs:
+        """The outputs for a training batch."""
+
+    @abstractmethod
+    def predict(self, inputs: Inputs, mask: Tensor | None = None) -> Outputs:
+        """The outputs for inputs outside training (validation, test)."""
+
+    def own_loss(self, outputs: Outputs, target: Tensor | None) -> Tensor | None:
+        """What the teacher itself learns from, or None where it learns nothing."""
+        return None
+
+    def apply(self, fn: Callable[[Tensor], Tensor]) -> None:
+        """Follow the student to another device or type."""

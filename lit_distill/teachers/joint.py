@@ -1,0 +1,68 @@
+"""A teacher that trains at the same time as its student."""
+
+from __future__ import annotations
+
+
+import torch
+from torch import Tensor, nn
+
+from lit_distill.batch import Inputs
+from lit_distill.criteria import HardTarget
+from lit_distill.criteria.base import Task
+from lit_distill.outputs import Outputs
+from lit_distill.teachers.base import Teacher
+
+
+class JointTeacher(Teacher):
+    """Teacher and student learn together: the teacher from its own labels, the student from both.
+
+    One optimizer holds both, so that clipping, accumulation and mixed precision stay the Trainer's. The
+    criteria see the teacher's outputs cut from its graph: matching does not pull the teacher towards the
+    student, unless ``follow`` asks for it.
+
+    Args:
+        model: The teacher to train.
+        label_smoothing: Of the teacher's own hard-target loss, in [0, 1).
+        weight: Of the teacher's own loss in the sum, above 0.
+        follow: Let the criteria's gradients reach the teacher as well.
+        task: As of the module.
+
+    Raises:
+        ValueError: ``weight`` is not above 0.
+    """
+
+    frozen = False
+
+    def __init__(
+        self,
+        model: nn.Module,
+        label_smoothing: float = 0.0,
+        weight: float = 1.0,
+        follow: bool = False,
+        task: Task = "multiclass",
+    ) -> None:
+        super().__init__(model.requires_grad_(True).train())
+        if not weight > 0:
+            raise ValueError(f"the teacher's own weight must be above 0, not {weight}.")
+        self.weight = weight
+        self.follows = follow
+        self.task: Task = task
+        self._hard = HardTarget(label_smoothing, task)
+
+    @property
+    def trained(self) -> nn.Module:
+        return self.model
+
+    def __call__(self, inputs: Inputs, mask: Tensor | None = None, *, calibrate: bool = False) -> Outputs:
+        return self.capture.run(inputs, mask, calibrate=calibrate)
+
+    def predict(self, inputs: Inputs, mask: Tensor | None = None) -> Outputs:
+        with torch.no_grad():
+            return self.capture.run(inputs, mask)
+
+    def own_loss(self, outputs: Outputs, target: Tensor | None) -> Tensor:
+        if target is None:
+            raise ValueError("a teacher that trains with its student needs labels, and the batches have none.")
+        loss: Tensor = self._hard(outputs, Outputs.nothing(), target)
+        return self.weight * loss
+
