@@ -1,0 +1,229 @@
+"""Does distillation help? The same student, data order and schedule with and without a teacher, over seeds.
+
+    python benchmarks/accuracy.py digits
+    python benchmarks/accuracy.py cifar10 --data DATA --weights resnet56-4bfd9763.th
+
+Each run is written to ``--out`` as soon as it ends, and is not repeated: a run that was cut off goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import platform
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch import LightningDataModule, Trainer, seed_everything
+from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR
+from torchvision.transforms import v2
+
+from lit_distill import CombinedDistillation, DistillationModule, FeatureDistillation, LogitDistillation
+from lit_distill import SupervisedModule, load
+from lit_distill.data import Digits, ImageFolder
+from lit_distill.models import SmallCNN, resnet8, resnet56
+
+METHODS = ("no teacher", "logit", "feature", "combined")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One teacher-student pair on one data set.
+
+    Attributes:
+        name: Of the setting.
+        epochs: Of the student's training.
+        seeds: How many, from 0 on.
+        student: Makes an untrained student.
+        teacher: Makes or loads the trained teacher, given a folder to keep it in.
+        data: Makes the student's data.
+        optimizer: Makes the optimizer.
+        layers: What the hint matches, in both networks.
+    """
+
+    name: str
+    epochs: int
+    seeds: int
+    student: Callable[[], nn.Module]
+    teacher: Callable[[Path], nn.Module]
+    data: Callable[[], LightningDataModule]
+    optimizer: Callable[[Any], torch.optim.Optimizer]
+    layers: str
+
+
+def make_module(method: str, setting: Setting, student: nn.Module, teacher: nn.Module) -> DistillationModule:
+    schedule = partial(CosineAnnealingLR, T_max=setting.epochs)
+    layers = (setting.layers, setting.layers)
+    optimizer = setting.optimizer
+    if method == "no teacher":
+        return SupervisedModule(student, optimizer=optimizer, lr_scheduler=schedule)
+    if method == "logit":
+        return LogitDistillation(student, teacher, optimizer=optimizer, lr_scheduler=schedule)
+    if method == "feature":
+        return FeatureDistillation(student, teacher, *layers, optimizer=optimizer, lr_scheduler=schedule)
+    return CombinedDistillation(student, teacher, *layers, optimizer=optimizer, lr_scheduler=schedule)
+
+
+def quiet_trainer(epochs: int, folder: Path, **options: Any) -> Trainer:
+    """A trainer that validates once, at the end, and writes no checkpoint."""
+    return Trainer(
+        max_epochs=epochs,
+        check_val_every_n_epoch=epochs,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        **options,
+    )
+
+
+def run(method: str, seed: int, setting: Setting, teacher: nn.Module, folder: Path) -> dict[str, Any]:
+    """Train one student and test it."""
+    seed_everything(seed)
+    student = setting.student()
+    module = make_module(method, setting, student, teacher)
+    data = setting.data()
+    trainer = quiet_trainer(setting.epochs, folder)
+    start = time.perf_counter()
+    trainer.fit(module, data)
+    seconds = time.perf_counter() - start
+    figures = trainer.test(module, data, verbose=False)[0]
+    kept = {key.removeprefix("test/"): value for key, value in figures.items() if key.startswith("test/")}
+    return {"method": method, "seed": seed, "seconds": round(seconds, 1), **kept}
+
+
+def train_digits_teacher(folder: Path) -> nn.Module:
+    model = SmallCNN(width=32)
+    saved = folder / "digits-teacher.pt"
+    if saved.is_file():
+        return load(model, saved)
+    seed_everything(0)
+    schedule = partial(CosineAnnealingLR, T_max=20)
+    module = SupervisedModule(model, optimizer=partial(torch.optim.AdamW, lr=3e-3), lr_scheduler=schedule)
+    quiet_trainer(20, folder).fit(module, Digits())
+    torch.save(model.state_dict(), saved)
+    return model
+
+
+def fine_tune_cifar_teacher(folder: Path, data: str, weights: str) -> nn.Module:
+    """Adapt borrowed ResNet-56 weights to these images: one epoch on all training images."""
+    saved = folder / "cifar10-teacher.pt"
+    if saved.is_file():
+        return load(resnet56(), saved)
+    seed_everything(0)
+    model = load(resnet56(), weights)
+    optimizer = partial(torch.optim.SGD, lr=0.01, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    images = cifar_images(data, train_size=None)
+    trainer = quiet_trainer(1, folder)
+    before = trainer.test(SupervisedModule(model), images, verbose=False)[0]["test/accuracy/student"]
+    start = time.perf_counter()
+    schedule = partial(torch.optim.lr_scheduler.LinearLR, start_factor=1.0, end_factor=0.1)
+    trainer.fit(SupervisedModule(model, optimizer=optimizer, lr_scheduler=schedule), images)
+    seconds = time.perf_counter() - start
+    after = trainer.test(SupervisedModule(model), images, verbose=False)[0]["test/accuracy/student"]
+    print(f"Teacher: {before:.2%} as borrowed, {after:.2%} after one epoch of fine-tuning ({seconds:.0f} s).", flush=True)
+    torch.save(model.state_dict(), saved)
+    return model
+
+
+def cifar_images(data: str, train_size: int | None) -> ImageFolder:
+    augment: list[nn.Module] = [v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip()]
+    return ImageFolder(data, batch_size=64, num_workers=1, train_size=train_size, augment=augment)
+
+
+def digits(options: argparse.Namespace) -> Setting:
+    return Setting(
+        name="digits",
+        epochs=options.epochs or 60,
+        seeds=options.seeds or 5,
+        student=partial(SmallCNN, width=4),
+        teacher=train_digits_teacher,
+        data=partial(Digits, train_size=options.train_size or 200),
+        optimizer=partial(torch.optim.AdamW, lr=0.01),
+        layers="stage3",
+    )
+
+
+def cifar10(options: argparse.Namespace) -> Setting:
+    return Setting(
+        name="cifar10",
+        epochs=options.epochs or 10,
+        seeds=options.seeds or 3,
+        student=resnet8,
+        teacher=partial(fine_tune_cifar_teacher, data=options.data, weights=options.weights),
+        data=partial(cifar_images, options.data, options.train_size or 5000),
+        optimizer=partial(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True),
+        layers="layer*",
+    )
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Mean and standard deviation over seeds, and the paired difference to training without a teacher."""
+    base = {row["seed"]: row["accuracy/student"] for row in results if row["method"] == METHODS[0]}
+    lines = ["| method | student accuracy | difference, paired | agreement with teacher | seconds |", "|---|---|---|---|---|"]
+    for method in METHODS:
+        rows = [row for row in results if row["method"] == method]
+        if not rows:
+            continue
+        accuracies = [100 * row["accuracy/student"] for row in rows]
+        gaps = [100 * (row["accuracy/student"] - base[row["seed"]]) for row in rows if row["seed"] in base]
+        agreement = f"{100 * statistics.fmean(r['agreement'] for r in rows):.1f}" if "agreement" in rows[0] else "-"
+        gap = "-" if method == METHODS[0] else spread(gaps, sign=True)
+        seconds = statistics.fmean(row["seconds"] for row in rows)
+        lines.append(f"| {method} | {spread(accuracies)} | {gap} | {agreement} | {seconds:.0f} |")
+    return "\n".join(lines)
+
+
+def spread(values: list[float], sign: bool = False) -> str:
+    mean = f"{statistics.fmean(values):{'+' if sign else ''}.2f}"
+    return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("setting", choices=["digits", "cifar10"])
+    parser.add_argument("--seeds", type=int)
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--train-size", type=int)
+    parser.add_argument("--data", default="data/cifar10", help="CIFAR-10 as train/<class> and test/<class> image folders")
+    parser.add_argument("--weights", default="teachers/resnet56-4bfd9763.th", help="third-party ResNet-56 weights")
+    parser.add_argument("--out", type=Path, default=Path("runs/accuracy"))
+    options = parser.parse_args()
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+    options.out.mkdir(parents=True, exist_ok=True)
+    setting = digits(options) if options.setting == "digits" else cifar10(options)
+    start = time.perf_counter()
+    teacher = setting.teacher(options.out)
+    results_file = options.out / f"{setting.name}.json"
+    results: list[dict[str, Any]] = json.loads(results_file.read_text()) if results_file.is_file() else []
+    done = {(row["method"], row["seed"]) for row in results}
+    for seed in range(setting.seeds):
+        for method in METHODS:
+            if (method, seed) not in done:
+                results.append(run(method, seed, setting, teacher, options.out))
+                results_file.write_text(json.dumps(results, indent=1))
+                print(f"{method}, seed {seed}: {results[-1]['accuracy/student']:.2%}", flush=True)
+    reference = next((row["accuracy/teacher"] for row in results if "accuracy/teacher" in row), float("nan"))
+    print(f"\n{table(results)}\n\nTeacher: {reference:.2%}. {time.perf_counter() - start:.0f} s in all, {machine()}.")
+
+
+def machine() -> str:
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    return f"{device}, torch {torch.__version__}, lightning {lightning.__version__}, Python {platform.python_version()}"
+
+
+if __name__ == "__main__":
+    main()
