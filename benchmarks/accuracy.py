@@ -148,9 +148,9 @@ def digits(options: argparse.Namespace) -> Setting:
         name="digits",
         epochs=options.epochs or 60,
         seeds=options.seeds or 5,
-        student=partial(SmallCNN, width=4),
+        student=partial(SmallCNN, width=8),
         teacher=train_digits_teacher,
-        data=partial(Digits, train_size=options.train_size or 200),
+        data=partial(Digits, train_size=options.train_size or 100),
         optimizer=partial(torch.optim.AdamW, lr=0.01),
         layers="stage3",
     )

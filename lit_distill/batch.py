@@ -60,9 +60,7 @@ def unpack(batch: Any, input_key: str | None = None, target_key: str | None = No
     if isinstance(batch, (tuple, list)) and len(batch) == 2:
         return Batch(batch[0], batch[1])
     found = f"{len(batch)} entries" if isinstance(batch, (tuple, list)) else type(batch).__name__
-    raise ValueError(
-        f"the DataLoader yielded {found}; (inputs, target), a dict, or inputs alone was expected."
-    )
+    raise ValueError(f"the DataLoader yielded {found}; (inputs, target), a dict, or inputs alone was expected.")
 
 
 def _unpack_mapping(batch: Mapping[str, Any], input_key: str | None, target_key: str | None) -> Batch:
@@ -116,5 +114,6 @@ def move(data: Any, device: torch.device, dtype: torch.dtype | None = None) -> A
     if isinstance(data, Mapping):
         return {key: move(value, device, dtype) for key, value in data.items()}
     if isinstance(data, (tuple, list)):
-        return type(data)(move(value, device, dtype) for value in data)
+        moved = [move(value, device, dtype) for value in data]
+        return type(data)(*moved) if hasattr(data, "_fields") else type(data)(moved)  # a named tuple takes its fields
     return data

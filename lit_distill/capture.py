@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
+from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from lit_distill.batch import Inputs, call_model
@@ -137,6 +139,7 @@ class Capture:
         self._handles: list[Any] = []
         inner = getattr(model, "_orig_mod", model)
         modules = dict(inner.named_modules(remove_duplicate=False))
+        self._lightning = [module for module in inner.modules() if isinstance(module, LightningModule)]
         wanted: set[str] = set()
         for reference in references:
             wanted.update(match_layers(reference, modules, f"the {owner} {type(inner).__name__}"))
@@ -176,7 +179,8 @@ class Capture:
         self._store.calls = {}
         self._store.recording = True
         try:
-            raw = call_model(self.model, inputs)
+            with self.muted():
+                raw = call_model(self.model, inputs)
         finally:
             self._store.recording = False
             calls, self._store.calls = self._store.calls, {}
@@ -225,11 +229,30 @@ class Capture:
                 "or run inside a re-entrant gradient checkpoint (use checkpoint(..., use_reentrant=False))."
             )
 
+    @contextmanager
+    def muted(self) -> Iterator[None]:
+        """Let LightningModules inside the model log nothing: a Trainer only lets its own module log."""
+        before = [vars(module).get("log") for module in self._lightning]
+        for module in self._lightning:
+            vars(module)["log"] = _log_nothing
+        try:
+            yield
+        finally:
+            for module, log in zip(self._lightning, before, strict=True):
+                if log is None:
+                    del vars(module)["log"]
+                else:
+                    vars(module)["log"] = log
+
     def remove(self) -> None:
         """Take the hooks off the model, for export."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+
+
+def _log_nothing(*args: Any, **kwargs: Any) -> None:
+    pass
 
 
 def _hook_key(reference: str) -> str:

@@ -16,7 +16,7 @@ from torchmetrics.classification import (
 )
 
 from lit_distill.batch import Inputs, tensors_of
-from lit_distill.criteria.base import Task, at_least_float32, valid_rows
+from lit_distill.criteria.base import Task, at_least_float32, counted, valid_rows
 from lit_distill.criteria.hard_target import IGNORED_LABEL, hard_target, hard_target_binary
 from lit_distill.criteria.soft_target import soft_target, soft_target_bernoulli
 
@@ -69,18 +69,16 @@ class Evaluation:
 
     def _rows(self, logits: Tensor, mask: Tensor | None) -> Tensor:
         logits = at_least_float32(logits.detach()).to(self.device)
-        if self.task == "multiclass":
-            return valid_rows(logits, mask if logits.dim() > 2 else None)
-        return logits.flatten() if self.task == "binary" else logits.flatten(0, -2)
+        if self.task == "binary":
+            return counted(logits, mask).flatten()
+        return valid_rows(logits, mask if logits.dim() > 2 else None)
 
     def _labels(self, logits: Tensor, target: Tensor | None, mask: Tensor | None) -> Tensor | None:
         if target is None:
             return None
         target = target.to(self.device)
-        if self.task == "binary":
-            return target.flatten()
-        if self.task == "multilabel":
-            return target.flatten(0, -2)
+        if self.task != "multiclass":
+            return self._rows(target.reshape(logits.shape), mask)
         if target.is_floating_point():  # class probabilities, after MixUp
             target = target.argmax(-1)
         return target[mask.bool()] if mask is not None and logits.dim() > 2 else target.flatten()
@@ -96,14 +94,17 @@ class Evaluation:
         else:
             probabilities, loss = rows.sigmoid(), hard_target_binary(rows, labels)
             labels = labels.int()
-        self._metric(f"accuracy/{who}").update(probabilities, labels)
-        flat = (probabilities, labels) if self.task != "multilabel" else (probabilities.flatten(), labels.flatten())
-        self._metric(f"calibration_error/{who}").update(*flat)
+        accuracy, calibration = self._metric(f"accuracy/{who}"), self._metric(f"calibration_error/{who}")
+        if len(rows):  # torchmetrics takes no empty batch, as one whose labels are all left out
+            accuracy.update(probabilities, labels)
+            flat = (probabilities, labels) if self.task != "multilabel" else (probabilities.flatten(), labels.flatten())
+            calibration.update(*flat)
         self._mean(f"cross_entropy/{who}", loss, len(rows))
 
     def _mean(self, name: str, value: Tensor, weight: int) -> None:
         metric = self._metrics.setdefault(name, MeanMetric().to(self.device))
-        metric.update(value, weight)
+        if weight:
+            metric.update(value, weight)
 
     def _metric(self, name: str) -> Metric:
         if name not in self._metrics:

@@ -74,7 +74,7 @@ class WeightedCriteria(nn.ModuleDict):
         return [layer for criterion in self.criteria().values() for layer in criterion.teacher_layers]
 
     def build(self, student: Outputs, teacher: Outputs) -> None:
-        """Size every criterion's own layers.
+        """Size every criterion's own layers; those of a criterion of weight 0 are frozen, as nothing trains them.
 
         Raises:
             ValueError: A criterion cannot; the message starts with its name.
@@ -82,6 +82,8 @@ class WeightedCriteria(nn.ModuleDict):
         for name, criterion in self.criteria().items():
             with _named(name, criterion):
                 criterion.build(student, teacher)
+            if self.weights[name] == 0:
+                criterion.requires_grad_(False)
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Losses:
         """Compute every criterion and their weighted sum, outside autocast.
@@ -127,9 +129,13 @@ def _check_criteria(criteria: Mapping[str, Criterion]) -> None:
         raise ValueError("no criteria; give at least one by name.")
     for name, criterion in criteria.items():
         if not isinstance(criterion, Criterion):
-            raise TypeError(f"criterion {name!r} is a {type(criterion).__name__}, not a lit_distill.criteria.Criterion.")
+            raise TypeError(
+                f"criterion {name!r} is a {type(criterion).__name__}, not a lit_distill.criteria.Criterion."
+            )
         if "." in name or "/" in name or not name:
             raise ValueError(f"{name!r} cannot name a criterion; use letters, digits and underscores.")
+        if hasattr(WeightedCriteria, name) or name in ("weights", "training"):
+            raise ValueError(f"{name!r} cannot name a criterion: PyTorch's modules use that name; choose another.")
 
 
 def _check_weights(criteria: Mapping[str, Criterion], weights: Mapping[str, float]) -> None:

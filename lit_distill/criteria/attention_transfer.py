@@ -16,7 +16,7 @@ def attention_map(feature: Tensor, p: float = 2.0) -> Tensor:
 
     Args:
         feature: A map ``[B, C, H, W]`` or tokens ``[B, N, D]``.
-        p: The power, above 0.
+        p: The power, 1 or more.
 
     Returns:
         ``[B, H * W]`` or ``[B, N]``.
@@ -35,7 +35,7 @@ def attention_transfer(student: Tensor, teacher: Tensor, p: float = 2.0) -> Tens
     Args:
         student: ``[B, C, H, W]`` or ``[B, N, D]``; channels need not match.
         teacher: The same kind of feature.
-        p: The power, above 0.
+        p: The power, 1 or more.
 
     Raises:
         ValueError: One is a map and the other tokens, or the tokens differ in number.
@@ -62,13 +62,13 @@ class AttentionTransfer(FeatureCriterion):
         p: The power of the activations; 2 in the paper.
 
     Raises:
-        ValueError: ``p`` is not above 0.
+        ValueError: ``p`` is below 1 or not finite.
     """
 
     def __init__(self, student_layer: str | list[str], teacher_layer: str | list[str], p: float = 2.0) -> None:
         super().__init__(student_layer, teacher_layer)
-        if p <= 0:
-            raise ValueError(f"p must be above 0, not {p}.")
+        if not 1 <= p < float("inf"):  # below 1 the gradient at a unit that is off is not finite
+            raise ValueError(f"p must be at least 1 and finite, not {p}.")
         self.p = p
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:

@@ -125,7 +125,7 @@ class FeatureCriterion(Criterion):
         for index, (name_s, name_t) in enumerate(self.pairs):
             feature = student.features[name_s]
             if self.project:
-                feature = self.projectors[index](feature)
+                feature = self.projectors[index](at_least_float32(feature))  # widened first: it pools too
             found.append((at_least_float32(feature), at_least_float32(teacher.features[name_t])))
         return found
 
@@ -199,6 +199,14 @@ def valid_rows(logits: Tensor, mask: Tensor | None = None) -> Tensor:
     if mask.shape != classes_last.shape[:-1]:
         raise ValueError(f"a mask of shape {list(mask.shape)} does not fit logits {list(logits.shape)}.")
     return classes_last[mask.bool()]
+
+
+def counted(logits: Tensor, mask: Tensor | None) -> Tensor:
+    """The logits at the positions that count, in float32 or wider; all of them, in their shape, without a mask.
+
+    A mask beside ``[B]`` or ``[B, C]`` logits belongs to the inputs' tokens and is not applied.
+    """
+    return at_least_float32(logits if mask is None or logits.dim() < 3 else valid_rows(logits, mask))
 
 
 def paired_rows(student: Outputs, teacher: Outputs) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_distill.criteria.base import TASKS, Criterion, Task, at_least_float32, check_choice, valid_rows
+from lit_distill.criteria.base import TASKS, Criterion, Task, at_least_float32, check_choice, counted, valid_rows
 from lit_distill.outputs import Outputs
 
 IGNORED_LABEL = -100
@@ -62,7 +62,8 @@ class HardTarget(Criterion):
             raise ValueError("HardTarget needs labels, and the batch has none.")
         logits = at_least_float32(student.logits)
         if self.task != "multiclass":
-            return hard_target_binary(logits, target.reshape(logits.shape), self.label_smoothing)
+            labels = counted(target.reshape(logits.shape), student.mask)
+            return hard_target_binary(counted(logits, student.mask), labels, self.label_smoothing)
         if logits.dim() == 2:
             return hard_target(logits, target, self.label_smoothing)
         mask = student.mask

@@ -17,6 +17,7 @@ from lit_distill.criteria.base import (
     check_choice,
     check_same_classes,
     check_temperature,
+    counted,
     paired_rows,
 )
 from lit_distill.outputs import Outputs
@@ -127,8 +128,8 @@ class SoftTarget(Criterion):
         if self.task != "multiclass":
             check_same_classes(student.logits, teacher.logits)
             return soft_target_bernoulli(
-                at_least_float32(student.logits),
-                at_least_float32(teacher.logits),
+                counted(student.logits, student.mask),
+                counted(teacher.logits, student.mask),
                 self.temperature,
                 self.divergence,
                 self.beta,

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 from torch.utils.data import Dataset, Subset
 from torchvision.datasets import ImageFolder as TorchvisionImageFolder
+from torchvision.datasets.folder import find_classes
 
 from lit_distill.data.base import ImageDataModule, Sample, image_pipeline, split_by_class
 
@@ -63,12 +64,14 @@ class ImageFolder(ImageDataModule):
     def open_training(self) -> tuple[Dataset[Sample], Dataset[Sample]]:
         folder = self.root / "train"
         if not folder.is_dir():
+            if (self.root / "val").is_dir() or (self.root / "test").is_dir():
+                raise FileNotFoundError(f"{self.root} has a val or test folder, and no folder {folder}.")
             return self._split_everything()
         augmented, plain = _open(folder, self._augmented), _open(folder, self._plain)
         if not (self.root / "val").is_dir():
             return self._split_training(augmented.targets, augmented, plain)
         held = _open(self.root / "val", self._plain)
-        _same_classes(augmented, held, folder)
+        _same_classes(augmented.classes, held, folder)
         return self._limit(augmented, augmented.targets, list(range(len(augmented)))), held
 
     def _split_everything(self) -> tuple[Dataset[Sample], Dataset[Sample]]:
@@ -79,10 +82,13 @@ class ImageFolder(ImageDataModule):
 
     def open_test(self) -> Dataset[Sample]:
         if (self.root / "train").is_dir() or (self.root / "test").is_dir():
-            return _open(self.root / "test", self._plain)
+            test = _open(self.root / "test", self._plain)
+            if (self.root / "train").is_dir():
+                _same_classes(find_classes(str(self.root / "train"))[0], test, self.root / "train")
+            return test
         data = _open(self.root, self._plain)
-        test, _ = split_by_class(data.targets, self.test_fraction, self.split_seed)
-        return Subset(data, test)
+        chosen, _ = split_by_class(data.targets, self.test_fraction, self.split_seed)
+        return Subset(data, chosen)
 
 
 def _open(folder: Path, transform: Callable[[Any], Any]) -> TorchvisionImageFolder:
@@ -95,7 +101,7 @@ def _open(folder: Path, transform: Callable[[Any], Any]) -> TorchvisionImageFold
         raise FileNotFoundError(f"{folder} has no images, or a class without any; {expected}. {error}") from error
 
 
-def _same_classes(train: TorchvisionImageFolder, other: TorchvisionImageFolder, folder: Path) -> None:
-    if train.classes != other.classes:
-        differ = sorted(set(train.classes) ^ set(other.classes))
+def _same_classes(classes: list[str], other: TorchvisionImageFolder, folder: Path) -> None:
+    if classes != other.classes:
+        differ = sorted(set(classes) ^ set(other.classes))
         raise ValueError(f"the classes of {other.root} are not those of {folder}: {', '.join(differ[:5])} differ.")

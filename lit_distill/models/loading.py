@@ -41,15 +41,16 @@ def load(model: nn.Module, checkpoint: str | Path, prefix: str | None = None) ->
     wanted = _shapes(model.state_dict())
     fitting = [p for p in _prefixes(state) if not _differences(wanted, _under(state, p))]
     if prefix is not None:
-        chosen = prefix.rstrip(".") + "."
+        chosen = prefix.rstrip(".") + "." if prefix else ""
     elif fitting:
         chosen = "student." if "student." in fitting else fitting[0]
     else:
-        chosen = min(_prefixes(state), key=lambda p: len(_differences(wanted, _under(state, p))))
+        chosen = max(_prefixes(state), key=lambda p: len(wanted.keys() & _under(state, p).keys()))
     found = _under(state, chosen)
     problems = _differences(wanted, found)
     if problems:
-        shown = "\n  ".join(problems[:_SHOWN]) + (f"\n  … and {len(problems) - _SHOWN} more" if problems[_SHOWN:] else "")
+        more = f"\n  … and {len(problems) - _SHOWN} more" if problems[_SHOWN:] else ""
+        shown = "\n  ".join(problems[:_SHOWN]) + more
         raise ValueError(f"{path.name} does not fit {type(model).__name__}:\n  {shown}")
     model.load_state_dict(found, strict=True)
     return model
@@ -94,13 +95,18 @@ def _read(path: Path) -> Any:
                 f"{path.name} holds Python objects beside weights, and loading them could run code; it was refused. "
                 f"Have its author save `model.state_dict()` alone. ({_blocked(error)})"
             ) from error
-        raise ValueError(f"{path.name} is damaged or no checkpoint: {_first_line(error)}") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{path.name} is damaged or no checkpoint: {_reason(error)}") from error
+    except Exception as error:  # damaged bytes can fail in any way
         raise ValueError(f"{path.name} is damaged or no checkpoint: {_first_line(error)}") from error
 
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _reason(error: Exception) -> str:
+    _, found, reason = str(error).partition("WeightsUnpickler error: ")
+    return reason.strip().splitlines()[0] if found and reason.strip() else _first_line(error)
 
 
 def _blocked(error: Exception) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -47,6 +47,14 @@ class BatchFormat:
     input_key: str | None = None
     target_key: str | None = None
     output_key: str | None = None
+
+
+class LookAhead(Callback):
+    """Runs a distillation's look ahead; stands first among the trainer's callbacks."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit" and isinstance(pl_module, DistillationModule):
+            pl_module.look_ahead()
 
 
 class DistillationModule(LightningModule):
@@ -97,6 +105,7 @@ class DistillationModule(LightningModule):
             self._teacher.observe(self.criteria.teacher_layers, self._format.output_key)
         self._optimizer, self._lr_scheduler = optimizer, lr_scheduler
         self._note = CheckpointNote()
+        self._looked_ahead = False
         self._evaluator = Evaluator(task, self._teacher)
         plain = {
             "task": task,
@@ -114,27 +123,31 @@ class DistillationModule(LightningModule):
 
     def forward(self, inputs: Inputs) -> Any:
         """What the student alone returns."""
-        return call_model(self.student, inputs)
+        with self._capture.muted():
+            return call_model(self.student, inputs)
 
     # One batch -----------------------------------------------------------------------------------
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         data = self._unpack(batch)
         student = self._capture.run(data.inputs, data.mask, need_grad=True)
-        losses, own = self._compare(student, data)
+        losses, own = self._compare(student, self._ask_teacher(data), data.target)
         total = losses.total if own is None else losses.total + own
         checks.finite(total, losses, own, self.global_step)
         self._log_training(losses, own, total, data.size)
         return total
 
-    def _compare(self, student: Outputs, data: Batch, calibrate: bool = False) -> tuple[Losses, Tensor | None]:
+    def _ask_teacher(self, data: Batch, calibrate: bool = False) -> Outputs:
+        if self._teacher is None:
+            return Outputs.nothing()
+        return self._teacher(data.inputs, data.mask, calibrate=calibrate)
+
+    def _compare(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> tuple[Losses, Tensor | None]:
         """The criteria's losses, and the teacher's own where it trains too."""
         if self._teacher is None:
-            return self.criteria(student, Outputs.nothing(), data.target), None
-        teacher = self._teacher(data.inputs, data.mask, calibrate=calibrate)
-        own = self._teacher.own_loss(teacher, data.target)
-        seen = teacher if self._teacher.follows else teacher.detach()
-        return self.criteria(student, seen, data.target), own
+            return self.criteria(student, teacher, target), None
+        own = self._teacher.own_loss(teacher, target)
+        return self.criteria(student, teacher if self._teacher.follows else teacher.detach(), target), own
 
     def _log_training(self, losses: Losses, own: Tensor | None, total: Tensor, size: int) -> None:
         logs = losses.named()
@@ -183,14 +196,22 @@ class DistillationModule(LightningModule):
 
     # Before the first batch ----------------------------------------------------------------------
 
+    def configure_callbacks(self) -> list[Callback]:
+        """Have the projectors made before any other callback's setup: weight averaging copies the module there."""
+        if not any(isinstance(callback, LookAhead) for callback in self.trainer.callbacks):
+            self.trainer.callbacks.insert(0, LookAhead())
+        return []
+
     def setup(self, stage: str) -> None:
+        if stage == "fit" and not self._looked_ahead:
+            self.look_ahead()
+
+    def look_ahead(self) -> None:
         """Look at two training samples: size the projectors, and find what would fail later."""
-        if stage != "fit":
-            return
         batch = example_batch(self.trainer)
         parameter = next(iter(self.student.parameters()), torch.empty(0))
-        data = self._unpack(move(batch, parameter.device, parameter.dtype))
-        self.dry_run(data)
+        self.dry_run(self._unpack(move(batch, parameter.device, parameter.dtype)))
+        self._looked_ahead = True
 
     def dry_run(self, data: Batch) -> None:
         """Run an example through both networks and the criteria; nothing is trained.
@@ -202,19 +223,18 @@ class DistillationModule(LightningModule):
         trained = [self.student, self.criteria, *([self.joint_teacher] if self.joint_teacher else [])]
         with as_in_evaluation(*trained), torch.set_grad_enabled(distributed):
             student = self._capture.run(data.inputs, data.mask, calibrate=True)
-            teacher = Outputs.nothing()
-            if self._teacher is not None:
-                teacher = self._teacher(data.inputs, data.mask, calibrate=True)
+            teacher = self._ask_teacher(data, calibrate=True)
             self._note.check_shapes(student, teacher)
             self.criteria.build(student, teacher)
             self.criteria.to(student.logits.device)
-            losses, own = self._compare(student, data, calibrate=True)
+            losses, own = self._compare(student, teacher, data.target)
             if distributed:
                 checks.every_parameter_reached(losses.total if own is None else losses.total + own, self)
         self._note.remember_shapes(student, teacher)
         rank_zero_info(checks.summary(self.student, self._teacher, self.criteria, student, teacher))
 
     def on_fit_start(self) -> None:
+        self._looked_ahead = False
         self._note.restore_rng()
         if not self.student.training:  # as `from_pretrained` returns it
             self.student.train()
@@ -230,9 +250,6 @@ class DistillationModule(LightningModule):
     def _read_inputs(self, batch: Any) -> Inputs:
         batch = self.trainer.precision_plugin.convert_input(batch)
         return self._unpack(move(batch, self.device)).inputs
-
-    def on_train_epoch_start(self) -> None:
-        self._note.restore_rng()
 
     def configure_optimizers(self) -> Any:
         trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]

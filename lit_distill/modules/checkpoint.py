@@ -23,7 +23,6 @@ class CheckpointNote:
     def __init__(self) -> None:
         self._shapes: dict[str, Any] | None = None
         self._rng: dict[str, Any] | None = None
-        self._restores = 0
 
     def remember_shapes(self, student: Outputs, teacher: Outputs) -> None:
         """Keep the shapes of an example's outputs."""
@@ -74,17 +73,16 @@ class CheckpointNote:
             shapes = note["shapes"]
             criteria.build(Outputs.from_shapes(shapes["student"]), Outputs.from_shapes(shapes["teacher"]))
             self._shapes = shapes
-        self._rng, self._restores = note["rng"], 2
+        self._rng = note["rng"]
 
     def restore_rng(self) -> None:
-        """Put the random states back, as a run that goes on from a checkpoint starts.
+        """Put the random states back, once, when a run goes on from a checkpoint.
 
-        Lightning makes the first iterator over the data before the first epoch's hook in some versions and
-        after it in others; restoring at both points gives the uninterrupted run's order either way.
+        To be called at the start of the fit, before Lightning makes the iterator over the training data.
         """
-        if self._rng is not None and self._restores > 0:
+        if self._rng is not None:
             restore_rng_state(self._rng)
-            self._restores -= 1
+            self._rng = None
 
 
 def _list(names: Mapping[str, str]) -> str:

@@ -67,7 +67,7 @@ class Evaluator:
         several = len(running) > 1
         figures = {}
         for index, evaluation in sorted(running.items()):
-            suffix = f"/dataloader_idx_{index}" if several else ""
+            suffix = f"/loader_{index}" if several else ""
             found = evaluation.compute()
             if not sanity:
                 self._warn_of_chance(found, evaluation.classes)

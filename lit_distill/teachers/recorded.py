@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Iterator, Sized
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -34,7 +35,7 @@ class RecordedTeacher(FrozenTeacher):
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
         self._records: dict[bytes, Tensor] = {}
-        self._confirmed = False
+        self._unseen = 0
 
     @property
     def recorded(self) -> int:
@@ -55,12 +56,13 @@ class RecordedTeacher(FrozenTeacher):
         loader = trainer.train_dataloader
         if not isinstance(loader, DataLoader):
             raise ValueError(f"a recorded teacher reads one DataLoader, not a {type(loader).__name__}.")
-        with isolate_rng():
-            _refuse_changing_samples(loader)
+        self._records = {}
+        with isolate_rng(), _isolate_generators(loader):
+            samples = _refuse_changing_samples(loader)
             for batch in loader:
                 self._record(read(batch))
         rank_zero_info(f"Recorded the teacher's distributions for {self.recorded:,} samples.")
-        self._confirmed = False
+        self._unseen = samples - self.recorded
 
     def _record(self, inputs: Inputs) -> None:
         logits = super().__call__(inputs).logits.detach()
@@ -68,17 +70,18 @@ class RecordedTeacher(FrozenTeacher):
             self._records[key] = row.clone()
 
     def __call__(self, inputs: Inputs, mask: Tensor | None = None, *, calibrate: bool = False) -> Outputs:
-        if not self._records:
+        if calibrate or not self._records:  # the dry run comes before the recording
             return super().__call__(inputs, mask, calibrate=calibrate)
         keys = _fingerprints(inputs)
-        missing = [key for key in keys if key not in self._records]
-        if len(missing) == len(keys) and not self._confirmed:
+        missing = {key for key in keys if key not in self._records}
+        if len(missing) > self._unseen:
             raise ValueError(
-                "none of the first training batch's inputs is on record: they change after they are loaded (MixUp, "
-                "CutMix, augmentation on the device). Turn that off, or use a frozen teacher."
+                f"{len(missing)} inputs of a training batch are not on record: they change after they are loaded "
+                "(MixUp, CutMix, augmentation on the device) or from one epoch to the next. Turn that off, or use a "
+                "frozen teacher."
             )
-        self._confirmed = True
-        if missing:  # a sample that the recording pass did not see: dropped as an incomplete batch, or another rank's
+        if missing:  # samples that the recording pass did not see: dropped as an incomplete batch, or another rank's
+            self._unseen -= len(missing)
             self._record(inputs)
         return Outputs(torch.stack([self._records[key] for key in keys]), mask=mask)
 
@@ -92,7 +95,8 @@ class RecordedTeacher(FrozenTeacher):
 
 def _fingerprints(inputs: Inputs) -> list[bytes]:
     """One digest a sample, of the bytes of everything that enters the model for it."""
-    columns = [tensor.detach().cpu().contiguous().flatten(1) for tensor in tensors_of(inputs) if tensor.dim()]
+    columns = [tensor.detach().cpu().contiguous() for tensor in tensors_of(inputs) if tensor.dim()]
+    columns = [tensor.reshape(len(tensor), -1) for tensor in columns]
     digests = []
     for rows in zip(*columns, strict=True):
         digest = hashlib.blake2b(digest_size=16)
@@ -102,7 +106,21 @@ def _fingerprints(inputs: Inputs) -> list[bytes]:
     return digests
 
 
-def _refuse_changing_samples(loader: DataLoader[Any]) -> None:
+@contextmanager
+def _isolate_generators(loader: DataLoader[Any]) -> Iterator[None]:
+    """Put the loader's own generators back, so that training draws the order that it would have drawn."""
+    owners = (loader, loader.sampler, loader.batch_sampler)
+    found = [getattr(owner, "generator", None) for owner in owners]
+    states = [(generator, generator.get_state()) for generator in found if isinstance(generator, torch.Generator)]
+    try:
+        yield
+    finally:
+        for generator, state in states:
+            generator.set_state(state)
+
+
+def _refuse_changing_samples(loader: DataLoader[Any]) -> int:
+    """Read some samples twice; the number of all samples."""
     dataset = loader.dataset
     if not isinstance(dataset, Sized):
         raise ValueError("a recorded teacher needs a data set of known length; an iterable one cannot be read twice.")
@@ -114,3 +132,4 @@ def _refuse_changing_samples(loader: DataLoader[Any]) -> None:
                 f"sample {index} of the training data differs each time it is read (random augmentation), so a record "
                 "of the teacher would not match it. Turn the augmentation off, or use a frozen teacher."
             )
+    return len(dataset)

@@ -1,0 +1,185 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lit_distill.criteria import Criterion, FeatureCriterion, Hint
+from lit_distill.criteria.base import (
+    at_least_float32,
+    check_choice,
+    check_same_classes,
+    check_temperature,
+    counted,
+    paired_rows,
+    valid_rows,
+)
+from lit_distill.outputs import Outputs
+
+
+class Pairs(FeatureCriterion):
+    def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
+        return torch.stack([(s - t).sum() for s, t in self.pair_features(student, teacher)]).sum()
+
+
+def outputs(*names: str, shape: tuple[int, ...] = (2, 3)) -> Outputs:
+    return Outputs(torch.zeros(1), {name: torch.full(shape, float(i)) for i, name in enumerate(names)})
+
+
+def test_a_criterion_must_have_a_forward() -> None:
+    with pytest.raises(TypeError, match="abstract"):
+        Criterion()  # type: ignore[abstract]
+
+
+def test_one_layer_a_list_and_a_tuple_are_accepted() -> None:
+    assert Pairs("a", ["b"]).student_layers == ("a",)
+    assert Pairs(["a", "b"], ["c", "d"]).teacher_layers == ("c", "d")
+
+
+@pytest.mark.parametrize(("student", "teacher", "side"), [([], "a", "student_layer"), ("a", [], "teacher_layer")])
+def test_no_layers_are_refused(student: str | list[str], teacher: str | list[str], side: str) -> None:
+    with pytest.raises(ValueError, match=f"{side} names no layer"):
+        Pairs(student, teacher)
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "expected"),
+    [
+        ("layer1", "block3", [("layer1", "block3")]),
+        (["layer2", "layer1"], ["block1", "block3"], [("layer2", "block1"), ("layer1", "block3")]),
+        ("layer*", ["block1", "block2"], [("layer1", "block1"), ("layer2", "block2")]),
+        ("layer?", "block[13]", [("layer1", "block1"), ("layer2", "block3")]),
+        (["layer*", "head"], "block*", [("layer1", "block1"), ("layer2", "block2"), ("head", "block3")]),
+        ("layer1:input", "block1#0", [("layer1:input", "block1#0")]),
+        ("layer*:input", "block1", [("layer1:input", "block1")]),
+    ],
+)
+def test_layers_pair_in_order_and_globs_expand(
+    student: str | list[str], teacher: str | list[str], expected: list[tuple[str, str]]
+) -> None:
+    criterion = Pairs(student, teacher)
+    criterion.build(
+        outputs("layer1", "layer1:input", "layer2", "head"), outputs("block1", "block1#0", "block2", "block3")
+    )
+    assert criterion.pairs == expected
+
+
+def test_paired_values_are_those_of_the_named_layers() -> None:
+    found = Pairs(["c", "a"], ["y", "x"]).pair_features(outputs("a", "b", "c"), outputs("x", "y"))
+    assert [(s.mean().item(), t.mean().item()) for s, t in found] == [(2.0, 1.0), (0.0, 0.0)]
+
+
+def test_unequal_numbers_of_layers_are_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"2 student layers \(a, b\) cannot pair with 1 teacher layers \(c\)"):
+        Pairs(["a", "b"], "c").build(outputs("a", "b"), outputs("c"))
+
+
+def test_an_unknown_layer_names_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"no layer 'layer9' in the student's outputs; did you mean 'layer1'"):
+        Pairs("layer9", "a").build(outputs("layer1"), outputs("a"))
+
+
+def test_a_pair_that_cannot_meet_is_named() -> None:
+    with pytest.raises(ValueError, match=r"head -> map: a student vector \[2, 3\] cannot fill a teacher map"):
+        Hint("head", "map").build(outputs("head"), outputs("map", shape=(2, 3, 4, 4)))
+
+
+def test_building_twice_keeps_the_projectors() -> None:
+    criterion = Hint("a", "a")
+    student, teacher = outputs("a"), outputs("a", shape=(2, 5))
+    criterion.build(student, teacher)
+    before = criterion.projectors[0].linear.weight
+    criterion.build(student, teacher)
+    criterion(student, teacher, None)
+    assert criterion.projectors[0].linear.weight is before
+
+
+def test_projectors_are_sized_from_shapes_alone() -> None:
+    shapes = [outputs("a", shape=(2, 3, 8, 8)).shapes(), outputs("a", shape=(2, 5, 4, 4)).shapes()]
+    criterion, other = Hint("a", "a"), Hint("a", "a")
+    criterion.build(*(Outputs.from_shapes(s) for s in shapes))
+    other.build(outputs("a", shape=(2, 3, 8, 8)), outputs("a", shape=(2, 5, 4, 4)))
+    other.load_state_dict(criterion.state_dict(), strict=True)
+    assert {k: v.shape for k, v in criterion.state_dict().items()} == {
+        "projectors.0.linear.weight": (5, 3, 1, 1),
+        "projectors.0.linear.bias": (5,),
+    }
+
+
+def test_features_are_widened_and_not_projected_without_projectors() -> None:
+    criterion = Pairs("a", "a")
+    student = Outputs(torch.zeros(1), {"a": torch.ones(2, 3, dtype=torch.bfloat16)})
+    teacher = Outputs(torch.zeros(1), {"a": torch.ones(2, 5, dtype=torch.float64)})
+    ((s, t),) = criterion.pair_features(student, teacher)
+    assert (s.dtype, t.dtype, s.shape, t.shape) == (torch.float32, torch.float64, (2, 3), (2, 5))
+    assert isinstance(criterion.projectors, nn.ModuleList)
+    assert not list(criterion.parameters())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [
+        (torch.float16, torch.float32),
+        (torch.bfloat16, torch.float32),
+        (torch.float32, torch.float32),
+        (torch.float64, torch.float64),
+    ],
+)
+def test_at_least_float32(dtype: torch.dtype, expected: torch.dtype) -> None:
+    assert at_least_float32(torch.zeros(2, dtype=dtype)).dtype == expected
+
+
+def test_valid_rows_lay_every_form_out_alike() -> None:
+    rows = torch.arange(24.0).reshape(12, 2)
+    pixels = rows.reshape(2, 2, 3, 2).permute(0, 3, 1, 2)
+    assert torch.equal(valid_rows(rows), rows)
+    assert torch.equal(valid_rows(rows.reshape(3, 4, 2)), rows)
+    assert torch.equal(valid_rows(pixels), rows)
+    keep = torch.tensor([1, 0, 1, 1, 0, 0, 1, 0, 1, 1, 1, 0])
+    assert torch.equal(valid_rows(rows, keep), rows[keep.bool()])
+    assert torch.equal(valid_rows(rows.reshape(3, 4, 2), keep.reshape(3, 4)), rows[keep.bool()])
+    assert torch.equal(valid_rows(pixels, keep.reshape(2, 2, 3)), rows[keep.bool()])
+
+
+def test_counted_keeps_the_shape_where_nothing_is_left_out() -> None:
+    logits, mask = torch.arange(12.0).reshape(2, 2, 3), torch.tensor([[True, False], [True, True]])
+    assert torch.equal(counted(logits, None), logits)
+    assert torch.equal(counted(logits[0], mask), logits[0])
+    assert torch.equal(counted(logits, mask), logits.reshape(4, 3)[[0, 2, 3]])
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 3, 4, 5, 6)])
+def test_other_dimensions_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"logits must be \[B, C\], \[B, T, C\] or \[B, C, H, W\]"):
+        valid_rows(torch.zeros(shape))
+
+
+def test_paired_rows_use_the_students_mask_for_both() -> None:
+    logits, mask = torch.arange(8.0).reshape(1, 4, 2), torch.tensor([[True, False, True, False]])
+    rows_s, rows_t = paired_rows(Outputs(logits, mask=mask), Outputs(logits + 1))
+    assert torch.equal(rows_s, logits[0, [0, 2]])
+    assert torch.equal(rows_t, logits[0, [0, 2]] + 1)
+
+
+@pytest.mark.parametrize("temperature", [0, -1.0, math.nan, math.inf, -math.inf])
+def test_bad_temperatures_are_refused(temperature: float) -> None:
+    with pytest.raises(ValueError, match=f"temperature must be above 0 and finite, not {temperature}"):
+        check_temperature(temperature)
+
+
+def test_a_whole_temperature_becomes_a_float() -> None:
+    assert isinstance(check_temperature(4), float)
+
+
+def test_check_choice_lists_the_choices() -> None:
+    check_choice("colour", "red", ("red", "blue"))
+    with pytest.raises(ValueError, match="colour must be one of 'red', 'blue', not 'green'"):
+        check_choice("colour", "green", ("red", "blue"))
+
+
+def test_check_same_classes_says_what_differs() -> None:
+    check_same_classes(torch.zeros(2, 3), torch.ones(2, 3))
+    with pytest.raises(ValueError, match="the student has 3 classes and the teacher 10"):
+        check_same_classes(torch.zeros(2, 4, 3), torch.zeros(2, 4, 10))
+    with pytest.raises(ValueError, match=r"\[2, 3, 4, 4\] do not match teacher logits \[2, 3, 8, 8\]"):
+        check_same_classes(torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 8, 8))
