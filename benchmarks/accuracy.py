@@ -28,8 +28,14 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from torchvision.transforms import v2
 
-from lit_distill import CombinedDistillation, DistillationModule, FeatureDistillation, LogitDistillation
-from lit_distill import SupervisedModule, load
+from lit_distill import (
+    CombinedDistillation,
+    DistillationModule,
+    FeatureDistillation,
+    LogitDistillation,
+    SupervisedModule,
+    load,
+)
 from lit_distill.data import Digits, ImageFolder
 from lit_distill.models import SmallCNN, resnet8, resnet56
 
@@ -133,7 +139,9 @@ def fine_tune_cifar_teacher(folder: Path, data: str, weights: str) -> nn.Module:
     trainer.fit(SupervisedModule(model, optimizer=optimizer, lr_scheduler=schedule), images)
     seconds = time.perf_counter() - start
     after = trainer.test(SupervisedModule(model), images, verbose=False)[0]["test/accuracy/student"]
-    print(f"Teacher: {before:.2%} as borrowed, {after:.2%} after one epoch of fine-tuning ({seconds:.0f} s).", flush=True)
+    print(
+        f"Teacher: {before:.2%} as borrowed, {after:.2%} after one epoch of fine-tuning ({seconds:.0f} s).", flush=True
+    )
     torch.save(model.state_dict(), saved)
     return model
 
@@ -172,7 +180,10 @@ def cifar10(options: argparse.Namespace) -> Setting:
 def table(results: list[dict[str, Any]]) -> str:
     """Mean and standard deviation over seeds, and the paired difference to training without a teacher."""
     base = {row["seed"]: row["accuracy/student"] for row in results if row["method"] == METHODS[0]}
-    lines = ["| method | student accuracy | difference, paired | agreement with teacher | seconds |", "|---|---|---|---|---|"]
+    lines = [
+        "| method | student accuracy | difference, paired | agreement with teacher | seconds |",
+        "|---|---|---|---|---|",
+    ]
     for method in METHODS:
         rows = [row for row in results if row["method"] == method]
         if not rows:
@@ -197,7 +208,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int)
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--train-size", type=int)
-    parser.add_argument("--data", default="data/cifar10", help="CIFAR-10 as train/<class> and test/<class> image folders")
+    parser.add_argument(
+        "--data", default="data/cifar10", help="CIFAR-10 as train/<class> and test/<class> image folders"
+    )
     parser.add_argument("--weights", default="teachers/resnet56-4bfd9763.th", help="third-party ResNet-56 weights")
     parser.add_argument("--out", type=Path, default=Path("runs/accuracy"))
     options = parser.parse_args()

@@ -28,7 +28,9 @@ _EPILOG = "also: `lit-distill demo` distils on handwritten digits and prints the
 
 def _parser_kwargs() -> dict[str, Any]:
     """Short usage lines in place of one that names every option."""
-    usage = {name: {"usage": f"lit-distill {name} --config FILE [--OPTION VALUE ...]"} for name in LightningCLI.subcommands()}
+    usage = {
+        name: {"usage": f"lit-distill {name} --config FILE [--OPTION VALUE ...]"} for name in LightningCLI.subcommands()
+    }
     return {"description": _DESCRIPTION, "epilog": _EPILOG, **usage}
 
 
@@ -89,7 +91,9 @@ class DistillationCLI(LightningCLI):
         if batches and isinstance(batches[0], Tensor):
             folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
             folder.mkdir(parents=True, exist_ok=True)
-            torch.save(torch.cat([batch.cpu() for batch in batches if isinstance(batch, Tensor)]), folder / "predictions.pt")
+            torch.save(
+                torch.cat([batch.cpu() for batch in batches if isinstance(batch, Tensor)]), folder / "predictions.pt"
+            )
             print(f"Predictions saved: {folder / 'predictions.pt'}")
 
 

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -28,7 +28,11 @@ def example_batch(trainer: Trainer) -> Any:
         loader = _first_loader(loader)
         if loader is None:
             raise ValueError("no training data: give Trainer.fit a datamodule or a train DataLoader.")
-        if isinstance(loader, DataLoader) and isinstance(loader.dataset, Sized) and hasattr(loader.dataset, "__getitem__"):
+        if (
+            isinstance(loader, DataLoader)
+            and isinstance(loader.dataset, Sized)
+            and hasattr(loader.dataset, "__getitem__")
+        ):
             if len(loader.dataset) == 0:
                 raise ValueError(f"the training data set ({type(loader.dataset).__name__}) is empty.")
             if loader.batch_sampler is not None:

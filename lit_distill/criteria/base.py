@@ -44,7 +44,7 @@ class Criterion(nn.Module, ABC):
         """References of the teacher's layers that the criterion reads."""
         return ()
 
-    def build(self, student: Outputs, teacher: Outputs) -> None:  # noqa: B027  (optional, not abstract)
+    def build(self, student: Outputs, teacher: Outputs) -> None:
         """Size the criterion's own layers from one example of both networks' outputs.
 
         Called once before the optimizer is made, or from the shapes that a checkpoint holds.

@@ -144,7 +144,9 @@ def split_by_class(
     for index in order:
         by_class.setdefault(int(labels[index]), []).append(index)
     # Taking every class's members in turn keeps any number of them balanced.
-    ranked = sorted((place / len(members), index) for members in by_class.values() for place, index in enumerate(members))
+    ranked = sorted(
+        (place / len(members), index) for members in by_class.values() for place, index in enumerate(members)
+    )
     size = count if count is not None else max(1, round(fraction * len(labels)))
     first = {index for _, index in ranked[:size]}
     return sorted(first), [index for index in range(len(labels)) if index not in first]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import torch
 from torch import Tensor, nn
 
@@ -65,4 +64,3 @@ class JointTeacher(Teacher):
             raise ValueError("a teacher that trains with its student needs labels, and the batches have none.")
         loss: Tensor = self._hard(outputs, Outputs.nothing(), target)
         return self.weight * loss
-

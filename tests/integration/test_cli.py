@@ -17,7 +17,7 @@ import yaml
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
-from lit_distill import CombinedDistillation, LogitDistillation, SupervisedModule
+from lit_distill import CombinedDistillation, LogitDistillation
 from lit_distill.cli import DistillationCLI, find_configs, main
 from lit_distill.models import SmallCNN
 
@@ -56,9 +56,7 @@ def test_every_digits_config_fits(folder: Path, config: str) -> None:
 
 
 @pytest.mark.parametrize("config", [name for name in CIFAR if name != "images.yaml"])
-def test_every_cifar_config_fits_on_image_folders(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: str
-) -> None:
+def test_every_cifar_config_fits_on_image_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: str) -> None:
     from torchvision.io import write_png
 
     from lit_distill.models import resnet56
@@ -71,7 +69,13 @@ def test_every_cifar_config_fits_on_image_folders(
     for place in ("teachers/resnet56-4bfd9763.th", "runs/cifar10/teacher/teacher.ckpt"):
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
         torch.save({"state_dict": resnet56().state_dict()}, tmp_path / place)
-    data = ["--config", "configs/cifar10/images.yaml", "--data.root=images", "--data.batch_size=8", "--data.num_workers=0"]
+    data = [
+        "--config",
+        "configs/cifar10/images.yaml",
+        "--data.root=images",
+        "--data.batch_size=8",
+        "--data.num_workers=0",
+    ]
     limits = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1"]
     main(["fit", "--config", f"configs/cifar10/{config}", *data, *QUIET, *limits])
 
@@ -91,7 +95,13 @@ def test_every_config_is_short_and_says_how_to_run_it(config: str) -> None:
 def test_validate_test_and_predict(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fit("logit.yaml")
     checkpoint = only(folder, "runs/digits/logit/**/last.ckpt")
-    common = ["--config", "configs/digits/logit.yaml", "--ckpt_path", str(checkpoint), "--trainer.enable_progress_bar=false"]
+    common = [
+        "--config",
+        "configs/digits/logit.yaml",
+        "--ckpt_path",
+        str(checkpoint),
+        "--trainer.enable_progress_bar=false",
+    ]
     main(["validate", *common])
     assert "val/accuracy/student" in capsys.readouterr().out
     main(["test", *common])
@@ -357,7 +367,9 @@ def test_kill_9_in_mid_epoch_and_resume_gives_the_same_weights_bit_for_bit(folde
     (folder / "in-epoch-2").unlink()
 
     command = [sys.executable, "-m", "lit_distill", *fit_combined, "--trainer.default_root_dir=killed"]
-    victim = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    victim = subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     mark = folder / "in-epoch-2"
     deadline = time.monotonic() + 120
     while not (mark.exists() and mark.stat().st_size >= 3):

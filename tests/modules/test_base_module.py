@@ -122,7 +122,9 @@ def test_teacher_is_in_no_optimizer_state_dict_or_checkpoint(tmp_path: Path) -> 
     checkpoint = torch.load(path, weights_only=True)
     assert all(key.startswith(("student.", "criteria.")) for key in checkpoint["state_dict"])
     teacher_sizes = {p.numel() for p in module.teacher.parameters() if p.numel() > 100}
-    found = [t.numel() for t in _tensors(checkpoint) if t.numel() in teacher_sizes - {p.numel() for p in module.parameters()}]
+    found = [
+        t.numel() for t in _tensors(checkpoint) if t.numel() in teacher_sizes - {p.numel() for p in module.parameters()}
+    ]
     assert not found
 
 
@@ -187,7 +189,9 @@ def test_teacher_runs_again_where_the_validation_data_change(tmp_path: Path) -> 
 
 def test_teacher_metrics_equal_those_of_the_teacher_alone(tmp_path: Path) -> None:
     teacher = Net(6)
-    alone = trainer(tmp_path).validate(SupervisedModule(copy.deepcopy(teacher)), loader(shuffle=False), verbose=False)[0]
+    alone = trainer(tmp_path).validate(SupervisedModule(copy.deepcopy(teacher)), loader(shuffle=False), verbose=False)[
+        0
+    ]
     fit = trainer(tmp_path)
     fit.fit(LogitDistillation(Net(4), teacher), loader(), loader(shuffle=False))
     for figure in ("accuracy", "calibration_error", "cross_entropy"):
@@ -450,7 +454,9 @@ def test_every_criterion_is_logged_raw_and_weighted(tmp_path: Path) -> None:
     assert logs["train/loss"] == pytest.approx(total, rel=1e-5)
     assert logs["train/temperature/soft"] == 4.0
     assert logs["train/learning_rate"] == pytest.approx(1e-3)
-    expected = {f"val/{f}/{who}" for f in ("accuracy", "calibration_error", "cross_entropy") for who in ("student", "teacher")}
+    expected = {
+        f"val/{f}/{who}" for f in ("accuracy", "calibration_error", "cross_entropy") for who in ("student", "teacher")
+    }
     assert expected | {"val/agreement", "val/kl_divergence"} <= set(logs)
     assert logs["hp_metric"] == logs["val/accuracy/student"]
 
@@ -531,18 +537,39 @@ class Never(Callback):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: FeatureDistillation(Net(4), Net(6), "conf", "conv"), "no layer 'conf' in the student Net; did you mean 'conv'"),
-        (lambda: FeatureDistillation(Net(4), Net(6), "conv", "layer5"), "no layer 'layer5' in the teacher Net.*Layers: conv, norm"),
-        (lambda: LogitDistillation(Net(4), Net(6, classes=5)), "criterion 'soft'.*student has 3 classes and the teacher 5"),
-        (lambda: FeatureDistillation(Net(4), Net(6), "*", "conv"), "criterion 'hint'.*4 student layers .*1 teacher layers"),
+        (
+            lambda: FeatureDistillation(Net(4), Net(6), "conf", "conv"),
+            "no layer 'conf' in the student Net; did you mean 'conv'",
+        ),
+        (
+            lambda: FeatureDistillation(Net(4), Net(6), "conv", "layer5"),
+            "no layer 'layer5' in the teacher Net.*Layers: conv, norm",
+        ),
+        (
+            lambda: LogitDistillation(Net(4), Net(6, classes=5)),
+            "criterion 'soft'.*student has 3 classes and the teacher 5",
+        ),
+        (
+            lambda: FeatureDistillation(Net(4), Net(6), "*", "conv"),
+            "criterion 'hint'.*4 student layers .*1 teacher layers",
+        ),
         (lambda: FeatureDistillation(Net(4), Net(6), "head", "conv"), "criterion 'hint'.*a student vector"),
         (lambda: combined(weights={"soft": -1.0}), "weight of criterion 'soft' must be finite and at least 0"),
         (lambda: combined(weights={"sof": 1.0}), "unknown criterion 'sof'.*Did you mean 'soft'"),
-        (lambda: LogitDistillation(Net(4), Net(6), {"a": SoftTarget(), "b": HardTarget()}, {"a": 1.0}), "criterion 'b' has no weight"),
+        (
+            lambda: LogitDistillation(Net(4), Net(6), {"a": SoftTarget(), "b": HardTarget()}, {"a": 1.0}),
+            "criterion 'b' has no weight",
+        ),
         (lambda: LogitDistillation(Net(4), Net(6), {"a": SoftTarget()}), "criteria were given without weights"),
         (lambda: combined(temperature=0.0), "temperature must be above 0"),
-        (lambda: LogitDistillation(Net(4), Net(6), {"a": Hint("conv", "conv")}, {"a": 1.0}), "use CombinedDistillation"),
-        (lambda: FeatureDistillation(Net(4), Net(6), criteria={"a": SoftTarget()}, weights={"a": 1.0}), "use LogitDistillation"),
+        (
+            lambda: LogitDistillation(Net(4), Net(6), {"a": Hint("conv", "conv")}, {"a": 1.0}),
+            "use CombinedDistillation",
+        ),
+        (
+            lambda: FeatureDistillation(Net(4), Net(6), criteria={"a": SoftTarget()}, weights={"a": 1.0}),
+            "use LogitDistillation",
+        ),
         (
             lambda: FeatureDistillation(
                 Net(4), Net(6), criteria={"a": SoftTarget(), "b": Hint("conv", "conv")}, weights={"a": 1.0, "b": 1.0}
@@ -557,7 +584,9 @@ class Never(Callback):
         (lambda: LogitDistillation(Net(4), Net(6), task="regression"), "task must be one of"),  # type: ignore[arg-type]
     ],
 )
-def test_mistakes_are_found_before_the_first_batch(tmp_path: Path, make: Callable[[], DistillationModule], message: str) -> None:
+def test_mistakes_are_found_before_the_first_batch(
+    tmp_path: Path, make: Callable[[], DistillationModule], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         trainer(tmp_path, callbacks=[Never()]).fit(make(), loader())
 
