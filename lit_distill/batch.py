@@ -70,11 +70,8 @@ def _unpack_mapping(batch: Mapping[str, Any], input_key: str | None, target_key:
     target_name = target_key or next((k for k in TARGET_KEYS if k in batch), None)
     input_name = input_key or next((k for k in INPUT_KEYS if k in batch), None)
     mask_name = next((k for k in MASK_KEYS if k in batch), None)
-    inputs: Inputs
-    if input_name is not None:
-        inputs = batch[input_name]
-    else:
-        inputs = {k: v for k, v in batch.items() if k != target_name}
+    rest = {name: value for name, value in batch.items() if name != target_name}
+    inputs: Inputs = batch[input_name] if input_name is not None else rest
     mask = batch[mask_name].bool() if mask_name is not None else None
     return Batch(inputs, batch[target_name] if target_name is not None else None, mask)
 

@@ -85,8 +85,10 @@ class Projector(nn.Module):
             resized = resized.to(weight.dtype)
         mapped: Tensor = self.linear(resized)
         if self.target == "tokens" and isinstance(self.norm, nn.BatchNorm1d):
-            return self.norm(mapped.transpose(1, 2)).transpose(1, 2)
-        normed: Tensor = self.norm(mapped)
+            mapped = mapped.transpose(1, 2)
+            normed: Tensor = self.norm(mapped)
+            return normed.transpose(1, 2)
+        normed = self.norm(mapped)
         return normed
 
     def _resize(self, feature: Tensor) -> Tensor:
@@ -113,7 +115,7 @@ def resize_map(feature: Tensor, size: tuple[int, ...]) -> Tensor:
     if tuple(feature.shape[2:]) == tuple(size):
         return feature
     if all(have >= want for have, want in zip(feature.shape[2:], size, strict=True)):
-        return F.adaptive_avg_pool2d(feature, list(size))
+        return F.adaptive_avg_pool2d(feature, (size[0], size[1]))
     return F.interpolate(feature, size=list(size), mode="bilinear", align_corners=False)
 
 
@@ -134,7 +136,8 @@ def tokens_to_map(feature: Tensor) -> Tensor:
     if grid is None:
         raise ValueError(f"{feature.shape[1]} tokens are no square grid; a map cannot be made of them.")
     prefix, side = grid
-    return feature[:, prefix:].transpose(1, 2).unflatten(2, (side, side))
+    grid_tokens = feature[:, prefix:].transpose(1, 2)
+    return grid_tokens.reshape(*grid_tokens.shape[:2], side, side)
 
 
 def map_to_tokens(feature: Tensor, count: int) -> Tensor:

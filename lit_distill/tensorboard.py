@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger
 
 _LAYOUT = {
     "Student and teacher": {
@@ -27,7 +27,7 @@ _LAYOUT = {
 }
 
 
-def add_comparison_charts(loggers: Iterable[Logger]) -> None:
+def add_comparison_charts(loggers: Iterable[object]) -> None:
     """Lay out TensorBoard's Custom Scalars page, for the loggers that write to TensorBoard."""
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):

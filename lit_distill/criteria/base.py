@@ -144,7 +144,7 @@ def _expand(references: Sequence[str], outputs: Outputs, owner: str) -> list[str
         if reference in outputs.features:
             names.append(reference)
             continue
-        path, mark, rest = reference.partition(":" if ":" in reference else "#")
+        _, mark, rest = reference.partition(":" if ":" in reference else "#")
         captured = [name for name in outputs.features if name.endswith(mark + rest) and (mark or _is_plain(name))]
         paths = [name.removesuffix(mark + rest) for name in captured]
         names.extend(match_layers(reference, paths, f"the {owner}'s outputs"))

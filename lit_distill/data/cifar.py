@@ -66,7 +66,8 @@ class CIFAR10(ImageDataModule):
         return self._split_training(labels_of(plain.targets), augmented, plain)
 
     def open_test(self) -> Dataset[Sample]:
-        return self.dataset(self.root, train=False, transform=self._plain)
+        data: Dataset[Sample] = self.dataset(self.root, train=False, transform=self._plain)
+        return data
 
 
 class CIFAR100(CIFAR10):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset, Subset, TensorDataset
+from torch.utils.data import Dataset, Subset
 
 from lit_distill.data.base import ImageDataModule, Sample, labels_of, split_by_class
 
@@ -46,13 +46,13 @@ class Digits(ImageDataModule):
         images, labels = _read_digits()
         _, rest = split_by_class(labels_of(labels), _TEST_FRACTION, _TEST_SEED)
         images, labels = images[rest], labels[rest]
-        plain = TensorDataset(images, labels)
+        plain = _Augmented(images, labels, [])
         return self._split_training(labels_of(labels), _Augmented(images, labels, self.augment), plain)
 
     def open_test(self) -> Dataset[Sample]:
         images, labels = _read_digits()
         test, _ = split_by_class(labels_of(labels), _TEST_FRACTION, _TEST_SEED)
-        return Subset(TensorDataset(images, labels), test)
+        return Subset(_Augmented(images, labels, []), test)
 
 
 class _Augmented(Dataset[Sample]):

@@ -82,7 +82,7 @@ class ImageFolder(ImageDataModule):
 
     def open_test(self) -> Dataset[Sample]:
         if (self.root / "train").is_dir() or (self.root / "test").is_dir():
-            test = _open(self.root / "test", self._plain)
+            test: Dataset[Sample] = _open(self.root / "test", self._plain)
             if (self.root / "train").is_dir():
                 _same_classes(find_classes(str(self.root / "train"))[0], test, self.root / "train")
             return test

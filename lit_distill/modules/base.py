@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -152,8 +152,9 @@ class DistillationModule(LightningModule):
     def _log_training(self, losses: Losses, own: Tensor | None, total: Tensor, size: int) -> None:
         logs = losses.named()
         for name, criterion in self.criteria.items():
-            if isinstance(getattr(criterion, "temperature", None), (int, float)):
-                logs[f"temperature/{name}"] = float(criterion.temperature)
+            temperature = getattr(criterion, "temperature", None)
+            if isinstance(temperature, (int, float)):
+                logs[f"temperature/{name}"] = float(temperature)
         if own is not None:
             logs |= {"loss": total.detach(), "teacher_loss": own.detach()}
         if self.trainer.optimizers:
@@ -198,8 +199,9 @@ class DistillationModule(LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Have the projectors made before any other callback's setup: weight averaging copies the module there."""
-        if not any(isinstance(callback, LookAhead) for callback in self.trainer.callbacks):
-            self.trainer.callbacks.insert(0, LookAhead())
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        if not any(isinstance(callback, LookAhead) for callback in callbacks):
+            callbacks.insert(0, LookAhead())
         return []
 
     def setup(self, stage: str) -> None:
@@ -267,5 +269,5 @@ class DistillationModule(LightningModule):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DistillationModule:
         if self._teacher is not None:
             self._teacher.apply(fn)
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lit_distill.batch import Batch
@@ -65,7 +65,7 @@ class Evaluator:
         """
         running, self._running = self._running, {}
         several = len(running) > 1
-        figures = {}
+        figures: dict[str, Tensor] = {}
         for index, evaluation in sorted(running.items()):
             suffix = f"/loader_{index}" if several else ""
             found = evaluation.compute()

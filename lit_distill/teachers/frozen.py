@@ -33,7 +33,7 @@ class FrozenTeacher(Teacher):
         return self(inputs, mask)
 
     def apply(self, fn: Callable[[Tensor], Tensor]) -> None:
-        self.model._apply(fn)
+        self.model._apply(fn)  # type: ignore[no-untyped-call]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FrozenTeacher:
         # A copy of the LightningModule (weight averaging makes one) shares the one teacher.
