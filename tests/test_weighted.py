@@ -240,7 +240,7 @@ def test_no_criteria_are_refused() -> None:
 
 
 def test_a_value_that_is_no_criterion_is_refused() -> None:
-    with pytest.raises(TypeError, match="criterion 'mse' is a MSELoss, not a lit_distill.criteria.Criterion"):
+    with pytest.raises(TypeError, match=r"criterion 'mse' is a MSELoss, not a lit_distill\.criteria\.Criterion"):
         WeightedCriteria({"mse": nn.MSELoss()}, {"mse": 1.0})  # type: ignore[dict-item]
 
 
@@ -258,7 +258,7 @@ def test_what_a_criterion_refuses_starts_with_its_name(kind: type[Exception]) ->
 
 
 def test_other_errors_pass_unchanged() -> None:
-    with pytest.raises(KeyError, match="^'lost'$"):
+    with pytest.raises(KeyError, match=r"^'lost'$"):
         WeightedCriteria({"mine": Broken(KeyError("lost"))}, {"mine": 1.0})(*networks(), None)
 
 

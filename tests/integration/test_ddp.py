@@ -15,10 +15,20 @@ import sys
 from functools import partial
 
 import torch
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import LightningDataModule, Trainer, seed_everything
 from lit_distill import CombinedDistillation, FeatureDistillation, HardTarget, Hint, SoftTarget
 from lit_distill.models import MLP
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+
+class Data(LightningDataModule):
+    """The same global batches for any number of processes; Lightning's own sampler shuffles."""
+
+    def train_dataloader(self):
+        sampler = DistributedSampler(data, devices, self.trainer.global_rank, shuffle=False)
+        return DataLoader(data, batch_size=16 // devices, sampler=sampler)
+
+    val_dataloader = train_dataloader
+
 
 kind, devices, out = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 if __name__ == "__main__":
@@ -40,11 +50,11 @@ if __name__ == "__main__":
         module = FeatureDistillation(student, teacher, criteria=hint, weights={"hint": 1.0}, optimizer=sgd)
     strategy = "ddp" if devices > 1 else "auto"
     trainer = Trainer(
-        accelerator="cpu", devices=devices, strategy=strategy, max_epochs=3, logger=False,
+        accelerator="cpu", devices=devices, strategy=strategy, use_distributed_sampler=False, max_epochs=3, logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )
-    loader = DataLoader(data, batch_size=16 // devices, shuffle=False)
-    trainer.fit(module, loader, DataLoader(data, batch_size=16 // devices))
+    seed_everything(1)  # DDP seeds again before it starts, so that projectors start alike
+    trainer.fit(module, Data())
     if trainer.is_global_zero:
         torch.save(module.state_dict(), out)
         torch.save({k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}, out + ".metrics")
