@@ -21,7 +21,7 @@ from lit_distill.models import MLP
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 class Data(LightningDataModule):
-    """The same global batches for any number of processes; Lightning's own sampler shuffles."""
+    # The same global batches for any number of processes: Lightning's own sampler would shuffle.
 
     def train_dataloader(self):
         sampler = DistributedSampler(data, devices, self.trainer.global_rank, shuffle=False)
