@@ -42,7 +42,8 @@ class Losses:
 class WeightedCriteria(nn.ModuleDict):
     """Named criteria and their weights.
 
-    A criterion of weight 0 is computed without a gradient: it is logged, and trains nothing.
+    A criterion of weight 0 is computed without a gradient: it is logged, and trains nothing; where it needs labels and
+    there are none, it is left out.
 
     Args:
         criteria: Criteria by name.
@@ -95,12 +96,14 @@ class WeightedCriteria(nn.ModuleDict):
         terms: list[Tensor] = []
         with torch.autocast(student.logits.device.type, enabled=False):
             for name, criterion in self.criteria().items():
+                weight = self.weights[name]
                 if criterion.needs_target and target is None:
+                    if weight == 0:
+                        continue
                     raise ValueError(
                         f"criterion {name!r} ({type(criterion).__name__}) needs labels, and the batches have none; "
-                        f"drop it, or set its weight aside by leaving out {name!r}."
+                        "leave it out, or give it the weight 0."
                     )
-                weight = self.weights[name]
                 with _named(name, criterion), torch.set_grad_enabled(torch.is_grad_enabled() and weight != 0):
                     value = criterion(student, teacher, target)
                 raw[name] = value.detach()

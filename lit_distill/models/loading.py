@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import pickle
+import pkgutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -60,15 +60,14 @@ def build(function: str, arguments: dict[str, Any] | None = None) -> nn.Module:
     """Make a model with any importable callable, for those whose signature a config cannot read.
 
     Args:
-        function: Import path, such as ``timm.create_model``.
+        function: Import path, such as ``timm.create_model`` or a class method, ``package.Model.from_pretrained``.
         arguments: Keyword arguments.
 
     Raises:
         ValueError: The path cannot be imported, or what it made is no module.
     """
-    module_path, _, name = function.rpartition(".")
     try:
-        made = getattr(importlib.import_module(module_path), name)(**(arguments or {}))
+        made = pkgutil.resolve_name(function)(**(arguments or {}))
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"{function!r} could not make a model: {error}") from error
     if not isinstance(made, nn.Module):

@@ -7,7 +7,7 @@ from torch import nn
 from lit_distill.criteria import Criterion, HardTarget, Hint, SoftTarget
 from lit_distill.criteria.base import Task
 from lit_distill.modules.base import BatchFormat, DistillationModule, OptimizerFactory, SchedulerFactory
-from lit_distill.modules.defaults import choose, comparing_logits, layer_pair, need_layers
+from lit_distill.modules.defaults import choose, comparing_logits, layer_pair, need_layers, refuse_unused
 from lit_distill.modules.hyperparameters import record_hyperparameters
 from lit_distill.teachers import Teacher
 
@@ -49,6 +49,11 @@ class CombinedDistillation(DistillationModule):
         lr_scheduler: SchedulerFactory | None = None,
         batch_format: BatchFormat | None = None,
     ) -> None:
+        layers_given = {"student_layer": student_layer, "teacher_layer": teacher_layer}
+        given: dict[str, object] = {name: layer for name, layer in layers_given.items() if layer is not None}
+        if temperature != 4.0:
+            given["temperature"] = temperature
+        refuse_unused(given, criteria)
         default: dict[str, Criterion] = {}
         if criteria is None:
             layers = layer_pair("CombinedDistillation", student_layer, teacher_layer)
@@ -65,5 +70,4 @@ class CombinedDistillation(DistillationModule):
                 f"{', '.join(map(repr, chosen))}; use FeatureDistillation."
             )
         super().__init__(student, teacher, chosen, weighting, task, optimizer, lr_scheduler, batch_format)
-        settings = {"student_layer": student_layer, "teacher_layer": teacher_layer, "temperature": temperature}
-        record_hyperparameters(self, settings)
+        record_hyperparameters(self, {**layers_given, "temperature": temperature})

@@ -26,6 +26,23 @@ def choose(
     return criteria, weights
 
 
+def refuse_unused(given: Mapping[str, object], criteria: Mapping[str, Criterion] | None) -> None:
+    """Refuse settings of the default criteria beside criteria that replace them.
+
+    Args:
+        given: The settings that differ from their defaults, by name.
+        criteria: The user's criteria, or None.
+
+    Raises:
+        ValueError: Both were given; the settings would silently do nothing.
+    """
+    if criteria is not None and given:
+        raise ValueError(
+            f"{' and '.join(given)} belong to the default criteria, and criteria were given in their place; set them in "
+            "the criteria themselves."
+        )
+
+
 def reading_layers(criteria: Mapping[str, Criterion]) -> list[str]:
     """Names of the criteria that read layers."""
     return [name for name, criterion in criteria.items() if criterion.student_layers or criterion.teacher_layers]

@@ -43,7 +43,10 @@ class Evaluator:
         evaluation = self._running.get(place[1])
         if evaluation is None:
             evaluation = self._running[place[1]] = Evaluation(self.task, count_classes(student), student.device)
-        evaluation.update(student, self._teacher_logits(place, data), data.target, data.mask)
+        teacher = self._teacher_logits(place, data)
+        if teacher is not None and teacher.shape != student.shape:
+            teacher = None  # matched by features alone, its classes are others: there is nothing to compare
+        evaluation.update(student, teacher, data.target, data.mask)
 
     def _teacher_logits(self, place: Place, data: Batch) -> Tensor | None:
         if self.teacher is None:

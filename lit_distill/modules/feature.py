@@ -7,7 +7,7 @@ from torch import nn
 from lit_distill.criteria import Criterion, HardTarget, Hint
 from lit_distill.criteria.base import Task
 from lit_distill.modules.base import BatchFormat, DistillationModule, OptimizerFactory, SchedulerFactory
-from lit_distill.modules.defaults import choose, comparing_logits, layer_pair, need_layers
+from lit_distill.modules.defaults import choose, comparing_logits, layer_pair, need_layers, refuse_unused
 from lit_distill.modules.hyperparameters import record_hyperparameters
 from lit_distill.teachers import Teacher
 
@@ -48,6 +48,9 @@ class FeatureDistillation(DistillationModule):
         lr_scheduler: SchedulerFactory | None = None,
         batch_format: BatchFormat | None = None,
     ) -> None:
+        layers_given = {"student_layer": student_layer, "teacher_layer": teacher_layer}
+        given: dict[str, object] = {name: layer for name, layer in layers_given.items() if layer is not None}
+        refuse_unused(given, criteria)
         default: dict[str, Criterion] = {}
         if criteria is None:
             layers = layer_pair("FeatureDistillation", student_layer, teacher_layer)
@@ -61,4 +64,4 @@ class FeatureDistillation(DistillationModule):
                 "CombinedDistillation."
             )
         super().__init__(student, teacher, chosen, weighting, task, optimizer, lr_scheduler, batch_format)
-        record_hyperparameters(self, {"student_layer": student_layer, "teacher_layer": teacher_layer})
+        record_hyperparameters(self, layers_given)

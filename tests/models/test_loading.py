@@ -265,3 +265,7 @@ class TestBuild:
     def test_no_module(self) -> None:
         with pytest.raises(ValueError, match=r"'collections.OrderedDict' made a OrderedDict, not a torch.nn.Module"):
             build("collections.OrderedDict")
+
+
+def test_build_calls_a_method_of_a_class() -> None:
+    assert isinstance(build("torch.nn.Embedding.from_pretrained", {"embeddings": torch.eye(2)}), nn.Embedding)

@@ -461,6 +461,37 @@ def test_every_criterion_is_logged_raw_and_weighted(tmp_path: Path) -> None:
     assert logs["hp_metric"] == logs["val/accuracy/student"]
 
 
+def test_a_teacher_of_other_classes_teaches_features(tmp_path: Path) -> None:
+    fit = trainer(tmp_path, max_epochs=1)
+    fit.fit(FeatureDistillation(Net(4), Net(6, classes=7), "conv", "conv"), loader(), loader(shuffle=False))
+    assert "val/accuracy/student" in fit.callback_metrics
+    assert not {"val/accuracy/teacher", "val/agreement"} & set(fit.callback_metrics)
+
+
+def test_a_label_criterion_of_weight_0_lets_unlabelled_data_pass(tmp_path: Path) -> None:
+    data = DataLoader(TensorDataset(torch.randn(16, 1, 6, 6)), batch_size=8)
+    fit = trainer(tmp_path, max_epochs=1)
+    fit.fit(LogitDistillation(Net(4), Net(6), weights={"hard": 0.0}), data)
+    assert "train/criteria/soft" in fit.callback_metrics
+    assert "train/criteria/hard" not in fit.callback_metrics
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda own: LogitDistillation(Net(4), Net(6), **own, temperature=2.0), "temperature belong"),
+        (
+            lambda own: CombinedDistillation(Net(4), Net(6), "conv", "conv", **own),
+            "student_layer and teacher_layer belong",
+        ),
+        (lambda own: FeatureDistillation(Net(4), Net(6), "conv", **own), "student_layer belong"),
+    ],
+)
+def test_settings_of_criteria_that_were_replaced_are_refused(make: Callable[..., Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make({"criteria": {"hard": HardTarget()}, "weights": {"hard": 1.0}})
+
+
 def test_several_validation_loaders_are_told_apart(tmp_path: Path) -> None:
     fit = trainer(tmp_path, max_epochs=1)
     fit.fit(combined(), loader(), [loader(shuffle=False), loader(16, shuffle=False)])
