@@ -150,6 +150,18 @@ def test_build_freezes_the_parameters_of_weight_zero_alone() -> None:
     }
 
 
+def test_weight_zero_is_computed_without_a_graph() -> None:
+    seen: dict[str, bool] = {}
+
+    class Watching(Learned):
+        def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
+            seen["gradient" if torch.is_grad_enabled() else "none"] = True
+            return super().forward(student, teacher, target)
+
+    WeightedCriteria({"watched": Watching(), "soft": SoftTarget()}, {"watched": 0, "soft": 1})(*networks(), None)
+    assert seen == {"none": True}
+
+
 def test_without_a_gradient_nothing_is_tracked() -> None:
     student, teacher = tracked(networks()[0]), networks()[1]
     with torch.no_grad():
