@@ -16,7 +16,7 @@ from torchmetrics.classification import (
 )
 
 from lit_distill.batch import Inputs, tensors_of
-from lit_distill.criteria.base import Task, at_least_float32, counted, valid_rows
+from lit_distill.criteria.base import Task, counted, valid_rows
 from lit_distill.criteria.hard_target import IGNORED_LABEL, hard_target, hard_target_binary
 from lit_distill.criteria.soft_target import soft_target, soft_target_bernoulli
 
@@ -68,10 +68,8 @@ class Evaluation:
         return {name: metric.compute() for name, metric in self._metrics.items()}
 
     def _rows(self, logits: Tensor, mask: Tensor | None) -> Tensor:
-        logits = at_least_float32(logits.detach()).to(self.device)
-        if self.task == "binary":
-            return counted(logits, mask).flatten()
-        return valid_rows(logits, mask if logits.dim() > 2 else None)
+        rows = counted(logits.detach().to(self.device), mask)
+        return rows.flatten() if self.task == "binary" else valid_rows(rows)
 
     def _labels(self, logits: Tensor, target: Tensor | None, mask: Tensor | None) -> Tensor | None:
         if target is None:

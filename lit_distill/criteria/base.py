@@ -210,17 +210,13 @@ def counted(logits: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def paired_rows(student: Outputs, teacher: Outputs) -> tuple[Tensor, Tensor]:
-    """Both networks' logits as rows ``[N, C]`` in float32 or wider.
-
-    A mask beside ``[B, C]`` logits belongs to the inputs' tokens and is not applied.
+    """Both networks' logits as rows ``[N, C]``, those that count, in float32 or wider.
 
     Raises:
         ValueError: The shapes differ; where the classes do, that is said.
     """
     check_same_classes(student.logits, teacher.logits)
-    mask = student.mask if student.logits.dim() > 2 else None
-    student_rows, teacher_rows = valid_rows(student.logits, mask), valid_rows(teacher.logits, mask)
-    return at_least_float32(student_rows), at_least_float32(teacher_rows)
+    return valid_rows(counted(student.logits, student.mask)), valid_rows(counted(teacher.logits, student.mask))
 
 
 def check_same_classes(student: Tensor, teacher: Tensor) -> None:

@@ -7,7 +7,15 @@ from torch import nn
 from lit_distill.criteria import Criterion, HardTarget, Hint, SoftTarget
 from lit_distill.criteria.base import Task
 from lit_distill.modules.base import BatchFormat, DistillationModule, OptimizerFactory, SchedulerFactory
-from lit_distill.modules.defaults import choose, comparing_logits, layer_pair, need_layers, refuse_unused
+from lit_distill.modules.defaults import (
+    DEFAULT_TEMPERATURE,
+    changed_temperature,
+    choose,
+    comparing_logits,
+    layer_pair,
+    need_layers,
+    refuse_unused,
+)
 from lit_distill.modules.hyperparameters import record_hyperparameters
 from lit_distill.teachers import Teacher
 
@@ -43,17 +51,14 @@ class CombinedDistillation(DistillationModule):
         teacher_layer: str | None = None,
         criteria: dict[str, Criterion] | None = None,
         weights: dict[str, float] | None = None,
-        temperature: float = 4.0,
+        temperature: float = DEFAULT_TEMPERATURE,
         task: Task = "multiclass",
         optimizer: OptimizerFactory | None = None,
         lr_scheduler: SchedulerFactory | None = None,
         batch_format: BatchFormat | None = None,
     ) -> None:
-        layers_given = {"student_layer": student_layer, "teacher_layer": teacher_layer}
-        given: dict[str, object] = {name: layer for name, layer in layers_given.items() if layer is not None}
-        if temperature != 4.0:
-            given["temperature"] = temperature
-        refuse_unused(given, criteria)
+        given = {"student_layer": student_layer, "teacher_layer": teacher_layer}
+        refuse_unused({**given, "temperature": changed_temperature(temperature)}, criteria)
         default: dict[str, Criterion] = {}
         if criteria is None:
             layers = layer_pair("CombinedDistillation", student_layer, teacher_layer)
@@ -70,4 +75,4 @@ class CombinedDistillation(DistillationModule):
                 f"{', '.join(map(repr, chosen))}; use FeatureDistillation."
             )
         super().__init__(student, teacher, chosen, weighting, task, optimizer, lr_scheduler, batch_format)
-        record_hyperparameters(self, {**layers_given, "temperature": temperature})
+        record_hyperparameters(self, {**given, "temperature": temperature})

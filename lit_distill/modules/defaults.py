@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from lit_distill.criteria import Criterion
 
+DEFAULT_TEMPERATURE = 4.0
+
 
 def choose(
     criteria: Mapping[str, Criterion] | None,
@@ -30,17 +32,23 @@ def refuse_unused(given: Mapping[str, object], criteria: Mapping[str, Criterion]
     """Refuse settings of the default criteria beside criteria that replace them.
 
     Args:
-        given: The settings that differ from their defaults, by name.
+        given: The settings by name; None where one is left at its default.
         criteria: The user's criteria, or None.
 
     Raises:
         ValueError: Both were given; the settings would silently do nothing.
     """
-    if criteria is not None and given:
+    unused = [name for name, value in given.items() if value is not None]
+    if criteria is not None and unused:
         raise ValueError(
-            f"{' and '.join(given)} belong to the default criteria, and criteria were given in their place; set them in "
+            f"{' and '.join(unused)} belong to the default criteria, and criteria were given in their place; set them in "
             "the criteria themselves."
         )
+
+
+def changed_temperature(temperature: float) -> float | None:
+    """The temperature where it was set, None where it is the default."""
+    return None if temperature == DEFAULT_TEMPERATURE else temperature
 
 
 def reading_layers(criteria: Mapping[str, Criterion]) -> list[str]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
@@ -28,9 +31,9 @@ class Evaluator:
         self._running: dict[int, Evaluation] = {}
         self._warned = False
 
-    def __deepcopy__(self, memo: dict[int, object]) -> Evaluator:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Evaluator:
         # A copy of the module needs no copy of what was remembered.
-        return Evaluator(self.task, memo.get(id(self.teacher), self.teacher))  # type: ignore[arg-type]
+        return Evaluator(self.task, copy.deepcopy(self.teacher, memo))
 
     def update(self, place: Place, student: Tensor, data: Batch) -> None:
         """Add a batch.

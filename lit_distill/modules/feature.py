@@ -48,8 +48,7 @@ class FeatureDistillation(DistillationModule):
         lr_scheduler: SchedulerFactory | None = None,
         batch_format: BatchFormat | None = None,
     ) -> None:
-        layers_given = {"student_layer": student_layer, "teacher_layer": teacher_layer}
-        given: dict[str, object] = {name: layer for name, layer in layers_given.items() if layer is not None}
+        given = {"student_layer": student_layer, "teacher_layer": teacher_layer}
         refuse_unused(given, criteria)
         default: dict[str, Criterion] = {}
         if criteria is None:
@@ -64,4 +63,4 @@ class FeatureDistillation(DistillationModule):
                 "CombinedDistillation."
             )
         super().__init__(student, teacher, chosen, weighting, task, optimizer, lr_scheduler, batch_format)
-        record_hyperparameters(self, layers_given)
+        record_hyperparameters(self, given)

@@ -7,7 +7,7 @@ from torch import nn
 from lit_distill.criteria import Criterion, HardTarget, SoftTarget
 from lit_distill.criteria.base import Task
 from lit_distill.modules.base import BatchFormat, DistillationModule, OptimizerFactory, SchedulerFactory
-from lit_distill.modules.defaults import choose, refuse_layers, refuse_unused
+from lit_distill.modules.defaults import DEFAULT_TEMPERATURE, changed_temperature, choose, refuse_layers, refuse_unused
 from lit_distill.modules.hyperparameters import record_hyperparameters
 from lit_distill.teachers import Teacher
 
@@ -39,13 +39,13 @@ class LogitDistillation(DistillationModule):
         teacher: nn.Module | Teacher,
         criteria: dict[str, Criterion] | None = None,
         weights: dict[str, float] | None = None,
-        temperature: float = 4.0,
+        temperature: float = DEFAULT_TEMPERATURE,
         task: Task = "multiclass",
         optimizer: OptimizerFactory | None = None,
         lr_scheduler: SchedulerFactory | None = None,
         batch_format: BatchFormat | None = None,
     ) -> None:
-        refuse_unused({"temperature": temperature} if temperature != 4.0 else {}, criteria)
+        refuse_unused({"temperature": changed_temperature(temperature)}, criteria)
         default: dict[str, Criterion] = {"hard": HardTarget(task=task), "soft": SoftTarget(temperature, task=task)}
         chosen, weighting = choose(criteria, weights, default, {"hard": 0.1, "soft": 0.9})
         refuse_layers("LogitDistillation", chosen)
