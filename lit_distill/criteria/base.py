@@ -10,9 +10,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from lit_distill.capture import match_layers
 from lit_distill.outputs import Outputs
 from lit_distill.projectors import Norm, Projector
+from lit_distill.references import match_layers
 
 Task = Literal["multiclass", "binary", "multilabel"]
 TASKS: tuple[Task, ...] = ("multiclass", "binary", "multilabel")

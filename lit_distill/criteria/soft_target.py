@@ -17,9 +17,9 @@ from lit_distill.criteria.base import (
     check_choice,
     check_same_classes,
     check_temperature,
-    counted,
-    paired_rows,
+    valid_rows,
 )
+from lit_distill.criteria.chunked import mean_over_rows
 from lit_distill.outputs import Outputs
 
 Divergence = Literal["forward", "reverse", "jensen_shannon"]
@@ -32,36 +32,46 @@ def soft_target(
     temperature: float = 4.0,
     divergence: Divergence = "forward",
     beta: float = 0.5,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """``T² · mean_n D(p_t || p_s)`` with ``p = softmax(z / T)``: summed over classes, mean over rows.
 
     ``forward`` is KL(p_t || p_s), the paper's; ``reverse`` is KL(p_s || p_t); ``jensen_shannon`` is the
     generalised ``beta KL(p_t || m) + (1 - beta) KL(p_s || m)`` with ``m = beta p_t + (1 - beta) p_s``
     (Agarwal et al. 2024, section 2), which is near ``beta`` times the forward KL for a small ``beta``.
-    All is done in log space: finite, with finite gradients, at logits of ±1e4.
+    All is done in log space: finite, with finite gradients, at logits of ±1e4. Large logits are taken some
+    rows at a time, so that nothing of their size but the gradient is held.
 
     Args:
-        student: Logits ``[N, C]``.
-        teacher: Logits ``[N, C]``.
+        student: Logits ``[N, C]``, ``[B, T, C]`` or ``[B, C, H, W]``.
+        teacher: Logits, the same shape.
         temperature: ``T`` above 0.
         divergence: Which divergence ``D``.
         beta: The teacher's share of the mixture, in (0, 1); read by ``jensen_shannon`` alone.
+        mask: True at the rows that count: ``[N]``, ``[B, T]`` or ``[B, H, W]``; all count where None.
     """
+
+    def loss(rows_s: Tensor, rows_t: Tensor) -> Tensor:
+        return temperature**2 * _divergence(valid_rows(rows_s), valid_rows(rows_t), temperature, divergence, beta)
+
+    return mean_over_rows(loss, student, teacher, mask)
+
+
+def _divergence(student: Tensor, teacher: Tensor, temperature: float, divergence: Divergence, beta: float) -> Tensor:
+    """``D(p_t || p_s)`` of each row of logits ``[n, C]``: ``[n]``, in float32 or wider."""
     log_s = F.log_softmax(at_least_float32(student) / temperature, dim=-1)
     log_t = F.log_softmax(at_least_float32(teacher) / temperature, dim=-1)
     if divergence == "forward":
-        value = _kl(log_t, log_s)
-    elif divergence == "reverse":
-        value = _kl(log_s, log_t)
-    else:
-        mixture = torch.logaddexp(log_t + math.log(beta), log_s + math.log1p(-beta))
-        value = beta * _kl(log_t, mixture) + (1 - beta) * _kl(log_s, mixture)
-    return value * temperature**2
+        return _kl(log_t, log_s)
+    if divergence == "reverse":
+        return _kl(log_s, log_t)
+    mixture = torch.logaddexp(log_t + math.log(beta), log_s + math.log1p(-beta))
+    return beta * _kl(log_t, mixture) + (1 - beta) * _kl(log_s, mixture)
 
 
 def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """``mean_n sum_c p (log p - log q)``."""
-    return (log_p.exp() * (log_p - log_q)).sum(-1).mean()
+    """``sum_c p (log p - log q)`` of each row."""
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
 
 
 def soft_target_bernoulli(
@@ -70,6 +80,7 @@ def soft_target_bernoulli(
     temperature: float = 4.0,
     divergence: Divergence = "forward",
     beta: float = 0.5,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """The same for independent classes: ``q = sigmoid(z / T)`` in place of the softmax, mean over classes.
 
@@ -79,13 +90,17 @@ def soft_target_bernoulli(
     Args:
         student: Logits, any shape.
         teacher: Logits, the same shape.
-        temperature: ``T`` above 0.
+        temperature: As in ``soft_target``.
         divergence: As in ``soft_target``.
         beta: As in ``soft_target``.
+        mask: As in ``soft_target``, beside logits of its shapes.
     """
-    pair_s = torch.stack([student, torch.zeros_like(student)], dim=-1).flatten(0, -2)
-    pair_t = torch.stack([teacher, torch.zeros_like(teacher)], dim=-1).flatten(0, -2)
-    return soft_target(pair_s, pair_t, temperature, divergence, beta)
+
+    def loss(some_s: Tensor, some_t: Tensor) -> Tensor:
+        pair_s, pair_t = (torch.stack([z, torch.zeros_like(z)], dim=-1).flatten(0, -2) for z in (some_s, some_t))
+        return temperature**2 * _divergence(pair_s, pair_t, temperature, divergence, beta)
+
+    return mean_over_rows(loss, student, teacher, mask)
 
 
 class SoftTarget(Criterion):
@@ -125,14 +140,8 @@ class SoftTarget(Criterion):
         self.task: Task = task
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
-        if self.task != "multiclass":
-            check_same_classes(student.logits, teacher.logits)
-            return soft_target_bernoulli(
-                counted(student.logits, student.mask),
-                counted(teacher.logits, student.mask),
-                self.temperature,
-                self.divergence,
-                self.beta,
-            )
-        rows_s, rows_t = paired_rows(student, teacher)
-        return soft_target(rows_s, rows_t, self.temperature, self.divergence, self.beta)
+        check_same_classes(student.logits, teacher.logits)
+        formula = soft_target if self.task == "multiclass" else soft_target_bernoulli
+        # A mask beside [B] or [B, C] logits belongs to the inputs' tokens.
+        mask = student.mask if student.logits.dim() > 2 else None
+        return formula(student.logits, teacher.logits, self.temperature, self.divergence, self.beta, mask)
