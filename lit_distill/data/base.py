@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
+from torchvision.datasets import VisionDataset
 from torchvision.transforms import v2
 
+from lit_distill.data.memory import MemoryDataset, collate, decode, usable_cores
+
 Sample = tuple[Any, Any]
+InMemory = bool | Literal["device"]
 
 
 class ImageDataModule(LightningDataModule, ABC):
@@ -23,12 +28,16 @@ class ImageDataModule(LightningDataModule, ABC):
 
     Args:
         batch_size: Images a batch, of one process.
-        num_workers: Processes that load; 0 loads in the main one.
+        num_workers: Processes that load; 0 loads in the main one. Where None, one a usable core, at most 8.
         val_fraction: Share of the training data held out for validation, in (0, 1).
         train_size: Keep so many training images, evenly from each class; all where None.
         split_seed: Of the split and of ``train_size``, apart from the seed of the training.
         augment: Transforms of the training images alone, before they become floats.
         mix: MixUp or CutMix (``torchvision.transforms.v2``) of training batches, before both networks.
+        in_memory: True decodes every image once, when it is opened, and makes batches out of memory; ``device``
+            keeps the images on the trainer's device and makes the batches there. For images of one size that
+            take less than half of the free memory. A sample is augmented as before, by other random numbers;
+            images are brought to their size before it.
 
     Raises:
         ValueError: An argument is out of range.
@@ -37,12 +46,13 @@ class ImageDataModule(LightningDataModule, ABC):
     def __init__(
         self,
         batch_size: int = 128,
-        num_workers: int = 0,
+        num_workers: int | None = None,
         val_fraction: float = 0.1,
         train_size: int | None = None,
         split_seed: int = 0,
         augment: list[nn.Module] | None = None,
         mix: nn.Module | None = None,
+        in_memory: InMemory = False,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -50,11 +60,18 @@ class ImageDataModule(LightningDataModule, ABC):
         if not 0 < val_fraction < 1:
             raise ValueError(f"val_fraction must be in (0, 1), not {val_fraction}.")
         self.batch_size = batch_size
-        self.num_workers = num_workers
+        if in_memory not in (False, True, "device"):
+            raise ValueError(f"in_memory must be False, True or 'device', not {in_memory!r}.")
+        if in_memory and num_workers:
+            raise ValueError(f"num_workers={num_workers} has nothing to do with in_memory={in_memory!r}; leave it out.")
+        self.in_memory = in_memory
+        self.num_workers = num_workers if num_workers is not None else 0 if in_memory else usable_cores()
         self.val_fraction = val_fraction
         self.train_size = train_size
         self.split_seed = split_seed
         self.augment = list(augment or [])
+        self._fit: Callable[[Tensor], Tensor] | None = None  # brings an image to its size
+        self._finish: Callable[[Tensor], Tensor] = nn.Identity()  # makes inputs of images of that size
         self.mix = mix
         self.train_data: Dataset[Sample] | None = None
         self.val_data: Dataset[Sample] | None = None
@@ -71,9 +88,15 @@ class ImageDataModule(LightningDataModule, ABC):
     def setup(self, stage: str) -> None:
         """Open what a stage needs, once."""
         if stage in ("fit", "validate") and self.train_data is None:
-            self.train_data, self.val_data = self.open_training()
+            self.train_data, self.val_data = map(self._place, self.open_training())
         if stage in ("test", "predict") and self.test_data is None:
-            self.test_data = self.open_test()
+            self.test_data = self._place(self.open_test())
+
+    def _place(self, data: Dataset[Sample]) -> Dataset[Sample]:
+        """Put data in memory where their batches are to be made."""
+        if self.in_memory == "device" and isinstance(data, MemoryDataset) and self.trainer is not None:
+            return data.to(self.trainer.strategy.root_device)
+        return data
 
     def train_dataloader(self) -> DataLoader[Sample]:
         return self._loader(self.train_data, shuffle=True)
@@ -103,25 +126,48 @@ class ImageDataModule(LightningDataModule, ABC):
             batch_size=self.batch_size,
             shuffle=shuffle,
             num_workers=self.num_workers,
-            pin_memory=torch.cuda.is_available(),
+            collate_fn=collate if isinstance(data, MemoryDataset) else None,
+            pin_memory=torch.cuda.is_available() and self.in_memory != "device",
         )
 
     def _split_training(
-        self, labels: Sequence[int], augmented: Dataset[Sample], plain: Dataset[Sample]
+        self,
+        labels: Sequence[int],
+        augmented: Dataset[Sample],
+        plain: Dataset[Sample],
+        among: Sequence[int] | None = None,
     ) -> tuple[Dataset[Sample], Dataset[Sample]]:
-        """Split one data set, seen with and without augmentation, into training and validation."""
-        held, kept = split_by_class(labels, self.val_fraction, self.split_seed)
-        return self._limit(augmented, labels, kept), Subset(plain, held)
+        """Split one data set, seen with and without augmentation, into training and validation.
 
-    def _limit(self, data: Dataset[Sample], labels: Sequence[int], indices: list[int]) -> Dataset[Sample]:
+        ``labels`` are those of the indices ``among``; of the whole data set where that is None.
+        """
+        held, kept = split_by_class(labels, self.val_fraction, self.split_seed)
+        places = among if among is not None else range(len(labels))
+        chosen = self._limit(labels, kept)
+        return self._part(augmented, [places[i] for i in chosen], True), self._part(plain, [places[i] for i in held])
+
+    def _limit(self, labels: Sequence[int], indices: list[int]) -> list[int]:
         """Keep ``train_size`` of the training images."""
         if self.train_size is None:
-            return Subset(data, indices)
+            return indices
         if not 0 < self.train_size <= len(indices):
             raise ValueError(f"train_size must be between 1 and {len(indices)}, not {self.train_size}.")
         share = self.train_size / len(indices)
         chosen, _ = split_by_class([labels[i] for i in indices], share, self.split_seed + 1, count=self.train_size)
-        return Subset(data, [indices[i] for i in chosen])
+        return [indices[i] for i in chosen]
+
+    def _part(self, data: Dataset[Sample], indices: Sequence[int], augmented: bool = False) -> Dataset[Sample]:
+        """Some of a data set's samples, kept in memory if that is wanted."""
+        return self._remember(data, indices, augmented) if self.in_memory else Subset(data, indices)
+
+    def _remember(self, data: Any, indices: Sequence[int], augmented: bool) -> MemoryDataset:
+        """Decode some samples of a torchvision data set; its own transforms are left out."""
+        assert isinstance(data, VisionDataset)
+        raw = copy.copy(data)
+        raw.transform = raw.transforms = None
+        images = decode(lambda index: raw[index][0], indices, self._fit)
+        labels = torch.tensor([int(data.targets[index]) for index in indices])
+        return MemoryDataset(images, labels, self.augment if augmented else [], self._finish)
 
 
 def split_by_class(
@@ -163,10 +209,18 @@ def image_pipeline(
         before: Transforms of the integer image.
         size: Resize the shorter side to 8/7 of it and cut the middle out, where given.
     """
-    fit = [v2.Resize(round(size * 8 / 7), antialias=True), v2.CenterCrop(size)] if size is not None else []
-    return v2.Compose(
-        [v2.ToImage(), *before, *fit, v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
-    )
+    fit = [fit_image(size)] if size is not None else []
+    return v2.Compose([v2.ToImage(), *before, *fit, finish_images(mean, std)])
+
+
+def fit_image(size: int) -> v2.Compose:
+    """Resize the shorter side to 8/7 of a size and cut the middle out."""
+    return v2.Compose([v2.Resize(round(size * 8 / 7), antialias=True), v2.CenterCrop(size)])
+
+
+def finish_images(mean: Sequence[float], std: Sequence[float]) -> v2.Compose:
+    """From integer images ``[…, C, H, W]`` to normalised floats."""
+    return v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))])
 
 
 def labels_of(targets: Sequence[int] | Tensor) -> list[int]:

@@ -10,7 +10,7 @@ from torchvision.datasets import CIFAR10 as TorchvisionCIFAR10
 from torchvision.datasets import CIFAR100 as TorchvisionCIFAR100
 from torchvision.transforms import v2
 
-from lit_distill.data.base import ImageDataModule, Sample, image_pipeline, labels_of
+from lit_distill.data.base import ImageDataModule, InMemory, Sample, finish_images, image_pipeline, labels_of
 
 
 class CIFAR10(ImageDataModule):
@@ -29,6 +29,7 @@ class CIFAR10(ImageDataModule):
         mix: As in ``ImageDataModule``.
         mean: Per channel, of images in [0, 1]; ImageNet's, which the shared CIFAR weights were trained with.
         std: Per channel.
+        in_memory: As in ``ImageDataModule``.
     """
 
     dataset: ClassVar[type[TorchvisionCIFAR10]] = TorchvisionCIFAR10
@@ -38,7 +39,7 @@ class CIFAR10(ImageDataModule):
         root: str = "data",
         download: bool = True,
         batch_size: int = 128,
-        num_workers: int = 2,
+        num_workers: int | None = None,
         val_fraction: float = 0.1,
         train_size: int | None = None,
         split_seed: int = 0,
@@ -46,12 +47,14 @@ class CIFAR10(ImageDataModule):
         mix: nn.Module | None = None,
         mean: tuple[float, float, float] = (0.485, 0.456, 0.406),
         std: tuple[float, float, float] = (0.229, 0.224, 0.225),
+        in_memory: InMemory = False,
     ) -> None:
         crop_and_flip = [v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip()]
         chosen = crop_and_flip if augment is None else augment
-        super().__init__(batch_size, num_workers, val_fraction, train_size, split_seed, chosen, mix)
+        super().__init__(batch_size, num_workers, val_fraction, train_size, split_seed, chosen, mix, in_memory)
         self.root = root
         self.download = download
+        self._finish = finish_images(mean, std)
         self._plain = image_pipeline(mean, std)
         self._augmented = image_pipeline(mean, std, self.augment)
 
@@ -66,8 +69,8 @@ class CIFAR10(ImageDataModule):
         return self._split_training(labels_of(plain.targets), augmented, plain)
 
     def open_test(self) -> Dataset[Sample]:
-        data: Dataset[Sample] = self.dataset(self.root, train=False, transform=self._plain)
-        return data
+        data = self.dataset(self.root, train=False, transform=self._plain)
+        return self._part(data, range(len(data)))
 
 
 class CIFAR100(CIFAR10):

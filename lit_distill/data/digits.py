@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset
 
-from lit_distill.data.base import ImageDataModule, Sample, labels_of, split_by_class
+from lit_distill.data.base import ImageDataModule, InMemory, Sample, labels_of, split_by_class
+from lit_distill.data.memory import MemoryDataset
 
 _TEST_FRACTION = 0.25
 _TEST_SEED = 0
@@ -25,6 +29,7 @@ class Digits(ImageDataModule):
         split_seed: As in ``ImageDataModule``.
         augment: As in ``ImageDataModule``.
         mix: As in ``ImageDataModule``.
+        in_memory: As in ``ImageDataModule``; the digits are in memory as it is, and True augments in batches.
 
     Raises:
         ImportError: scikit-learn is missing.
@@ -33,14 +38,15 @@ class Digits(ImageDataModule):
     def __init__(
         self,
         batch_size: int = 32,
-        num_workers: int = 0,
+        num_workers: int | None = 0,
         val_fraction: float = 0.1,
         train_size: int | None = None,
         split_seed: int = 0,
         augment: list[nn.Module] | None = None,
         mix: nn.Module | None = None,
+        in_memory: InMemory = False,
     ) -> None:
-        super().__init__(batch_size, num_workers, val_fraction, train_size, split_seed, augment, mix)
+        super().__init__(batch_size, num_workers, val_fraction, train_size, split_seed, augment, mix, in_memory)
 
     def open_training(self) -> tuple[Dataset[Sample], Dataset[Sample]]:
         images, labels = _read_digits()
@@ -52,7 +58,11 @@ class Digits(ImageDataModule):
     def open_test(self) -> Dataset[Sample]:
         images, labels = _read_digits()
         test, _ = split_by_class(labels_of(labels), _TEST_FRACTION, _TEST_SEED)
-        return Subset(_Augmented(images, labels, []), test)
+        return self._part(_Augmented(images, labels, []), test)
+
+    def _remember(self, data: Any, indices: Sequence[int], augmented: bool) -> MemoryDataset:
+        chosen = list(indices)
+        return MemoryDataset(data.images[chosen], data.labels[chosen], self.augment if augmented else [])
 
 
 class _Augmented(Dataset[Sample]):

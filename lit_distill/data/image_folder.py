@@ -7,11 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder as TorchvisionImageFolder
 from torchvision.datasets.folder import find_classes
 
-from lit_distill.data.base import ImageDataModule, Sample, image_pipeline, split_by_class
+from lit_distill.data.base import (
+    ImageDataModule,
+    InMemory,
+    Sample,
+    finish_images,
+    fit_image,
+    image_pipeline,
+    split_by_class,
+)
 
 
 class ImageFolder(ImageDataModule):
@@ -33,6 +41,7 @@ class ImageFolder(ImageDataModule):
         image_size: Bring every image to this size; images are taken as they are where None.
         mean: Per channel, of images in [0, 1].
         std: Per channel.
+        in_memory: As in ``ImageDataModule``.
 
     Raises:
         FileNotFoundError: A folder is missing or has no images.
@@ -42,7 +51,7 @@ class ImageFolder(ImageDataModule):
         self,
         root: str,
         batch_size: int = 128,
-        num_workers: int = 2,
+        num_workers: int | None = None,
         val_fraction: float = 0.1,
         test_fraction: float = 0.2,
         train_size: int | None = None,
@@ -52,12 +61,15 @@ class ImageFolder(ImageDataModule):
         image_size: int | None = None,
         mean: tuple[float, float, float] = (0.485, 0.456, 0.406),
         std: tuple[float, float, float] = (0.229, 0.224, 0.225),
+        in_memory: InMemory = False,
     ) -> None:
-        super().__init__(batch_size, num_workers, val_fraction, train_size, split_seed, augment, mix)
+        super().__init__(batch_size, num_workers, val_fraction, train_size, split_seed, augment, mix, in_memory)
         if not 0 < test_fraction < 1:
             raise ValueError(f"test_fraction must be in (0, 1), not {test_fraction}.")
         self.root = Path(root)
         self.test_fraction = test_fraction
+        self._fit = fit_image(image_size) if image_size is not None else None
+        self._finish = finish_images(mean, std)
         self._plain = image_pipeline(mean, std, size=image_size)
         self._augmented = image_pipeline(mean, std, self.augment, image_size)
 
@@ -72,23 +84,24 @@ class ImageFolder(ImageDataModule):
             return self._split_training(augmented.targets, augmented, plain)
         held = _open(self.root / "val", self._plain)
         _same_classes(augmented.classes, held, folder)
-        return self._limit(augmented, augmented.targets, list(range(len(augmented)))), held
+        chosen = self._limit(augmented.targets, list(range(len(augmented))))
+        return self._part(augmented, chosen, True), self._part(held, range(len(held)))
 
     def _split_everything(self) -> tuple[Dataset[Sample], Dataset[Sample]]:
         augmented, plain = _open(self.root, self._augmented), _open(self.root, self._plain)
         _, rest = split_by_class(plain.targets, self.test_fraction, self.split_seed)
         labels = [plain.targets[index] for index in rest]
-        return self._split_training(labels, Subset(augmented, rest), Subset(plain, rest))
+        return self._split_training(labels, augmented, plain, rest)
 
     def open_test(self) -> Dataset[Sample]:
         if (self.root / "train").is_dir() or (self.root / "test").is_dir():
-            test: Dataset[Sample] = _open(self.root / "test", self._plain)
+            test = _open(self.root / "test", self._plain)
             if (self.root / "train").is_dir():
                 _same_classes(find_classes(str(self.root / "train"))[0], test, self.root / "train")
-            return test
+            return self._part(test, range(len(test)))
         data = _open(self.root, self._plain)
         chosen, _ = split_by_class(data.targets, self.test_fraction, self.split_seed)
-        return Subset(data, chosen)
+        return self._part(data, chosen)
 
 
 def _open(folder: Path, transform: Callable[[Any], Any]) -> TorchvisionImageFolder:

@@ -1,0 +1,159 @@
+"""Small data sets kept in memory: every image decoded once, augmented a batch at a time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
+from torch.utils.data import Dataset, default_collate
+from torchvision.transforms.v2 import functional as F
+
+from lit_distill.data.augment import BatchAugment
+
+MemoryBatch = tuple[Tensor, Tensor]
+_MOST_CORES = 8
+_LARGEST_SHARE = 0.5  # of the memory that is free
+
+
+class MemoryDataset(Dataset[MemoryBatch]):
+    """Decoded images and their labels; a whole batch is gathered, augmented and converted at once.
+
+    The augmentation of a sample is a pure function of its seed, so that a recording can draw it again.
+
+    Args:
+        images: ``[N, C, H, W]``, integers of a pixel's range, or floats that are taken as they are.
+        labels: ``[N]``.
+        augment: Transforms of the images before they become floats.
+        finish: From a batch of augmented images to the network's inputs: resizing, scaling, normalisation.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        augment: Sequence[nn.Module] = (),
+        finish: Callable[[Tensor], Tensor] = nn.Identity(),  # noqa: B008 (it has no state)
+    ) -> None:
+        if len(images) != len(labels):
+            raise ValueError(f"{len(images)} images do not match {len(labels)} labels.")
+        self.images, self.labels = images, labels
+        self.augment = BatchAugment(augment)
+        self.finish = finish
+
+    def to(self, device: torch.device) -> MemoryDataset:
+        """Move the images and the labels; batches are then made on that device.
+
+        Raises:
+            MemoryError: They need more than half of a GPU's free memory.
+        """
+        if device.type == "cuda":
+            refuse_too_large(self.images.nbytes, len(self), torch.cuda.mem_get_info(device)[0])
+        self.images, self.labels = self.images.to(device), self.labels.to(device)
+        return self
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        images, labels = self.__getitems__([index])
+        return images[0], labels[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> MemoryBatch:
+        """A batch, collated; its seeds are drawn from torch's global generator where there is augmentation."""
+        seeds = torch.randint(2**63 - 1, (len(indices),)).tolist() if self.augment else [0] * len(indices)
+        return self.get_seeded(indices, seeds)
+
+    def get_seeded(self, indices: Sequence[int], seeds: Sequence[int]) -> MemoryBatch:
+        """A batch, collated, in which sample ``i`` is augmented as ``seeds[i]`` says, whatever its neighbours.
+
+        Args:
+            indices: Which samples.
+            seeds: A number in [0, 2^63) for each.
+
+        Returns:
+            The inputs ``[B, C, H, W]`` and the labels ``[B]``.
+        """
+        chosen = torch.as_tensor(indices, dtype=torch.int64).to(self.images.device)
+        images = self.augment(self.images[chosen], torch.as_tensor(seeds, dtype=torch.int64))
+        return self.finish(images), self.labels[chosen]
+
+
+def collate(batch: Any) -> Any:
+    """The collate function of a loader whose data set collates: a list of single samples alone needs it."""
+    return default_collate(batch) if isinstance(batch, list) else batch
+
+
+def decode(read: Callable[[int], Any], indices: Sequence[int], fit: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    """Decode images into one tensor, with a few threads.
+
+    Args:
+        read: From an index to an image: PIL, array or tensor.
+        indices: Which images, in order.
+        fit: Brings each to one size; images keep theirs where None.
+
+    Returns:
+        ``[N, C, H, W]`` of the images' own type.
+
+    Raises:
+        ValueError: The images differ in shape, or there are none.
+        MemoryError: They need more than half of the free memory.
+    """
+    if not indices:
+        raise ValueError("there is no image to keep in memory.")
+
+    def load(index: int) -> Tensor:
+        image = F.to_image(read(index)).as_subclass(Tensor)
+        return fit(image) if fit is not None else image
+
+    first = load(indices[0])
+    needed = first.numel() * first.element_size() * len(indices)
+    refuse_too_large(needed, len(indices), free_memory())
+    images = first.new_empty(len(indices), *first.shape)
+
+    def place(position: int) -> None:
+        image = load(indices[position])
+        if image.shape != first.shape:
+            raise ValueError(
+                f"images kept in memory must have one shape: image {indices[position]} is {list(image.shape)} and image "
+                f"{indices[0]} is {list(first.shape)} (channels, height, width). Set image_size, or in_memory=False."
+            )
+        images[position] = image
+
+    with ThreadPoolExecutor(usable_cores()) as threads:
+        for _ in threads.map(place, range(len(indices))):  # raises what a thread raised
+            pass
+    rank_zero_info(f"Keeping {len(indices):,} images in memory: {needed / 2**20:,.0f} MiB.")
+    return images
+
+
+def refuse_too_large(needed: int, count: int, free: int | None) -> None:
+    """Refuse images that need more than half of the free memory; pass where the system does not tell.
+
+    Raises:
+        MemoryError: They do.
+    """
+    if free is not None and needed > _LARGEST_SHARE * free:
+        raise MemoryError(
+            f"{count:,} decoded images need {needed / 2**30:.1f} GiB, more than half of the {free / 2**30:.1f} GiB of "
+            "memory that are free. Set in_memory=False, a smaller train_size or image_size."
+        )
+
+
+def free_memory() -> int | None:
+    """Bytes of memory that programs can still have, as Linux counts them; None elsewhere."""
+    try:
+        with open("/proc/meminfo") as lines:
+            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return None
+
+
+def usable_cores() -> int:
+    """Cores that this process may use, at most 8: more loaders seldom load faster."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, _MOST_CORES)
