@@ -13,7 +13,7 @@ from lit_distill.modules import (
 )
 from lit_distill.outputs import Outputs
 from lit_distill.projectors import Projector
-from lit_distill.teachers import FrozenTeacher, JointTeacher, RecordedTeacher, Teacher
+from lit_distill.teachers import FrozenTeacher, JointTeacher, RecordedTeacher, Teacher, TeacherRuntime
 
 __version__ = "0.1.0"
 
@@ -37,6 +37,7 @@ __all__ = [
     "SoftTarget",
     "SupervisedModule",
     "Teacher",
+    "TeacherRuntime",
     "build",
     "load",
 ]

@@ -1,18 +1,10 @@
-"""Reads named layers of any ``nn.Module`` during its forward pass.
-
-A layer reference is a dotted path as in ``model.named_modules()``. Each part of the path may be a glob
-(``layer*`` matches ``layer1`` but not ``layer1.0``). ``path:input`` reads what enters the layer instead
-of what leaves it; ``path#0``, ``path#1``, ``path#-1`` choose one call of a layer that runs several times.
-"""
+"""Reads named layers of any ``nn.Module`` during its forward pass; ``references`` says how layers are named."""
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -21,57 +13,38 @@ from torch import Tensor, nn
 
 from lit_distill.batch import Inputs, call_model
 from lit_distill.outputs import Outputs, read_logits
+from lit_distill.references import chosen_call, hook_key, layer_path, match_layers
 
-_REFERENCE = re.compile(r"^(?P<path>[^:#\s]+)(?P<input>:input)?(?P<call>#-?\d+)?$")
-
-
-def match_layers(reference: str, names: Iterable[str], owner: str = "the model") -> list[str]:
-    """Expand a layer reference into the layers that it names.
-
-    Args:
-        reference: ``path``, ``path:input``, ``path#call`` or both; each part of the path may be a glob.
-        names: The known layers, in the model's order.
-        owner: Whose layers they are, for the error.
-
-    Returns:
-        The references of the matching layers, in the order of ``names``.
-
-    Raises:
-        ValueError: The reference is malformed or matches nothing; the nearest names are listed.
-    """
-    parsed = _REFERENCE.match(reference)
-    if parsed is None:
-        raise ValueError(f"{reference!r} is no layer; write 'path', 'path:input' or 'path#call' (0, 1, … or -1).")
-    suffix = (parsed["input"] or "") + (parsed["call"] or "")
-    parts = parsed["path"].split(".")
-    known = [name for name in dict.fromkeys(names) if name]
-    found = [name for name in known if _matches(name.split("."), parts)]
-    if not found:
-        raise ValueError(_unknown_layer(parsed["path"], known, owner))
-    return [name + suffix for name in found]
+_STOPPED = object()
 
 
-def _matches(name: list[str], parts: list[str]) -> bool:
-    return len(name) == len(parts) and all(fnmatchcase(n, p) for n, p in zip(name, parts, strict=True))
-
-
-def _unknown_layer(path: str, known: list[str], owner: str) -> str:
-    close = difflib.get_close_matches(path, known, n=3, cutoff=0.6)
-    hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else "."
-    top = [name for name in known if "." not in name]
-    return f"no layer {path!r} in {owner}{hint} Layers: {', '.join(top[:20])}{', …' if len(top) > 20 else ''}"
+class _AllRead(BaseException):
+    """Ends a forward pass of which nothing more is read; no ``Exception``, so that a model's own handlers let it by."""
 
 
 @dataclass
 class _Store:
-    """Where the hooks of one model write, and only while a forward pass is being read."""
+    """Where the hooks of one model write, and only while a forward pass is being read.
+
+    ``expected`` is the number of calls that a whole pass makes; ``stop`` ends the pass at the last of them.
+    """
 
     recording: bool = False
     clone: set[str] = field(default_factory=set)
     calls: dict[str, list[tuple[Any, int | None]]] = field(default_factory=dict)
+    expected: int = 0
+    stop: bool = False
 
     def put(self, key: str, value: Any) -> None:
-        tensor = _select_tensor(value)
+        self._keep(key, value)
+        if self.stop and self.count() == self.expected:
+            raise _AllRead
+
+    def count(self) -> int:
+        return sum(map(len, self.calls.values()))
+
+    def _keep(self, key: str, value: Any) -> None:
+        tensor = select_tensor(value)
         if tensor is None:
             self.calls.setdefault(key, []).append((value, None))
             return
@@ -81,7 +54,7 @@ class _Store:
         self.calls.setdefault(key, []).append((tensor, version))
 
 
-def _select_tensor(value: Any) -> Tensor | None:
+def select_tensor(value: Any) -> Tensor | None:
     """A layer's tensor: itself, or the first tensor of a tuple or a mapping."""
     if isinstance(value, Tensor):
         return value
@@ -106,7 +79,7 @@ class _InputHook(_OutputHook):
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any = None) -> None:
         if self.store.recording:
-            self.store.put(self.key, args if _select_tensor(args) is not None else kwargs)
+            self.store.put(self.key, args if select_tensor(args) is not None else kwargs)
 
 
 class Capture:
@@ -144,9 +117,8 @@ class Capture:
         for reference in references:
             wanted.update(match_layers(reference, modules, f"the {owner} {type(inner).__name__}"))
         order = {name: position for position, name in enumerate(modules)}
-        self.layers = sorted(wanted, key=lambda reference: (order[_path(reference)], reference))
-        for key in dict.fromkeys(map(_hook_key, self.layers)):
-            self._register(modules[_path(key)], key)
+        self.layers = sorted(wanted, key=lambda reference: (order[layer_path(reference)], reference))
+        self.restore()
 
     def _register(self, module: nn.Module, key: str) -> None:
         if key.endswith(":input"):
@@ -162,6 +134,7 @@ class Capture:
         *,
         calibrate: bool = False,
         need_grad: bool = False,
+        stop_early: bool = False,
     ) -> Outputs:
         """Run the model and read the layers.
 
@@ -171,39 +144,54 @@ class Capture:
             calibrate: Learn which layers a later in-place operation overwrites, and clone them from the
                 next pass on, instead of raising.
             need_grad: Raise where a captured layer carries no gradient.
+            stop_early: Run no layer after the last one that is captured; the logits are then empty. A whole pass
+                with ``calibrate`` must have come before; a compiled model always runs to its end.
 
         Raises:
             RuntimeError: A layer did not run, ran several times with no call chosen, gave no tensor, was
                 overwritten in place, or carries no gradient.
         """
-        self._store.calls = {}
-        self._store.recording = True
-        try:
-            with self.muted():
-                raw = call_model(self.model, inputs)
-        finally:
-            self._store.recording = False
-            calls, self._store.calls = self._store.calls, {}
+        if calibrate:
+            self._store.expected = 0
+        raw, calls = self._call(inputs, stop_early)
         features = {layer: self._pick(layer, calls, calibrate) for layer in self.layers}
         if need_grad:
             self._check_gradients(features)
-        return Outputs(read_logits(raw, self.output_key), features, mask)
+        if calibrate and not is_compiled(self.model):
+            self._store.expected = sum(map(len, calls.values()))
+        logits = read_logits(raw, self.output_key) if raw is not _STOPPED else _no_logits(features)
+        return Outputs(logits, features, mask)
+
+    def _call(self, inputs: Inputs, stop_early: bool) -> tuple[Any, dict[str, list[tuple[Any, int | None]]]]:
+        """What the model returned, ``_STOPPED`` where it was stopped, and what the hooks read."""
+        store = self._store
+        store.calls, store.recording, store.stop = {}, True, stop_early and store.expected > 0
+        raw: Any = _STOPPED
+        try:
+            with self.muted():
+                raw = call_model(self.model, inputs)
+        except _AllRead:
+            pass
+        finally:
+            store.recording = store.stop = False
+            calls, store.calls = store.calls, {}
+        return raw, calls
 
     def _pick(self, layer: str, calls: Mapping[str, list[tuple[Any, int | None]]], calibrate: bool) -> Tensor:
-        key = _hook_key(layer)
+        key = hook_key(layer)
         made = calls.get(key, [])
         if not made:
             raise RuntimeError(
                 f"the {self.owner}'s layer {layer!r} did not run in the forward pass: the model skips it, "
                 "calls it by another way than module(x), or was compiled and called before it was captured."
             )
-        chosen = re.search(r"#(-?\d+)$", layer)
+        chosen = chosen_call(layer)
         if chosen is None and len(made) > 1:
             raise RuntimeError(
                 f"the {self.owner}'s layer {layer!r} ran {len(made)} times in one forward pass; choose a call: "
                 f"'{layer}#0' is the first, '{layer}#-1' the last."
             )
-        index = int(chosen[1]) if chosen else 0
+        index = chosen or 0
         if not -len(made) <= index < len(made):
             raise RuntimeError(f"the {self.owner}'s layer {key!r} ran {len(made)} times; there is no call {index}.")
         value, version = made[index]
@@ -244,20 +232,34 @@ class Capture:
                 else:
                     vars(module)["log"] = log
 
+    @property
+    def overwritten(self) -> set[str]:
+        """The layers that a later in-place operation overwrites, as far as calibration found them."""
+        return self._store.clone
+
     def remove(self) -> None:
         """Take the hooks off the model, for export."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
 
+    def restore(self) -> None:
+        """Put the hooks back, onto the modules that are at the layers' paths now."""
+        modules = dict(getattr(self.model, "_orig_mod", self.model).named_modules(remove_duplicate=False))
+        for key in dict.fromkeys(map(hook_key, self.layers)):
+            self._register(modules[layer_path(key)], key)
+
 
 def _log_nothing(*args: Any, **kwargs: Any) -> None:
     pass
 
 
-def _hook_key(reference: str) -> str:
-    return reference.partition("#")[0]
+def _no_logits(features: Mapping[str, Tensor]) -> Tensor:
+    return next(iter(features.values())).new_zeros(0)
 
 
-def _path(reference: str) -> str:
-    return _hook_key(reference).partition(":")[0]
+def is_compiled(model: nn.Module) -> bool:
+    """Whether the model, or a part of it, runs compiled."""
+    return any(
+        hasattr(part, "_orig_mod") or getattr(part, "_compiled_call_impl", None) is not None for part in model.modules()
+    )

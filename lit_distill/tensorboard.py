@@ -24,6 +24,9 @@ _LAYOUT = {
         "temperature": ["Multiline", [r"train/temperature/.*"]],
         "learning rate": ["Multiline", [r"train/learning_rate"]],
     },
+    "Speed": {
+        "samples per second": ["Multiline", [r"train/samples_per_second"]],
+    },
 }
 
 

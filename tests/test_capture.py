@@ -291,6 +291,71 @@ class TestInPlace:
         torch.testing.assert_close(got, torch.autograd.grad(plain, model.conv.weight)[0])
 
 
+class TestStopping:
+    """A pass may end at the last layer that is read."""
+
+    @pytest.mark.parametrize(
+        ("layers", "last"),
+        [(["first"], "first"), (["act#0", "act#1"], "act"), (["head:input"], "act"), (["head"], "head")],
+    )
+    def test_nothing_runs_after_the_last_layer(self, x: Tensor, layers: list[str], last: str) -> None:
+        model = Chain()
+        ran: list[str] = []
+        for name, layer in model.named_children():
+            layer.register_forward_hook(lambda *_, name=name: ran.append(name))
+        capture = Capture(model, layers)
+        expected = capture.run(x, calibrate=True)
+        ran.clear()
+        got = capture.run(x, stop_early=True)
+        assert ran[-1] == last
+        assert len(ran) <= 5
+        assert ("head" in ran) is (last == "head")
+        assert got.logits.shape == (0,)
+        assert list(got.features) == list(expected.features)
+        assert all(torch.equal(got.features[name], feature) for name, feature in expected.features.items())
+        assert capture.run(x).logits.shape == (5, 3)
+
+    def test_only_after_a_whole_pass_and_never_without_layers(self, x: Tensor) -> None:
+        assert Capture(Chain(), ["first"]).run(x, stop_early=True).logits.shape == (5, 3)
+        capture = Capture(Chain())
+        capture.run(x, calibrate=True)
+        assert capture.run(x, stop_early=True).logits.shape == (5, 3)
+
+    def test_through_a_model_that_catches_exceptions(self, x: Tensor) -> None:
+        class Catching(Chain):
+            def forward(self, x: Tensor) -> Tensor:
+                try:
+                    return super().forward(x)
+                except Exception:
+                    return x
+
+        capture = Capture(Catching(), ["first"])
+        capture.run(x, calibrate=True)
+        assert capture.run(x, stop_early=True).logits.shape == (0,)
+
+    def test_a_pass_that_makes_fewer_calls_runs_to_its_end(self, x: Tensor) -> None:
+        class Sometimes(Chain):
+            def forward(self, x: Tensor) -> Tensor:
+                y = self.act(self.first(x))
+                return self.head(self.act(self.second(y)) if x.sum() > 0 else y)
+
+        capture = Capture(Sometimes(), ["act#0"])
+        capture.run(x.abs(), calibrate=True)
+        assert capture.run(x.abs(), stop_early=True).logits.shape == (0,)
+        assert capture.run(-x.abs(), stop_early=True).logits.shape == (5, 3)
+
+    def test_a_compiled_model_runs_to_its_end(self, x: Tensor) -> None:
+        model = Chain()
+        capture = Capture(model, ["first"])
+        model.compile(backend="eager")
+        with torch.compiler.set_stance("force_eager"):
+            capture.run(x, calibrate=True)
+        outputs = capture.run(x, stop_early=True)
+        torch.testing.assert_close(outputs.features["first"], model.first(x))
+        assert outputs.logits.shape == (5, 3)
+        torch._dynamo.reset()
+
+
 class TestGradients:
     def test_features_carry_gradient(self, x: Tensor) -> None:
         model = Chain()

@@ -17,10 +17,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lit_distill.batch import Batch, Inputs, call_model, move, unpack
+from lit_distill.callbacks import Throughput
 from lit_distill.capture import Capture
 from lit_distill.criteria import Criterion
 from lit_distill.criteria.base import TASKS, Task, check_choice
 from lit_distill.modules import checks
+from lit_distill.modules.acceleration import Acceleration
 from lit_distill.modules.checkpoint import CheckpointNote
 from lit_distill.modules.evaluator import Evaluator
 from lit_distill.modules.hyperparameters import class_name, describe_criteria, record_hyperparameters
@@ -56,6 +58,10 @@ class LookAhead(Callback):
         if stage == "fit" and isinstance(pl_module, DistillationModule):
             pl_module.look_ahead()
 
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if isinstance(pl_module, DistillationModule) and pl_module._teacher is not None:
+            pl_module._teacher.begin_batch()
+
 
 class DistillationModule(LightningModule):
     """A student, a teacher and a weighted set of named criteria. All else is Lightning's.
@@ -73,6 +79,8 @@ class DistillationModule(LightningModule):
             ``optimizer`` of a config comes before it.
         lr_scheduler: Makes the scheduler, stepped every epoch.
         batch_format: Names of the entries in dict batches and outputs.
+        fast: Train with what is quickest on the device: the student compiled, a frozen teacher without a runtime of
+            its own in the best one (int8 or bf16 where the hardware has it). Evaluation stays as it is.
 
     Raises:
         ValueError: A layer is unknown, a weight is wrong, or the two networks share parameters.
@@ -88,6 +96,7 @@ class DistillationModule(LightningModule):
         optimizer: OptimizerFactory | None = None,
         lr_scheduler: SchedulerFactory | None = None,
         batch_format: BatchFormat | None = None,
+        fast: bool = False,
     ) -> None:
         super().__init__()
         check_choice("task", task, TASKS)
@@ -105,10 +114,12 @@ class DistillationModule(LightningModule):
             self._teacher.observe(self.criteria.teacher_layers, self._format.output_key)
         self._optimizer, self._lr_scheduler = optimizer, lr_scheduler
         self._note = CheckpointNote()
+        self._acceleration = Acceleration(fast)
         self._looked_ahead = False
         self._evaluator = Evaluator(task, self._teacher)
         plain = {
             "task": task,
+            "fast": fast,
             "weights": dict(self.criteria.weights),
             "student_class": class_name(student),
             "teacher_class": class_name(self._teacher.model) if self._teacher else "none",
@@ -123,24 +134,21 @@ class DistillationModule(LightningModule):
 
     def forward(self, inputs: Inputs) -> Any:
         """What the student alone returns."""
-        with self._capture.muted():
+        with self._acceleration.evaluation(), self._capture.muted():
             return call_model(self.student, inputs)
 
     # One batch -----------------------------------------------------------------------------------
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         data = self._unpack(batch)
-        student = self._capture.run(data.inputs, data.mask, need_grad=True)
-        losses, own = self._compare(student, self._ask_teacher(data), data.target)
+        answer = self._teacher.ask(data.inputs, data.mask) if self._teacher is not None else Outputs.nothing
+        with self._acceleration.training(data.size):
+            student = self._capture.run(data.inputs, data.mask, need_grad=True)
+        losses, own = self._compare(student, answer(), data.target)
         total = losses.total if own is None else losses.total + own
         checks.finite(total, losses, own, self.global_step)
         self._log_training(losses, own, total, data.size)
         return total
-
-    def _ask_teacher(self, data: Batch, calibrate: bool = False) -> Outputs:
-        if self._teacher is None:
-            return Outputs.nothing()
-        return self._teacher(data.inputs, data.mask, calibrate=calibrate)
 
     def _compare(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> tuple[Losses, Tensor | None]:
         """The criteria's losses, and the teacher's own where it trains too."""
@@ -200,6 +208,8 @@ class DistillationModule(LightningModule):
     def configure_callbacks(self) -> list[Callback]:
         """Have the projectors made before any other callback's setup: weight averaging copies the module there."""
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        if not any(isinstance(callback, Throughput) for callback in callbacks):
+            callbacks.insert(0, Throughput())
         if not any(isinstance(callback, LookAhead) for callback in callbacks):
             callbacks.insert(0, LookAhead())
         return []
@@ -225,11 +235,16 @@ class DistillationModule(LightningModule):
         trained = [self.student, self.criteria, *([self.joint_teacher] if self.joint_teacher else [])]
         with as_in_evaluation(*trained), torch.set_grad_enabled(distributed):
             student = self._capture.run(data.inputs, data.mask, calibrate=True)
-            teacher = self._ask_teacher(data, calibrate=True)
+            asked = self._teacher
+            teacher = asked(data.inputs, data.mask, calibrate=True) if asked is not None else Outputs.nothing()
             self._note.check_shapes(student, teacher)
             self.criteria.build(student, teacher)
             self.criteria.to(student.logits.device)
             losses, own = self._compare(student, teacher, data.target)
+            if asked is not None:
+                asked.needs_logits = not asked.frozen or checks.logits_are_read(
+                    self.criteria, student, teacher, data.target
+                )
             if distributed:
                 checks.every_parameter_reached(losses.total if own is None else losses.total + own, self)
         self._note.remember_shapes(student, teacher)
@@ -241,13 +256,21 @@ class DistillationModule(LightningModule):
         if not self.student.training:  # as `from_pretrained` returns it
             self.student.train()
         checks.optimizers_hold_everything(self, self.trainer.optimizers)
+        self._acceleration.start(self.student, self._teacher, self.device, str(self.trainer.precision))
         if self._teacher is not None:
             checks.same_on_every_rank(self, self._teacher.model)
+            self._teacher.attach(self.trainer, self._unpack)
         add_comparison_charts(self.loggers)
 
     def on_train_start(self) -> None:
         if self._teacher is not None:
             self._teacher.prepare(self.trainer, self._read_inputs)
+        self._acceleration.report(self._teacher)
+
+    def on_fit_end(self) -> None:
+        self._acceleration.stop(self.student)
+        if self._teacher is not None:
+            self._teacher.detach()
 
     def _read_inputs(self, batch: Any) -> Inputs:
         batch = self.trainer.precision_plugin.convert_input(batch)

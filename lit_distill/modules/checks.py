@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -113,6 +116,27 @@ def same_on_every_rank(module: LightningModule, teacher: nn.Module) -> None:
         raise ValueError(
             "the processes have different teachers: load its weights from a file, or seed before it is made."
         )
+
+
+def logits_are_read(criteria: WeightedCriteria, student: Outputs, teacher: Outputs, target: Tensor | None) -> bool:
+    """Whether any criterion reads the teacher's logits: found by computing all of them without.
+
+    Args:
+        criteria: The criteria; copies of them are run.
+        student: An example of the student's outputs.
+        teacher: An example of the teacher's outputs.
+        target: The example's labels.
+    """
+    if not teacher.features or any(criterion.compares_logits for criterion in criteria.criteria().values()):
+        return True
+    found = []
+    for outputs in (teacher, replace(teacher, logits=teacher.logits.new_zeros(0))):
+        try:
+            with torch.no_grad(), isolate_rng():
+                found.append(copy.deepcopy(criteria)(student, outputs, target).raw)
+        except Exception:  # whatever a criterion makes of logits that are not there
+            return True
+    return any(not torch.equal(found[0][name], found[1][name]) for name in found[0])
 
 
 def summary(

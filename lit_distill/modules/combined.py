@@ -38,6 +38,7 @@ class CombinedDistillation(DistillationModule):
         optimizer: As in ``DistillationModule``.
         lr_scheduler: As in ``DistillationModule``.
         batch_format: As in ``DistillationModule``.
+        fast: As in ``DistillationModule``.
 
     Raises:
         ValueError: No criterion reads layers, none compares logits, or an argument is wrong.
@@ -56,6 +57,7 @@ class CombinedDistillation(DistillationModule):
         optimizer: OptimizerFactory | None = None,
         lr_scheduler: SchedulerFactory | None = None,
         batch_format: BatchFormat | None = None,
+        fast: bool = False,
     ) -> None:
         given = {"student_layer": student_layer, "teacher_layer": teacher_layer}
         refuse_unused({**given, "temperature": changed_temperature(temperature)}, criteria)
@@ -74,5 +76,5 @@ class CombinedDistillation(DistillationModule):
                 f"CombinedDistillation needs a criterion that compares logits (SoftTarget), and was given "
                 f"{', '.join(map(repr, chosen))}; use FeatureDistillation."
             )
-        super().__init__(student, teacher, chosen, weighting, task, optimizer, lr_scheduler, batch_format)
+        super().__init__(student, teacher, chosen, weighting, task, optimizer, lr_scheduler, batch_format, fast)
         record_hyperparameters(self, {**given, "temperature": temperature})

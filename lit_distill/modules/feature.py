@@ -30,6 +30,7 @@ class FeatureDistillation(DistillationModule):
         optimizer: As in ``DistillationModule``.
         lr_scheduler: As in ``DistillationModule``.
         batch_format: As in ``DistillationModule``.
+        fast: As in ``DistillationModule``.
 
     Raises:
         ValueError: No criterion reads layers, one compares logits, or an argument is wrong.
@@ -47,6 +48,7 @@ class FeatureDistillation(DistillationModule):
         optimizer: OptimizerFactory | None = None,
         lr_scheduler: SchedulerFactory | None = None,
         batch_format: BatchFormat | None = None,
+        fast: bool = False,
     ) -> None:
         given = {"student_layer": student_layer, "teacher_layer": teacher_layer}
         refuse_unused(given, criteria)
@@ -62,5 +64,5 @@ class FeatureDistillation(DistillationModule):
                 f"FeatureDistillation compares layers alone, and {', '.join(map(repr, logits))} compares logits; use "
                 "CombinedDistillation."
             )
-        super().__init__(student, teacher, chosen, weighting, task, optimizer, lr_scheduler, batch_format)
+        super().__init__(student, teacher, chosen, weighting, task, optimizer, lr_scheduler, batch_format, fast)
         record_hyperparameters(self, given)

@@ -28,6 +28,7 @@ class LogitDistillation(DistillationModule):
         optimizer: As in ``DistillationModule``.
         lr_scheduler: As in ``DistillationModule``.
         batch_format: As in ``DistillationModule``.
+        fast: As in ``DistillationModule``.
 
     Raises:
         ValueError: A criterion reads layers, or an argument is wrong.
@@ -44,10 +45,11 @@ class LogitDistillation(DistillationModule):
         optimizer: OptimizerFactory | None = None,
         lr_scheduler: SchedulerFactory | None = None,
         batch_format: BatchFormat | None = None,
+        fast: bool = False,
     ) -> None:
         refuse_unused({"temperature": changed_temperature(temperature)}, criteria)
         default: dict[str, Criterion] = {"hard": HardTarget(task=task), "soft": SoftTarget(temperature, task=task)}
         chosen, weighting = choose(criteria, weights, default, {"hard": 0.1, "soft": 0.9})
         refuse_layers("LogitDistillation", chosen)
-        super().__init__(student, teacher, chosen, weighting, task, optimizer, lr_scheduler, batch_format)
+        super().__init__(student, teacher, chosen, weighting, task, optimizer, lr_scheduler, batch_format, fast)
         record_hyperparameters(self, {"temperature": temperature})

@@ -21,6 +21,7 @@ class SupervisedModule(DistillationModule):
         optimizer: As in ``DistillationModule``.
         lr_scheduler: As in ``DistillationModule``.
         batch_format: As in ``DistillationModule``.
+        fast: As in ``DistillationModule``.
 
     Raises:
         ValueError: An argument is wrong.
@@ -34,6 +35,7 @@ class SupervisedModule(DistillationModule):
         optimizer: OptimizerFactory | None = None,
         lr_scheduler: SchedulerFactory | None = None,
         batch_format: BatchFormat | None = None,
+        fast: bool = False,
     ) -> None:
         criteria: dict[str, Criterion] = {"hard": HardTarget(label_smoothing, task)}
-        super().__init__(model, None, criteria, {"hard": 1.0}, task, optimizer, lr_scheduler, batch_format)
+        super().__init__(model, None, criteria, {"hard": 1.0}, task, optimizer, lr_scheduler, batch_format, fast)

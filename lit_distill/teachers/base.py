@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
-from lit_distill.batch import Inputs
+from lit_distill.batch import Batch, Inputs
 from lit_distill.capture import Capture
 from lit_distill.outputs import Outputs
 
@@ -26,10 +26,12 @@ class Teacher(ABC):
     Attributes:
         frozen: The network never changes, so that its outputs for the same inputs never do.
         follows: The criteria's gradients reach the network.
+        needs_logits: The criteria read the logits of training batches; where they do not, these may come back empty.
     """
 
     frozen: ClassVar[bool] = True
     follows: bool = False
+    needs_logits: bool = True
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -39,6 +41,7 @@ class Teacher(ABC):
         """Capture these layers from now on, in place of those before."""
         self.capture.remove()
         self.capture = Capture(self.model, layers, output_key, "teacher")
+        self.needs_logits = True
 
     @property
     def trained(self) -> nn.Module | None:
@@ -53,9 +56,27 @@ class Teacher(ABC):
             read: Takes a loader's batch to the model's inputs, on the module's device.
         """
 
+    def attach(self, trainer: Trainer, unpack: Callable[[Any], Batch]) -> None:
+        """Take part in a fit, before its training loader is made.
+
+        Args:
+            trainer: The running trainer.
+            unpack: Takes a batch on the device apart.
+        """
+
+    def begin_batch(self) -> None:
+        """Be told that the next training batch begins."""
+
+    def detach(self) -> None:
+        """Leave the fit that the teacher took part in."""
+
     @abstractmethod
     def __call__(self, inputs: Inputs, mask: Tensor | None = None, *, calibrate: bool = False) -> Outputs:
         """The outputs for a training batch."""
+
+    def ask(self, inputs: Inputs, mask: Tensor | None = None) -> Callable[[], Outputs]:
+        """Ask about a training batch before the student runs; what is returned gives the outputs after it."""
+        return lambda: self(inputs, mask)
 
     @abstractmethod
     def predict(self, inputs: Inputs, mask: Tensor | None = None) -> Outputs:

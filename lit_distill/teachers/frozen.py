@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
-from lit_distill.batch import Inputs
+from lit_distill.batch import Inputs, first_tensor, tensors_of
 from lit_distill.outputs import Outputs
 from lit_distill.teachers.base import Teacher
+from lit_distill.teachers.calibration import calibration_inputs
+from lit_distill.teachers.engine import Engine, place_of
+from lit_distill.teachers.runtime import TeacherRuntime
 
 
 class FrozenTeacher(Teacher):
@@ -18,19 +23,109 @@ class FrozenTeacher(Teacher):
 
     Args:
         model: The network; it is put in eval mode and its parameters stop asking for gradients.
+        runtime: How to run it on training batches; as it is where None. Evaluation always asks the network itself.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, runtime: TeacherRuntime | None = None) -> None:
         super().__init__(model.eval().requires_grad_(False))
+        self.runtime = runtime
+        self._fallbacks: Sequence[TeacherRuntime] = ()
+        self._engine: Engine | None = None
+        self._stream: torch.cuda.Stream | None = None
 
     def __call__(self, inputs: Inputs, mask: Tensor | None = None, *, calibrate: bool = False) -> Outputs:
         self.model.eval()
+        engine = None if calibrate else self._ready_engine()
+        if engine is not None:
+            return engine(inputs, mask)
         # no_grad, not inference_mode: the outputs enter the student's graph.
         with torch.no_grad():
-            return self.capture.run(inputs, mask, calibrate=calibrate)
+            return self.capture.run(inputs, mask, calibrate=calibrate, stop_early=not self.needs_logits)
 
     def predict(self, inputs: Inputs, mask: Tensor | None = None) -> Outputs:
-        return self(inputs, mask)
+        self.model.eval()
+        with torch.no_grad():
+            return self.capture.run(inputs, mask)
+
+    # The prepared copy ---------------------------------------------------------------------------
+
+    def prefer(self, runtimes: Sequence[TeacherRuntime]) -> None:
+        """Take the first of these runtimes that the network can be run in, once training batches are there.
+
+        Args:
+            runtimes: The best first; the last must suit every network.
+        """
+        self.runtime, self._fallbacks, self._engine = runtimes[0], tuple(runtimes[1:]), None
+
+    def prepare(self, trainer: Trainer, read: Callable[[Any], Inputs]) -> None:
+        """Make the copy that the runtime asks for, calibrated on training batches where it needs them.
+
+        Raises:
+            ValueError: The network cannot be run so.
+        """
+        if self.runtime is not None:
+            self.prepare_runtime(lambda: calibration_inputs(trainer, read))
+
+    def prepare_runtime(self, samples: Callable[[], Sequence[Inputs]]) -> None:
+        """Make the copy that the runtime asks for, in place of any made before.
+
+        Args:
+            samples: Reads a few training batches' inputs; called where the runtime is calibrated.
+
+        Raises:
+            ValueError: The network cannot be run so.
+        """
+        while self.runtime is not None:
+            try:
+                with isolate_rng():  # making quantised layers draws weights
+                    batches = samples() if self.runtime.calibrated else ()
+                    self._engine = Engine(self.capture, self.runtime, self.needs_logits, batches)
+                return
+            except ValueError:
+                if not self._fallbacks:
+                    raise
+                self.runtime, self._fallbacks = self._fallbacks[0], self._fallbacks[1:]
+
+    def _ready_engine(self) -> Engine | None:
+        """The copy, made anew where the network has moved since; None where there is none or it waits for batches."""
+        if self.runtime is None or self.runtime.calibrated:
+            return self._engine
+        if self._engine is None or self._engine.place != place_of(self.model):
+            self.prepare_runtime(tuple)
+        return self._engine
+
+    def observe(self, layers: Iterable[str], output_key: str | None = None) -> None:
+        super().observe(layers, output_key)
+        self._engine = None
+
+    # Beside the student --------------------------------------------------------------------------
+
+    def ask(self, inputs: Inputs, mask: Tensor | None = None) -> Callable[[], Outputs]:
+        device = first_tensor(inputs).device
+        if self.runtime is None or not self.runtime.own_stream or device.type != "cuda":
+            return super().ask(inputs, mask)
+        return self._ask_beside(inputs, mask, device)
+
+    def _ask_beside(self, inputs: Inputs, mask: Tensor | None, device: torch.device) -> Callable[[], Outputs]:
+        if self._stream is None or self._stream.device != device:
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        stream = self._stream
+        stream.wait_stream(torch.cuda.current_stream(device))  # the inputs must be there
+        with torch.cuda.stream(stream):
+            outputs = self(inputs, mask)
+        for tensor in tensors_of(inputs):
+            tensor.record_stream(stream)  # not freed while the teacher reads it
+
+        def wait() -> Outputs:
+            current = torch.cuda.current_stream(device)
+            current.wait_stream(stream)
+            for tensor in (outputs.logits, *outputs.features.values()):
+                tensor.record_stream(current)  # not freed while the criteria read it
+            return outputs
+
+        return wait
+
+    # Copies and devices --------------------------------------------------------------------------
 
     def apply(self, fn: Callable[[Tensor], Tensor]) -> None:
         self.model._apply(fn)  # type: ignore[no-untyped-call]
@@ -38,3 +133,6 @@ class FrozenTeacher(Teacher):
     def __deepcopy__(self, memo: dict[int, Any]) -> FrozenTeacher:
         # A copy of the LightningModule (weight averaging makes one) shares the one teacher.
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_engine": None, "_stream": None}

@@ -1,0 +1,68 @@
+"""How fast a training goes.
+
+Lightning's ``ThroughputMonitor`` waits for the GPU at every batch, warns where no FLOPs are known, shows nothing
+until its window is full and never reaches the progress bar; this one reads a clock.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lit_distill.batch import unpack
+
+
+class Throughput(Callback):
+    """Logs ``train/samples_per_second``: of the last steps, validation left out, all processes together.
+
+    A step is from one batch's start to the next one's, and so counts its loading. The GPU is never waited for:
+    over a window of steps it cannot fall behind, as its queue is bounded. It is logged as often as the trainer logs.
+
+    Args:
+        window: Number of steps that are averaged, at least 1.
+        warm_up: First steps of a fit that are left out: they compile and fill caches.
+        clock: Seconds, always rising.
+
+    Raises:
+        ValueError: ``window`` is below 1 or ``warm_up`` below 0.
+    """
+
+    def __init__(self, window: int = 50, warm_up: int = 2, clock: Callable[[], float] = time.perf_counter) -> None:
+        if window < 1:
+            raise ValueError(f"window must be at least 1, not {window}.")
+        if warm_up < 0:
+            raise ValueError(f"warm_up must be at least 0, not {warm_up}.")
+        self.warm_up = warm_up
+        self._clock = clock
+        self._steps: deque[tuple[float, int]] = deque(maxlen=window)  # seconds and samples
+        self._seen = 0
+        self._running: tuple[float, int] | None = None  # the start of the step under way, and its samples
+        self._paused_at = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._steps.clear()
+        self._seen, self._running = 0, None
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        now = self._clock()
+        if self._running is not None:
+            self._seen += 1
+            if self._seen > self.warm_up:
+                self._steps.append((now - self._running[0], self._running[1]))
+        self._running = (now, unpack(batch).size)
+        seconds = sum(step[0] for step in self._steps)
+        if seconds > 0:
+            rate = trainer.world_size * sum(step[1] for step in self._steps) / seconds
+            pl_module.log("train/samples_per_second", rate, prog_bar=True, batch_size=self._running[1])
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._paused_at = self._clock()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._running is not None:
+            started, samples = self._running
+            self._running = (started + self._clock() - self._paused_at, samples)

@@ -1,0 +1,57 @@
+"""Compiling networks in place, at one batch size."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import nn
+
+
+def compile_in_place(model: nn.Module) -> None:
+    """Compile a model's calls; its class, its keys and its hooks stay as they are.
+
+    Shapes stay static until a second one is seen, which keeps the first graph as fast as it can be.
+    """
+    model.compile(dynamic=None)
+
+
+def why_not_compile(device: torch.device) -> str | None:
+    """Why nothing can be compiled for a device (no C++ compiler, no Triton, …), or None where it can.
+
+    It compiles one addition, as only that tells.
+    """
+    try:
+        torch.compile(_add_one)(torch.zeros(8, device=device))
+    except Exception as error:
+        return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return None
+
+
+def _add_one(values: torch.Tensor) -> torch.Tensor:
+    return values + 1
+
+
+class SteadySize:
+    """Lets a compiled network run eagerly on batches smaller than usual.
+
+    An epoch's last batch is often smaller. Compiling for its size takes longer than running it as it is, and a graph
+    for any size is slower than one for the usual size.
+    """
+
+    def __init__(self) -> None:
+        self.usual = 0
+
+    def context(self, size: int) -> AbstractContextManager[None]:
+        """What to call the network in.
+
+        Args:
+            size: Number of samples in the batch.
+        """
+        self.usual = max(self.usual, size)
+        return eagerly() if size < self.usual else nullcontext()
+
+
+def eagerly() -> AbstractContextManager[None]:
+    """Run compiled networks as if they were not compiled."""
+    return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return]
