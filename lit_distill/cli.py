@@ -1,4 +1,4 @@
-"""The command line: ``lit-distill fit|validate|test|predict --config …`` and ``lit-distill demo``."""
+"""The command line: ``lit-distill fit|validate|test|predict|record --config …`` and ``lit-distill demo``."""
 
 from __future__ import annotations
 
@@ -10,11 +10,19 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, LRSchedulerTypeUnion
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.cli import (
+    ArgsType,
+    LightningArgumentParser,
+    LightningCLI,
+    LRSchedulerTypeUnion,
+    SaveConfigCallback,
+)
 from torch import Tensor
 from torch.optim import Optimizer
 
 from lit_distill.modules import DistillationModule
+from lit_distill.teachers import RecordedTeacher
 
 _DESCRIPTION = (
     "Knowledge distillation with PyTorch Lightning. Start with `lit-distill demo` (a minute, no download), then "
@@ -23,7 +31,10 @@ _DESCRIPTION = (
 )
 
 
-_EPILOG = "also: `lit-distill demo` distils on handwritten digits and prints the student beside teacher and baseline"
+_EPILOG = (
+    "also: `lit-distill record` takes what `fit` takes, and only makes the recording of its RecordedTeacher; `lit-distill "
+    "demo` distils on handwritten digits and prints the student beside teacher and baseline"
+)
 
 
 def _parser_kwargs() -> dict[str, Any]:
@@ -37,13 +48,15 @@ def _parser_kwargs() -> dict[str, Any]:
 class DistillationCLI(LightningCLI):
     """A LightningCLI whose model is a distillation and whose explicit values always win."""
 
-    def __init__(self, args: ArgsType = None, run: bool = True) -> None:
+    def __init__(self, args: ArgsType = None, run: bool = True, record: bool = False) -> None:
+        self._record = record
         super().__init__(
             DistillationModule,
             LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
             seed_everything_default=0,
+            save_config_callback=None if record else SaveConfigCallback,
             save_config_kwargs={"overwrite": True},
             parser_kwargs=_parser_kwargs(),
             args=args,
@@ -84,6 +97,25 @@ class DistillationCLI(LightningCLI):
             trainable = [parameter for parameter in lightning_module.parameters() if parameter.requires_grad]
             optimizer.param_groups[0]["params"] = trainable
         return LightningCLI.configure_optimizers(lightning_module, optimizer, lr_scheduler)
+
+    def before_fit(self) -> None:
+        """Where only a recording is wanted, have the fit end before its first batch and leave nothing else behind."""
+        if not self._record:
+            return
+        teacher = getattr(self.model, "_teacher", None)
+        if not isinstance(teacher, RecordedTeacher) or teacher.settings.path is None:
+            raise SystemExit(
+                "lit-distill record: the config's teacher must be a lit_distill.RecordedTeacher with a path, the folder "
+                "to record to."
+            )
+        self.trainer.fit_loop.max_epochs = 0
+        self.trainer.num_sanity_val_steps = 0
+        self.trainer.loggers = []
+        self.trainer.callbacks = [  # type: ignore[attr-defined]
+            callback
+            for callback in self.trainer.callbacks  # type: ignore[attr-defined]
+            if not isinstance(callback, Checkpoint)
+        ]
 
     def predict(self, **arguments: Any) -> None:
         """Run the student and save its outputs as ``predictions.pt`` in the log folder."""
@@ -152,5 +184,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from lit_distill.demo import main as demo
 
         demo(given[1:])
+        return
+    if given[:1] == ["record"]:
+        DistillationCLI(["fit", *find_configs(given[1:])], record=True)
         return
     DistillationCLI(find_configs(given))

@@ -14,6 +14,10 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
+# The tests' networks are tiny: more threads would only wait for each other, the more so beside other work.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 QuickTrainer = Callable[..., Trainer]
 
 

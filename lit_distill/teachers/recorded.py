@@ -1,135 +1,167 @@
-"""A teacher that predicts once: its distributions are recorded, and the student is fitted on them."""
+"""A teacher that predicts once: its outputs are recorded, and the student is fitted on the record."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Sized
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities import rank_zero_info
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from lit_distill.batch import Inputs, tensors_of
+from lit_distill.batch import Batch, Inputs, first_tensor
 from lit_distill.outputs import Outputs
+from lit_distill.recording import FeatureFormat, Formats, LogitFormat
+from lit_distill.recording.fingerprint import fingerprint_model
+from lit_distill.recording.session import Session, Settings, disagreement
 from lit_distill.teachers.frozen import FrozenTeacher
+from lit_distill.teachers.runtime import TeacherRuntime
 
-_DRAWN_TWICE = 16
+_MOST_FAR = 0.1
 
 
 class RecordedTeacher(FrozenTeacher):
-    """Runs the teacher once over the training data, before the first step, and reads its logits ever after.
+    """Runs the teacher once over views of the training data, and reads what it said ever after.
 
-    A sample is known by the bytes of its inputs, so that any DataLoader and any order will do, and a
-    sample can never get another's record. It is only right where the training inputs are the same in
-    every epoch; random augmentation and MixUp are found out and refused. Logits alone are recorded.
+    Only what the criteria read is recorded: logits, features of the named layers, or both. With random
+    augmentation, MixUp or CutMix, ``views`` of every sample are recorded, and training sees exactly these
+    again, one an epoch in turn: they are drawn anew from their seed, and no pixels are stored. With MixUp,
+    the samples that meet in a batch are fixed for each view.
+
+    In a folder, a recording is made once and used by any later run on the same teacher, data and
+    transforms; another is refused, and one that was cut off is finished. Evaluation asks the live teacher.
 
     Args:
         model: The teacher.
+        path: Folder of the recording, made where it is missing; in memory, for this fit alone, where None.
+        views: Views of each sample to record; needed where the training data are augmented at random.
+        seed: Of the views.
+        logits: How logits are stored: ``float32``, ``float16``, ``int8`` or ``top_k``.
+        top_k: Number of classes to keep of each sample, with ``logits: top_k``; the mass of the others is kept as
+            their sum, and spread evenly over them when read.
+        features: How features are stored: ``float32``, ``float16`` or ``int8``.
+        pool_features: Store the mean of each feature over its positions, ``[B, C]``, in place of the whole map.
+        ignore_versions: Accept a recording made with other versions of PyTorch, torchvision, NumPy or Pillow,
+            whose random numbers or decoding may differ.
+        runtime: How to run the teacher when it records, as in ``FrozenTeacher``.
+
+    Raises:
+        ValueError: An argument is out of range.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__(model)
-        self._records: dict[bytes, Tensor] = {}
-        self._unseen = 0
+    def __init__(
+        self,
+        model: nn.Module,
+        path: str | Path | None = None,
+        views: int | None = None,
+        seed: int = 0,
+        logits: LogitFormat = "float16",
+        top_k: int | None = None,
+        features: FeatureFormat = "float16",
+        pool_features: bool = False,
+        ignore_versions: bool = False,
+        runtime: TeacherRuntime | None = None,
+    ) -> None:
+        super().__init__(model, runtime)
+        if views is not None and views < 1:
+            raise ValueError(f"views must be at least 1, not {views}.")
+        folder = Path(path) if path is not None else None
+        self.settings = Settings(folder, views, seed, Formats(logits, top_k, features), ignore_versions)
+        self.pool_features = pool_features
+        self._session: Session | None = None
+        self._checked = False
+        self._like = torch.zeros(())
 
     @property
     def recorded(self) -> int:
-        """Number of samples on record."""
-        return len(self._records)
+        """Number of views that the last fit recorded; those that it found on record are not counted."""
+        report = self._session.report if self._session is not None else None
+        return report.rows if report is not None else 0
+
+    def attach(self, trainer: Trainer, unpack: Callable[[Any], Batch]) -> None:
+        """Replay the training data of this fit, recording what is missing before the first batch."""
+        self.detach()
+        self._session = None
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # a few batches are not worth a recording
+            self._checked = False
+            self._session = Session(trainer, self.settings, unpack, self._live, self._calibrate, self._marks)
 
     def prepare(self, trainer: Trainer, read: Callable[[Any], Inputs]) -> None:
-        """Record the whole training loader.
+        if self._session is None:  # the recording has made the copy that the runtime asks for
+            super().prepare(trainer, read)
 
-        Raises:
-            ValueError: Features are wanted, the loader is of an unknown kind, or its samples change.
-        """
-        if self.capture.layers:
-            raise ValueError(
-                f"a recorded teacher holds logits alone, and the criteria read its layers "
-                f"{', '.join(self.capture.layers)}; use a frozen teacher, or criteria on logits."
-            )
-        loader = trainer.train_dataloader
-        if not isinstance(loader, DataLoader):
-            raise ValueError(f"a recorded teacher reads one DataLoader, not a {type(loader).__name__}.")
-        self._records = {}
-        with isolate_rng(), _isolate_generators(loader):
-            samples = _refuse_changing_samples(loader)
-            for batch in loader:
-                self._record(read(batch))
-        rank_zero_info(f"Recorded the teacher's distributions for {self.recorded:,} samples.")
-        self._unseen = samples - self.recorded
+    def ask(self, inputs: Inputs, mask: Tensor | None = None) -> Callable[[], Outputs]:
+        return lambda: self(inputs, mask)
 
-    def _record(self, inputs: Inputs) -> None:
-        logits = super().__call__(inputs).logits.detach()
-        for key, row in zip(_fingerprints(inputs), logits, strict=True):
-            self._records[key] = row.clone()
+    def begin_batch(self) -> None:
+        if self._session is not None:
+            self._session.begin_batch()
+
+    def detach(self) -> None:
+        if self._session is not None:
+            self._session.end()
+            self._session.keys = None
 
     def __call__(self, inputs: Inputs, mask: Tensor | None = None, *, calibrate: bool = False) -> Outputs:
-        if calibrate or not self._records:  # the dry run comes before the recording
-            return super().__call__(inputs, mask, calibrate=calibrate)
-        keys = _fingerprints(inputs)
-        missing = {key for key in keys if key not in self._records}
-        if len(missing) > self._unseen:
+        session = self._session
+        if calibrate or session is None or session.keys is None:
+            return self._pooled(super().__call__(inputs, mask, calibrate=calibrate))
+        if len(session.keys) != len(first_tensor(inputs)):
             raise ValueError(
-                f"{len(missing)} inputs of a training batch are not on record: they change after they are loaded "
-                "(MixUp, CutMix, augmentation on the device) or from one epoch to the next. Turn that off, or use a "
-                "frozen teacher."
+                f"a training batch has {len(first_tensor(inputs))} samples, and {len(session.keys)} came from the loader: "
+                "which is which cannot be told. Use a frozen teacher."
             )
-        if missing:  # samples that the recording pass did not see: dropped as an incomplete batch, or another rank's
-            self._unseen -= len(missing)
-            self._record(inputs)
-        return Outputs(torch.stack([self._records[key] for key in keys]), mask=mask)
+        outputs = replace(session.read(self._like), mask=mask)
+        if not self._checked:
+            self._check(outputs, self._pooled(super().__call__(inputs, mask)))
+        return outputs
+
+    def _check(self, recorded: Outputs, live: Outputs) -> None:
+        """Compare the first batch with the live teacher: what a recording cannot replay shows here."""
+        self._checked = True
+        assert self._session is not None
+        encoding = self._session.encoding
+        far = disagreement(recorded, encoding.decode(encoding.encode(live), self._like))
+        if far > _MOST_FAR:
+            raise ValueError(
+                f"the recorded outputs of {far:.0%} of the first batch are not what the teacher says to these inputs: the "
+                "inputs change after they are loaded, in a way that the recording cannot repeat (a change inside "
+                "training_step, a generator of its own). Take that out, or use a frozen teacher."
+            )
 
     def predict(self, inputs: Inputs, mask: Tensor | None = None) -> Outputs:
         return super().__call__(inputs, mask)
 
     def apply(self, fn: Callable[[Tensor], Tensor]) -> None:
         super().apply(fn)
-        self._records = {key: fn(row) for key, row in self._records.items()}
+        self._like = fn(self._like)
+
+    def _live(self, batch: Batch) -> Outputs:
+        return self._pooled(super().__call__(batch.inputs, batch.mask))
+
+    def _calibrate(self, batches: Callable[[], Sequence[Batch]]) -> None:
+        """Make the copy that the runtime asks for, from batches that every process and every run reads alike."""
+        if self.runtime is not None:
+            self.prepare_runtime(lambda: [batch.inputs for batch in batches()])
+
+    def _pooled(self, outputs: Outputs) -> Outputs:
+        """Features averaged over positions, where that was asked for."""
+        if not self.pool_features:
+            return outputs
+        features = {name: _mean_over_positions(feature) for name, feature in outputs.features.items()}
+        return replace(outputs, features=features)
+
+    def _marks(self) -> dict[str, Any]:
+        """What the outputs depend on, beside the data."""
+        layers = list(self.capture.layers)
+        precision = self.runtime.precision if self.runtime is not None else "32"
+        outputs = {"logits": self.needs_logits, "layers": layers, "pooled": self.pool_features}
+        return {**fingerprint_model(self.model), "precision": precision, **outputs}
 
 
-def _fingerprints(inputs: Inputs) -> list[bytes]:
-    """One digest a sample, of the bytes of everything that enters the model for it."""
-    columns = [tensor.detach().cpu().contiguous() for tensor in tensors_of(inputs) if tensor.dim()]
-    columns = [tensor.reshape(len(tensor), -1) for tensor in columns]
-    digests = []
-    for rows in zip(*columns, strict=True):
-        digest = hashlib.blake2b(digest_size=16)
-        for row in rows:
-            digest.update(row.view(torch.uint8).numpy().tobytes())
-        digests.append(digest.digest())
-    return digests
-
-
-@contextmanager
-def _isolate_generators(loader: DataLoader[Any]) -> Iterator[None]:
-    """Put the loader's own generators back, so that training draws the order that it would have drawn."""
-    owners = (loader, loader.sampler, loader.batch_sampler)
-    found = [getattr(owner, "generator", None) for owner in owners]
-    states = [(generator, generator.get_state()) for generator in found if isinstance(generator, torch.Generator)]
-    try:
-        yield
-    finally:
-        for generator, state in states:
-            generator.set_state(state)
-
-
-def _refuse_changing_samples(loader: DataLoader[Any]) -> int:
-    """Read some samples twice; the number of all samples."""
-    dataset = loader.dataset
-    if not isinstance(dataset, Sized):
-        raise ValueError("a recorded teacher needs a data set of known length; an iterable one cannot be read twice.")
-    for index in range(min(_DRAWN_TWICE, len(dataset))):
-        first, second = dataset[index], dataset[index]
-        pairs = zip(tensors_of(first), tensors_of(second), strict=True)
-        if not all(torch.equal(a, b) for a, b in pairs):
-            raise ValueError(
-                f"sample {index} of the training data differs each time it is read (random augmentation), so a record "
-                "of the teacher would not match it. Turn the augmentation off, or use a frozen teacher."
-            )
-    return len(dataset)
+def _mean_over_positions(feature: Tensor) -> Tensor:
+    if feature.dim() == 4:
+        return feature.mean((2, 3))
+    return feature.mean(1) if feature.dim() == 3 else feature

@@ -54,7 +54,20 @@ def test_every_digits_config_fits(folder: Path, config: str) -> None:
     assert list(folder.glob(f"runs/digits/{config.removesuffix('.yaml')}/**/events.out.tfevents.*"))
 
 
-@pytest.mark.parametrize("config", [name for name in CIFAR if name != "images.yaml"])
+def test_the_fast_config_lies_over_any_other_of_its_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    for config in CIFAR:
+        if config in ("images.yaml", "fast.yaml"):
+            continue
+        layers = [f"--config=configs/cifar10/{name}" for name in (config, "images.yaml", "fast.yaml")]
+        with pytest.raises(SystemExit) as done:
+            main(["fit", *layers, "--print_config"])
+        assert done.value.code == 0
+        printed = yaml.safe_load(capsys.readouterr().out)
+        assert printed["model"]["init_args"]["fast"] is True, config
+        assert printed["data"]["init_args"]["in_memory"] is True, config
+
+
+@pytest.mark.parametrize("config", [name for name in CIFAR if name not in ("images.yaml", "fast.yaml")])
 def test_every_cifar_config_fits_on_image_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: str) -> None:
     from torchvision.io import write_png
 
@@ -76,6 +89,8 @@ def test_every_cifar_config_fits_on_image_folders(tmp_path: Path, monkeypatch: p
         "--data.num_workers=0",
     ]
     limits = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1"]
+    if config == "recorded.yaml":  # the logits of random weights on noise exceed float16
+        limits += ["--model.teacher.init_args.logits=float32", "--model.teacher.init_args.views=1"]
     main(["fit", "--config", f"configs/cifar10/{config}", *data, *QUIET, *limits])
 
 

@@ -61,6 +61,82 @@ if __name__ == "__main__":
 """
 
 
+_RECORDED = """
+import sys
+
+import torch
+from lightning.pytorch import LightningDataModule, Trainer, seed_everything
+from lit_distill import LogitDistillation, RecordedTeacher
+from lit_distill.models import MLP
+from lit_distill.recording import store
+from torch.utils.data import DataLoader, Dataset
+
+store._FEWEST_ROWS = 8
+
+
+class Noisy(Dataset):
+    def __len__(self):
+        return 44
+
+    def __getitem__(self, index):
+        return images[index] + torch.rand(8), index % 3
+
+
+class Data(LightningDataModule):
+    def train_dataloader(self):
+        return DataLoader(Noisy(), batch_size=4, shuffle=True)
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        images, labels = batch
+        return (images + torch.rand(()) * images.roll(1, 0) if mixed and self.trainer.training else images), labels
+
+
+class Comparing(LogitDistillation):
+    def training_step(self, batch, batch_idx):
+        given, live = self._teacher(batch[0]).logits, self.teacher(batch[0])
+        assert (given - live).abs().max() < 1e-5
+        self.seen.append(batch[0].clone())
+        return super().training_step(batch, batch_idx)
+
+
+if __name__ == "__main__":
+    mixed, folder = sys.argv[1] == "mixed", sys.argv[2]
+    seed_everything(0)
+    images = torch.randn(44, 8)
+    teacher = RecordedTeacher(MLP(8, [10], 3), folder + "/record", views=2, logits="float32")
+    module = Comparing(MLP(8, [6], 3), teacher)
+    module.seen = []
+    trainer = Trainer(
+        accelerator="cpu", devices=2, strategy="ddp", max_epochs=4, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )
+    trainer.fit(module, Data())
+    torch.save(torch.cat(module.seen), f"{folder}/seen-{trainer.global_rank}.pt")
+    torch.save(torch.tensor(module._teacher.recorded), f"{folder}/recorded-{trainer.global_rank}.pt")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["free", "mixed"])
+def test_two_processes_share_the_recording_and_replay_it(tmp_path: Path, kind: str) -> None:
+    script = tmp_path / "recorded.py"
+    script.write_text(_RECORDED)
+    command = [sys.executable, str(script), kind, str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    seen = [torch.load(tmp_path / f"seen-{rank}.pt", weights_only=True) for rank in (0, 1)]
+    recorded = [int(torch.load(tmp_path / f"recorded-{rank}.pt", weights_only=True)) for rank in (0, 1)]
+    assert sum(recorded) == 2 * 44
+    # 11 fixed batches of four are not an even number: one comes twice an epoch.
+    assert [len(rows) for rows in seen] == ([4 * 22] * 2 if kind == "free" else [4 * 24] * 2)
+    epochs = [{tuple(row) for rows in seen for row in rows.chunk(4)[epoch].tolist()} for epoch in range(4)]
+    assert len(epochs[0]) == 44
+    assert epochs[0] == epochs[2]
+    assert epochs[1] == epochs[3]
+    assert not epochs[0] & epochs[1]
+
+
 def run(folder: Path, kind: str, devices: int) -> subprocess.CompletedProcess[str]:
     script = folder / "script.py"
     script.write_text(_SCRIPT)

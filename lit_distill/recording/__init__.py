@@ -1,0 +1,17 @@
+"""Records of what a teacher says to numbered, replayable views of the training data."""
+
+from lit_distill.recording.encoding import Encoding, FeatureFormat, Formats, LogitFormat
+from lit_distill.recording.plan import Plan
+from lit_distill.recording.store import DamagedRecording, FolderStore, MemoryStore, StaleRecording
+
+__all__ = [
+    "DamagedRecording",
+    "Encoding",
+    "FeatureFormat",
+    "FolderStore",
+    "Formats",
+    "LogitFormat",
+    "MemoryStore",
+    "Plan",
+    "StaleRecording",
+]

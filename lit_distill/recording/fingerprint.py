@@ -1,0 +1,111 @@
+"""What a recording is of: short marks of the teacher, the data, their transforms and the versions at work."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lit_distill.recording.replay import ReplayData
+
+_PACKAGES = ("torch", "torchvision", "numpy", "pillow")
+_LOOKED_AT = 16
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+_HOLDERS = ("dataset", "data")
+_TRANSFORMS = ("transform", "target_transform", "transforms", "augment")
+
+
+def fingerprint_model(model: nn.Module) -> dict[str, str]:
+    """The class of a network and a digest of all its weights and buffers."""
+    name = f"{type(model).__module__}.{type(model).__qualname__}"
+    return {"class": name, "weights": digest(dict(model.state_dict()))}
+
+
+def fingerprint_data(data: ReplayData, views: int) -> dict[str, Any]:
+    """The class and size of a data set, its transforms in words, and a digest of some replayed samples.
+
+    Any change of a transform, of its order or of the data behind it changes the samples' digest.
+    """
+    count = len(data)
+    chosen = sorted({index * (count - 1) // max(1, _LOOKED_AT - 1) for index in range(_LOOKED_AT)})
+    samples = [data[view, index] for index in chosen for view in sorted({0, views - 1})]
+    name = f"{type(data.data).__module__}.{type(data.data).__qualname__}"
+    return {"class": name, "samples": count, "digest": digest(samples), "transforms": describe_transforms(data.data)}
+
+
+def describe_transforms(data: Any) -> list[str]:
+    """What a data set and those inside it apply, in words."""
+    found: list[str] = []
+    while data is not None and len(found) < 20:
+        for name in _TRANSFORMS:
+            if getattr(data, name, None) is not None:
+                found.append(f"{name}: {without_addresses(getattr(data, name))}")
+        data = next((vars(data)[name] for name in _HOLDERS if name in getattr(data, "__dict__", {})), None)
+    return found
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of the packages that decode, draw and compute."""
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "none"
+    return found
+
+
+def differences(recorded: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> list[str]:
+    """A line for each value that differs between two manifests."""
+    lines = []
+    for key in dict.fromkeys([*recorded, *now]):
+        before, after = recorded.get(key), now.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            lines += differences(before, after, f"{path}{key}.")
+        elif before != after:
+            lines.append(f"{path}{key}: recorded {_short(before)}, now {_short(after)}")
+    return lines
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 200 else f"{text[:200]}…"
+
+
+def without_addresses(value: Any) -> str:
+    """A thing's ``repr`` on one line, the same in every process."""
+    return " ".join(_ADDRESS.sub("", repr(value)).split())
+
+
+def digest(value: Any) -> str:
+    """32 hexadecimal digits that depend on every byte of nested tensors, arrays, images and plain values."""
+    state = hashlib.sha256()
+    _feed(state, value)
+    return state.hexdigest()[:32]
+
+
+def _feed(state: Any, value: Any) -> None:
+    if isinstance(value, Tensor):
+        value = value.detach().cpu().contiguous()
+        state.update(f"{value.dtype}{list(value.shape)}".encode())
+        state.update(value.reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+    elif isinstance(value, np.ndarray):
+        state.update(f"{value.dtype}{value.shape}".encode() + np.ascontiguousarray(value).tobytes())
+    elif isinstance(value, Mapping):
+        for key in value:
+            state.update(str(key).encode())
+            _feed(state, value[key])
+    elif isinstance(value, (list, tuple)):
+        state.update(f"{len(value)} of".encode())
+        for item in value:
+            _feed(state, item)
+    elif hasattr(value, "tobytes") and hasattr(value, "mode"):  # a Pillow image
+        state.update(f"{value.mode}{value.size}".encode() + value.tobytes())
+    else:
+        state.update(without_addresses(value).encode())

@@ -1,0 +1,89 @@
+"""Which view of which sample lies in which row of a recording."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lit_distill.recording.seeding import Key, sample_seed
+
+Indices = NDArray[np.int64]
+
+
+class Plan:
+    """The rows of a recording, and the units in which they are made.
+
+    Rows are numbered view after view. A unit is a run of rows that is recorded as one batch.
+
+    Args:
+        samples: In the data set.
+        views: Of each sample.
+        batch_size: Rows a unit.
+        fixed: Whether a unit is also what the training sees as one batch; its members are then drawn at random,
+            and otherwise follow the data set's order.
+        seed: Of that draw.
+        drop_last: Whether the training leaves a smaller last batch out.
+    """
+
+    def __init__(
+        self, samples: int, views: int, batch_size: int, fixed: bool = False, seed: int = 0, drop_last: bool = False
+    ) -> None:
+        self.samples, self.views, self.batch_size = samples, views, batch_size
+        self.fixed, self.seed, self.drop_last = fixed, seed, drop_last
+        self._view = -1
+        self._members = self._places = np.arange(samples)
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return self.samples * self.views
+
+    @property
+    def units_per_view(self) -> int:
+        """Number of units a view."""
+        return -(-self.samples // self.batch_size)
+
+    @property
+    def whole_units_per_view(self) -> int:
+        """Number of units a view that the training sees."""
+        return self.samples // self.batch_size if self.drop_last else self.units_per_view
+
+    @property
+    def units(self) -> int:
+        """Number of all units."""
+        return self.units_per_view * self.views
+
+    def first_row(self, unit: int) -> int:
+        """The row that a unit starts at; of the number of all units, the number of rows."""
+        view, place = divmod(unit, self.units_per_view)
+        return view * self.samples + place * self.batch_size
+
+    def keys(self, unit: int) -> list[Key]:
+        """The views that a unit holds, in the order of its rows."""
+        view, place = divmod(unit, self.units_per_view)
+        order = self._order(view)
+        chosen = order[place * self.batch_size : (place + 1) * self.batch_size]
+        return [(view, int(index)) for index in chosen]
+
+    def rows_of(self, keys: Sequence[Key]) -> Indices:
+        """The rows where views lie; those of a fixed plan are all of one view."""
+        pairs = np.asarray(keys, dtype=np.int64).reshape(-1, 2)
+        views, indices = pairs[:, 0], pairs[:, 1]
+        if self.fixed:
+            self._order(int(views[0]))
+            indices = self._places[indices]
+        return views * self.samples + indices
+
+    def _order(self, view: int) -> Indices:
+        """The samples of a view, place by place. One view is kept: all batches of an epoch are of one."""
+        if not self.fixed:
+            return self._places
+        if view != self._view:
+            generator = torch.Generator().manual_seed(sample_seed(self.seed, (view, -2)))
+            self._members = torch.randperm(self.samples, generator=generator).numpy()
+            self._places = np.argsort(self._members)
+            self._view = view
+        return self._members

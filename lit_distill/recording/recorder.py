@@ -1,0 +1,157 @@
+"""Fills a recording: asks the teacher for what is missing, shard by shard, beside any number of other processes."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from lightning.pytorch.utilities import rank_zero_info
+from torch.utils.data import DataLoader, Sampler
+from tqdm.auto import tqdm
+
+from lit_distill.outputs import Outputs
+from lit_distill.recording.encoding import Encoding, Rows
+from lit_distill.recording.replay import ReplayData, ReplayLoader
+from lit_distill.recording.seeding import Key
+from lit_distill.recording.store import Claim, Layout, Store
+from lit_distill.recording.survey import refuse_other_size
+
+_PAUSE = 0.2
+
+Ask = Callable[[Any, Sequence[Key]], Outputs]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a recording took.
+
+    Attributes:
+        rows: Recorded by this process.
+        seconds: It took, waiting for others included.
+        covered: Mean share of the teacher's probability that the kept classes hold.
+    """
+
+    rows: int
+    seconds: float
+    covered: float
+
+
+class Recorder:
+    """Records what is missing.
+
+    Shards are claimed one at a time, so that processes share the work, and one that dies leaves no claim.
+
+    Args:
+        store: Where to.
+        layout: Of the shards.
+        encoding: Of the rows.
+        data: The views.
+        like: The loader whose workers to take over.
+        ask: Gives the teacher's outputs for a batch and the views in it.
+        share: Which of ``of`` processes this is: each begins at another place.
+        of: Number of processes that are known to record.
+        show: Draw a progress bar.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        layout: Layout,
+        encoding: Encoding,
+        data: ReplayData,
+        like: DataLoader[Any],
+        ask: Ask,
+        share: int = 0,
+        of: int = 1,
+        show: bool = False,
+    ) -> None:
+        self._store, self._layout, self._encoding = store, layout, encoding
+        self._data, self._like, self._ask = data, like, ask
+        self._share, self._of, self._show = share, of, show
+        self._rows = 0
+        self._covered = 0.0
+
+    def run(self) -> Report:
+        """Record until nothing is missing.
+
+        Raises:
+            OSError: The disk is full, or the folder cannot be written; what is finished stays.
+            ValueError: The teacher's outputs cannot be stored, or do not fit the samples.
+        """
+        start = time.perf_counter()
+        told = False
+        missing = sum(self._layout.size(shard) for shard in self._store.missing())
+        with tqdm(
+            total=missing, desc="Recording the teacher", unit="sample", disable=not self._show or not missing
+        ) as bar:
+            while self._store.missing():
+                if self._record_claimed(bar) == 0 and self._store.missing():
+                    if not told:
+                        rank_zero_info("Another process is recording the rest; waiting for it.")
+                        told = True
+                    time.sleep(_PAUSE)
+        covered = self._covered / self._rows if self._rows else 1.0
+        return Report(self._rows, time.perf_counter() - start, covered)
+
+    def _record_claimed(self, bar: Any) -> int:
+        claims = _Claims(self._store, self._layout, self._share, self._of)
+        loader = ReplayLoader(self._data, claims, self._like)
+        parts: list[Rows] = []
+        before = self._rows
+        try:
+            for batch in loader:
+                keys, (shard, unit) = loader.delivered.popleft(), claims.taken.popleft()
+                parts.append(self._record(batch, keys))
+                bar.update(len(keys))
+                if unit == self._layout.units(shard)[-1]:
+                    self._store.write(shard, np.concatenate(parts))
+                    claims.release(shard)
+                    parts = []
+        finally:
+            claims.release_all()
+        return self._rows - before
+
+    def _record(self, batch: Any, keys: Sequence[Key]) -> Rows:
+        outputs = self._ask(batch, keys)
+        rows = self._encoding.encode(outputs)
+        refuse_other_size(len(rows), len(keys))
+        self._rows += len(keys)
+        self._covered += self._encoding.covered(outputs) * len(keys)
+        return rows
+
+
+class _Claims(Sampler[list[Key]]):
+    """Yields the views of shards that nobody else records, claiming each shard when its turn comes."""
+
+    def __init__(self, store: Store, layout: Layout, share: int, of: int) -> None:
+        self._store, self._layout = store, layout
+        self._share, self._of = share, of
+        self._claims: dict[int, Claim] = {}
+        self.sampler = None
+        self.drawn: deque[list[Key]] = deque()
+        self.taken: deque[tuple[int, int]] = deque()
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        missing = self._store.missing()
+        begin = len(missing) * self._share // self._of
+        for shard in missing[begin:] + missing[:begin]:
+            claim = self._store.claim(shard)
+            if claim is None:
+                continue
+            self._claims[shard] = claim
+            for unit in self._layout.units(shard):
+                keys = self._layout.plan.keys(unit)
+                self.taken.append((shard, unit))
+                self.drawn.append(keys)
+                yield keys
+
+    def release(self, shard: int) -> None:
+        self._claims.pop(shard).release()
+
+    def release_all(self) -> None:
+        for shard in list(self._claims):
+            self.release(shard)

@@ -1,0 +1,181 @@
+"""The training data as a recording knows them: numbered views of samples that can be had again."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from lit_distill.recording.plan import Plan
+from lit_distill.recording.seeding import Key, batch_seed, restored_generators, sample_seed, seed_generators
+
+
+class ReplayData(Dataset[Any]):
+    """A map-style data set whose random augmentation is fixed by the number of a view.
+
+    The global generators are seeded before each sample is read, and put back afterwards. A data set that
+    augments in batch brings ``get_seeded(indices, seeds)``, which returns a collated batch.
+
+    Args:
+        data: The data set.
+        collate: Makes a batch of samples.
+        seed: Of all views.
+    """
+
+    def __init__(self, data: Any, collate: Callable[[list[Any]], Any], seed: int) -> None:
+        self.data = data
+        self.collate = collate
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, key: Key) -> Any:
+        """One view of one sample, as the data set gives it."""
+        return self._read([key])[0]
+
+    def __getitems__(self, keys: list[Key]) -> Any:
+        """A collated batch."""
+        if hasattr(self.data, "get_seeded"):
+            seeds = [sample_seed(self.seed, key) for key in keys]
+            return self.data.get_seeded([index for _, index in keys], seeds)
+        samples = self._read(keys)
+        with restored_generators():
+            seed_generators(batch_seed(self.seed, keys, "collate"))
+            return self.collate(samples)
+
+    def _read(self, keys: Sequence[Key]) -> list[Any]:
+        if hasattr(self.data, "get_seeded"):
+            return [self.data.get_seeded([key[1]], [sample_seed(self.seed, key)]) for key in keys]
+        samples = []
+        with restored_generators():
+            for key in keys:
+                seed_generators(sample_seed(self.seed, key))
+                samples.append(self.data[key[1]])
+        return samples
+
+
+class ReplayBatches(Sampler[list[Key]]):
+    """The loader's own batches of samples, in the view whose turn it is.
+
+    Args:
+        batches: Yields lists of indices, as the loader's batch sampler does.
+        views: Number of views; epoch ``e`` sees view ``e % views``.
+        epoch: Tells the current epoch.
+    """
+
+    def __init__(self, batches: Any, views: int, epoch: Callable[[], int]) -> None:
+        self.batches = batches
+        self.views = views
+        self.epoch = epoch
+        self.sampler = getattr(batches, "sampler", None)  # where Lightning looks for one to tell the epoch
+        self.batch_size = getattr(batches, "batch_size", None)
+        self.drawn: deque[list[Key]] = deque()
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        self.drawn.clear()
+        view = self.epoch() % self.views
+        for indices in self.batches:
+            keys = [(view, int(index)) for index in indices]
+            self.drawn.append(keys)
+            yield keys
+
+
+class FixedBatches(ReplayBatches):
+    """Batches whose members are the same each time a view comes round: what MixUp mixes has to stay together.
+
+    Their order changes from epoch to epoch. Processes take turns.
+
+    Args:
+        plan: The batches of each view.
+        count: Batches an epoch of this process; short plans begin again.
+        epoch: Tells the current epoch.
+        rank: Of this process.
+        world_size: Number of processes.
+        seed: Of the order.
+    """
+
+    def __init__(
+        self, plan: Plan, count: int, epoch: Callable[[], int], rank: int = 0, world_size: int = 1, seed: int = 0
+    ) -> None:
+        super().__init__(range(count), plan.views, epoch)
+        self.plan, self.rank, self.world_size, self.seed = plan, rank, world_size, seed
+        self.batch_size = plan.batch_size
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        self.drawn.clear()
+        epoch = self.epoch()
+        first = (epoch % self.plan.views) * self.plan.units_per_view
+        whole = self.plan.whole_units_per_view if self.plan.whole_units_per_view else self.plan.units_per_view
+        generator = torch.Generator().manual_seed(sample_seed(self.seed, (epoch, -1)))
+        order = torch.randperm(whole, generator=generator).tolist()
+        for place in range(len(self)):
+            unit = order[(place * self.world_size + self.rank) % whole]
+            keys = self.plan.keys(first + unit)
+            self.drawn.append(keys)
+            yield keys
+
+
+class ReplayLoader(DataLoader[Any]):
+    """A DataLoader of views that knows which ones each batch held, with the batches themselves left as they are.
+
+    Args:
+        data: The views.
+        batches: Yields the views of each batch.
+        like: The loader whose workers and pinning to take over.
+        generator: Of the seeds that workers get.
+    """
+
+    def __init__(
+        self, data: ReplayData, batches: Any, like: DataLoader[Any], generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__(
+            data,
+            batch_sampler=batches,
+            collate_fn=as_it_is,
+            num_workers=like.num_workers,
+            pin_memory=like.pin_memory,
+            timeout=like.timeout,
+            worker_init_fn=like.worker_init_fn,
+            multiprocessing_context=like.multiprocessing_context,
+            generator=generator,
+            prefetch_factor=like.prefetch_factor,
+            persistent_workers=like.persistent_workers,
+        )
+        self.batches = batches
+        self.delivered: deque[list[Key]] = deque()
+
+    def __iter__(self) -> Any:
+        self.delivered.clear()
+        return _Delivery(super().__iter__(), self)
+
+
+class _Delivery:
+    """Passes batches on and notes what they held: a DataLoader delivers in the order in which it drew."""
+
+    def __init__(self, batches: Any, loader: ReplayLoader) -> None:
+        self._batches, self._loader = batches, loader
+
+    def __iter__(self) -> _Delivery:
+        return self
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __next__(self) -> Any:
+        batch = next(self._batches)
+        keys = self._loader.batches.drawn.popleft()
+        if batch is not None:  # Lightning passes over an empty batch
+            self._loader.delivered.append(keys)
+        return batch
+
+
+def as_it_is(batch: Any) -> Any:
+    """Collate what is a batch already."""
+    return batch

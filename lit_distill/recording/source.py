@@ -1,0 +1,122 @@
+"""Puts the replaying loader in the place of the training loader, whoever brought that, for one fit."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.connectors.data_connector import _DataLoaderSource
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch.utils.data import DataLoader
+
+from lit_distill.recording.replay import ReplayLoader
+from lit_distill.recording.seeding import Key, batch_seed, restored_generators, seed_generators
+
+Replace = Callable[[DataLoader[Any]], ReplayLoader]
+_HOOKS = ("on_before_batch_transfer", "on_after_batch_transfer")
+
+
+class ReplayedLoader(CombinedLoader):
+    """The training loader, which replays from its first iteration on.
+
+    Lightning has put its distributed sampler into the loader by then, and the first batch is not drawn yet.
+
+    Args:
+        loader: The user's.
+        replace: Makes the replaying loader of it, recording first.
+    """
+
+    def __init__(self, loader: DataLoader[Any], replace: Replace) -> None:
+        super().__init__(loader, "max_size_cycle")
+        self._replace = replace
+
+    def __iter__(self) -> ReplayedLoader:
+        loader = self.flattened[0]
+        if not isinstance(loader, ReplayLoader):
+            self.flattened = [self._replace(loader)]
+        super().__iter__()
+        return self
+
+    def __len__(self) -> int:
+        # Lightning asks for it when something fails before the first iteration.
+        return super().__len__() if self._iterator is not None else len(self.flattened[0])
+
+
+class ReplayedSource(_DataLoaderSource):
+    """Where the trainer gets its training loader from.
+
+    Args:
+        source: Where it got it from until now.
+        replace: Makes the replaying loader.
+
+    Raises:
+        ValueError: There is not one DataLoader (when asked for it).
+    """
+
+    def __init__(self, source: _DataLoaderSource, replace: Replace) -> None:
+        super().__init__(source.instance, source.name)
+        self._replace = replace
+
+    def dataloader(self) -> Any:
+        loader = super().dataloader()
+        if not isinstance(loader, DataLoader):
+            raise ValueError(f"a recorded teacher reads one DataLoader, not a {type(loader).__name__}.")
+        return ReplayedLoader(loader, self._replace)
+
+
+class ReplayedFit:
+    """One fit whose training data are replayed; everything is put back by ``end``.
+
+    Args:
+        trainer: The running trainer, before it makes its training loader.
+        replace: Makes the replaying loader.
+        current: Tells which views are in the batch that is being transferred, None where that is not known.
+        seed: Of what the transfer hooks draw.
+    """
+
+    def __init__(
+        self, trainer: Trainer, replace: Replace, current: Callable[[], Sequence[Key] | None], seed: int
+    ) -> None:
+        self._trainer, self._current, self._seed = trainer, current, seed
+        loop = trainer.fit_loop
+        self._source = loop._data_source
+        loop._data_source = ReplayedSource(self._source, replace)
+        self._wrapped: list[tuple[Any, str]] = []
+        for name in _HOOKS:
+            for owner in (trainer.datamodule, trainer.lightning_module):  # type: ignore[attr-defined]
+                if owner is not None and is_overridden(name, owner):
+                    setattr(owner, name, self._seeded(getattr(owner, name), name))
+                    self._wrapped.append((owner, name))
+
+    def transfer(self, batch: Any) -> Any:
+        """Take a loader's batch the way of a training batch, up to the training step."""
+        trainer = self._trainer
+        batch = trainer.precision_plugin.convert_input(batch)
+        batch = trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
+        return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+
+    def end(self) -> None:
+        """Put the trainer's source and the hooks back."""
+        self._trainer.fit_loop._data_source = self._source
+        for owner, name in self._wrapped:
+            vars(owner).pop(name, None)
+        self._wrapped.clear()
+
+    def _seeded(self, hook: Callable[..., Any], name: str) -> Callable[..., Any]:
+        """A transfer hook that draws what it drew when the batch was recorded."""
+
+        @functools.wraps(hook)
+        def seeded(batch: Any, dataloader_idx: int = 0) -> Any:
+            keys = self._current() if self._trainer.training else None
+            if keys is None:
+                return hook(batch, dataloader_idx)
+            device: torch.device = self._trainer.strategy.root_device
+            with restored_generators(device):
+                seed_generators(batch_seed(self._seed, keys, name), device)
+                return hook(batch, dataloader_idx)
+
+        return seeded

@@ -1,0 +1,282 @@
+"""A recording on disk: a folder of NumPy files (shards), each with its SHA-256, and a manifest in JSON.
+
+``numpy.load(file, mmap_mode="r")`` opens a shard, ``sha256sum -c *.sha256`` checks them all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from lit_distill.recording.encoding import Rows
+from lit_distill.recording.fingerprint import differences
+from lit_distill.recording.plan import Plan
+
+MANIFEST = "manifest.json"
+_MOST_SHARDS = 256  # each open one holds a file descriptor
+_FEWEST_ROWS = 4096
+
+
+class StaleRecording(ValueError):
+    """A recording was made with another teacher, other data or other settings."""
+
+
+class DamagedRecording(ValueError):
+    """A file of a recording does not hold what was written."""
+
+
+class Store(Protocol):
+    """Where the rows of a recording lie."""
+
+    def missing(self) -> list[int]:
+        """Numbers of the shards that are not there yet."""
+
+    def claim(self, shard: int) -> Claim | None:
+        """The right to write a shard; None where it is there, or someone else is at it."""
+
+    def write(self, shard: int, rows: Rows) -> None:
+        """Put a whole shard in its place at once."""
+
+    def read(self, rows: NDArray[np.int64]) -> Rows:
+        """The given rows."""
+
+
+class Claim:
+    """The right to write a shard, until it is released or the process ends, however it ends."""
+
+    def __init__(self, lock: FileLock | None = None) -> None:
+        self._lock = lock
+
+    def release(self) -> None:
+        """Let others have it."""
+        if self._lock is not None:
+            self._lock.release()
+
+
+class Layout:
+    """How units are gathered into shards.
+
+    Args:
+        plan: The rows and units.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        rows = max(_FEWEST_ROWS, -(-plan.rows // _MOST_SHARDS))
+        self.units_per_shard = max(1, -(-rows // plan.batch_size))
+        self.shards = -(-plan.units // self.units_per_shard)
+        firsts = [plan.first_row(min(shard * self.units_per_shard, plan.units)) for shard in range(self.shards + 1)]
+        self.first_rows: NDArray[np.int64] = np.asarray(firsts, dtype=np.int64)
+
+    def units(self, shard: int) -> range:
+        """The units of a shard."""
+        first = shard * self.units_per_shard
+        return range(first, min(first + self.units_per_shard, self.plan.units))
+
+    def size(self, shard: int) -> int:
+        """Rows of a shard."""
+        return int(self.first_rows[shard + 1] - self.first_rows[shard])
+
+    def split(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.intp], NDArray[np.int64]]]:
+        """For each shard that holds some of the rows: its number, their places in ``rows``, their places in it."""
+        owners = np.searchsorted(self.first_rows, rows, side="right") - 1
+        for shard in np.unique(owners):
+            places = np.flatnonzero(owners == shard)
+            yield int(shard), places, rows[places] - self.first_rows[shard]
+
+
+class MemoryStore:
+    """A recording that lasts as long as the process.
+
+    Args:
+        layout: Of the shards.
+        dtype: Of a row.
+    """
+
+    def __init__(self, layout: Layout, dtype: np.dtype[Any]) -> None:
+        self._layout, self._dtype = layout, dtype
+        self._shards: dict[int, Rows] = {}
+
+    def missing(self) -> list[int]:
+        return [shard for shard in range(self._layout.shards) if shard not in self._shards]
+
+    def claim(self, shard: int) -> Claim | None:
+        return Claim()
+
+    def write(self, shard: int, rows: Rows) -> None:
+        self._shards[shard] = rows
+
+    def read(self, rows: NDArray[np.int64]) -> Rows:
+        return _gather(self._layout, self._dtype, self._shards.__getitem__, rows)
+
+
+class FolderStore:
+    """A recording in a folder, shared by every process that names it.
+
+    Args:
+        folder: Of the recording; made where it is missing.
+        layout: Of the shards.
+        dtype: Of a row.
+        manifest: What the recording is of, as plain types.
+
+    Raises:
+        StaleRecording: The folder holds a recording of something else; what differs is listed.
+        DamagedRecording: The manifest cannot be read.
+        ValueError: The folder holds files of another kind.
+    """
+
+    def __init__(self, folder: Path, layout: Layout, dtype: np.dtype[Any], manifest: Mapping[str, Any]) -> None:
+        self.folder, self._layout, self._dtype = folder, layout, dtype
+        self._open: dict[int, Rows] = {}
+        with _readable_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder / "manifest.lock"):
+                if (folder / MANIFEST).is_file():
+                    _refuse_other(folder, manifest)
+                else:
+                    _refuse_foreign(folder)
+                    _write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+
+    def missing(self) -> list[int]:
+        return [shard for shard in range(self._layout.shards) if not self._is_there(shard)]
+
+    def claim(self, shard: int) -> Claim | None:
+        lock = FileLock(self.folder / f"{_name(shard)}.lock", timeout=0)
+        with _readable_errors(self.folder):
+            try:
+                lock.acquire()
+            except Timeout:
+                return None
+        if self._is_there(shard):  # finished by another process in between
+            lock.release()
+            return None
+        return Claim(lock)
+
+    def write(self, shard: int, rows: Rows) -> None:
+        """Put a whole shard in its place at once; a process that is cut off leaves none behind.
+
+        Raises:
+            OSError: It cannot be written; finished shards stay.
+        """
+        path = self.folder / _name(shard)
+        partial = path.with_suffix(".npy.partial")
+        with _readable_errors(self.folder):
+            try:
+                content = io.BytesIO()  # NumPy's own writing to a file does not say why it failed
+                np.lib.format.write_array(content, rows, allow_pickle=False)
+                with partial.open("wb") as file:
+                    file.write(content.getbuffer())
+                    file.flush()
+                    os.fsync(file.fileno())
+                digest = hashlib.sha256(content.getbuffer()).hexdigest()
+                _write_text(path.with_suffix(".npy.sha256"), f"{digest}  {path.name}\n")
+                partial.replace(path)
+            except OSError:
+                with suppress(OSError):
+                    partial.unlink()
+                raise
+        with suppress(OSError):  # nobody needs it any more; who waits for it finds the shard in its place
+            (self.folder / f"{path.name}.lock").unlink()
+
+    def read(self, rows: NDArray[np.int64]) -> Rows:
+        return _gather(self._layout, self._dtype, self._shard, rows)
+
+    def verify(self, share: int = 0, of: int = 1) -> None:
+        """Compare the shards that are there with their checksums.
+
+        Args:
+            share: Which part of the shards; processes divide the work.
+            of: Into how many parts.
+
+        Raises:
+            DamagedRecording: One differs.
+        """
+        for shard in range(share, self._layout.shards, of):
+            if self._is_there(shard):
+                path = self.folder / _name(shard)
+                noted = path.with_suffix(".npy.sha256").read_text().split()[:1]
+                if noted != [_digest(path)]:
+                    raise DamagedRecording(
+                        f"{path} is damaged: its SHA-256 is not the one that was noted when it was written. Delete that "
+                        "file and run again: it alone is recorded anew."
+                    )
+
+    @property
+    def size(self) -> int:
+        """Bytes of the files."""
+        return sum(path.stat().st_size for path in self.folder.iterdir() if path.suffix != ".lock")
+
+    def _is_there(self, shard: int) -> bool:
+        path = self.folder / _name(shard)
+        return path.is_file() and path.with_suffix(".npy.sha256").is_file()
+
+    def _shard(self, shard: int) -> Rows:
+        if shard not in self._open:
+            rows = np.load(self.folder / _name(shard), mmap_mode="r", allow_pickle=False)
+            if rows.dtype != self._dtype or len(rows) != self._layout.size(shard):
+                raise DamagedRecording(f"{self.folder / _name(shard)} has other rows than the manifest says.")
+            self._open[shard] = rows
+        return self._open[shard]
+
+
+def _gather(layout: Layout, dtype: np.dtype[Any], shard_of: Any, rows: NDArray[np.int64]) -> Rows:
+    found = np.empty(len(rows), dtype)
+    for shard, places, inside in layout.split(rows):
+        found[places] = shard_of(shard)[inside]
+    return found
+
+
+def _name(shard: int) -> str:
+    return f"shard-{shard:05d}.npy"
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_text(path: Path, text: str) -> None:
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def _refuse_other(folder: Path, manifest: Mapping[str, Any]) -> None:
+    try:
+        found = json.loads((folder / MANIFEST).read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DamagedRecording(f"{folder / MANIFEST} is damaged: {error}. Delete {folder} and record again.") from error
+    differ = differences(found, manifest)
+    if differ:
+        raise StaleRecording(
+            f"the recording in {folder} does not match this run:\n  " + "\n  ".join(differ) + "\n"
+            "Use the settings that it was made with, name another folder, or delete it to record anew."
+        )
+
+
+def _refuse_foreign(folder: Path) -> None:
+    others = [path.name for path in folder.iterdir() if not path.name.endswith((".lock", ".partial"))]
+    if others:
+        raise ValueError(f"{folder} is not a recording: it has {others[0]!r} and no {MANIFEST}; name another folder.")
+
+
+@contextmanager
+def _readable_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise type(error)(
+            error.errno,
+            f"the recording in {folder} cannot be written: {error.strerror}. What is finished stays; free some space, "
+            "or name another folder, and run again: it goes on from there",
+        ) from error
