@@ -2,6 +2,8 @@
 
     python benchmarks/accuracy.py digits
     python benchmarks/accuracy.py cifar10 --data DATA --weights resnet56-4bfd9763.th
+    python benchmarks/accuracy.py digits --fast
+    python benchmarks/accuracy.py digits --methods logit "recorded float32" "recorded int8" "recorded top 5"
 
 Each run is written to ``--out`` as soon as it ends, and is not repeated: a run that was cut off goes on.
 """
@@ -33,6 +35,7 @@ from lit_distill import (
     DistillationModule,
     FeatureDistillation,
     LogitDistillation,
+    RecordedTeacher,
     SupervisedModule,
     load,
 )
@@ -40,6 +43,12 @@ from lit_distill.data import Digits, ImageFolder
 from lit_distill.models import SmallCNN, resnet8, resnet56
 
 METHODS = ("no teacher", "logit", "feature", "combined")
+RECORDED: dict[str, dict[str, Any]] = {
+    "recorded float32": {"logits": "float32"},
+    "recorded float16": {"logits": "float16"},
+    "recorded int8": {"logits": "int8"},
+    "recorded top 5": {"logits": "top_k", "top_k": 5},
+}
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,8 @@ class Setting:
         data: Makes the student's data.
         optimizer: Makes the optimizer.
         layers: What the hint matches, in both networks.
+        views: To record of each sample.
+        fast: Train with ``fast=True``.
     """
 
     name: str
@@ -65,19 +76,26 @@ class Setting:
     data: Callable[[], LightningDataModule]
     optimizer: Callable[[Any], torch.optim.Optimizer]
     layers: str
+    views: int
+    fast: bool
 
 
 def make_module(method: str, setting: Setting, student: nn.Module, teacher: nn.Module) -> DistillationModule:
-    schedule = partial(CosineAnnealingLR, T_max=setting.epochs)
     layers = (setting.layers, setting.layers)
-    optimizer = setting.optimizer
+    settings: dict[str, Any] = {
+        "optimizer": setting.optimizer,
+        "lr_scheduler": partial(CosineAnnealingLR, T_max=setting.epochs),
+        "fast": setting.fast,
+    }
     if method == "no teacher":
-        return SupervisedModule(student, optimizer=optimizer, lr_scheduler=schedule)
-    if method == "logit":
-        return LogitDistillation(student, teacher, optimizer=optimizer, lr_scheduler=schedule)
+        return SupervisedModule(student, **settings)
     if method == "feature":
-        return FeatureDistillation(student, teacher, *layers, optimizer=optimizer, lr_scheduler=schedule)
-    return CombinedDistillation(student, teacher, *layers, optimizer=optimizer, lr_scheduler=schedule)
+        return FeatureDistillation(student, teacher, *layers, **settings)
+    if method == "combined":
+        return CombinedDistillation(student, teacher, *layers, **settings)
+    if method in RECORDED:
+        return LogitDistillation(student, RecordedTeacher(teacher, views=setting.views, **RECORDED[method]), **settings)
+    return LogitDistillation(student, teacher, **settings)
 
 
 def quiet_trainer(epochs: int, folder: Path, **options: Any) -> Trainer:
@@ -146,9 +164,12 @@ def fine_tune_cifar_teacher(folder: Path, data: str, weights: str) -> nn.Module:
     return model
 
 
-def cifar_images(data: str, train_size: int | None) -> ImageFolder:
+def cifar_images(data: str, train_size: int | None, in_memory: bool = False) -> ImageFolder:
     augment: list[nn.Module] = [v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip()]
-    return ImageFolder(data, batch_size=64, num_workers=1, train_size=train_size, augment=augment)
+    workers = None if in_memory else 1
+    return ImageFolder(
+        data, batch_size=64, num_workers=workers, train_size=train_size, augment=augment, in_memory=in_memory
+    )
 
 
 def digits(options: argparse.Namespace) -> Setting:
@@ -161,6 +182,8 @@ def digits(options: argparse.Namespace) -> Setting:
         data=partial(Digits, train_size=options.train_size or 100),
         optimizer=partial(torch.optim.AdamW, lr=0.01),
         layers="stage3",
+        views=1,
+        fast=options.fast,
     )
 
 
@@ -171,9 +194,11 @@ def cifar10(options: argparse.Namespace) -> Setting:
         seeds=options.seeds or 3,
         student=resnet8,
         teacher=partial(fine_tune_cifar_teacher, data=options.data, weights=options.weights),
-        data=partial(cifar_images, options.data, options.train_size or 5000),
+        data=partial(cifar_images, options.data, options.train_size or 5000, in_memory=options.fast),
         optimizer=partial(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True),
         layers="layer*",
+        views=options.epochs or 10,
+        fast=options.fast,
     )
 
 
@@ -184,14 +209,14 @@ def table(results: list[dict[str, Any]]) -> str:
         "| method | student accuracy | difference, paired | agreement with teacher | seconds |",
         "|---|---|---|---|---|",
     ]
-    for method in METHODS:
+    for method in (*METHODS, *RECORDED):
         rows = [row for row in results if row["method"] == method]
         if not rows:
             continue
         accuracies = [100 * row["accuracy/student"] for row in rows]
         gaps = [100 * (row["accuracy/student"] - base[row["seed"]]) for row in rows if row["seed"] in base]
         agreement = f"{100 * statistics.fmean(r['agreement'] for r in rows):.1f}" if "agreement" in rows[0] else "-"
-        gap = "-" if method == METHODS[0] else spread(gaps, sign=True)
+        gap = spread(gaps, sign=True) if gaps and method != METHODS[0] else "-"
         seconds = statistics.fmean(row["seconds"] for row in rows)
         lines.append(f"| {method} | {spread(accuracies)} | {gap} | {agreement} | {seconds:.0f} |")
     return "\n".join(lines)
@@ -212,6 +237,8 @@ def main() -> None:
         "--data", default="data/cifar10", help="CIFAR-10 as train/<class> and test/<class> image folders"
     )
     parser.add_argument("--weights", default="teachers/resnet56-4bfd9763.th", help="third-party ResNet-56 weights")
+    parser.add_argument("--methods", nargs="+", choices=[*METHODS, *RECORDED], default=METHODS)
+    parser.add_argument("--fast", action="store_true", help="train with fast=True, and with the images in memory")
     parser.add_argument("--out", type=Path, default=Path("runs/accuracy"))
     options = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -220,11 +247,11 @@ def main() -> None:
     setting = digits(options) if options.setting == "digits" else cifar10(options)
     start = time.perf_counter()
     teacher = setting.teacher(options.out)
-    results_file = options.out / f"{setting.name}.json"
+    results_file = options.out / f"{setting.name}{'-fast' if setting.fast else ''}.json"
     results: list[dict[str, Any]] = json.loads(results_file.read_text()) if results_file.is_file() else []
     done = {(row["method"], row["seed"]) for row in results}
     for seed in range(setting.seeds):
-        for method in METHODS:
+        for method in options.methods:
             if (method, seed) not in done:
                 results.append(run(method, seed, setting, teacher, options.out))
                 results_file.write_text(json.dumps(results, indent=1))
