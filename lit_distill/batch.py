@@ -36,6 +36,21 @@ class Batch:
         return len(first_tensor(self.inputs))
 
 
+@dataclass(frozen=True)
+class BatchFormat:
+    """How to read batches and outputs whose entries have unusual names.
+
+    Attributes:
+        input_key: The input in a dict batch.
+        target_key: The labels in a dict batch.
+        output_key: The logits in a model's dict output.
+    """
+
+    input_key: str | None = None
+    target_key: str | None = None
+    output_key: str | None = None
+
+
 def unpack(batch: Any, input_key: str | None = None, target_key: str | None = None) -> Batch:
     """Take a batch apart.
 

@@ -15,6 +15,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lit_distill.batch import unpack
 
+_PAUSE = 1.0  # seconds between two figures in the progress bar
+
 
 class Throughput(Callback):
     """Logs ``train/samples_per_second``: of the last steps, validation left out, all processes together.
@@ -41,11 +43,11 @@ class Throughput(Callback):
         self._steps: deque[tuple[float, int]] = deque(maxlen=window)  # seconds and samples
         self._seen = 0
         self._running: tuple[float, int] | None = None  # the start of the step under way, and its samples
-        self._paused_at = 0.0
+        self._paused_at = self._shown_at = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._steps.clear()
-        self._seen, self._running = 0, None
+        self._seen, self._running, self._shown_at = 0, None, self._clock()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         now = self._clock()
@@ -55,7 +57,10 @@ class Throughput(Callback):
                 self._steps.append((now - self._running[0], self._running[1]))
         self._running = (now, unpack(batch).size)
         seconds = sum(step[0] for step in self._steps)
-        if seconds > 0:
+        every = max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]
+        logged = trainer.is_last_batch or not (trainer.global_step + 1) % every
+        if seconds > 0 and (logged or now - self._shown_at > _PAUSE):
+            self._shown_at = now
             rate = trainer.world_size * sum(step[1] for step in self._steps) / seconds
             pl_module.log("train/samples_per_second", rate, prog_bar=True, batch_size=self._running[1])
 

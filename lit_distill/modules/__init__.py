@@ -1,6 +1,7 @@
 """LightningModules: a base, and the three distillations and the plain training on it."""
 
-from lit_distill.modules.base import BatchFormat, DistillationModule
+from lit_distill.batch import BatchFormat
+from lit_distill.modules.base import DistillationModule
 from lit_distill.modules.combined import CombinedDistillation
 from lit_distill.modules.feature import FeatureDistillation
 from lit_distill.modules.logit import LogitDistillation

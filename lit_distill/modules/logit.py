@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from torch import nn
 
+from lit_distill.batch import BatchFormat
 from lit_distill.criteria import Criterion, HardTarget, SoftTarget
 from lit_distill.criteria.base import Task
-from lit_distill.modules.base import BatchFormat, DistillationModule, OptimizerFactory, SchedulerFactory
+from lit_distill.modules.base import DistillationModule, OptimizerFactory, SchedulerFactory
 from lit_distill.modules.defaults import DEFAULT_TEMPERATURE, changed_temperature, choose, refuse_layers, refuse_unused
 from lit_distill.modules.hyperparameters import record_hyperparameters
 from lit_distill.teachers import Teacher

@@ -131,9 +131,6 @@ class RecordedTeacher(FrozenTeacher):
                 "training_step, a generator of its own). Take that out, or use a frozen teacher."
             )
 
-    def predict(self, inputs: Inputs, mask: Tensor | None = None) -> Outputs:
-        return super().__call__(inputs, mask)
-
     def apply(self, fn: Callable[[Tensor], Tensor]) -> None:
         super().apply(fn)
         self._like = fn(self._like)

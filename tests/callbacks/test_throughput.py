@@ -37,6 +37,9 @@ class FakeModule:
 
 class FakeTrainer:
     world_size = 1
+    is_last_batch = False
+    global_step = 0
+    log_every_n_steps = 1
 
 
 def drive(throughput: Throughput, clock: Clock, steps: list[tuple[float, int]], world_size: int = 1) -> list[float]:
@@ -60,6 +63,13 @@ def test_the_window_forgets_and_batches_may_differ() -> None:
     clock = Clock()
     logged = drive(Throughput(2, 0, clock), clock, [(1.0, 8), (3.0, 4), (1.0, 6), (1.0, 8)])
     assert logged == pytest.approx([8.0, 12 / 4, 10 / 4])
+
+
+def test_between_logged_steps_a_figure_a_second_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeTrainer, "log_every_n_steps", 50)
+    clock = Clock()
+    logged = drive(Throughput(100, 0, clock), clock, [(0.4, 4)] * 8)
+    assert logged == pytest.approx([10.0, 10.0])  # after 1.2 and 2.4 seconds
 
 
 def test_all_processes_count() -> None:

@@ -29,6 +29,7 @@ from lit_distill import (
     LogitDistillation,
     RecordedTeacher,
     SoftTarget,
+    TeacherRuntime,
 )
 from lit_distill.data import Digits
 from lit_distill.models import MLP, SmallCNN
@@ -269,6 +270,32 @@ def test_compressed_logits_stay_close(
     module = make(**formats)
     quick_trainer().fit(module, DataLoader(data, batch_size=4))
     assert 0 < max(module.distances) < tolerance
+
+
+@pytest.mark.parametrize("precision", ["int8", "bf16"])
+def test_the_recording_is_made_in_the_runtime_that_is_asked_for(
+    data: TensorDataset, precision: Any, quick_trainer: MakeTrainer, tmp_path: Path
+) -> None:
+    differences: list[float] = []
+
+    class Watching(LogitDistillation):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            given, engine = self._teacher(batch[0]).logits, FrozenTeacher.__call__(self._teacher, batch[0]).logits
+            differences.append(float((given - engine).abs().max()))
+            return super().training_step(batch, batch_idx)
+
+    torch.manual_seed(3)
+    runtime = TeacherRuntime(precision=precision)
+    teacher = RecordedTeacher(SmallCNN(3), tmp_path / "record", logits="float32", runtime=runtime)
+    module = Watching(SmallCNN(2), teacher, optimizer=sgd)
+    quick_trainer(max_epochs=2).fit(module, DataLoader(data, batch_size=4, shuffle=True))
+    assert max(differences) < 1e-2 if precision == "bf16" else max(differences) == 0
+    live = teacher.predict(data.tensors[0]).logits
+    assert not torch.equal(live, FrozenTeacher.__call__(teacher, data.tensors[0]).logits)
+    assert json.loads((tmp_path / "record/manifest.json").read_text())["teacher"]["precision"] == precision
+    plain = make(path=tmp_path / "record")
+    with pytest.raises(StaleRecording, match=f"teacher.precision: recorded {precision}, now 32"):
+        quick_trainer().fit(plain, DataLoader(data, batch_size=4))
 
 
 def test_little_covered_mass_is_said(data: TensorDataset, quick_trainer: MakeTrainer) -> None:
