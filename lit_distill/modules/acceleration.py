@@ -1,10 +1,10 @@
-"""The `fast` switch: what makes training quicker on the device at hand, and leaves evaluation as it is."""
+"""What makes training quicker on the device at hand, and leaves evaluation as it is: the `fast` switch."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import torch
@@ -25,8 +25,10 @@ class Acceleration:
     multiplies in it and the Trainer's precision is 32-true. A frozen teacher without a runtime gets the best one for
     the device. Evaluation and prediction run eagerly.
 
+    On or off, glibc keeps the memory of large tensors during a fit on the CPU.
+
     Args:
-        on: Whether to do anything.
+        on: Whether to do more than that.
     """
 
     def __init__(self, on: bool = False) -> None:
@@ -45,10 +47,10 @@ class Acceleration:
             device: Where both are.
             precision: The Trainer's.
         """
-        if not self.on:
-            return
         if device.type == "cpu":
             tune_malloc()
+        if not self.on:
+            return
         reason = why_not_compile(device)
         if reason is not None:
             rank_zero_warn(f"fast: nothing is compiled, as torch.compile does not work here: {reason}")
@@ -65,6 +67,7 @@ class Acceleration:
 
     def stop(self, student: nn.Module) -> None:
         """Leave the student as it came: not compiled."""
+        give_memory_back()
         if self._compiled is not None:
             student._compiled_call_impl = None
             self._compiled = None
@@ -152,14 +155,22 @@ def tune_malloc() -> bool:
     """Let glibc keep the memory of large tensors in place of returning it to the system at every step.
 
     By default each tensor above 128 KiB to 32 MiB may be mapped anew and filled with zeros by the kernel. The setting
-    is the process's and cannot be taken back; other systems are left as they are.
+    is the process's; other systems are left as they are.
 
     Returns:
         Whether it was set.
     """
-    if sys.platform != "linux":
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
-        return False
-    return bool(mallopt(_MMAP_THRESHOLD, 32 * 1024**2) and mallopt(_TRIM_THRESHOLD, 2**31 - 1))
+    mallopt = _glibc("mallopt")
+    return mallopt is not None and bool(mallopt(_MMAP_THRESHOLD, 32 * 1024**2) and mallopt(_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def give_memory_back() -> None:
+    """Return to the system what glibc has kept."""
+    trim = _glibc("malloc_trim")
+    if trim is not None:
+        trim(0)
+
+
+def _glibc(function: str) -> Callable[..., int] | None:
+    """A function of the C library, where that is glibc."""
+    return getattr(ctypes.CDLL(None), function, None) if sys.platform == "linux" else None

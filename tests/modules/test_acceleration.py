@@ -312,6 +312,17 @@ def test_malloc_is_tuned_on_linux_alone(monkeypatch: pytest.MonkeyPatch) -> None
     assert not tune_malloc()
 
 
+@pytest.mark.parametrize("on", [False, True])
+@pytest.mark.parametrize(("device", "tuned"), [("cpu", 1), ("meta", 0)])
+def test_malloc_is_tuned_for_every_fit_on_the_cpu(
+    on: bool, device: str, tuned: int, monkeypatch: pytest.MonkeyPatch, graphs: Graphs
+) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(acceleration, "tune_malloc", lambda: calls.append(1))
+    Acceleration(on).start(SmallCNN(2), None, torch.device(device), "32-true")
+    assert len(calls) == tuned
+
+
 def test_a_copy_of_the_switch_is_its_own() -> None:
     first = Acceleration(True)
     second = copy.deepcopy(first)
