@@ -8,12 +8,20 @@ import torch
 from torch import nn
 
 
-def compile_in_place(model: nn.Module) -> None:
+def compile_in_place(model: nn.Module, backend: str = "inductor") -> None:
     """Compile a model's calls; its class, its keys and its hooks stay as they are.
 
     Shapes stay static until a second one is seen, which keeps the first graph as fast as it can be.
+
+    Args:
+        model: The network, with the hooks that read its layers.
+        backend: Of ``torch.compile``.
     """
-    model.compile(dynamic=None)
+    # Compiled code is shared by all networks of a class, and by default whoever has the same shapes gets it, hooks or
+    # not: a network would run without its hooks. So hooks are looked at, and code made before that is dropped.
+    torch.compiler.reset()
+    torch._dynamo.config.skip_nnmodule_hook_guards = False
+    model.compile(dynamic=None, backend=backend)
 
 
 def why_not_compile(device: torch.device) -> str | None:
