@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -103,7 +104,7 @@ def test_the_loaders_order_is_the_one_it_would_have_drawn() -> None:
     torch.manual_seed(3)
     loader = ReplayLoader(replay(), ReplayBatches(like.batch_sampler, 1, lambda: 0), like)
     assert [batch[1].tolist() for batch in loader] == alone
-    assert sorted(sum(expected, [])) == sorted(sum(alone, []))
+    assert sorted(chain.from_iterable(expected)) == sorted(chain.from_iterable(alone))
 
 
 def mix(samples: list[Any]) -> Any:

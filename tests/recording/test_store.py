@@ -64,7 +64,8 @@ def test_other_tools_can_open_and_check_it(tmp_path: Path) -> None:
     rows = np.load(folder / "shard-00000.npy", mmap_mode="r", allow_pickle=False)
     assert rows["logits"].shape == (LAYOUT.size(0), 4)
     assert json.loads((folder / "manifest.json").read_text()) == MANIFEST
-    checked = subprocess.run("sha256sum --check *.sha256", shell=True, cwd=folder, capture_output=True, text=True)
+    files = sorted(path.name for path in folder.glob("*.sha256"))
+    checked = subprocess.run(["sha256sum", "--check", *files], cwd=folder, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stderr
     assert checked.stdout.count("OK") == 3
     assert sorted(path.name for path in folder.iterdir() if path.suffix not in (".npy", ".sha256", ".json")) in (
