@@ -51,7 +51,9 @@ def plot_growth(found: list[Growth], path: Path) -> None:
         for panel in (rates, peaks):
             if settings and max(settings) > 50:
                 panel.set_xscale("log")
-            panel.set_ylim(bottom=0)
+                panel.set_xticks(settings, [f"{setting:,}" for setting in settings], fontsize=8)
+                panel.minorticks_off()
+            panel.set_ylim(0, 1.1 * panel.get_ylim()[1])
             panel.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
