@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +28,8 @@ def seeded() -> Iterator[None]:
     torch.manual_seed(0)
     yield
     torch.set_default_dtype(torch.float32)
+    if "torch._dynamo" in sys.modules:  # compiling with the library turns it off for the process
+        torch._dynamo.config.skip_nnmodule_hook_guards = True
 
 
 @pytest.fixture
