@@ -18,6 +18,12 @@ from lit_distill.batch import unpack
 _PAUSE = 1.0  # seconds between two figures in the progress bar
 
 
+def is_logging_step(trainer: Trainer) -> bool:
+    """Whether this training step's figures are kept: written to the loggers, or left to callbacks by an epoch's last."""
+    every = max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]
+    return trainer.is_last_batch or not (trainer.global_step + 1) % every
+
+
 class Throughput(Callback):
     """Logs ``train/samples_per_second``: of the last steps, validation left out, all processes together.
 
@@ -57,9 +63,7 @@ class Throughput(Callback):
                 self._steps.append((now - self._running[0], self._running[1]))
         self._running = (now, unpack(batch).size)
         seconds = sum(step[0] for step in self._steps)
-        every = max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]
-        logged = trainer.is_last_batch or not (trainer.global_step + 1) % every
-        if seconds > 0 and (logged or now - self._shown_at > _PAUSE):
+        if seconds > 0 and (is_logging_step(trainer) or now - self._shown_at > _PAUSE):
             self._shown_at = now
             rate = trainer.world_size * sum(step[1] for step in self._steps) / seconds
             pl_module.log("train/samples_per_second", rate, prog_bar=True, batch_size=self._running[1])
