@@ -25,7 +25,7 @@ def example_batch(trainer: Trainer) -> Any:
     source = trainer.fit_loop._data_source
     with isolate_rng():
         loader = source.dataloader() if source.is_defined() else None
-        loader = _first_loader(loader)
+        loader = first_loader(loader)
         if loader is None:
             raise ValueError("no training data: give Trainer.fit a datamodule or a train DataLoader.")
         if (
@@ -44,7 +44,7 @@ def example_batch(trainer: Trainer) -> Any:
             raise ValueError("the training DataLoader is empty.") from None
 
 
-def _first_loader(loaders: Any) -> Any:
+def first_loader(loaders: Any) -> Any:
     """The first DataLoader of what may be one, a list, a dict or a ``CombinedLoader`` of them."""
     flattened = getattr(loaders, "flattened", None)
     if flattened is not None:

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch.utils.data import DataLoader
 
 from lit_distill.batch import Inputs
-from lit_distill.probe import _first_loader
+from lit_distill.probe import first_loader
 
 _BATCHES = 4
 _SAMPLES = 64
@@ -26,7 +26,7 @@ def calibration_inputs(trainer: Trainer, read: Callable[[Any], Inputs]) -> list[
         read: Takes a loader's batch to the model's inputs, on the module's device.
     """
     with isolate_rng():
-        return [read(batch) for batch in _batches(_first_loader(trainer.train_dataloader))]
+        return [read(batch) for batch in _batches(first_loader(trainer.train_dataloader))]
 
 
 def _batches(loader: Any) -> Iterator[Any]:
