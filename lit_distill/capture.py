@@ -15,6 +15,7 @@ from lit_distill.batch import Inputs, call_model
 from lit_distill.outputs import Outputs, read_logits
 from lit_distill.references import chosen_call, hook_key, layer_path, match_layers
 
+LayerCalls = dict[str, list[tuple[Any, int | None]]]  # what each layer gave, call by call, and its version
 _STOPPED = object()
 
 
@@ -23,15 +24,15 @@ class _AllRead(BaseException):
 
 
 @dataclass
-class _Store:
-    """Where the hooks of one model write, and only while a forward pass is being read.
+class Store:
+    """Where the hooks of one model write, and only while a forward pass is being read (``recording``).
 
     ``expected`` is the number of calls that a whole pass makes; ``stop`` ends the pass at the last of them.
     """
 
     recording: bool = False
     clone: set[str] = field(default_factory=set)
-    calls: dict[str, list[tuple[Any, int | None]]] = field(default_factory=dict)
+    calls: LayerCalls = field(default_factory=dict)
     expected: int = 0
     stop: bool = False
 
@@ -65,7 +66,7 @@ def select_tensor(value: Any) -> Tensor | None:
 class _OutputHook:
     """A forward hook that pickles and deep-copies with its model, unlike a closure."""
 
-    def __init__(self, key: str, store: _Store) -> None:
+    def __init__(self, key: str, store: Store) -> None:
         self.key = key
         self.store = store
 
@@ -108,7 +109,7 @@ class Capture:
         self.model = model
         self.output_key = output_key
         self.owner = owner
-        self._store = _Store()
+        self.store = Store()
         self._handles: list[Any] = []
         inner = getattr(model, "_orig_mod", model)
         modules = dict(inner.named_modules(remove_duplicate=False))
@@ -122,9 +123,9 @@ class Capture:
 
     def _register(self, module: nn.Module, key: str) -> None:
         if key.endswith(":input"):
-            handle = module.register_forward_pre_hook(_InputHook(key, self._store), with_kwargs=True)
+            handle = module.register_forward_pre_hook(_InputHook(key, self.store), with_kwargs=True)
         else:
-            handle = module.register_forward_hook(_OutputHook(key, self._store), with_kwargs=True)
+            handle = module.register_forward_hook(_OutputHook(key, self.store), with_kwargs=True)
         self._handles.append(handle)
 
     def run(
@@ -152,19 +153,42 @@ class Capture:
                 overwritten in place, or carries no gradient.
         """
         if calibrate:
-            self._store.expected = 0
+            self.store.expected = 0
         raw, calls = self._call(inputs, stop_early)
+        if calibrate and not is_compiled(self.model):
+            self.store.expected = sum(map(len, calls.values()))
+        return self.read(raw, calls, mask, calibrate=calibrate, need_grad=need_grad)
+
+    def read(
+        self,
+        raw: Any,
+        calls: LayerCalls,
+        mask: Tensor | None = None,
+        *,
+        calibrate: bool = False,
+        need_grad: bool = False,
+    ) -> Outputs:
+        """The outputs of a forward pass.
+
+        Args:
+            raw: What the model returned.
+            calls: What its hooks read.
+            mask: As in ``run``.
+            calibrate: As in ``run``.
+            need_grad: As in ``run``.
+
+        Raises:
+            RuntimeError: As in ``run``.
+        """
         features = {layer: self._pick(layer, calls, calibrate) for layer in self.layers}
         if need_grad:
             self._check_gradients(features)
-        if calibrate and not is_compiled(self.model):
-            self._store.expected = sum(map(len, calls.values()))
         logits = read_logits(raw, self.output_key) if raw is not _STOPPED else _no_logits(features)
         return Outputs(logits, features, mask)
 
-    def _call(self, inputs: Inputs, stop_early: bool) -> tuple[Any, dict[str, list[tuple[Any, int | None]]]]:
+    def _call(self, inputs: Inputs, stop_early: bool) -> tuple[Any, LayerCalls]:
         """What the model returned, ``_STOPPED`` where it was stopped, and what the hooks read."""
-        store = self._store
+        store = self.store
         store.calls, store.recording, store.stop = {}, True, stop_early and store.expected > 0
         raw: Any = _STOPPED
         try:
@@ -177,7 +201,7 @@ class Capture:
             calls, store.calls = store.calls, {}
         return raw, calls
 
-    def _pick(self, layer: str, calls: Mapping[str, list[tuple[Any, int | None]]], calibrate: bool) -> Tensor:
+    def _pick(self, layer: str, calls: LayerCalls, calibrate: bool) -> Tensor:
         key = hook_key(layer)
         made = calls.get(key, [])
         if not made:
@@ -206,7 +230,7 @@ class Capture:
                     f"the {self.owner}'s layer {layer!r} was overwritten in place after it ran "
                     "(ReLU(inplace=True)?); capture the later layer, or call run(calibrate=True) once to clone it."
                 )
-            self._store.clone.add(key)
+            self.store.clone.add(key)
         return value
 
     def _check_gradients(self, features: Mapping[str, Tensor]) -> None:
@@ -235,7 +259,7 @@ class Capture:
     @property
     def overwritten(self) -> set[str]:
         """The layers that a later in-place operation overwrites, as far as calibration found them."""
-        return self._store.clone
+        return self.store.clone
 
     def remove(self) -> None:
         """Take the hooks off the model, for export."""

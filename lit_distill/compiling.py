@@ -17,11 +17,16 @@ def compile_in_place(model: nn.Module, backend: str = "inductor") -> None:
         model: The network, with the hooks that read its layers.
         backend: Of ``torch.compile``.
     """
+    see_hooks()
+    model.compile(dynamic=None, backend=backend)
+
+
+def see_hooks() -> None:
+    """Have networks compiled from now on run with the hooks that they have."""
     # Compiled code is shared by all networks of a class, and by default whoever has the same shapes gets it, hooks or
     # not: a network would run without its hooks. So hooks are looked at, and code made before that is dropped.
     torch.compiler.reset()
     torch._dynamo.config.skip_nnmodule_hook_guards = False
-    model.compile(dynamic=None, backend=backend)
 
 
 def why_not_compile(device: torch.device) -> str | None:

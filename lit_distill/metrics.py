@@ -15,9 +15,9 @@ from torchmetrics.classification import (
     MultilabelAccuracy,
 )
 
-from lit_distill.batch import Inputs, tensors_of
+from lit_distill.batch import IGNORED_LABEL, Inputs, tensors_of
 from lit_distill.criteria.base import Task, counted, valid_rows
-from lit_distill.criteria.hard_target import IGNORED_LABEL, hard_target, hard_target_binary
+from lit_distill.criteria.hard_target import hard_target, hard_target_binary
 from lit_distill.criteria.soft_target import soft_target, soft_target_bernoulli
 
 _BINS = 15
@@ -62,6 +62,19 @@ class Evaluation:
             self._mean("agreement", agree.float().mean(), len(rows_s))
             divergence = soft_target if self.task == "multiclass" else soft_target_bernoulli
             self._mean("kl_divergence", divergence(rows_s, rows_t, temperature=1.0), len(rows_s))
+
+    def update_member(self, name: str, logits: Tensor, target: Tensor | None, mask: Tensor | None) -> None:
+        """Add a batch of one of the networks that the student is made of; nothing where there are no labels.
+
+        Args:
+            name: What its figures are called, ``accuracy/<name>`` and so on.
+            logits: As the student's.
+            target: As in ``update``.
+            mask: As in ``update``.
+        """
+        labels = self._labels(logits, target, mask)
+        if labels is not None:
+            self._add_network(name, self._rows(logits, mask), labels)
 
     def compute(self) -> dict[str, Tensor]:
         """Every figure by name, ``accuracy/student`` and so on."""

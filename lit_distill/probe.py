@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -40,6 +41,24 @@ def example_batch(trainer: Trainer) -> Any:
                 return loader.collate_fn([loader.dataset[index] for index in indices])
         try:
             return next(iter(loader))
+        except StopIteration:
+            raise ValueError("the training DataLoader is empty.") from None
+
+
+def whole_batch(trainer: Trainer) -> Any:
+    """The first training batch as the loop will give it, of several loaders where there are several.
+
+    Raises:
+        ValueError: There is no training data, or it is empty.
+    """
+    source = trainer.fit_loop._data_source
+    with isolate_rng():
+        loaders = source.dataloader() if source.is_defined() else None
+        if loaders is None:
+            raise ValueError("no training data: give Trainer.fit a datamodule or a train DataLoader.")
+        combined = loaders if isinstance(loaders, CombinedLoader) else CombinedLoader(loaders, "max_size_cycle")
+        try:
+            return next(iter(combined))[0]
         except StopIteration:
             raise ValueError("the training DataLoader is empty.") from None
 

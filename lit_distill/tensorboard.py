@@ -8,20 +8,20 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 _LAYOUT = {
     "Student and teacher": {
-        "accuracy": ["Multiline", [r"val/accuracy/.*"]],
-        "cross entropy": ["Multiline", [r"val/cross_entropy/.*"]],
-        "calibration error": ["Multiline", [r"val/calibration_error/.*"]],
-        "agreement": ["Multiline", [r"val/agreement"]],
-        "KL divergence, teacher to student": ["Multiline", [r"val/kl_divergence"]],
+        "accuracy": ["Multiline", [r"val/(.*/)?accuracy/.*"]],
+        "cross entropy": ["Multiline", [r"val/(.*/)?cross_entropy/.*"]],
+        "calibration error": ["Multiline", [r"val/(.*/)?calibration_error/.*"]],
+        "agreement": ["Multiline", [r"val/(.*/)?agreement"]],
+        "KL divergence, teacher to student": ["Multiline", [r"val/(.*/)?kl_divergence"]],
     },
     "Criteria": {
-        "total loss": ["Multiline", [r"train/loss"]],
-        "raw": ["Multiline", [r"train/criteria/.*"]],
-        "weighted": ["Multiline", [r"train/weighted/.*"]],
+        "total loss": ["Multiline", [r"(train|distill)/loss"]],
+        "raw": ["Multiline", [r"(train|distill)/criteria/.*"]],
+        "weighted": ["Multiline", [r"(train|distill)/weighted/.*"]],
     },
     "Schedule": {
-        "weights": ["Multiline", [r"train/weight/.*"]],
-        "temperature": ["Multiline", [r"train/temperature/.*"]],
+        "weights": ["Multiline", [r"(train|distill)/weight/.*"]],
+        "temperature": ["Multiline", [r"(train|distill)/temperature/.*"]],
         "learning rate": ["Multiline", [r"train/learning_rate"]],
     },
     "Speed": {

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lit_distill.balance import Balance, distributed, weighted_sum
+from lit_distill.batch import Target
 from lit_distill.criteria import Criterion
 from lit_distill.outputs import Outputs
+from lit_distill.schedules import Schedule
+from lit_distill.scheduling import WEIGHT, can_rise, check_schedules, check_value, nearest, sets_weight
 
 
 @dataclass(frozen=True)
@@ -23,42 +26,65 @@ class Losses:
         total: The weighted sum, a scalar with a gradient.
         raw: Each criterion's value by name, detached.
         weights: The weight that each was multiplied by.
+        scheduled: Each scheduled setting's value by its key, weights and temperatures left out.
     """
 
     total: Tensor
     raw: dict[str, Tensor]
     weights: dict[str, float]
+    scheduled: dict[str, float] = field(default_factory=dict)
 
     def named(self) -> dict[str, Tensor | float]:
-        """What to log: total, raw and weighted values, weights."""
+        """What to log: total, raw and weighted values, weights, scheduled settings."""
         logs: dict[str, Tensor | float] = {"loss": self.total.detach()}
         for name, value in self.raw.items():
             logs[f"criteria/{name}"] = value
             logs[f"weighted/{name}"] = value * self.weights[name]
             logs[f"weight/{name}"] = self.weights[name]
-        return logs
+        return logs | {f"schedule/{key}": value for key, value in self.scheduled.items()}
 
 
 class WeightedCriteria(nn.ModuleDict):
-    """Named criteria and their weights.
+    """Named criteria and their weights, fixed, scheduled or balanced.
 
-    A criterion of weight 0 is computed without a gradient: it is logged, and trains nothing; where it needs labels and
-    there are none, it is left out.
+    A criterion whose weight is 0 is computed without a gradient: it is logged, and trains nothing; where it needs labels
+    and there are none, it is left out, unless its weight is scheduled to rise.
+
+    Schedules hold absolute values. A scheduled weight or setting is set by ``advance``, from the start to its value at
+    step 0; an entry of ``weights`` beside it is not read. What is in force is a function of the progress, and in no
+    checkpoint; what a balance learns is in its parameters and buffers.
 
     Args:
         criteria: Criteria by name.
-        weights: A finite weight of 0 or more for each name.
+        weights: A finite weight of 0 or more for each name; optional where it is scheduled.
+        schedules: Schedules by what they set: ``soft.weight``, or ``soft.temperature`` for any number that the criterion
+            holds as a public attribute. The criterion's own checks of its range are not run again.
+        balance: What finds the weights in training; the plain weighted sum where None.
 
     Raises:
-        ValueError: A weight is missing, negative, not finite, or of no criterion; or all are 0.
-        TypeError: A value is no ``Criterion``.
+        ValueError: A weight is missing, negative, not finite, or of no criterion; or all are 0; or a schedule sets
+            something that is not there, or leaves its range.
+        TypeError: A value is no ``Criterion`` or no ``Schedule``.
     """
 
-    def __init__(self, criteria: Mapping[str, Criterion], weights: Mapping[str, float]) -> None:
+    def __init__(
+        self,
+        criteria: Mapping[str, Criterion],
+        weights: Mapping[str, float],
+        schedules: Mapping[str, Schedule] | None = None,
+        balance: Balance | None = None,
+    ) -> None:
+        schedules = dict(schedules or {})
         _check_criteria(criteria)
-        _check_weights(criteria, weights)
+        check_schedules(criteria, schedules)
+        _check_weights(criteria, weights, schedules)
         super().__init__(dict(criteria))
-        self.weights = {name: float(weights[name]) for name in criteria}
+        self.schedules = schedules
+        self.weights = {name: float(weights.get(name, 0.0)) for name in criteria}
+        self.advance(0, 0.0)
+        self.balance = balance
+        if balance is not None:
+            balance.build([name for name in criteria if self.trains(name)])
 
     def criteria(self) -> dict[str, Criterion]:
         """The criteria by name, as what they are."""
@@ -74,8 +100,13 @@ class WeightedCriteria(nn.ModuleDict):
         """Every teacher layer that a criterion reads."""
         return [layer for criterion in self.criteria().values() for layer in criterion.teacher_layers]
 
+    def trains(self, name: str) -> bool:
+        """Whether a criterion's weight is above 0, or scheduled to be at some time."""
+        schedule = self.schedules.get(f"{name}.{WEIGHT}")
+        return self.weights[name] > 0 if schedule is None else can_rise(schedule)
+
     def build(self, student: Outputs, teacher: Outputs) -> None:
-        """Size every criterion's own layers; those of a criterion of weight 0 are frozen, as nothing trains them.
+        """Size every criterion's own layers; those of a criterion that never trains are frozen.
 
         Raises:
             ValueError: A criterion cannot; the message starts with its name.
@@ -83,34 +114,89 @@ class WeightedCriteria(nn.ModuleDict):
         for name, criterion in self.criteria().items():
             with _named(name, criterion):
                 criterion.build(student, teacher)
-            if self.weights[name] == 0:
+            if not self.trains(name):
                 criterion.requires_grad_(False)
 
-    def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Losses:
+    def advance(self, step: int, epoch: float) -> None:
+        """Set the scheduled weights and settings for the next batch.
+
+        Args:
+            step: Number of optimizer steps so far.
+            epoch: Number of epochs so far, with the part of the present one that is done.
+
+        Raises:
+            ValueError: A weight is negative, a temperature not above 0, or a value not finite.
+        """
+        for key, schedule in self.schedules.items():
+            value = schedule.value(step, epoch)
+            check_value(key, value, f"{value:g} at step {step} (epoch {epoch:g})")
+            owner, _, setting = key.rpartition(".")
+            if sets_weight(key):
+                self.weights[owner] = float(value)
+                continue
+            module = self.get_submodule(owner)
+            whole = isinstance(getattr(module, setting), int) and float(value).is_integer()
+            setattr(module, setting, int(value) if whole else float(value))
+
+    def forward(
+        self,
+        student: Outputs,
+        teacher: Outputs,
+        target: Target | None,
+        parameters: Sequence[nn.Parameter] | None = None,
+    ) -> Losses:
         """Compute every criterion and their weighted sum, outside autocast.
+
+        Args:
+            student: The student's outputs.
+            teacher: The teacher's outputs.
+            target: The labels, by task where there are several.
+            parameters: The student's that train; a balance may need them.
 
         Raises:
             ValueError: A criterion needs labels and there are none, or refuses its inputs.
         """
         raw: dict[str, Tensor] = {}
-        terms: list[Tensor] = []
+        terms: dict[str, Tensor] = {}
         with torch.autocast(student.logits.device.type, enabled=False):
             for name, criterion in self.criteria().items():
-                weight = self.weights[name]
-                if criterion.needs_target and target is None:
-                    if weight == 0:
-                        continue
-                    raise ValueError(
-                        f"criterion {name!r} ({type(criterion).__name__}) needs labels, and the batches have none; "
-                        "leave it out, or give it the weight 0."
-                    )
-                with _named(name, criterion), torch.set_grad_enabled(torch.is_grad_enabled() and weight != 0):
-                    value = criterion(student, teacher, target)
+                if criterion.needs_target and target is None and not self.trains(name):
+                    continue
+                labels = _labels_for(name, criterion, target)
+                tracked = torch.is_grad_enabled() and self.weights[name] != 0
+                with _named(name, criterion), torch.set_grad_enabled(tracked):
+                    value = criterion(student, teacher, labels)
                 raw[name] = value.detach()
-                if weight != 0:
-                    terms.append(weight * value)
-            total = torch.stack(terms).sum() if terms else student.logits.sum() * 0
-        return Losses(total, raw, dict(self.weights))
+                if self.weights[name] != 0:
+                    terms[name] = value
+            total, weights = self._combine(terms, parameters or ())
+            total = student.logits.sum() * 0 if total is None else total
+            waiting = [c for name, c in self.criteria().items() if self.weights[name] == 0 and self.trains(name)]
+            if waiting and distributed():
+                # DDP waits for the gradient of every parameter, also of those that only another epoch trains.
+                own = [parameter for criterion in waiting for parameter in criterion.parameters()]
+                total = total + _zero_through([student.logits, *student.features.values(), *own])
+        return Losses(total, raw, weights, self._scheduled_settings())
+
+    def _combine(
+        self, terms: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]
+    ) -> tuple[Tensor | None, dict[str, float]]:
+        """The total, None where no criterion has a weight now, and every criterion's weight in it."""
+        if not terms:
+            return None, dict(self.weights)
+        if self.balance is None:
+            return weighted_sum(terms, self.weights), dict(self.weights)
+        total, effective = self.balance(terms, {name: self.weights[name] for name in terms}, parameters)
+        return total, {**self.weights, **effective}
+
+    def _scheduled_settings(self) -> dict[str, float]:
+        """Values of the scheduled settings that are not logged otherwise, by key."""
+        settings = {}
+        for key in self.schedules:
+            owner, _, setting = key.rpartition(".")
+            if not sets_weight(key) and (setting != "temperature" or "." in owner):
+                settings[key] = float(getattr(self.get_submodule(owner), setting))
+        return settings
 
 
 class _named:
@@ -137,21 +223,51 @@ def _check_criteria(criteria: Mapping[str, Criterion]) -> None:
             )
         if "." in name or "/" in name or not name:
             raise ValueError(f"{name!r} cannot name a criterion; use letters, digits and underscores.")
-        if hasattr(WeightedCriteria, name) or name in ("weights", "training"):
-            raise ValueError(f"{name!r} cannot name a criterion: PyTorch's modules use that name; choose another.")
+        if hasattr(WeightedCriteria, name) or name in ("weights", "schedules", "balance", "training"):
+            raise ValueError(f"{name!r} cannot name a criterion: the module that holds them uses it; choose another.")
 
 
-def _check_weights(criteria: Mapping[str, Criterion], weights: Mapping[str, float]) -> None:
+def _check_weights(
+    criteria: Mapping[str, Criterion], weights: Mapping[str, float], schedules: Mapping[str, Schedule]
+) -> None:
     for name in weights:
         if name not in criteria:
-            close = difflib.get_close_matches(name, criteria, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"weight for unknown criterion {name!r}; the criteria are {', '.join(criteria)}.{hint}")
+            raise ValueError(
+                f"weight for unknown criterion {name!r}; the criteria are {', '.join(criteria)}.{nearest(name, criteria)}"
+            )
+    scheduled = {name: schedules[f"{name}.{WEIGHT}"] for name in criteria if f"{name}.{WEIGHT}" in schedules}
     for name in criteria:
-        if name not in weights:
+        if name not in weights and name not in scheduled:
             raise ValueError(f"criterion {name!r} has no weight; add it to weights: {{{name}: 1.0}}.")
-        weight = weights[name]
+        weight = weights.get(name, 0.0)
         if not (isinstance(weight, (int, float)) and math.isfinite(weight) and weight >= 0):
             raise ValueError(f"the weight of criterion {name!r} must be finite and at least 0, not {weight}.")
-    if not any(weights.values()):
+    fixed = any(weights[name] for name in criteria if name not in scheduled)
+    if not fixed and not any(map(can_rise, scheduled.values())):
         raise ValueError("every weight is 0: nothing would be trained.")
+
+
+def _zero_through(tensors: Iterable[Tensor]) -> Tensor:
+    """The number 0, whose gradient for each of the tensors is 0 too, whatever they hold: a scalar."""
+    nothing = [(tensor if tensor.dim() else tensor.reshape(1))[:0] for tensor in tensors]
+    return torch.stack([empty.sum().float() for empty in nothing]).sum()
+
+
+def _labels_for(name: str, criterion: Criterion, target: Target | None) -> Target | None:
+    """The labels that a criterion gets: all tasks' where it takes several, and else its one.
+
+    Raises:
+        ValueError: It needs labels and there are none, or it takes one task's and there are several.
+    """
+    if target is None and criterion.needs_target:
+        raise ValueError(
+            f"criterion {name!r} ({type(criterion).__name__}) needs labels, and the batches have none; leave it out, or "
+            "give it the weight 0."
+        )
+    if not isinstance(target, Mapping) or getattr(criterion, "takes_tasks", False):
+        return target
+    if criterion.needs_target:
+        raise ValueError(
+            f"criterion {name!r} takes one target and the batches have several ({', '.join(target)}): wrap it in OnHead."
+        )
+    return None

@@ -5,7 +5,18 @@ import torch
 from torch import Tensor, nn
 from transformers import BatchEncoding
 
-from lit_distill.batch import INPUT_KEYS, TARGET_KEYS, Batch, call_model, first_tensor, move, tensors_of, unpack
+from lit_distill.batch import (
+    INPUT_KEYS,
+    TARGET_KEYS,
+    Arguments,
+    Batch,
+    BatchFormat,
+    call_model,
+    first_tensor,
+    move,
+    tensors_of,
+    unpack,
+)
 
 X, Y = torch.arange(6.0).reshape(2, 3), torch.tensor([0, 1])
 MASK = torch.tensor([[1, 1, 0], [1, 0, 0]])
@@ -128,3 +139,57 @@ def test_move_without_a_type_keeps_types_and_values() -> None:
     assert isinstance(found, tuple)
     assert torch.equal(found[0], X)
     assert found[0].dtype == X.dtype
+
+
+class TestFormat:
+    def test_the_teacher_has_inputs_of_its_own(self) -> None:
+        small, large = torch.rand(2, 3), torch.rand(2, 5)
+        batch = {"image": small, "large": large, "label": torch.tensor([0, 1])}
+        data = BatchFormat(teacher_input_key="large").unpack(batch)
+        assert data.inputs is small
+        assert data.for_teacher is large
+        assert BatchFormat().unpack(batch).for_teacher is small
+
+    def test_what_the_teacher_alone_gets_is_not_passed_to_the_student(self) -> None:
+        batch = {"input_ids": torch.ones(2, 3), "waveform": torch.rand(2, 8), "labels": torch.tensor([0, 1])}
+        data = BatchFormat(teacher_input_key="waveform").unpack(batch)
+        assert isinstance(data.inputs, dict)
+        assert list(data.inputs) == ["input_ids"]
+
+    def test_an_input_that_is_missing_is_named(self) -> None:
+        with pytest.raises(ValueError, match=r"no entry 'big' in the batch; it has \['image'\]"):
+            BatchFormat(teacher_input_key="big").unpack({"image": torch.rand(2, 3)})
+        with pytest.raises(ValueError, match="only in a dict batch"):
+            BatchFormat(teacher_input_key="big").unpack((torch.rand(2, 3), torch.tensor([0, 1])))
+
+    def test_missing_labels_become_ignored_ones(self) -> None:
+        labels = torch.tensor([2, -1, 0])
+        format_ = BatchFormat(missing_label=-1)
+        target = format_.unpack((torch.rand(3, 2), labels)).target
+        assert isinstance(target, torch.Tensor)
+        assert target.tolist() == [2, -100, 0]
+        assert labels.tolist() == [2, -1, 0]
+        tasks = format_.unpack((torch.rand(3, 2), {"a": labels, "b": torch.tensor([-1, -1, 5])})).target
+        assert isinstance(tasks, dict)
+        assert {task: values.tolist() for task, values in tasks.items()} == {"a": [2, -100, 0], "b": [-100, -100, 5]}
+
+    def test_class_probabilities_are_left_alone(self) -> None:
+        mixed = torch.tensor([[-1.0, 2.0]])
+        assert BatchFormat(missing_label=-1).unpack((torch.rand(1, 2), mixed)).target is mixed
+
+
+class TestArguments:
+    def test_positions_and_names_are_passed_on(self) -> None:
+        class Model(torch.nn.Module):
+            def forward(self, x: torch.Tensor, *, scale: float) -> torch.Tensor:
+                return x * scale
+
+        x = torch.ones(2, 3)
+        assert torch.equal(call_model(Model(), Arguments((x,), {"scale": 3.0})), 3 * x)
+
+    def test_tensors_are_found_and_moved(self) -> None:
+        inputs = Arguments((torch.ones(2), 1), {"more": [torch.zeros(3)], "flag": True})
+        assert [len(tensor) for tensor in tensors_of(inputs)] == [2, 3]
+        moved = move(inputs, torch.device("cpu"), torch.float64)
+        assert moved.positional[0].dtype == moved.named["more"][0].dtype == torch.float64
+        assert moved.named["flag"] is True

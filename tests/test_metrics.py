@@ -325,3 +325,16 @@ def test_a_limit_of_zero_keeps_nothing() -> None:
     memory = TeacherMemory(limit=0)
     memory.keep(PLACE, draw(2, 3), draw(2, 10))
     assert memory.recall(PLACE, draw(2, 3)) is None
+
+
+def test_a_members_figures_are_its_own_and_leave_the_students_alone() -> None:
+    logits, member, labels = draw(8, 3), draw(8, 3, seed=1), labels_of(8, classes=3)
+    evaluation = Evaluation("multiclass", 3, CPU)
+    for part in (slice(0, 3), slice(3, 8)):
+        evaluation.update(logits[part], None, labels[part], None)
+        evaluation.update_member("peer_0", member[part], labels[part], None)
+    found = {name: value.item() for name, value in evaluation.compute().items()}
+    for who, rows in (("student", logits), ("peer_0", member)):
+        for name, value in network_by_hand(rows.tolist(), labels.tolist()).items():
+            assert found.pop(f"{name}/{who}") == pytest.approx(value, rel=1e-5, abs=1e-6)
+    assert not found

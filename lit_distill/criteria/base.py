@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from lit_distill.criteria.about import About
 from lit_distill.outputs import Outputs
 from lit_distill.projectors import Norm, Projector
 from lit_distill.references import match_layers
@@ -28,11 +29,13 @@ class Criterion(nn.Module, ABC):
         needs_target: The criterion reads labels.
         needs_teacher: The criterion reads the teacher's outputs.
         compares_logits: The criterion compares the student's logits with the teacher's.
+        about: Where the method comes from; None for one of the user's own.
     """
 
-    needs_target: ClassVar[bool] = False
-    needs_teacher: ClassVar[bool] = True
-    compares_logits: ClassVar[bool] = False
+    about: ClassVar[About | None] = None
+    needs_target: bool = False
+    needs_teacher: bool = True
+    compares_logits: bool = False
 
     @property
     def student_layers(self) -> tuple[str, ...]:
@@ -75,8 +78,8 @@ class FeatureCriterion(Criterion):
         projector_norm: Norm = "none",
     ) -> None:
         super().__init__()
-        self._student_layers = _as_tuple(student_layer, "student_layer")
-        self._teacher_layers = _as_tuple(teacher_layer, "teacher_layer")
+        self._student_layers = layer_tuple(student_layer, "student_layer")
+        self._teacher_layers = layer_tuple(teacher_layer, "teacher_layer")
         if projector_norm not in ("none", "batch", "layer"):
             raise ValueError(f"projector_norm must be 'none', 'batch' or 'layer', not {projector_norm!r}.")
         self.project = project
@@ -98,8 +101,8 @@ class FeatureCriterion(Criterion):
         Raises:
             ValueError: The two sides name different numbers of layers, or a pair's shapes cannot meet.
         """
-        names_s = _expand(self._student_layers, student, "student")
-        names_t = _expand(self._teacher_layers, teacher, "teacher")
+        names_s = expand_layers(self._student_layers, student, "student")
+        names_t = expand_layers(self._teacher_layers, teacher, "teacher")
         if len(names_s) != len(names_t):
             raise ValueError(
                 f"{len(names_s)} student layers ({', '.join(names_s)}) cannot pair with "
@@ -110,12 +113,15 @@ class FeatureCriterion(Criterion):
             self.projectors = nn.ModuleList(self._make_projector(s, t, student, teacher) for s, t in pairs)
         self.pairs = pairs
 
-    def _make_projector(self, name_s: str, name_t: str, student: Outputs, teacher: Outputs) -> Projector:
-        shape_s, shape_t = student.features[name_s].shape, teacher.features[name_t].shape
+    def _make_projector(self, name_s: str, name_t: str, student: Outputs, teacher: Outputs) -> nn.Module:
         try:
-            return Projector(shape_s, shape_t, self.projector_norm)
+            return self.make_projector(student.features[name_s].shape, teacher.features[name_t].shape)
         except ValueError as error:
             raise ValueError(f"{name_s} -> {name_t}: {error}") from error
+
+    def make_projector(self, student: Sequence[int], teacher: Sequence[int]) -> nn.Module:
+        """A projector between two shapes, batch included; a subclass may make another."""
+        return Projector(student, teacher, self.projector_norm)
 
     def pair_features(self, student: Outputs, teacher: Outputs) -> list[tuple[Tensor, Tensor]]:
         """Each pair's features in float32 or wider, the student's projected where projectors are on."""
@@ -130,14 +136,19 @@ class FeatureCriterion(Criterion):
         return found
 
 
-def _as_tuple(layers: str | Sequence[str], name: str) -> tuple[str, ...]:
+def layer_tuple(layers: str | Sequence[str], name: str) -> tuple[str, ...]:
+    """One reference or several as a tuple.
+
+    Raises:
+        ValueError: There is none; ``name`` is the argument that they come from.
+    """
     found = (layers,) if isinstance(layers, str) else tuple(layers)
     if not found:
         raise ValueError(f"{name} names no layer.")
     return found
 
 
-def _expand(references: Sequence[str], outputs: Outputs, owner: str) -> list[str]:
+def expand_layers(references: Sequence[str], outputs: Outputs, owner: str) -> list[str]:
     """The captured features that the references name, reference by reference."""
     names: list[str] = []
     for reference in references:

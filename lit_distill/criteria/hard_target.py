@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from lit_distill.batch import IGNORED_LABEL
 from lit_distill.criteria.base import TASKS, Criterion, Task, at_least_float32, check_choice, counted, valid_rows
 from lit_distill.outputs import Outputs
-
-IGNORED_LABEL = -100
 
 
 def hard_target(logits: Tensor, target: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -16,11 +15,17 @@ def hard_target(logits: Tensor, target: Tensor, label_smoothing: float = 0.0) ->
 
     Args:
         logits: ``[N, C]``.
-        target: Class indices ``[N]`` (-100 is left out), or class probabilities ``[N, C]`` (after MixUp).
+        target: Class indices ``[N]`` (-100 is left out; 0 where nothing is left), or class probabilities ``[N, C]`` (after MixUp).
         label_smoothing: ``eps`` in [0, 1): the label's mass becomes ``1 - eps + eps / C`` (Szegedy et al.
             2016, section 7).
     """
-    return F.cross_entropy(logits, target, label_smoothing=label_smoothing, ignore_index=IGNORED_LABEL)
+    if target.is_floating_point():
+        return F.cross_entropy(logits, target, label_smoothing=label_smoothing)
+    # Not PyTorch's mean: over a batch without any label that is NaN.
+    total = F.cross_entropy(
+        logits, target, label_smoothing=label_smoothing, ignore_index=IGNORED_LABEL, reduction="sum"
+    )
+    return total / (target != IGNORED_LABEL).sum().clamp(min=1)
 
 
 def hard_target_binary(logits: Tensor, target: Tensor, label_smoothing: float = 0.0) -> Tensor:

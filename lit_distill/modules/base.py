@@ -10,41 +10,48 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lit_distill.batch import Batch, BatchFormat, Inputs, call_model, move, unpack
-from lit_distill.callbacks import Throughput, is_logging_step
-from lit_distill.capture import Capture
+from lit_distill import checks
+from lit_distill.balance import Balance
+from lit_distill.batch import Batch, BatchFormat, Inputs, call_model, move
+from lit_distill.callbacks.throughput import Throughput, is_logging_step
+from lit_distill.checkpoint import class_name
 from lit_distill.criteria import Criterion
 from lit_distill.criteria.base import TASKS, Task, check_choice
-from lit_distill.modules import checks
+from lit_distill.distiller import Comparison, Distiller
 from lit_distill.modules.acceleration import Acceleration
-from lit_distill.modules.checkpoint import CheckpointNote
 from lit_distill.modules.evaluator import Evaluator
-from lit_distill.modules.hyperparameters import class_name, describe_criteria, record_hyperparameters
-from lit_distill.outputs import Outputs, read_logits
+from lit_distill.modules.hyperparameters import describe_criteria, record_hyperparameters
+from lit_distill.outputs import read_logits
 from lit_distill.probe import as_in_evaluation, example_batch
-from lit_distill.teachers import Teacher, as_teacher
+from lit_distill.schedules import Schedule
+from lit_distill.teachers import Teacher
 from lit_distill.tensorboard import add_comparison_charts
-from lit_distill.weighted import Losses, WeightedCriteria
+from lit_distill.weighted import WeightedCriteria
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
 
 
-class LookAhead(Callback):
-    """Runs a distillation's look ahead; stands first among the trainer's callbacks."""
+class Attendant(Callback):
+    """Does for a distillation what has to come before or after every other callback; stands first in the trainer's list."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit" and isinstance(pl_module, DistillationModule):
             pl_module.look_ahead()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if isinstance(pl_module, DistillationModule) and pl_module._teacher is not None:
-            pl_module._teacher.begin_batch()
+        if isinstance(pl_module, DistillationModule):
+            pl_module.distiller.begin_batch(trainer, batch_idx)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if isinstance(pl_module, DistillationModule):
+            pl_module.distiller.end_batch(trainer)
 
 
 class DistillationModule(LightningModule):
@@ -63,6 +70,9 @@ class DistillationModule(LightningModule):
             ``optimizer`` of a config comes before it.
         lr_scheduler: Makes the scheduler, stepped every epoch.
         batch_format: Names of the entries in dict batches and outputs.
+        schedules: What changes during training: ``soft.weight``, ``soft.temperature`` or any other number of a criterion, and
+            its schedule, whose values replace the one given.
+        balance: Finds the weights in force during training.
         fast: Train with what is quickest on the device: the student compiled, a frozen teacher without a runtime of
             its own in the best one (int8 or bf16 where the hardware has it). Evaluation stays as it is.
 
@@ -81,23 +91,20 @@ class DistillationModule(LightningModule):
         lr_scheduler: SchedulerFactory | None = None,
         batch_format: BatchFormat | None = None,
         fast: bool = False,
+        schedules: Mapping[str, Schedule] | None = None,
+        balance: Balance | None = None,
     ) -> None:
         super().__init__()
         check_choice("task", task, TASKS)
         checks.same_task(criteria, task)
         self.task: Task = task
         self.student = student
-        self.criteria = WeightedCriteria(criteria, weights)
-        if teacher is not None:
-            checks.separate_networks(student, teacher.model if isinstance(teacher, Teacher) else teacher)
-        self._teacher = as_teacher(teacher) if teacher is not None else None
-        self.joint_teacher = self._teacher.trained if self._teacher is not None else None
+        self.criteria = WeightedCriteria(criteria, weights, schedules, balance)
         self._format = batch_format or BatchFormat()
-        self._capture = Capture(student, self.criteria.student_layers, self._format.output_key, "student")
-        if self._teacher is not None:
-            self._teacher.observe(self.criteria.teacher_layers, self._format.output_key)
+        self.distiller = Distiller(student, teacher, self.criteria, self._format)
+        self._teacher = self.distiller.teacher
+        self.joint_teacher = self.distiller.registered_teacher
         self._optimizer, self._lr_scheduler = optimizer, lr_scheduler
-        self._note = CheckpointNote()
         self._acceleration = Acceleration(fast)
         self._looked_ahead = False
         self._evaluator = Evaluator(task, self._teacher)
@@ -108,6 +115,8 @@ class DistillationModule(LightningModule):
             "student_class": class_name(student),
             "teacher_class": class_name(self._teacher.model) if self._teacher else "none",
             "criteria_settings": describe_criteria(criteria),
+            "schedule_settings": {key: str(schedule) for key, schedule in self.criteria.schedules.items()},
+            "balance_class": class_name(balance) if balance is not None else "none",
         }
         record_hyperparameters(self, plain)
 
@@ -118,41 +127,26 @@ class DistillationModule(LightningModule):
 
     def forward(self, inputs: Inputs) -> Any:
         """What the student alone returns."""
-        with self._acceleration.evaluation(), self._capture.muted():
+        with self._acceleration.evaluation(), self.distiller.capture.muted():
             return call_model(self.student, inputs)
 
     # One batch -----------------------------------------------------------------------------------
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         data = self._unpack(batch)
-        answer = self._teacher.ask(data.inputs, data.mask) if self._teacher is not None else Outputs.nothing
+        answer = self.distiller.ask(data)
         with self._acceleration.training(data.size):
-            student = self._capture.run(data.inputs, data.mask, need_grad=True)
-        losses, own = self._compare(student, answer(), data.target)
-        total = losses.total if own is None else losses.total + own
-        checks.finite(total, losses, own, self.global_step)
-        self._log_training(losses, own, total, data.size)
-        return total
+            student = self.distiller.capture.run(data.inputs, data.mask, need_grad=True)
+        comparison = self.distiller.compare(student, answer(), data.target)
+        checks.finite(comparison.total, comparison.losses, comparison.own, self.global_step)
+        self._log_training(comparison, data.size)
+        return comparison.total
 
-    def _compare(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> tuple[Losses, Tensor | None]:
-        """The criteria's losses, and the teacher's own where it trains too."""
-        if self._teacher is None:
-            return self.criteria(student, teacher, target), None
-        own = self._teacher.own_loss(teacher, target)
-        return self.criteria(student, teacher if self._teacher.follows else teacher.detach(), target), own
-
-    def _log_training(self, losses: Losses, own: Tensor | None, total: Tensor, size: int) -> None:
-        self.log("train/loss", total.detach(), prog_bar=True, batch_size=size)
+    def _log_training(self, comparison: Comparison, size: int) -> None:
+        self.log("train/loss", comparison.total.detach(), prog_bar=True, batch_size=size)
         if not (is_logging_step(self.trainer) or self.trainer.should_stop):
             return  # Lightning takes 0.4 ms for each figure, and drops them at other steps
-        logs = losses.named()
-        del logs["loss"]
-        for name, criterion in self.criteria.items():
-            temperature = getattr(criterion, "temperature", None)
-            if isinstance(temperature, (int, float)):
-                logs[f"temperature/{name}"] = float(temperature)
-        if own is not None:
-            logs["teacher_loss"] = own.detach()
+        logs = self.distiller.figures(comparison)
         if self.trainer.optimizers:
             logs["learning_rate"] = self.trainer.optimizers[0].param_groups[0]["lr"]
         self.log_dict({f"train/{name}": value for name, value in logs.items()}, batch_size=size)
@@ -188,7 +182,7 @@ class DistillationModule(LightningModule):
             self.log("hp_metric", figures[shown], sync_dist=True)
 
     def _unpack(self, batch: Any) -> Batch:
-        return unpack(batch, self._format.input_key, self._format.target_key)
+        return self._format.unpack(batch)
 
     # Before the first batch ----------------------------------------------------------------------
 
@@ -197,8 +191,8 @@ class DistillationModule(LightningModule):
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         if not any(isinstance(callback, Throughput) for callback in callbacks):
             callbacks.insert(0, Throughput())
-        if not any(isinstance(callback, LookAhead) for callback in callbacks):
-            callbacks.insert(0, LookAhead())
+        if not any(isinstance(callback, Attendant) for callback in callbacks):
+            callbacks.insert(0, Attendant())
         return []
 
     def setup(self, stage: str) -> None:
@@ -221,47 +215,29 @@ class DistillationModule(LightningModule):
         distributed = self._trainer is not None and self.trainer.world_size > 1
         trained = [self.student, self.criteria, *([self.joint_teacher] if self.joint_teacher else [])]
         with as_in_evaluation(*trained), torch.set_grad_enabled(distributed):
-            student = self._capture.run(data.inputs, data.mask, calibrate=True)
-            asked = self._teacher
-            teacher = asked(data.inputs, data.mask, calibrate=True) if asked is not None else Outputs.nothing()
-            self._note.check_shapes(student, teacher)
-            self.criteria.build(student, teacher)
-            self.criteria.to(student.logits.device)
-            losses, own = self._compare(student, teacher, data.target)
-            if asked is not None:
-                asked.needs_logits = not asked.frozen or checks.logits_are_read(
-                    self.criteria, student, teacher, data.target
-                )
-            if distributed:
-                checks.every_parameter_reached(losses.total if own is None else losses.total + own, self)
-        self._note.remember_shapes(student, teacher)
-        rank_zero_info(checks.summary(self.student, self._teacher, self.criteria, student, teacher))
+            student = self.distiller.capture.run(data.inputs, data.mask, calibrate=True)
+            self.distiller.rehearse(student, data, self if distributed else None)
 
     def on_fit_start(self) -> None:
         self._looked_ahead = False
-        self._note.restore_rng()
         if not self.student.training:  # as `from_pretrained` returns it
             self.student.train()
         checks.optimizers_hold_everything(self, self.trainer.optimizers)
         self._acceleration.start(self.student, self._teacher, self.device, str(self.trainer.precision))
-        if self._teacher is not None:
-            checks.same_on_every_rank(self, self._teacher.model)
-            self._teacher.attach(self.trainer, self._unpack)
+        self.distiller.start(self.trainer, self, self._unpack)
         add_comparison_charts(self.loggers)
 
     def on_train_start(self) -> None:
-        if self._teacher is not None:
-            self._teacher.prepare(self.trainer, self._read_inputs)
+        self.distiller.prepare(self.trainer, self._read_inputs)
         self._acceleration.report(self._teacher)
 
     def on_fit_end(self) -> None:
         self._acceleration.stop(self.student)
-        if self._teacher is not None:
-            self._teacher.detach()
+        self.distiller.stop()
 
     def _read_inputs(self, batch: Any) -> Inputs:
         batch = self.trainer.precision_plugin.convert_input(batch)
-        return self._unpack(move(batch, self.device)).inputs
+        return self._unpack(move(batch, self.device)).for_teacher
 
     def configure_optimizers(self) -> Any:
         trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
@@ -271,13 +247,12 @@ class DistillationModule(LightningModule):
     # Checkpoints and devices ---------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._note.write(checkpoint, self.criteria)
+        self.distiller.note.write(checkpoint, self.criteria)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._note.read(checkpoint, self.criteria)
+        self.distiller.note.read(checkpoint, self.criteria)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DistillationModule:
-        if self._teacher is not None:
-            self._teacher.apply(fn)
+        self.distiller.move(fn)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self

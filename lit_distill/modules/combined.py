@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from lit_distill.balance import Balance
 from lit_distill.batch import BatchFormat
 from lit_distill.criteria import Criterion, HardTarget, Hint, SoftTarget
 from lit_distill.criteria.base import Task
@@ -18,6 +19,7 @@ from lit_distill.modules.defaults import (
     refuse_unused,
 )
 from lit_distill.modules.hyperparameters import record_hyperparameters
+from lit_distill.schedules import Schedule
 from lit_distill.teachers import Teacher
 
 
@@ -40,6 +42,8 @@ class CombinedDistillation(DistillationModule):
         lr_scheduler: As in ``DistillationModule``.
         batch_format: As in ``DistillationModule``.
         fast: As in ``DistillationModule``.
+        schedules: As in ``DistillationModule``.
+        balance: As in ``DistillationModule``.
 
     Raises:
         ValueError: No criterion reads layers, none compares logits, or an argument is wrong.
@@ -59,6 +63,8 @@ class CombinedDistillation(DistillationModule):
         lr_scheduler: SchedulerFactory | None = None,
         batch_format: BatchFormat | None = None,
         fast: bool = False,
+        schedules: dict[str, Schedule] | None = None,
+        balance: Balance | None = None,
     ) -> None:
         given = {"student_layer": student_layer, "teacher_layer": teacher_layer}
         refuse_unused({**given, "temperature": changed_temperature(temperature)}, criteria)
@@ -77,5 +83,17 @@ class CombinedDistillation(DistillationModule):
                 f"CombinedDistillation needs a criterion that compares logits (SoftTarget), and was given "
                 f"{', '.join(map(repr, chosen))}; use FeatureDistillation."
             )
-        super().__init__(student, teacher, chosen, weighting, task, optimizer, lr_scheduler, batch_format, fast)
+        super().__init__(
+            student,
+            teacher,
+            chosen,
+            weighting,
+            task,
+            optimizer,
+            lr_scheduler,
+            batch_format,
+            fast,
+            schedules,
+            balance,
+        )
         record_hyperparameters(self, {**given, "temperature": temperature})

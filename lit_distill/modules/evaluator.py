@@ -3,91 +3,167 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from lit_distill.batch import Batch
+from lit_distill.batch import Batch, Target
 from lit_distill.criteria.base import Task
 from lit_distill.metrics import Evaluation, TeacherMemory, count_classes
 from lit_distill.teachers import Teacher
 
 Place = tuple[str, int, int]
+_ONLY = ""  # stands for the head of a network that has one
 
 
 class Evaluator:
     """Gathers both networks' figures over an epoch; a frozen teacher runs once per unchanged batch.
 
     Args:
-        task: What the logits mean.
+        task: What the logits mean; for a student with several heads, by the name of each head's task.
         teacher: The teacher, or None.
+        teacher_heads: The teacher's layer for each task that it has a head for; read where ``task`` is a mapping.
     """
 
-    def __init__(self, task: Task, teacher: Teacher | None) -> None:
-        self.task: Task = task
+    def __init__(
+        self,
+        task: Task | Mapping[str, Task],
+        teacher: Teacher | None,
+        teacher_heads: Mapping[str, str] | None = None,
+    ) -> None:
+        self.tasks: dict[str, Task] = {_ONLY: task} if isinstance(task, str) else dict(task)
         self.teacher = teacher
+        self.teacher_heads = dict(teacher_heads or {})
         self._memory = TeacherMemory()
-        self._running: dict[int, Evaluation] = {}
-        self._warned = False
+        self._running: dict[tuple[int, str], Evaluation] = {}
+        self._warned: set[str] = set()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Evaluator:
         # A copy of the module needs no copy of what was remembered.
-        return Evaluator(self.task, copy.deepcopy(self.teacher, memo))
+        task = self.tasks.get(_ONLY, self.tasks)
+        return Evaluator(task, copy.deepcopy(self.teacher, memo), self.teacher_heads)
 
-    def update(self, place: Place, student: Tensor, data: Batch) -> None:
+    def update(
+        self,
+        place: Place,
+        student: Tensor | Mapping[str, Tensor],
+        data: Batch,
+        members: Mapping[str, Tensor] | None = None,
+    ) -> None:
         """Add a batch.
 
         Args:
             place: Stage, index of the DataLoader, index of the batch.
-            student: The student's logits.
+            student: The student's logits; by task where it has several heads.
             data: The batch.
-        """
-        evaluation = self._running.get(place[1])
-        if evaluation is None:
-            evaluation = self._running[place[1]] = Evaluation(self.task, count_classes(student), student.device)
-        teacher = self._teacher_logits(place, data)
-        if teacher is not None and teacher.shape != student.shape:
-            teacher = None  # matched by features alone, its classes are others: there is nothing to compare
-        evaluation.update(student, teacher, data.target, data.mask)
+            members: Logits of the networks that the student is made of, by the names to log them under.
 
-    def _teacher_logits(self, place: Place, data: Batch) -> Tensor | None:
-        if self.teacher is None:
+        Raises:
+            ValueError: The labels are not of the tasks that the student has heads for.
+        """
+        heads = {_ONLY: student} if isinstance(student, Tensor) else student
+        teacher = self._teacher_logits(place, data)
+        for name, logits in heads.items():
+            target, taught = self._labels(data.target, name), teacher.get(name)
+            if taught is not None and taught.shape != logits.shape:
+                taught = None  # matched by features alone, its classes are others: there is nothing to compare
+            evaluation = self._running.get((place[1], name))
+            if evaluation is None:
+                evaluation = Evaluation(self.tasks[name], count_classes(logits), logits.device)
+                self._running[place[1], name] = evaluation
+            evaluation.update(logits, taught, target, data.mask)
+            for member, own in (members or {}).items():
+                evaluation.update_member(member, own, target, data.mask)
+
+    def _labels(self, target: Target | None, name: str) -> Tensor | None:
+        """A head's labels; None where the batch has none of its task."""
+        if target is None:
             return None
+        if isinstance(target, Tensor):
+            if name == _ONLY:
+                return target
+            raise ValueError(
+                f"the batch has one task's labels, and the heads are of {', '.join(map(repr, self.tasks))}."
+            )
+        if name == _ONLY:
+            raise ValueError(
+                f"the batch has labels of several tasks ({', '.join(map(repr, target))}); use MultiTaskDistillation."
+            )
+        return target.get(name)
+
+    def _teacher_logits(self, place: Place, data: Batch) -> dict[str, Tensor]:
+        """The teacher's logits for each task that it has a head for."""
+        compared = [_ONLY] if _ONLY in self.tasks else list(self.teacher_heads)
+        if self.teacher is None or not compared:
+            return {}
         if not self.teacher.frozen:
-            return self.teacher.predict(data.inputs, data.mask).logits
-        logits = self._memory.recall(place, data.inputs)
-        if logits is None:
-            logits = self.teacher.predict(data.inputs, data.mask).logits
-            self._memory.keep(place, data.inputs, logits)
-        return logits
+            return self._ask(self.teacher, data)
+        stage, loader, batch = place
+        inputs = data.for_teacher
+        places = {name: (f"{stage}/{name}", loader, batch) for name in compared}
+        known = {name: self._memory.recall(where, inputs) for name, where in places.items()}
+        found = {name: logits for name, logits in known.items() if logits is not None}
+        if len(found) < len(places):
+            found = self._ask(self.teacher, data)
+            for name, logits in found.items():
+                self._memory.keep(places[name], inputs, logits)
+        return found
+
+    def _ask(self, teacher: Teacher, data: Batch) -> dict[str, Tensor]:
+        outputs = teacher.predict(data.for_teacher, data.mask)
+        if _ONLY in self.tasks:
+            return {_ONLY: outputs.logits}
+        return {task: outputs.features[layer] for task, layer in self.teacher_heads.items()}
 
     def finish(self, stage: str, sanity: bool = False) -> dict[str, Tensor]:
         """The epoch's figures by the names that they are logged under; starts the next epoch afresh.
+
+        A task of several has its name in them, ``val/<task>/accuracy/student``; ``val/accuracy/student`` is then the
+        tasks' mean.
 
         Args:
             stage: ``val`` or ``test``.
             sanity: The figures are of a sanity check, and warn of nothing.
         """
         running, self._running = self._running, {}
-        several = len(running) > 1
+        loaders = sorted({loader for loader, _ in running})
         figures: dict[str, Tensor] = {}
-        for index, evaluation in sorted(running.items()):
-            suffix = f"/loader_{index}" if several else ""
-            found = evaluation.compute()
+        for loader in loaders:
+            suffix = f"/loader_{loader}" if len(loaders) > 1 else ""
+            found = {name: evaluation.compute() for (place, name), evaluation in running.items() if place == loader}
             if not sanity:
-                self._warn_of_chance(found, evaluation.classes)
-            figures |= {f"{stage}/{name}{suffix}": value for name, value in found.items()}
+                for name, of_task in found.items():
+                    self._warn_of_chance(name, of_task, running[loader, name].classes)
+            if _ONLY not in found:
+                found[_ONLY] = mean_accuracies(found)
+            for name, of_task in found.items():
+                prefix = f"{stage}/{name}" if name != _ONLY else stage
+                figures |= {f"{prefix}/{figure}{suffix}": value for figure, value in of_task.items()}
         return figures
 
-    def _warn_of_chance(self, figures: dict[str, Tensor], classes: int) -> None:
+    def _warn_of_chance(self, name: str, figures: Mapping[str, Tensor], classes: int) -> None:
         accuracy = figures.get("accuracy/teacher")
-        if self._warned or accuracy is None or self.teacher is None or not self.teacher.frozen:
+        if name in self._warned or accuracy is None or self.teacher is None or not self.teacher.frozen:
             return
-        self._warned = True
-        chance = 1 / max(2, classes) if self.task == "multiclass" else 0.5
-        if float(accuracy) < 1.5 * chance and self.task == "multiclass":
+        self._warned.add(name)
+        chance = 1 / max(2, classes)
+        if float(accuracy) < 1.5 * chance and self.tasks[name] == "multiclass":
+            where = f" in task {name!r}" if name != _ONLY else ""
             rank_zero_warn(
-                f"the teacher's accuracy is {float(accuracy):.1%}, near the {chance:.1%} of chance: was it trained, were "
-                "its weights loaded, and does it get the input size and normalisation that it was trained with?"
+                f"the teacher's accuracy{where} is {float(accuracy):.1%}, near the {chance:.1%} of chance: was it trained, "
+                "were its weights loaded, and does it get the input size and normalisation that it was trained with?"
             )
+
+
+def mean_accuracies(tasks: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean over tasks of each accuracy that every task has.
+
+    Args:
+        tasks: Figures by name, by task.
+    """
+    shared = set.intersection(*(set(figures) for figures in tasks.values()))
+    names = sorted(name for name in shared if name.startswith("accuracy/"))
+    return {name: torch.stack([figures[name] for figures in tasks.values()]).mean() for name in names}

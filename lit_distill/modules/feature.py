@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from torch import nn
 
+from lit_distill.balance import Balance
 from lit_distill.batch import BatchFormat
 from lit_distill.criteria import Criterion, HardTarget, Hint
 from lit_distill.criteria.base import Task
 from lit_distill.modules.base import DistillationModule, OptimizerFactory, SchedulerFactory
 from lit_distill.modules.defaults import choose, comparing_logits, layer_pair, need_layers, refuse_unused
 from lit_distill.modules.hyperparameters import record_hyperparameters
+from lit_distill.schedules import Schedule
 from lit_distill.teachers import Teacher
 
 
@@ -32,6 +34,8 @@ class FeatureDistillation(DistillationModule):
         lr_scheduler: As in ``DistillationModule``.
         batch_format: As in ``DistillationModule``.
         fast: As in ``DistillationModule``.
+        schedules: As in ``DistillationModule``.
+        balance: As in ``DistillationModule``.
 
     Raises:
         ValueError: No criterion reads layers, one compares logits, or an argument is wrong.
@@ -50,6 +54,8 @@ class FeatureDistillation(DistillationModule):
         lr_scheduler: SchedulerFactory | None = None,
         batch_format: BatchFormat | None = None,
         fast: bool = False,
+        schedules: dict[str, Schedule] | None = None,
+        balance: Balance | None = None,
     ) -> None:
         given = {"student_layer": student_layer, "teacher_layer": teacher_layer}
         refuse_unused(given, criteria)
@@ -65,5 +71,17 @@ class FeatureDistillation(DistillationModule):
                 f"FeatureDistillation compares layers alone, and {', '.join(map(repr, logits))} compares logits; use "
                 "CombinedDistillation."
             )
-        super().__init__(student, teacher, chosen, weighting, task, optimizer, lr_scheduler, batch_format, fast)
+        super().__init__(
+            student,
+            teacher,
+            chosen,
+            weighting,
+            task,
+            optimizer,
+            lr_scheduler,
+            batch_format,
+            fast,
+            schedules,
+            balance,
+        )
         record_hyperparameters(self, given)

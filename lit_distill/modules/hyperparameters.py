@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from torch import nn
 
+from lit_distill.checkpoint import class_name
 from lit_distill.criteria import Criterion
 
 
@@ -27,11 +28,6 @@ def record_hyperparameters(module: LightningModule, plain: Mapping[str, Any]) ->
         module.save_hyperparameters()
     else:
         module.save_hyperparameters(dict(plain))
-
-
-def class_name(thing: object) -> str:
-    """The import path of a thing's class."""
-    return f"{type(thing).__module__}.{type(thing).__qualname__}"
 
 
 def describe_criteria(criteria: Mapping[str, Criterion]) -> dict[str, dict[str, Any]]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from torch import nn
 
+from lit_distill.balance import Balance
 from lit_distill.batch import BatchFormat
 from lit_distill.criteria import Criterion, HardTarget, SoftTarget
 from lit_distill.criteria.base import Task
 from lit_distill.modules.base import DistillationModule, OptimizerFactory, SchedulerFactory
 from lit_distill.modules.defaults import DEFAULT_TEMPERATURE, changed_temperature, choose, refuse_layers, refuse_unused
 from lit_distill.modules.hyperparameters import record_hyperparameters
+from lit_distill.schedules import Schedule
 from lit_distill.teachers import Teacher
 
 
@@ -30,6 +32,8 @@ class LogitDistillation(DistillationModule):
         lr_scheduler: As in ``DistillationModule``.
         batch_format: As in ``DistillationModule``.
         fast: As in ``DistillationModule``.
+        schedules: As in ``DistillationModule``.
+        balance: As in ``DistillationModule``.
 
     Raises:
         ValueError: A criterion reads layers, or an argument is wrong.
@@ -47,10 +51,24 @@ class LogitDistillation(DistillationModule):
         lr_scheduler: SchedulerFactory | None = None,
         batch_format: BatchFormat | None = None,
         fast: bool = False,
+        schedules: dict[str, Schedule] | None = None,
+        balance: Balance | None = None,
     ) -> None:
         refuse_unused({"temperature": changed_temperature(temperature)}, criteria)
         default: dict[str, Criterion] = {"hard": HardTarget(task=task), "soft": SoftTarget(temperature, task=task)}
         chosen, weighting = choose(criteria, weights, default, {"hard": 0.1, "soft": 0.9})
         refuse_layers("LogitDistillation", chosen)
-        super().__init__(student, teacher, chosen, weighting, task, optimizer, lr_scheduler, batch_format, fast)
+        super().__init__(
+            student,
+            teacher,
+            chosen,
+            weighting,
+            task,
+            optimizer,
+            lr_scheduler,
+            batch_format,
+            fast,
+            schedules,
+            balance,
+        )
         record_hyperparameters(self, {"temperature": temperature})

@@ -22,9 +22,13 @@ _TRANSFORMS = ("transform", "target_transform", "transforms", "augment")
 
 
 def fingerprint_model(model: nn.Module) -> dict[str, str]:
-    """The class of a network and a digest of all its weights and buffers."""
+    """The class of a network, a digest of all its weights and buffers, and one of its layers in words.
+
+    The words hold what no weight shows: an ensemble's average, the size that an input is brought to.
+    """
     name = f"{type(model).__module__}.{type(model).__qualname__}"
-    return {"class": name, "weights": digest(dict(model.state_dict()))}
+    words = hashlib.sha256(without_addresses(model).encode()).hexdigest()
+    return {"class": name, "weights": digest(dict(model.state_dict())), "layers": words}
 
 
 def fingerprint_data(data: ReplayData, views: int) -> dict[str, Any]:

@@ -95,8 +95,7 @@ def refuse_other_size(found: int, expected: int) -> None:
 
 
 def _rows(batch: Batch) -> list[torch.Tensor]:
-    entries = [*tensors_of(batch.inputs), *([batch.target] if batch.target is not None else [])]
-    return [entry for entry in entries if entry.dim()]
+    return [entry for entry in tensors_of((batch.inputs, batch.target)) if entry.dim()]
 
 
 def refuse_unusual_sampler(loader: DataLoader[Any]) -> None:

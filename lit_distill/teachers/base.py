@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
-from lit_distill.batch import Batch, Inputs
+from lit_distill.batch import Batch, Inputs, Target
 from lit_distill.capture import Capture
 from lit_distill.outputs import Outputs
 
@@ -25,11 +25,15 @@ class Teacher(ABC):
 
     Attributes:
         frozen: The network never changes, so that its outputs for the same inputs never do.
+        role: What it is to the student, in words.
         follows: The criteria's gradients reach the network.
+        needs_target: The teacher itself learns from labels.
         needs_logits: The criteria read the logits of training batches; where they do not, these may come back empty.
     """
 
     frozen: ClassVar[bool] = True
+    role: ClassVar[str] = "frozen"
+    needs_target: ClassVar[bool] = False
     follows: bool = False
     needs_logits: bool = True
 
@@ -44,9 +48,12 @@ class Teacher(ABC):
         self.needs_logits = True
 
     @property
-    def trained(self) -> nn.Module | None:
-        """The network, where it trains beside the student and so belongs to the LightningModule."""
+    def registered(self) -> nn.Module | None:
+        """The network, where it changes during training and so belongs to the LightningModule and its checkpoints."""
         return None
+
+    def bind(self, student: nn.Module) -> None:
+        """Be told the student, before any of its layers is read; for a teacher that is made from it."""
 
     def prepare(self, trainer: Trainer, read: Callable[[Any], Inputs]) -> None:
         """Do once, before the first training batch, what this teacher needs.
@@ -67,6 +74,14 @@ class Teacher(ABC):
     def begin_batch(self) -> None:
         """Be told that the next training batch begins."""
 
+    def end_batch(self, student: nn.Module, step: int) -> None:
+        """Be told that a training batch ended.
+
+        Args:
+            student: The student as it is now.
+            step: Number of optimizer steps so far; with accumulation it stays the same for several batches.
+        """
+
     def detach(self) -> None:
         """Leave the fit that the teacher took part in."""
 
@@ -82,7 +97,7 @@ class Teacher(ABC):
     def predict(self, inputs: Inputs, mask: Tensor | None = None) -> Outputs:
         """The outputs for inputs outside training (validation, test)."""
 
-    def own_loss(self, outputs: Outputs, target: Tensor | None) -> Tensor | None:
+    def own_loss(self, outputs: Outputs, target: Target | None) -> Tensor | None:
         """What the teacher itself learns from, or None where it learns nothing."""
         return None
 

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from lit_distill.batch import Inputs, first_tensor, tensors_of
+from lit_distill.batch import Arguments, Inputs, first_tensor, tensors_of
 from lit_distill.capture import Capture
 from lit_distill.compiling import SteadySize, compile_in_place
 from lit_distill.outputs import Outputs
@@ -121,6 +121,9 @@ def _map(function: Callable[[Tensor], Tensor], inputs: Inputs) -> Inputs:
         return function(inputs)
     if isinstance(inputs, Mapping):
         return {key: function(value) if isinstance(value, Tensor) else value for key, value in inputs.items()}
+    if isinstance(inputs, Arguments):
+        named = {key: function(value) if isinstance(value, Tensor) else value for key, value in inputs.named.items()}
+        return Arguments(tuple(function(v) if isinstance(v, Tensor) else v for v in inputs.positional), named)
     return tuple(function(value) if isinstance(value, Tensor) else value for value in inputs)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lit_distill.batch import Inputs
+from lit_distill.batch import Inputs, Target
 from lit_distill.criteria import HardTarget
 from lit_distill.criteria.base import Task
 from lit_distill.outputs import Outputs
@@ -31,6 +31,8 @@ class JointTeacher(Teacher):
     """
 
     frozen = False
+    role = "trained beside the student"
+    needs_target = True
 
     def __init__(
         self,
@@ -49,7 +51,7 @@ class JointTeacher(Teacher):
         self._hard = HardTarget(label_smoothing, task)
 
     @property
-    def trained(self) -> nn.Module:
+    def registered(self) -> nn.Module:
         return self.model
 
     def __call__(self, inputs: Inputs, mask: Tensor | None = None, *, calibrate: bool = False) -> Outputs:
@@ -59,8 +61,12 @@ class JointTeacher(Teacher):
         with torch.no_grad():
             return self.capture.run(inputs, mask)
 
-    def own_loss(self, outputs: Outputs, target: Tensor | None) -> Tensor:
+    def own_loss(self, outputs: Outputs, target: Target | None) -> Tensor:
         if target is None:
             raise ValueError("a teacher that trains with its student needs labels, and the batches have none.")
+        if not isinstance(target, Tensor):
+            raise ValueError(
+                f"a joint teacher learns one task, and the batches have labels of several: {', '.join(target)}."
+            )
         loss: Tensor = self._hard(outputs, Outputs.nothing(), target)
         return self.weight * loss

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from lit_distill.batch import Inputs, call_model, tensors_of
+from lit_distill.batch import Inputs, call_model, positions_and_names, tensors_of
 from lit_distill.capture import Capture, select_tensor
 from lit_distill.outputs import Outputs, read_logits
 from lit_distill.references import chosen_call, hook_key, layer_path
@@ -141,8 +141,7 @@ def _trace(capture: Capture, inputs: Inputs, needs_logits: bool) -> fx.GraphModu
 
 def _given_arguments(model: nn.Module, inputs: Inputs) -> set[str]:
     """Names of the model's arguments that the inputs fill."""
-    arguments = (inputs,) if isinstance(inputs, Tensor) else () if isinstance(inputs, Mapping) else tuple(inputs)
-    keywords = dict(inputs) if isinstance(inputs, Mapping) else {}
+    arguments, keywords = positions_and_names(inputs)
     signature = inspect.signature(model.forward)
     usual = inspect.Parameter.POSITIONAL_OR_KEYWORD
     given = set(signature.bind(*arguments, **keywords).arguments)

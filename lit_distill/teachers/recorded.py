@@ -136,12 +136,12 @@ class RecordedTeacher(FrozenTeacher):
         self._like = fn(self._like)
 
     def _live(self, batch: Batch) -> Outputs:
-        return self._pooled(super().__call__(batch.inputs, batch.mask))
+        return self._pooled(super().__call__(batch.for_teacher, batch.mask))
 
     def _calibrate(self, batches: Callable[[], Sequence[Batch]]) -> None:
         """Make the copy that the runtime asks for, from batches that every process and every run reads alike."""
         if self.runtime is not None:
-            self.prepare_runtime(lambda: [batch.inputs for batch in batches()])
+            self.prepare_runtime(lambda: [batch.for_teacher for batch in batches()])
 
     def _pooled(self, outputs: Outputs) -> Outputs:
         """Features averaged over positions, where that was asked for."""

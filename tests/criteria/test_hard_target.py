@@ -177,3 +177,22 @@ def test_unknown_task_is_refused() -> None:
 def test_missing_labels_are_refused() -> None:
     with pytest.raises(ValueError, match="needs labels"):
         HardTarget()(Outputs(torch.zeros(2, 3)), NOTHING, None)
+
+
+def test_a_batch_without_any_label_teaches_nothing() -> None:
+    logits = torch.randn(3, 4, requires_grad=True)
+    value = hard_target(logits, torch.full((3,), IGNORED_LABEL))
+    value.backward()
+    assert value.item() == 0
+    assert logits.grad is not None
+    assert not logits.grad.any()
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_mean_is_over_the_labelled(smoothing: float) -> None:
+    logits, target = torch.randn(5, 4, dtype=torch.float64), torch.tensor([1, IGNORED_LABEL, 3, IGNORED_LABEL, 0])
+    rows = [0, 2, 4]
+    log_p = logits[rows] - torch.logsumexp(logits[rows], 1, keepdim=True)
+    soft = torch.full((3, 4), smoothing / 4, dtype=torch.float64)
+    soft[torch.arange(3), target[rows]] += 1 - smoothing
+    assert hard_target(logits, target, smoothing).item() == pytest.approx(-(soft * log_p).sum(1).mean().item(), abs=1e-12)

@@ -122,3 +122,16 @@ def test_versions_are_those_that_run() -> None:
 
 def test_a_network_without_weights_has_a_mark() -> None:
     assert fingerprint_model(nn.ReLU())["class"].endswith("ReLU")
+
+
+def test_what_no_weight_shows_is_in_the_marks() -> None:
+    from lit_distill.models import Ensemble, adapt
+
+    torch.manual_seed(0)
+    members = [nn.Linear(3, 2), nn.Linear(3, 2)]
+    first = fingerprint_model(Ensemble(members))
+    assert first == fingerprint_model(Ensemble(members))
+    assert first != fingerprint_model(Ensemble(members, average="logits"))
+    assert first != fingerprint_model(Ensemble(members, weights=[1, 2]))
+    network = nn.Conv2d(1, 1, 1)
+    assert fingerprint_model(adapt(network, size=4)) != fingerprint_model(adapt(network, size=5))

@@ -45,7 +45,7 @@ def test_a_plain_module_becomes_a_frozen_teacher() -> None:
     assert as_teacher(teacher) is teacher
     assert teacher.frozen
     assert not teacher.follows
-    assert teacher.trained is None
+    assert teacher.registered is None
     assert teacher.own_loss(teacher(torch.ones(2, 4)), torch.zeros(2)) is None
 
 

@@ -36,7 +36,7 @@ def distillation(teacher: JointTeacher, soft: float = 1.0, hint: float = 1.0) ->
 def test_it_is_put_in_train_mode_with_gradients() -> None:
     model = MLP(4, (5,), 3).eval().requires_grad_(False)
     teacher = JointTeacher(model)
-    assert teacher.trained is model
+    assert teacher.registered is model
     assert not teacher.frozen
     assert model.training
     assert all(parameter.requires_grad for parameter in model.parameters())

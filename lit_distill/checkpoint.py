@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lit_distill.modules.hyperparameters import class_name
 from lit_distill.outputs import Outputs
 from lit_distill.rng import collect_rng_state, restore_rng_state
 from lit_distill.weighted import WeightedCriteria
 
-_KEY = "lit_distill"
+NOTE_KEY = "lit_distill"
+
+
+def class_name(thing: object) -> str:
+    """The import path of a thing's class."""
+    return f"{type(thing).__module__}.{type(thing).__qualname__}"
 
 
 class CheckpointNote:
@@ -45,8 +49,8 @@ class CheckpointNote:
 
     def write(self, checkpoint: dict[str, Any], criteria: WeightedCriteria) -> None:
         """Add the entry."""
-        checkpoint[_KEY] = {
-            "criteria": {name: class_name(criterion) for name, criterion in criteria.items()},
+        checkpoint[NOTE_KEY] = {
+            "criteria": {name: class_name(criterion) for name, criterion in criteria.criteria().items()},
             "shapes": self._shapes,
             "rng": collect_rng_state(),
         }
@@ -57,13 +61,13 @@ class CheckpointNote:
         Raises:
             ValueError: The checkpoint is not of a distillation, or of one with other criteria.
         """
-        note = checkpoint.get(_KEY)
+        note = checkpoint.get(NOTE_KEY)
         if note is None:
             raise ValueError(
                 "this checkpoint was not made by lit-distill, so a run cannot go on from it. To use its weights, load "
                 "them into the teacher or the student: lit_distill.models.load(model, checkpoint)."
             )
-        names = {name: class_name(criterion) for name, criterion in criteria.items()}
+        names = {name: class_name(criterion) for name, criterion in criteria.criteria().items()}
         if note["criteria"] != names:
             raise ValueError(
                 f"the checkpoint was made with the criteria {_list(note['criteria'])}, and this run has {_list(names)}; "

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lit_distill.batch import Target
 from lit_distill.criteria import Criterion, FeatureCriterion
 from lit_distill.criteria.base import Task
 from lit_distill.outputs import Outputs
@@ -34,6 +35,20 @@ def same_task(criteria: Mapping[str, Criterion], task: Task) -> None:
                 f"criterion {name!r} ({type(criterion).__name__}) is for the task {found!r}, and the module's task is "
                 f"{task!r}; give both the same."
             )
+
+
+def no_teacher_needed(criteria: WeightedCriteria) -> None:
+    """Refuse criteria that read a teacher's outputs where there is no teacher.
+
+    Raises:
+        ValueError: One does.
+    """
+    needing = [name for name, criterion in criteria.criteria().items() if criterion.needs_teacher]
+    if needing:
+        raise ValueError(
+            f"{', '.join(map(repr, needing))} compare{'s' * (len(needing) == 1)} the student with a teacher, and there is "
+            "none: give a teacher, or leave them out."
+        )
 
 
 def separate_networks(student: nn.Module, teacher: nn.Module) -> None:
@@ -118,7 +133,7 @@ def same_on_every_rank(module: LightningModule, teacher: nn.Module) -> None:
         )
 
 
-def logits_are_read(criteria: WeightedCriteria, student: Outputs, teacher: Outputs, target: Tensor | None) -> bool:
+def logits_are_read(criteria: WeightedCriteria, student: Outputs, teacher: Outputs, target: Target | None) -> bool:
     """Whether any criterion reads the teacher's logits: found by computing all of them without.
 
     Args:
@@ -139,6 +154,13 @@ def logits_are_read(criteria: WeightedCriteria, student: Outputs, teacher: Outpu
     return any(not torch.equal(found[0][name], found[1][name]) for name in found[0])
 
 
+def _kind(criterion: Criterion) -> str:
+    """A criterion's class; where it wraps another, that one's too."""
+    inner = getattr(criterion, "criterion", None)
+    name = type(criterion).__name__
+    return f"{name}({_kind(inner)})" if isinstance(inner, Criterion) else name
+
+
 def summary(
     student_model: nn.Module,
     teacher: Teacher | None,
@@ -151,15 +173,22 @@ def summary(
     lines = [f"Student: {type(student_model).__name__}, {size:,} parameters."]
     if teacher is not None:
         size_t = count_parameters(teacher.model)
-        state = "frozen" if teacher.frozen else "trained beside the student"
         lines.append(
             f"Teacher: {type(teacher.model).__name__}, {size_t:,} parameters ({size_t / max(size, 1):.1f} times as many), "
-            f"{state}."
+            f"{teacher.role}."
         )
     for name, criterion in criteria.criteria().items():
-        lines.append(f"Criterion {name}: {type(criterion).__name__}, weight {criteria.weights[name]:g}.")
+        changes = [
+            f"{key.partition('.')[2]} {plan}" for key, plan in criteria.schedules.items() if key.startswith(f"{name}.")
+        ]
+        weight = (
+            "" if any(change.startswith("weight ") for change in changes) else f", weight {criteria.weights[name]:g}"
+        )
+        lines.append(f"Criterion {name}: {_kind(criterion)}{weight}{''.join(f', {change}' for change in changes)}.")
         if isinstance(criterion, FeatureCriterion):
             for layer_s, layer_t in criterion.pairs:
                 shape_s, shape_t = student.features[layer_s].shape, teacher_outputs.features[layer_t].shape
                 lines.append(f"    {layer_s} {list(shape_s[1:])} -> {layer_t} {list(shape_t[1:])}")
+    if criteria.balance is not None:
+        lines.append(f"Balance: {type(criteria.balance).__name__} sets the weights in force.")
     return "\n".join(lines)

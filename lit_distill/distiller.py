@@ -1,0 +1,179 @@
+"""The engine of every distillation: from two networks' outputs for a batch to the loss and what is logged of it.
+
+A module that is a distillation and a callback that adds one to another module both hand their batches to it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
+
+from lit_distill import checks
+from lit_distill.batch import Batch, BatchFormat, Inputs, Target
+from lit_distill.capture import Capture
+from lit_distill.checkpoint import CheckpointNote
+from lit_distill.outputs import Outputs
+from lit_distill.teachers import Teacher, as_teacher
+from lit_distill.weighted import Losses, WeightedCriteria
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a batch cost.
+
+    Attributes:
+        losses: The criteria's.
+        own: The teacher's own loss, where it trains too.
+    """
+
+    losses: Losses
+    own: Tensor | None = None
+
+    @property
+    def total(self) -> Tensor:
+        """The loss to train with, a scalar."""
+        return self.losses.total if self.own is None else self.losses.total + self.own
+
+
+class Distiller:
+    """Holds a student, a teacher and weighted criteria together; the LightningModule owns what of them trains.
+
+    Args:
+        student: The network to train.
+        teacher: A network, which is then frozen; or a ``Teacher``; or None.
+        criteria: What compares the two.
+        batch_format: Names of the entries in the networks' dict outputs.
+
+    Raises:
+        ValueError: A layer is unknown, the two networks share parameters, or a criterion needs a teacher and there is none.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module | Teacher | None,
+        criteria: WeightedCriteria,
+        batch_format: BatchFormat,
+    ) -> None:
+        self.student = student
+        self.criteria = criteria
+        self.teacher = as_teacher(teacher) if teacher is not None else None
+        if self.teacher is None:
+            checks.no_teacher_needed(criteria)
+        else:
+            self.teacher.bind(student)
+            checks.separate_networks(student, self.teacher.model)
+        self.capture = Capture(student, criteria.student_layers, batch_format.output_key, "student")
+        if self.teacher is not None:
+            key = batch_format.teacher_output_key or batch_format.output_key
+            self.teacher.observe(criteria.teacher_layers, key)
+        self.note = CheckpointNote()
+
+    @property
+    def registered_teacher(self) -> nn.Module | None:
+        """The teacher's network where it changes in training, and so belongs to the LightningModule."""
+        return self.teacher.registered if self.teacher is not None else None
+
+    # One batch -----------------------------------------------------------------------------------
+
+    def ask(self, data: Batch) -> Callable[[], Outputs]:
+        """Ask the teacher about a batch; what is returned gives its outputs once the student has run."""
+        return self.teacher.ask(data.for_teacher, data.mask) if self.teacher is not None else Outputs.nothing
+
+    def compare(self, student: Outputs, teacher: Outputs, target: Target | None) -> Comparison:
+        """Weigh the criteria for a batch's outputs."""
+        parameters = None
+        if self.criteria.balance is not None:
+            parameters = [parameter for parameter in self.student.parameters() if parameter.requires_grad]
+        if self.teacher is None:
+            return Comparison(self.criteria(student, teacher, target, parameters))
+        own = self.teacher.own_loss(teacher, target)
+        seen = teacher if self.teacher.follows else teacher.detach()
+        return Comparison(self.criteria(student, seen, target, parameters), own)
+
+    def figures(self, comparison: Comparison) -> dict[str, Tensor | float]:
+        """What to log of a batch beside its total."""
+        logs = comparison.losses.named()
+        del logs["loss"]
+        for name, criterion in self.criteria.criteria().items():
+            temperature = getattr(criterion, "temperature", None)
+            if isinstance(temperature, (int, float)):
+                logs[f"temperature/{name}"] = float(temperature)
+        if comparison.own is not None:
+            logs["teacher_loss"] = comparison.own.detach()
+        return logs
+
+    # Before the first batch ----------------------------------------------------------------------
+
+    def rehearse(self, student: Outputs, data: Batch, module: LightningModule | None = None) -> None:
+        """Put an example through the teacher and the criteria; nothing is trained.
+
+        The criteria size their layers. To be called in evaluation mode, without gradients unless ``module`` is given.
+
+        Args:
+            student: The student's outputs for the example.
+            data: The example.
+            module: What DDP will wrap; given, it is checked that every parameter of it is reached.
+
+        Raises:
+            ValueError: The networks, the criteria and the data do not fit; the message says which and why.
+        """
+        asked = self.teacher
+        teacher = asked(data.for_teacher, data.mask, calibrate=True) if asked is not None else Outputs.nothing()
+        self.note.check_shapes(student, teacher)
+        self.criteria.build(student, teacher)
+        self.criteria.to(student.logits.device)
+        comparison = self.compare(student, teacher, data.target)
+        if asked is not None:
+            asked.needs_logits = not asked.frozen or checks.logits_are_read(
+                self.criteria, student, teacher, data.target
+            )
+        if module is not None:
+            checks.every_parameter_reached(comparison.total, module)
+        self.note.remember_shapes(student, teacher)
+        rank_zero_info(checks.summary(self.student, self.teacher, self.criteria, student, teacher))
+
+    def start(self, trainer: Trainer, module: LightningModule, unpack: Callable[[Any], Batch]) -> None:
+        """Begin a fit, before its training loader is made."""
+        self.note.restore_rng()
+        if self.teacher is not None:
+            checks.same_on_every_rank(module, self.teacher.model)
+            self.teacher.attach(trainer, unpack)
+
+    def prepare(self, trainer: Trainer, read: Callable[[Any], Inputs]) -> None:
+        """Make ready what needs training batches, before the first one."""
+        if self.teacher is not None:
+            self.teacher.prepare(trainer, read)
+
+    def begin_batch(self, trainer: Trainer, batch_idx: int) -> None:
+        """Be told that a training batch begins."""
+        self.criteria.advance(trainer.global_step, epochs_done(trainer, batch_idx))
+        if self.teacher is not None:
+            self.teacher.begin_batch()
+
+    def end_batch(self, trainer: Trainer) -> None:
+        """Be told that a training batch ended."""
+        if self.teacher is not None:
+            self.teacher.end_batch(self.student, trainer.global_step)
+
+    def stop(self) -> None:
+        """End a fit."""
+        if self.teacher is not None:
+            self.teacher.detach()
+
+    def move(self, fn: Callable[[Tensor], Tensor]) -> None:
+        """Have a teacher that is no submodule follow the module to another device or type."""
+        if self.teacher is not None:
+            self.teacher.apply(fn)
+
+
+def epochs_done(trainer: Trainer, batch_idx: int) -> float:
+    """Epochs trained so far, with the share of the current one; whole epochs alone where its length is unknown."""
+    batches = trainer.num_training_batches
+    return trainer.current_epoch + (batch_idx / batches if batches and math.isfinite(batches) else 0.0)
