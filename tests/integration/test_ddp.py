@@ -164,3 +164,67 @@ def test_parameters_that_nothing_trains_are_named_before_the_first_batch(tmp_pat
     done = run(tmp_path, "feature", 2)
     assert done.returncode != 0
     assert "no criterion trains student.classifier.weight, student.classifier.bias, which DDP" in done.stderr
+
+
+_GUEST = """
+import sys
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lit_distill import Distill, GradientNorm, Hint, SoftTarget
+from lit_distill.models import MLP
+from lit_distill.schedules import Between
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+
+
+class Theirs(LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.model = MLP(8, [6], 3)
+
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self.model(batch[0]), batch[1])
+
+    def train_dataloader(self):
+        sampler = DistributedSampler(data, devices, self.trainer.global_rank, shuffle=False)
+        return DataLoader(data, batch_size=16 // devices, sampler=sampler)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.model.parameters(), lr=0.1)
+
+
+devices, out = int(sys.argv[1]), sys.argv[2]
+if __name__ == "__main__":
+    seed_everything(0)
+    data = TensorDataset(torch.randn(64, 8), torch.randint(0, 3, (64,)))
+    module, teacher = Theirs(), MLP(8, [10], 3)
+    criteria = {"soft": SoftTarget(), "hint": Hint("hidden.0", "hidden.0")}
+    schedules = {"hint.weight": Between(1.0, begin=1, end=2)}  # DDP must not wait for the projector in the other epochs
+    distill = Distill(teacher, criteria, {"soft": 0.9}, schedules=schedules, balance=GradientNorm("soft", every=2))
+    trainer = Trainer(
+        accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", use_distributed_sampler=False,
+        max_epochs=3, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[distill],
+    )
+    seed_everything(1)
+    trainer.fit(module)
+    if trainer.is_global_zero:
+        torch.save({**module.state_dict(), **distill.criteria.state_dict()}, out)
+"""
+
+
+@pytest.mark.slow
+def test_a_module_of_theirs_with_distill_schedules_and_balance(tmp_path: Path) -> None:
+    (tmp_path / "guest.py").write_text(_GUEST)
+    weights = []
+    for devices in (1, 2):
+        out = tmp_path / f"{devices}.pt"
+        command = [sys.executable, str(tmp_path / "guest.py"), str(devices), str(out)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200, env=environment)
+        assert done.returncode == 0, done.stderr[-3000:]
+        weights.append(torch.load(out, weights_only=True))
+    assert "hint.projectors.0.linear.weight" in weights[0]
+    for name, value in weights[0].items():
+        torch.testing.assert_close(value, weights[1][name], rtol=1e-5, atol=1e-6)

@@ -1,0 +1,297 @@
+"""Adds distillation to a LightningModule that knows nothing of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor, nn
+
+from lit_distill import checks
+from lit_distill.balance import Balance
+from lit_distill.batch import Batch, BatchFormat, Inputs, first_tensor, move
+from lit_distill.callbacks import hosting
+from lit_distill.callbacks.rehearsal import rehearse
+from lit_distill.callbacks.throughput import is_logging_step
+from lit_distill.capture import is_compiled
+from lit_distill.checkpoint import NOTE_KEY
+from lit_distill.compiling import see_hooks
+from lit_distill.criteria import Criterion, SoftTarget
+from lit_distill.criteria.task_loss import TaskLoss
+from lit_distill.distiller import Comparison, Distiller
+from lit_distill.listening import Call, Listener
+from lit_distill.probe import as_in_evaluation
+from lit_distill.schedules import Schedule
+from lit_distill.teachers import Teacher
+from lit_distill.weighted import WeightedCriteria
+
+WhichCall = int | Literal["all"] | None
+
+
+class Distill(Callback):
+    """Distils into a network inside any LightningModule, whose code stays as it is.
+
+    In each ``training_step`` it watches the student being called, asks the teacher about the same inputs (after
+    whatever the step does to them), and adds the weighted criteria to the loss that the step returns. The
+    module's own loss is the criterion ``task``, of weight 1 unless ``weights`` says otherwise. All terms are logged as
+    ``distill/...``. Projectors are trained by the module's optimizer, in its first parameter group, and saved in its
+    checkpoints under ``lit_distill.``; ``lit_distill.strip`` takes them out again. The teacher is in neither.
+
+    Args:
+        teacher: A network, which is then frozen, or a ``Teacher``.
+        criteria: Criteria by name; ``soft``, a ``SoftTarget``, where None.
+        weights: A weight for each criterion, and for ``task``; ``task: 0.1`` and ``soft: 0.9`` with the default criterion.
+        student: The attribute of the module that holds the student, dots allowed; ``.`` is the module itself, for steps
+            that call ``self(inputs)``.
+        call: Which of the student's calls in a step counts, where it is called several times with gradients: 0 is the
+            first, -1 the last, ``all`` the mean over all of them.
+        schedules: As in ``DistillationModule``; ``task.weight`` too.
+        balance: As in ``DistillationModule``.
+        batch_format: Where labels or the teacher's own inputs are in a batch, if a criterion or the teacher needs
+            them; and the logits in the networks' dict outputs.
+        example_inputs: What the student is called with, for a few samples. Needed only where the module's training step
+            cannot be run on two samples before the fit.
+
+    Raises:
+        ValueError: An argument is wrong.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module | Teacher,
+        criteria: dict[str, Criterion] | None = None,
+        weights: dict[str, float] | None = None,
+        student: str = "model",
+        call: WhichCall = None,
+        schedules: dict[str, Schedule] | None = None,
+        balance: Balance | None = None,
+        batch_format: BatchFormat | None = None,
+        example_inputs: Any = None,
+    ) -> None:
+        default: dict[str, Criterion] = {"soft": SoftTarget()} if criteria is None else criteria
+        if "task" in default:
+            raise ValueError("'task' is the name of the module's own loss; give the criterion another.")
+        start: dict[str, float] = {"task": 0.1, "soft": 0.9} if criteria is None else {"task": 1.0}
+        self._task = TaskLoss()
+        self.criteria = WeightedCriteria(
+            {"task": self._task, **default}, {**start, **(weights or {})}, schedules, balance
+        )
+        self.student = student
+        self.call = call
+        self.example_inputs = example_inputs
+        self._given = teacher
+        self._format = batch_format or BatchFormat()
+        self._reads_batch = (
+            self._format.teacher_input_key is not None
+            or (isinstance(teacher, Teacher) and teacher.needs_target)
+            or any(criterion.needs_target for criterion in self.criteria.criteria().values())
+        )
+        self._distiller: Distiller | None = None
+        self._listener: Listener | None = None
+        self._host = hosting.Host()
+        self._warned = False
+
+    # Before the first batch ----------------------------------------------------------------------
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit":
+            self._host.wrap(pl_module, "on_load_checkpoint", hosting.without_additions)
+            return
+        self._leave(pl_module)  # a fit before this one may have ended by an error
+        hosting.check(trainer, pl_module, self)
+        if hosting.find(pl_module, self.student) is not None:
+            self._attach(trainer, pl_module, set_up=False)
+            return
+        makers = [name for name in ("setup", "configure_model") if is_overridden(name, pl_module)]
+        if not makers:
+            raise ValueError(hosting.not_found(pl_module, self.student))
+        for name in makers:  # their own hooks, which come after this one, may make the student
+            self._host.wrap(pl_module, name, self._attach_after(trainer, pl_module, last=name == makers[-1]))
+
+    def _attach_after(self, trainer: Trainer, module: LightningModule, last: bool) -> hosting.Wrapper:
+        def make(original: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+            original(*args, **kwargs)
+            if self._listener is not None:
+                return
+            if hosting.find(module, self.student) is not None:
+                self._attach(trainer, module, set_up=True)
+            elif last:
+                raise ValueError(hosting.not_found(module, self.student))
+
+        return make
+
+    def _attach(self, trainer: Trainer, module: LightningModule, set_up: bool) -> None:
+        student = hosting.find(module, self.student)
+        assert student is not None
+        if self._distiller is None or self._distiller.student is not student:
+            hosting.check_teacher(module, student, self._given)
+            self._distiller = Distiller(student, self._given, self.criteria, self._format)
+        else:
+            self._distiller.capture.restore()
+        self._listener = Listener(self._distiller.capture)
+        if is_compiled(module) or getattr(module, "_compiler_ctx", None) is not None:
+            see_hooks()
+        self._rehearse(trainer, module, set_up)
+        additions = hosting.Additions({"criteria": self.criteria})
+        if self._distiller.registered_teacher is not None:
+            additions["teacher"] = self._distiller.registered_teacher
+        hosting.check_strategy(trainer, additions)
+        module.add_module(NOTE_KEY, additions)
+        self._host.wrap(module, "training_step", self._training_step(module))
+        self._host.wrap(module, "on_load_checkpoint", self._on_load_checkpoint)
+
+    def _rehearse(self, trainer: Trainer, module: LightningModule, set_up: bool) -> None:
+        assert self._listener is not None
+        distiller = self._engine()
+        parameter = next(iter(module.parameters()), torch.empty(0))
+        if self.example_inputs is not None:
+            inputs = move(self.example_inputs, parameter.device)
+            with as_in_evaluation(distiller.student), torch.no_grad():
+                outputs = distiller.capture.run(inputs, calibrate=True)
+            data = Batch(inputs)
+        else:
+            done = rehearse(trainer, module, self._listener, set_up)
+            if done.returned is not None:
+                self._task.value = hosting.loss_of(done.returned, module).detach()
+            calls = self._choose(done.calls)
+            if not calls:
+                raise ValueError(
+                    f"{type(module).__name__}.training_step does not call {self.student!r} with gradients on, so there is "
+                    f"nothing to distil into. {hosting.submodules(module)}"
+                )
+            data = self._data(done.batch, calls[0])
+            outputs = done.listener.read(calls[0], data.mask, calibrate=True).detach()
+            distiller.capture.overwritten.update(done.listener.capture.overwritten)
+        extra = distiller.registered_teacher
+        with as_in_evaluation(self.criteria, *([extra] if extra is not None else [])), torch.no_grad():
+            distiller.rehearse(outputs, data)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        distiller = self._engine()
+        self._host.add_to_optimizer(trainer, getattr(pl_module, NOTE_KEY))
+        parameter = next(iter(distiller.student.parameters()), torch.empty(0))
+        distiller.move(lambda tensor: move(tensor, pl_module.device, parameter.dtype))
+        distiller.start(trainer, pl_module, self._format.unpack)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        def read(batch: Any) -> Inputs:
+            batch = trainer.precision_plugin.convert_input(batch)
+            return self._format.unpack(move(batch, pl_module.device)).for_teacher
+
+        self._engine().prepare(trainer, read)
+
+    # One batch -----------------------------------------------------------------------------------
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._engine().begin_batch(trainer, batch_idx)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._engine().end_batch(trainer)
+
+    def _training_step(self, module: LightningModule) -> hosting.Wrapper:
+        def step(original: Callable[..., Any], batch: Any, *rest: Any) -> Any:
+            assert self._listener is not None
+            with self._listener.listen() as calls:
+                returned = original(batch, *rest)
+            chosen = self._choose(calls)
+            if returned is None or not chosen:
+                self._warn_not_called(returned is not None)
+                return returned
+            self._task.value = hosting.loss_of(returned, module)
+            comparisons = [self._compare(batch, call) for call in chosen]
+            self._task.value = torch.zeros(())  # the graph must not outlive the step
+            total = torch.stack([comparison.total for comparison in comparisons]).mean()
+            for comparison in comparisons:
+                checks.finite(total, comparison.losses, comparison.own, module.global_step)
+            self._log(module, total, comparisons, len(first_tensor(chosen[0].inputs)))
+            return {**returned, "loss": total} if isinstance(returned, Mapping) else total
+
+        return step
+
+    def _compare(self, batch: Any, call: Call) -> Comparison:
+        distiller = self._engine()
+        assert self._listener is not None
+        data = self._data(batch, call)
+        student = self._listener.read(call, data.mask)
+        return distiller.compare(student, distiller.ask(data)(), data.target)
+
+    def _data(self, batch: Any, call: Call) -> Batch:
+        """What the student was called with, beside the labels and the teacher's own inputs where those are read."""
+        given = self._format.unpack(batch) if self._reads_batch else Batch(call.inputs)
+        return Batch(
+            call.inputs, given.target, call.mask if call.mask is not None else given.mask, given.teacher_inputs
+        )
+
+    def _choose(self, calls: list[Call]) -> list[Call]:
+        """The calls that count: those with gradients, of several the ones that ``call`` says."""
+        made = [call for call in calls if call.with_grad and call.layers is not None]
+        if len(made) <= 1 and self.call in (None, "all", 0, -1):
+            return made
+        if self.call == "all":
+            return made
+        if self.call is None:
+            raise ValueError(
+                f"training_step calls the student {self.student!r} {len(made)} times with gradients on; say which call counts: "
+                "call=0 is the first, call=-1 the last, call='all' the mean over all."
+            )
+        assert isinstance(self.call, int)
+        if not -len(made) <= self.call < len(made):
+            raise ValueError(f"training_step calls {self.student!r} {len(made)} times; there is no call {self.call}.")
+        return [made[self.call]]
+
+    def _log(self, module: LightningModule, total: Tensor, comparisons: list[Comparison], size: int) -> None:
+        if not (is_logging_step(module.trainer) or module.trainer.should_stop):
+            return
+        figures = [self._engine().figures(comparison) for comparison in comparisons]
+        logs = {name: sum(float(part[name]) for part in figures) / len(figures) for name in figures[0]}
+        module.log_dict(
+            {"distill/loss": total.detach(), **{f"distill/{k}": v for k, v in logs.items()}}, batch_size=size
+        )
+
+    def _warn_not_called(self, stepped: bool) -> None:
+        if stepped and not self._warned:
+            self._warned = True
+            rank_zero_warn(f"a training step did not call the student {self.student!r}: nothing was distilled in it.")
+
+    # Checkpoints and the end ---------------------------------------------------------------------
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if self._distiller is not None and hasattr(pl_module, NOTE_KEY):
+            self._distiller.note.write(checkpoint, self.criteria)
+            checkpoint[NOTE_KEY]["in_optimizer"] = self._host.added
+
+    def _on_load_checkpoint(self, original: Callable[..., Any], checkpoint: dict[str, Any]) -> None:
+        saved = any(key.startswith(f"{NOTE_KEY}.") for key in checkpoint.get("state_dict", {}))
+        if NOTE_KEY in checkpoint:
+            self._engine().note.read(checkpoint, self.criteria)
+        elif not saved and any(True for _ in self.criteria.parameters()):
+            raise ValueError(
+                "the checkpoint was made without Distill, and the criteria have layers of their own, which it lacks. Load "
+                "the module's weights first (load_from_checkpoint), and start a new fit without ckpt_path."
+            )
+        original(checkpoint)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._engine().stop()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._leave(pl_module)
+
+    def _leave(self, module: LightningModule) -> None:
+        """Give the module back as it was."""
+        self._host.unwrap()
+        if self._listener is not None:
+            self._listener.remove()
+            self._listener = None
+        if isinstance(getattr(module, NOTE_KEY, None), hosting.Additions):
+            delattr(module, NOTE_KEY)
+
+    def _engine(self) -> Distiller:
+        assert self._distiller is not None, "setup comes first"
+        return self._distiller

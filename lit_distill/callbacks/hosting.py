@@ -1,0 +1,197 @@
+"""What ``Distill`` does to the LightningModule that it is a guest of, and what it refuses."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, StochasticWeightAveraging
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from torch import Tensor, nn
+
+from lit_distill.callbacks.stripping import strip
+from lit_distill.checkpoint import NOTE_KEY
+from lit_distill.distiller import Distiller
+from lit_distill.teachers import Teacher
+
+Wrapper = Callable[..., Any]
+
+
+class _Wrapped:
+    """A method of one instance with something around it; Lightning looks through it for the method's signature."""
+
+    def __init__(self, original: Callable[..., Any], wrapper: Wrapper) -> None:
+        self.__wrapped__ = original
+        self._wrapper = wrapper
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._wrapper(self.__wrapped__, *args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Wrapped:
+        return self  # weight averaging copies the module, and calls no step of the copy
+
+
+class Additions(nn.ModuleDict):
+    """What is registered on the module: the criteria, and the teacher where it changes in training."""
+
+
+class Host:
+    """Remembers what was changed on a module, to undo it.
+
+    Attributes:
+        added: Number of parameters that were added to the optimizer.
+    """
+
+    def __init__(self) -> None:
+        self.added = 0
+        self._before: list[tuple[LightningModule, str, Any]] = []
+
+    def wrap(self, module: LightningModule, name: str, wrapper: Wrapper) -> None:
+        """Put something around a method of this instance.
+
+        Args:
+            module: The instance.
+            name: The method's.
+            wrapper: Called with the method and the arguments in its place.
+        """
+        self._before.append((module, name, vars(module).get(name)))
+        vars(module)[name] = _Wrapped(getattr(module, name), wrapper)
+
+    def unwrap(self) -> None:
+        """Give every method back as it was."""
+        for module, name, before in reversed(self._before):
+            if before is None:
+                vars(module).pop(name, None)
+            else:
+                vars(module)[name] = before
+        self._before = []
+
+    def add_to_optimizer(self, trainer: Trainer, additions: nn.Module) -> None:
+        """Have the module's optimizer train what was added, in its first parameter group.
+
+        A group of its own would not do: the schedulers exist already, and count groups.
+        """
+        self.added = 0
+        held = {id(p) for optimizer in trainer.optimizers for group in optimizer.param_groups for p in group["params"]}
+        missing = [p for p in additions.parameters() if p.requires_grad and id(p) not in held]
+        if missing and trainer.optimizers:
+            trainer.optimizers[0].param_groups[0]["params"].extend(missing)
+            self.added = len(missing)
+
+
+def without_additions(original: Callable[..., Any], checkpoint: dict[str, Any]) -> None:
+    """Load a checkpoint's weights for evaluation: what was added in training is left out."""
+    for name, value in strip(checkpoint).items():
+        checkpoint[name] = value
+    original(checkpoint)
+
+
+def find(module: LightningModule, name: str) -> nn.Module | None:
+    """The student: the submodule of that name, the module itself for ``.``, or None where there is none (yet)."""
+    if name == ".":
+        return module
+    found: Any = module
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found if isinstance(found, nn.Module) else None
+
+
+def submodules(module: LightningModule) -> str:
+    """Say which submodules there are."""
+    names = ", ".join(name for name, _ in module.named_children()) or "none"
+    return f"Its submodules: {names}; '.' is the module itself."
+
+
+def not_found(module: LightningModule, name: str) -> str:
+    """Say that the student is not there, and what is."""
+    close = difflib.get_close_matches(name, [known for known, _ in module.named_modules() if known], n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return f"{type(module).__name__} has no submodule {name!r} to distil into.{hint} {submodules(module)}"
+
+
+def loss_of(returned: Any, module: LightningModule) -> Tensor:
+    """The loss that a training step returned.
+
+    Raises:
+        ValueError: There is none, or it is no scalar.
+    """
+    loss = returned.get("loss") if isinstance(returned, Mapping) else returned
+    name = type(module).__name__
+    if not isinstance(loss, Tensor):
+        found = f"a dict of {sorted(map(str, returned))}" if isinstance(returned, Mapping) else type(loss).__name__
+        raise ValueError(f"{name}.training_step returned {found}; a tensor, or a dict with 'loss', was expected.")
+    if loss.numel() != 1:
+        raise ValueError(f"{name}.training_step returned a loss of shape {list(loss.shape)}; a scalar was expected.")
+    return loss
+
+
+def check(trainer: Trainer, module: LightningModule, guest: Callback) -> None:
+    """Refuse what cannot work, before anything is changed.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    kind = type(module).__name__
+    callbacks: Iterable[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    for callback in callbacks:
+        if callback is guest:
+            continue
+        if isinstance(callback, type(guest)):
+            raise ValueError(
+                "the Trainer has two Distill callbacks; one takes several criteria, and an ensemble of teachers."
+            )
+    for callback in callbacks:
+        if callback is guest:
+            break
+        if isinstance(callback, StochasticWeightAveraging) or "WeightAveraging" in {
+            c.__name__ for c in type(callback).mro()
+        }:
+            raise ValueError(
+                f"{type(callback).__name__} copies the module before Distill has added to it; put Distill before it in the "
+                "Trainer's callbacks."
+            )
+    if not module.automatic_optimization:
+        raise ValueError(
+            f"{kind} optimizes manually: it calls backward itself, and what is added to the loss that it returns would "
+            "train nothing. Use automatic optimization, or compute the criteria in its training_step."
+        )
+    if isinstance(getattr(module, "distiller", None), Distiller):
+        raise ValueError(f"{kind} is a distillation itself; give it the criteria and leave Distill out.")
+    if hasattr(module, NOTE_KEY):
+        raise ValueError(f"{kind} has an attribute {NOTE_KEY!r}, the name under which Distill adds to it; rename it.")
+
+
+def check_teacher(module: LightningModule, student: nn.Module, teacher: nn.Module | Teacher) -> None:
+    """Refuse a teacher that the module holds too.
+
+    Raises:
+        ValueError: It does, within the student or beside it.
+    """
+    network = teacher.model if isinstance(teacher, Teacher) else teacher
+    mine = {id(parameter) for parameter in network.parameters()}
+    inside = {id(parameter) for parameter in student.parameters()}
+    held = [
+        name for name, p in module.named_parameters() if id(p) in mine and (id(p) not in inside or student is module)
+    ]
+    if held:
+        raise ValueError(
+            f"{type(module).__name__} already holds the teacher ({held[0]}, …): it would be in the optimizer and in every "
+            "checkpoint. Take it out of the module; Distill keeps it beside."
+        )
+
+
+def check_strategy(trainer: Trainer, additions: nn.Module) -> None:
+    """Refuse strategies that shard parameters, where there are some to add.
+
+    Raises:
+        ValueError: The strategy is one.
+    """
+    if isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
+        return
+    if any(parameter.requires_grad for parameter in additions.parameters()):
+        raise ValueError(
+            f"criteria with layers of their own do not work under {type(trainer.strategy).__name__}; use one device or DDP, or "
+            "criteria without layers."
+        )

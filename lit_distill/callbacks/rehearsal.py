@@ -1,0 +1,105 @@
+"""One training step of somebody else's LightningModule, run on a copy of it before the fit: nothing of theirs changes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers.logger import DummyLogger
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.utilities.seed import isolate_rng
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
+
+from lit_distill.listening import Call, Listener
+from lit_distill.probe import example_batch, whole_batch
+
+
+@dataclass
+class Rehearsal:
+    """What a training step did.
+
+    Attributes:
+        batch: What it was given, on the module's device.
+        calls: The student's calls.
+        returned: What it returned.
+        listener: The copy's, to read the calls with.
+    """
+
+    batch: Any
+    calls: list[Call]
+    returned: Any
+    listener: Listener
+
+
+def rehearse(trainer: Trainer, module: LightningModule, listener: Listener, set_up: bool) -> Rehearsal:
+    """Run the module's training step on a copy, with two samples; with a whole batch where two do not do.
+
+    Args:
+        trainer: The running trainer.
+        module: The user's module.
+        listener: Listens to its student.
+        set_up: Whether the module's own ``setup`` has run already; else the copy's is called.
+
+    Raises:
+        ValueError: It cannot be run before the fit.
+    """
+    with isolate_rng(), torch.compiler.set_stance("force_eager"):
+        try:
+            return _run(trainer, module, listener, set_up, _on_device(module, example_batch(trainer)))
+        except Exception:  # an assertion on the batch's size, a state of a fixed shape, …
+            batch = _on_device(module, whole_batch(trainer))
+        try:
+            return _run(trainer, module, listener, set_up, batch)
+        except Exception as error:
+            raise ValueError(
+                f"{type(module).__name__}.training_step failed on a batch before the fit, where Distill looks at shapes "
+                f"({type(error).__name__}: {error}). If it does work in a fit, give Distill `example_inputs`: what the "
+                "student is called with, for a few samples."
+            ) from error
+
+
+def _on_device(module: LightningModule, batch: Any) -> Any:
+    """Take a batch the way that Lightning takes it to the device, hooks included."""
+    parameter = next(iter(module.parameters()), torch.empty(0))
+    batch = module._on_before_batch_transfer(batch)
+    return module._apply_batch_transfer_handler(batch, device=parameter.device)
+
+
+def _run(trainer: Trainer, module: LightningModule, listener: Listener, set_up: bool, batch: Any) -> Rehearsal:
+    # Copied together, so that the copied listener hears the copied student.
+    twin, ear = copy.deepcopy((module, listener))
+    if getattr(module, "_compiler_ctx", None) is not None:  # compiled whole: these call the original
+        for name in ("forward", "training_step"):
+            vars(twin).pop(name, None)
+    parameter = next(iter(module.parameters()), torch.empty(0))
+    twin.to(parameter.device)  # Lightning pretends the final device during setup
+    twin.trainer = trainer
+    with _logging_nothing(trainer, twin):
+        if not set_up and is_overridden("setup", twin):
+            twin.setup("fit")
+        with ear.listen() as calls:
+            takes_index = is_param_in_hook_signature(twin.training_step, "batch_idx", min_args=2)
+            returned = twin.training_step(batch, 0) if takes_index else twin.training_step(batch)
+    return Rehearsal(batch, calls, returned, ear)
+
+
+@contextmanager
+def _logging_nothing(trainer: Trainer, twin: LightningModule) -> Iterator[None]:
+    for module in twin.modules():
+        if isinstance(module, LightningModule):
+            vars(module)["log"] = vars(module)["log_dict"] = _nothing
+    loggers = trainer.loggers
+    trainer.loggers = [DummyLogger() for _ in loggers]
+    try:
+        yield
+    finally:
+        trainer.loggers = loggers
+
+
+def _nothing(*args: Any, **kwargs: Any) -> None:
+    pass

@@ -1,0 +1,77 @@
+"""Takes what ``Distill`` added out of a checkpoint, so that the module loads it as if it had never been there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lit_distill.checkpoint import NOTE_KEY
+
+_WEIGHTS = ("state_dict", "current_model_state", "averaging_state")
+
+
+def strip(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """A Lightning checkpoint without projectors, learned weights and notes of ``Distill``.
+
+    Weights, weight averages, optimizer states and all else of the module and of other callbacks stay, so that a
+    training without ``Distill`` can go on from it.
+
+    Args:
+        checkpoint: As ``torch.load`` gives it; it stays as it is.
+    """
+    stripped = dict(checkpoint)
+    for name in _WEIGHTS:
+        if isinstance(checkpoint.get(name), Mapping):
+            stripped[name] = {key: value for key, value in checkpoint[name].items() if not _is_ours(key)}
+    note = stripped.pop(NOTE_KEY, None)
+    added = note.get("in_optimizer", 0) if isinstance(note, Mapping) else 0
+    if added and checkpoint.get("optimizer_states"):
+        first, *others = checkpoint["optimizer_states"]
+        stripped["optimizer_states"] = [_without_last(first, added), *others]
+    return stripped
+
+
+def strip_file(source: str | Path, destination: str | Path) -> list[str]:
+    """Strip a checkpoint file.
+
+    Args:
+        source: The checkpoint.
+        destination: Where to write the stripped one; may be the same file.
+
+    Returns:
+        What was done, in lines to print.
+
+    Raises:
+        ValueError: The file is no Lightning checkpoint.
+    """
+    checkpoint = torch.load(source, map_location="cpu", weights_only=True)
+    if not isinstance(checkpoint, Mapping) or "state_dict" not in checkpoint:
+        raise ValueError(f"{source} is no Lightning checkpoint: it has no 'state_dict'.")
+    stripped = strip(checkpoint)
+    gone = [key for key in checkpoint["state_dict"] if _is_ours(key)]
+    torch.save(stripped, destination)
+    what = (
+        f"{len(gone)} tensors taken out ({', '.join(gone[:3])}{', …' if gone[3:] else ''})"
+        if gone
+        else "nothing to take out"
+    )
+    return [f"{source}: {what}.", f"Written: {destination}"]
+
+
+def _is_ours(key: str) -> bool:
+    return key.startswith((f"{NOTE_KEY}.", f"module.{NOTE_KEY}."))
+
+
+def _without_last(optimizer: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """An optimizer's state without the last parameters of its first group."""
+    first, *others = optimizer["param_groups"]
+    gone = set(first["params"][-count:])
+    groups = [{**first, "params": first["params"][:-count]}, *others]
+    return {
+        **optimizer,
+        "state": {k: v for k, v in optimizer["state"].items() if k not in gone},
+        "param_groups": groups,
+    }

@@ -1,0 +1,128 @@
+"""What ``Distill`` refuses: before or at the first step, with what was found and what would be right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import StochasticWeightAveraging
+from torch import Tensor, nn
+
+from lit_distill import Distill, Hint, LogitDistillation, SoftTarget
+from tests.callbacks.guests import Theirs, distill, fit, network, same, teacher, theirs, weights
+
+
+def refused(module: Any, guest: Any, folder: Path, message: str, **options: Any) -> None:
+    before = weights(module)
+    with pytest.raises(ValueError, match=message):
+        fit(module, guest, folder, **options)
+    assert same(before, weights(module)), "nothing was trained"
+
+
+def test_unknown_student(tmp_path: Path) -> None:
+    message = r"Theirs has no submodule 'modle' to distil into\. Did you mean 'model'\? Its submodules: model"
+    refused(theirs(), distill(student="modle"), tmp_path, message)
+
+
+def test_unknown_layer(tmp_path: Path) -> None:
+    guest = distill(criteria={"hint": Hint("0.9", "0")}, weights={"hint": 1.0})
+    refused(theirs(), guest, tmp_path, r"no layer '0\.9' in the student Sequential")
+
+
+def test_student_never_called(tmp_path: Path) -> None:
+    class Beside(Theirs):
+        def __init__(self) -> None:
+            super().__init__()
+            self.unused = network()
+
+    refused(theirs(Beside), distill(student="unused"), tmp_path, "does not call 'unused' with gradients on")
+
+
+def test_student_called_without_gradients(tmp_path: Path) -> None:
+    class Quiet(Theirs):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            with torch.no_grad():
+                self.model(batch[0])
+            return self.model[2].weight.sum()
+
+    refused(theirs(Quiet), distill(), tmp_path, "does not call 'model' with gradients on")
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (lambda loss: loss.expand(3), r"loss of shape \[3\]; a scalar was expected"),
+        (lambda loss: {"losses": loss}, r"returned a dict of \['losses'\]; a tensor, or a dict with 'loss'"),
+        (lambda loss: 1.0, "returned float; a tensor"),
+    ],
+)
+def test_loss_that_is_no_scalar(tmp_path: Path, returned: Any, message: str) -> None:
+    class Odd(Theirs):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return returned(super().training_step(batch, batch_idx))
+
+    refused(theirs(Odd), distill(), tmp_path, message)
+
+
+def test_module_holds_the_teacher(tmp_path: Path) -> None:
+    module = theirs()
+    module.big = teacher()
+    refused(module, distill(teacher=module.big), tmp_path, r"Theirs already holds the teacher \(big\.0\.0\.weight")
+
+
+def test_teacher_shares_with_the_student(tmp_path: Path) -> None:
+    module = theirs()
+    other = network()
+    other[2] = module.model[2]
+    refused(module, distill(teacher=other), tmp_path, r"shares 2 parameters with the student.*deepcopy")
+
+
+def test_twice(tmp_path: Path) -> None:
+    refused(theirs(), None, tmp_path, "two Distill callbacks", callbacks=[distill(), distill()])
+
+
+def test_after_weight_averaging(tmp_path: Path) -> None:
+    callbacks = [StochasticWeightAveraging(swa_lrs=0.01), distill()]
+    refused(theirs(), None, tmp_path, "put Distill before it", callbacks=callbacks)
+
+
+def test_a_distillation_module(tmp_path: Path) -> None:
+    refused(LogitDistillation(network(), teacher()), distill(), tmp_path, "is a distillation itself")
+
+
+def test_their_attribute_of_our_name(tmp_path: Path) -> None:
+    module = theirs()
+    module.lit_distill = nn.Linear(2, 2)
+    refused(module, distill(), tmp_path, "has an attribute 'lit_distill'")
+
+
+def test_other_classes(tmp_path: Path) -> None:
+    other = nn.Sequential(nn.Linear(5, 4))
+    guest = Distill(other)
+    refused(theirs(), guest, tmp_path, "student has 3 classes and the teacher 4")
+
+
+class TestArguments:
+    def test_task_names_their_loss(self) -> None:
+        with pytest.raises(ValueError, match="'task' is the name of the module's own loss"):
+            Distill(teacher(), {"task": SoftTarget()}, {"task": 1.0})
+
+    def test_a_weight_for_nothing(self) -> None:
+        with pytest.raises(ValueError, match=r"unknown criterion 'sof'.*Did you mean 'soft'"):
+            Distill(teacher(), {"soft": SoftTarget()}, {"soft": 1.0, "sof": 1.0})
+
+    def test_a_criterion_without_weight(self) -> None:
+        with pytest.raises(ValueError, match="criterion 'soft' has no weight"):
+            Distill(teacher(), {"soft": SoftTarget()})
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_name(tmp_path: Path) -> None:
+    class Diverging(Theirs):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            loss = super().training_step(batch, batch_idx)
+            return loss * float("inf") if self.global_step == 2 else loss
+
+    with pytest.raises(FloatingPointError, match=r"at step 2: 'task' is inf"):
+        fit(theirs(Diverging), distill(), tmp_path)

@@ -1,0 +1,124 @@
+"""Reading a model's calls where somebody else makes them."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lit_distill.batch import Arguments
+from lit_distill.capture import Capture
+from lit_distill.listening import Listener
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor, attention_mask: Tensor | None = None, scale: float = 1.0) -> Tensor:
+        return self.second(torch.tanh(self.first(x))) * scale
+
+
+@pytest.fixture
+def model() -> Net:
+    return Net()
+
+
+@pytest.fixture
+def listener(model: Net) -> Listener:
+    return Listener(Capture(model, ["first"]))
+
+
+def test_a_call_is_read_as_a_run_would_read_it(model: Net, listener: Listener) -> None:
+    x = torch.randn(5, 3)
+    with listener.listen() as calls:
+        out = model(x)
+    (call,) = calls
+    read = listener.read(call)
+    assert read.logits is out
+    run = Capture(model, ["first"]).run(x)
+    assert torch.equal(read.features["first"], run.features["first"])
+    assert read.features["first"].requires_grad
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named", "expected"),
+    [
+        ((torch.ones(2, 3),), {}, Tensor),
+        ((torch.ones(2, 3), None, 2.0), {}, tuple),
+        ((), {"x": torch.ones(2, 3)}, dict),
+        ((torch.ones(2, 3),), {"scale": 2.0}, Arguments),
+    ],
+)
+def test_inputs_are_given_on_as_they_came(
+    model: Net, listener: Listener, arguments: tuple, named: dict, expected: type
+) -> None:
+    with listener.listen() as calls:
+        out = model(*arguments, **named)
+    assert isinstance(calls[0].inputs, expected)
+    assert torch.equal(Capture(model).run(calls[0].inputs).logits, out)
+
+
+def test_nothing_is_read_outside(model: Net, listener: Listener) -> None:
+    model(torch.ones(2, 3))
+    with listener.listen() as calls:
+        pass
+    model(torch.ones(2, 3))
+    assert calls == []
+    assert not listener.capture.store.calls
+
+
+def test_calls_are_told_apart(model: Net, listener: Listener) -> None:
+    first, second = torch.randn(2, 3), torch.randn(4, 3)
+    with listener.listen() as calls:
+        model(first)
+        with torch.no_grad():
+            model(second)
+    assert [call.with_grad for call in calls] == [True, False]
+    sizes = [listener.read(call, calibrate=True).features["first"].shape[0] for call in calls]
+    assert sizes == [2, 4]
+
+
+def test_a_mask_is_found_by_its_name(model: Net, listener: Listener) -> None:
+    mask = torch.tensor([[1, 0]])
+    with listener.listen() as calls:
+        model(torch.ones(1, 3), attention_mask=mask)
+        model(torch.ones(1, 3))
+    assert calls[0].mask is not None
+    assert calls[0].mask.tolist() == [[True, False]]
+    assert calls[1].mask is None
+
+
+def test_an_error_of_the_model_leaves_nothing_on(model: Net, listener: Listener) -> None:
+    with pytest.raises(RuntimeError), listener.listen():
+        model(torch.ones(2, 99))
+    assert not listener.capture.store.recording
+    assert Capture(model, ["first"]).run(torch.ones(2, 3)).features["first"].shape == (2, 4)
+
+
+def test_inputs_changed_in_place(model: Net, listener: Listener) -> None:
+    x = torch.ones(2, 3)
+    with listener.listen() as calls:
+        model(x)
+    x.add_(1)
+    with pytest.raises(RuntimeError, match="changed in place"):
+        listener.read(calls[0])
+
+
+@pytest.mark.parametrize("how", ["copied", "pickled"])
+def test_a_copy_listens_to_its_own_model(model: Net, listener: Listener, how: str) -> None:
+    pair = (model, listener)
+    twin, ear = copy.deepcopy(pair) if how == "copied" else pickle.loads(pickle.dumps(pair))
+    with ear.listen() as theirs, listener.listen() as ours:
+        twin(torch.ones(2, 3))
+    assert len(theirs) == 1
+    assert ours == []
+
+
+def test_removed(model: Net, listener: Listener) -> None:
+    listener.remove()
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
