@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision.datasets import VisionDataset
 from torchvision.transforms import v2
 
+from lit_distill.data.labels import hide_labels
 from lit_distill.data.memory import MemoryDataset, collate, decode, usable_cores
 
 Sample = tuple[Any, Any]
@@ -38,6 +39,8 @@ class ImageDataModule(LightningDataModule, ABC):
             keeps the images on the trainer's device and makes the batches there. For images of one size that
             take less than half of the free memory. A sample is augmented as before, by other random numbers;
             images are brought to their size before it.
+        labelled: Keep the labels of so many training images, evenly from each class (those that ``train_size`` would keep);
+            the others get -100, which trains nothing. All labels are kept where None.
 
     Raises:
         ValueError: An argument is out of range.
@@ -53,6 +56,7 @@ class ImageDataModule(LightningDataModule, ABC):
         augment: list[nn.Module] | None = None,
         mix: nn.Module | None = None,
         in_memory: InMemory = False,
+        labelled: int | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -72,7 +76,10 @@ class ImageDataModule(LightningDataModule, ABC):
         self.augment = list(augment or [])
         self._fit: Callable[[Tensor], Tensor] | None = None  # brings an image to its size
         self._finish: Callable[[Tensor], Tensor] = nn.Identity()  # makes inputs of images of that size
+        if labelled is not None and mix is not None:
+            raise ValueError("MixUp and CutMix mix labels, and with `labelled` some are missing; leave one of the two out.")
         self.mix = mix
+        self.labelled = labelled
         self.train_data: Dataset[Sample] | None = None
         self.val_data: Dataset[Sample] | None = None
         self.test_data: Dataset[Sample] | None = None
@@ -143,17 +150,25 @@ class ImageDataModule(LightningDataModule, ABC):
         """
         held, kept = split_by_class(labels, self.val_fraction, self.split_seed)
         places = among if among is not None else range(len(labels))
-        chosen = self._limit(labels, kept)
-        return self._part(augmented, [places[i] for i in chosen], True), self._part(plain, [places[i] for i in held])
+        return self._training_part(augmented, labels, kept, places), self._part(plain, [places[i] for i in held])
 
-    def _limit(self, labels: Sequence[int], indices: list[int]) -> list[int]:
-        """Keep ``train_size`` of the training images."""
-        if self.train_size is None:
+    def _training_part(
+        self, data: Dataset[Sample], labels: Sequence[int], kept: list[int], places: Sequence[int]
+    ) -> Dataset[Sample]:
+        """``train_size`` of the training images, ``labelled`` of them with their labels."""
+        chosen = self._limit("train_size", self.train_size, labels, kept)
+        shown = set(self._limit("labelled", self.labelled, labels, chosen))
+        part = self._part(data, [places[i] for i in chosen], True)
+        return hide_labels(part, [place for place, index in enumerate(chosen) if index not in shown])
+
+    def _limit(self, name: str, size: int | None, labels: Sequence[int], indices: list[int]) -> list[int]:
+        """Keep so many of the training images, evenly from each class."""
+        if size is None:
             return indices
-        if not 0 < self.train_size <= len(indices):
-            raise ValueError(f"train_size must be between 1 and {len(indices)}, not {self.train_size}.")
-        share = self.train_size / len(indices)
-        chosen, _ = split_by_class([labels[i] for i in indices], share, self.split_seed + 1, count=self.train_size)
+        if not 0 < size <= len(indices):
+            raise ValueError(f"{name} must be between 1 and {len(indices)}, not {size}.")
+        share = size / len(indices)
+        chosen, _ = split_by_class([labels[i] for i in indices], share, self.split_seed + 1, count=size)
         return [indices[i] for i in chosen]
 
     def _part(self, data: Dataset[Sample], indices: Sequence[int], augmented: bool = False) -> Dataset[Sample]:

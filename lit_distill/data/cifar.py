@@ -30,6 +30,7 @@ class CIFAR10(ImageDataModule):
         mean: Per channel, of images in [0, 1]; ImageNet's, which the shared CIFAR weights were trained with.
         std: Per channel.
         in_memory: As in ``ImageDataModule``.
+        labelled: As in ``ImageDataModule``.
     """
 
     dataset: ClassVar[type[TorchvisionCIFAR10]] = TorchvisionCIFAR10
@@ -48,10 +49,11 @@ class CIFAR10(ImageDataModule):
         mean: tuple[float, float, float] = (0.485, 0.456, 0.406),
         std: tuple[float, float, float] = (0.229, 0.224, 0.225),
         in_memory: InMemory = False,
+        labelled: int | None = None,
     ) -> None:
         crop_and_flip = [v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip()]
         chosen = crop_and_flip if augment is None else augment
-        super().__init__(batch_size, num_workers, val_fraction, train_size, split_seed, chosen, mix, in_memory)
+        super().__init__(batch_size, num_workers, val_fraction, train_size, split_seed, chosen, mix, in_memory, labelled)
         self.root = root
         self.download = download
         self._finish = finish_images(mean, std)

@@ -30,6 +30,7 @@ class Digits(ImageDataModule):
         augment: As in ``ImageDataModule``.
         mix: As in ``ImageDataModule``.
         in_memory: As in ``ImageDataModule``; the digits are in memory as it is, and True augments in batches.
+        labelled: As in ``ImageDataModule``.
 
     Raises:
         ImportError: scikit-learn is missing.
@@ -45,8 +46,9 @@ class Digits(ImageDataModule):
         augment: list[nn.Module] | None = None,
         mix: nn.Module | None = None,
         in_memory: InMemory = False,
+        labelled: int | None = None,
     ) -> None:
-        super().__init__(batch_size, num_workers, val_fraction, train_size, split_seed, augment, mix, in_memory)
+        super().__init__(batch_size, num_workers, val_fraction, train_size, split_seed, augment, mix, in_memory, labelled)
 
     def open_training(self) -> tuple[Dataset[Sample], Dataset[Sample]]:
         images, labels = _read_digits()

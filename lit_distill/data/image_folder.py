@@ -42,6 +42,7 @@ class ImageFolder(ImageDataModule):
         mean: Per channel, of images in [0, 1].
         std: Per channel.
         in_memory: As in ``ImageDataModule``.
+        labelled: As in ``ImageDataModule``.
 
     Raises:
         FileNotFoundError: A folder is missing or has no images.
@@ -62,8 +63,9 @@ class ImageFolder(ImageDataModule):
         mean: tuple[float, float, float] = (0.485, 0.456, 0.406),
         std: tuple[float, float, float] = (0.229, 0.224, 0.225),
         in_memory: InMemory = False,
+        labelled: int | None = None,
     ) -> None:
-        super().__init__(batch_size, num_workers, val_fraction, train_size, split_seed, augment, mix, in_memory)
+        super().__init__(batch_size, num_workers, val_fraction, train_size, split_seed, augment, mix, in_memory, labelled)
         if not 0 < test_fraction < 1:
             raise ValueError(f"test_fraction must be in (0, 1), not {test_fraction}.")
         self.root = Path(root)
@@ -84,8 +86,9 @@ class ImageFolder(ImageDataModule):
             return self._split_training(augmented.targets, augmented, plain)
         held = _open(self.root / "val", self._plain)
         _same_classes(augmented.classes, held, folder)
-        chosen = self._limit(augmented.targets, list(range(len(augmented))))
-        return self._part(augmented, chosen, True), self._part(held, range(len(held)))
+        everything = list(range(len(augmented)))
+        part = self._training_part(augmented, augmented.targets, everything, everything)
+        return part, self._part(held, range(len(held)))
 
     def _split_everything(self) -> tuple[Dataset[Sample], Dataset[Sample]]:
         augmented, plain = _open(self.root, self._augmented), _open(self.root, self._plain)

@@ -32,6 +32,29 @@ class SmallCNN(nn.Module):
         return logits
 
 
+class MultiHeadCNN(nn.Module):
+    """The layers of ``SmallCNN`` up to the pooling, and a linear head for each of several tasks.
+
+    Args:
+        heads: Number of classes by task; a task's head is the layer ``heads.<task>``.
+        width: Channels of the first stage; the second and third have twice as many.
+        in_channels: Channels of the images.
+    """
+
+    def __init__(self, heads: dict[str, int], width: int = 32, in_channels: int = 1) -> None:
+        super().__init__()
+        self.stage1 = _conv(in_channels, width)
+        self.stage2 = _conv(width, 2 * width)
+        self.pool = nn.MaxPool2d(2)
+        self.stage3 = _conv(2 * width, 2 * width)
+        self.heads = nn.ModuleDict({task: nn.Linear(2 * width, classes) for task, classes in heads.items()})
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Images ``[B, in_channels, H, W]`` to logits ``[B, classes]`` by task."""
+        pooled = self.stage3(self.pool(self.stage2(self.stage1(x)))).mean((2, 3))
+        return {task: head(pooled) for task, head in self.heads.items()}
+
+
 def _conv(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lit_distill.models import MLP, SmallCNN
+from lit_distill.models import MLP, MultiHeadCNN, SmallCNN
 from lit_distill.probe import count_parameters
 
 
@@ -23,6 +23,18 @@ def test_small_cnn(width: int, classes: int, channels: int, size: int) -> None:
     torch.testing.assert_close(model(x), model.classifier(model.stage3(middle).mean((2, 3))))
     weights = 9 * (channels * width + 2 * width**2 + 4 * width**2)
     assert count_parameters(model) == weights + 2 * 5 * width + (2 * width + 1) * classes
+
+
+def test_multi_head_cnn() -> None:
+    model = MultiHeadCNN({"digit": 10, "parity": 2}, width=4).eval()
+    x = torch.randn(3, 1, 8, 8)
+    found = model(x)
+    assert {task: logits.shape for task, logits in found.items()} == {"digit": (3, 10), "parity": (3, 2)}
+    alone = SmallCNN(4).eval()
+    shared = {name: value for name, value in model.state_dict().items() if not name.startswith("heads.")}
+    head = {f"classifier.{name}": value for name, value in model.heads["digit"].state_dict().items()}
+    alone.load_state_dict({**shared, **head}, strict=True)
+    torch.testing.assert_close(found["digit"], alone(x))
 
 
 def test_activations_are_not_in_place() -> None:
