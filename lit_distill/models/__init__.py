@@ -1,5 +1,6 @@
 """Models that the configs and tests need, and the loading of any other."""
 
+from lit_distill.models.adapt import Adapted, adapt
 from lit_distill.models.cifar_resnet import (
     CifarResNet,
     resnet8,
@@ -9,14 +10,23 @@ from lit_distill.models.cifar_resnet import (
     resnet56,
     resnet110,
 )
+from lit_distill.models.ensemble import Ensemble
+from lit_distill.models.inherit import inherit
 from lit_distill.models.loading import build, load
-from lit_distill.models.small import MLP, SmallCNN
+from lit_distill.models.peers import Peers
+from lit_distill.models.small import MLP, MultiHeadCNN, SmallCNN
 
 __all__ = [
     "MLP",
+    "Adapted",
     "CifarResNet",
+    "Ensemble",
+    "MultiHeadCNN",
+    "Peers",
     "SmallCNN",
+    "adapt",
     "build",
+    "inherit",
     "load",
     "resnet8",
     "resnet20",

@@ -3,12 +3,13 @@
 from torch import nn
 
 from lit_distill.teachers.base import Teacher
+from lit_distill.teachers.ema import EMATeacher
 from lit_distill.teachers.frozen import FrozenTeacher
 from lit_distill.teachers.joint import JointTeacher
 from lit_distill.teachers.recorded import RecordedTeacher
 from lit_distill.teachers.runtime import TeacherRuntime
 
-__all__ = ["FrozenTeacher", "JointTeacher", "RecordedTeacher", "Teacher", "TeacherRuntime", "as_teacher"]
+__all__ = ["EMATeacher", "FrozenTeacher", "JointTeacher", "RecordedTeacher", "Teacher", "TeacherRuntime", "as_teacher"]
 
 
 def as_teacher(teacher: nn.Module | Teacher) -> Teacher:

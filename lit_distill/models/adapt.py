@@ -1,0 +1,164 @@
+"""A network behind what brings another network's images to those that it was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.fx
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lit_distill.criteria.base import at_least_float32
+
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow and torchvision turn colour to grey
+
+
+def adapt(
+    model: nn.Module,
+    size: int | tuple[int, int] | None = None,
+    mean: list[float] | None = None,
+    std: list[float] | None = None,
+    student_mean: list[float] | None = None,
+    student_std: list[float] | None = None,
+    channels: int | None = None,
+) -> nn.Module:
+    """A network that takes the student's images and shows the model what it was trained on.
+
+    In this order: the student's normalisation is undone, grey becomes colour or colour grey, the image is resized
+    (bilinear, antialiased) and then normalised as the model wants it. What is not given is left out. The model's layers
+    are called ``model.…`` from then on: ``model.layer3``.
+
+    Args:
+        model: The network, a teacher most likely; it stays as it is.
+        size: Height and width of the images that it wants; one number for both.
+        mean: What it wants subtracted, for each channel, of pixels in the range that the data set gives before its own
+            normalisation (usually [0, 1]).
+        std: What it wants divided by then.
+        student_mean: What the data set has subtracted already.
+        student_std: What it has divided by.
+        channels: The channels that it wants: 3 from grey images repeats them, 1 from colour is their luminance.
+
+    Raises:
+        ValueError: Nothing is to be done, one of a mean and a standard deviation is missing, or a value is out of range.
+    """
+    return Adapted(model, size, mean, std, student_mean, student_std, channels)
+
+
+class Adapted(nn.Module):
+    """What ``adapt`` makes; its arguments are there.
+
+    Attributes:
+        model: The network behind.
+    """
+
+    mean: Tensor | None
+    std: Tensor | None
+    student_mean: Tensor | None
+    student_std: Tensor | None
+
+    def __init__(
+        self,
+        model: nn.Module,
+        size: int | tuple[int, int] | None = None,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+        student_mean: list[float] | None = None,
+        student_std: list[float] | None = None,
+        channels: int | None = None,
+    ) -> None:
+        super().__init__()
+        if all(option is None for option in (size, mean, std, student_mean, student_std, channels)):
+            raise ValueError(
+                "adapt has nothing to do: give a size, a mean and std, a student_mean and student_std, or channels."
+            )
+        self.model = model
+        self.size = _check_size(size)
+        if channels not in (None, 1, 3):
+            raise ValueError(f"channels must be 1 or 3, not {channels}.")
+        self.channels = channels
+        _check_normalisation("", mean, std)
+        _check_normalisation("student_", student_mean, student_std)
+        for name, values in {
+            "mean": mean,
+            "std": std,
+            "student_mean": student_mean,
+            "student_std": student_std,
+        }.items():
+            # Buffers: they follow the device, and tell one recorded teacher from another.
+            self.register_buffer(name, None if values is None else torch.tensor(values).view(-1, 1, 1))
+
+    def forward(self, images: Tensor) -> Any:
+        """The student's images ``[B, C, H, W]`` to what the model returns."""
+        given, wanted = (self.student_mean, self.student_std), (self.mean, self.std)
+        return self.model(adapt_images(images, given, wanted, self.channels, self.size))
+
+    def extra_repr(self) -> str:
+        return f"size={self.size}, channels={self.channels}"
+
+
+def adapt_images(
+    images: Tensor,
+    given: tuple[Tensor | None, Tensor | None] = (None, None),
+    wanted: tuple[Tensor | None, Tensor | None] = (None, None),
+    channels: int | None = None,
+    size: tuple[int, int] | None = None,
+) -> Tensor:
+    """Images normalised one way, as another network wants them.
+
+    Args:
+        images: ``[B, C, H, W]``, floating-point.
+        given: Mean and standard deviation that they are normalised with, each ``[C, 1, 1]``.
+        wanted: Mean and standard deviation that they shall be normalised with.
+        channels: How many channels they shall have, 1 or 3.
+        size: Height and width that they shall have.
+
+    Raises:
+        ValueError: They are no such images, or their channels are neither 1 nor 3 and shall change.
+    """
+    if images.dim() != 4 or not images.is_floating_point():
+        raise ValueError(
+            f"adapt takes floating-point images [B, C, H, W], and was given {images.dtype} {list(images.shape)}."
+        )
+    pixels = at_least_float32(images)  # PyTorch resizes no bfloat16 on the CPU, and pixels need the digits
+    if given[0] is not None and given[1] is not None:
+        pixels = pixels * given[1] + given[0]
+    if channels is not None and pixels.shape[1] != channels:
+        pixels = _to_channels(pixels, channels)
+    if size is not None and tuple(pixels.shape[2:]) != size:
+        pixels = F.interpolate(pixels, size, mode="bilinear", antialias=True)
+    if wanted[0] is not None and wanted[1] is not None:
+        pixels = (pixels - wanted[0]) / wanted[1]
+    return pixels.to(images.dtype)
+
+
+torch.fx.wrap("adapt_images")  # one node in a traced graph: what it does depends on the images' shape
+
+
+def _to_channels(pixels: Tensor, channels: int) -> Tensor:
+    if pixels.shape[1] == 1:
+        return pixels.expand(-1, channels, -1, -1)
+    if pixels.shape[1] == 3:
+        return (pixels * pixels.new_tensor(_LUMA).view(-1, 1, 1)).sum(1, keepdim=True)
+    raise ValueError(f"images of {pixels.shape[1]} channels cannot be brought to {channels}; only 1 and 3 can.")
+
+
+def _check_size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    if size is None:
+        return None
+    height, width = (size, size) if isinstance(size, int) else size
+    if height < 1 or width < 1:
+        raise ValueError(f"size must be at least 1, not {size}.")
+    return int(height), int(width)
+
+
+def _check_normalisation(owner: str, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
+    if (mean is None) != (std is None):
+        raise ValueError(f"{owner}mean and {owner}std belong together; give both.")
+    if mean is None or std is None:
+        return
+    if len(mean) != len(std) or not mean:
+        raise ValueError(f"{owner}mean has {len(mean)} channels and {owner}std {len(std)}; give as many to both.")
+    if not all(value > 0 for value in std):
+        raise ValueError(f"{owner}std must be above 0, not {list(std)}.")

@@ -1,0 +1,190 @@
+"""Several networks as one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import torch
+import torch.fx
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lit_distill.criteria.base import TASKS, Task, at_least_float32, check_choice, check_temperature
+from lit_distill.mixture import favour_small, log_mixture, normalised
+from lit_distill.outputs import read_logits
+
+Average = Literal["probabilities", "logits", "confidence", "none"]
+AVERAGES: tuple[Average, ...] = get_args(Average)
+
+
+class Ensemble(nn.Module):
+    """A network made of networks: all see the same inputs, and their logits are combined.
+
+    It is a teacher like any other (frozen, recorded, in int8, compiled). Its members are its children ``0``, ``1``, …:
+    a layer reference ``1.layer3`` reads a layer of the second one, and ``1`` what it returns (of a mapping or a tuple
+    the first tensor: the logits in torchvision's segmentation models, and in Hugging Face's where no labels are passed).
+
+    ``probabilities`` gives ``z = T log sum_k w_k softmax(z_k / T)``: at the temperature T, ``softmax(z / T)`` is exactly
+    the mean of the members' distributions (Hinton et al. 2015, section 1: an ensemble's arithmetic mean). At another
+    temperature of the criterion it is near it.
+
+    ``logits`` is the weighted mean of logits, which is the geometric mean of the distributions.
+
+    ``confidence`` weighs each sample's members by how certain they are, without labels:
+    ``w_k = (1 - H_k / sum_j H_j) / (K - 1)`` with the entropies H at temperature 1, and mixes as ``probabilities`` does
+    (EBKD: Kwon et al. 2020, "Adaptive Knowledge Distillation Based on Entropy", as Zhang et al. 2022, CA-MKD, run it;
+    their code divides by K in place of K - 1, a constant factor).
+
+    ``none`` combines nothing, for members of different classes: the output is the tuple of logits, whose first stands
+    for the teacher where one is asked for (``val/accuracy/teacher``).
+
+    Args:
+        models: The members, at least one.
+        weights: Of the members, finite and at least 0; made to sum to 1. Equal where None. Not with ``confidence`` and
+            ``none``.
+        average: ``probabilities``, ``logits``, ``confidence`` or ``none``.
+        temperature: T above 0; that of the criterion that compares the logits.
+        output_key: The entry of the members' mapping outputs that holds the logits; found by its usual names where None.
+        task: ``multiclass`` (softmax over classes), or ``binary`` or ``multilabel`` (a sigmoid a class).
+
+    Raises:
+        ValueError: An argument is wrong; or, when called, the members' logits differ in shape.
+    """
+
+    def __init__(
+        self,
+        models: list[nn.Module],
+        weights: list[float] | None = None,
+        average: Average = "probabilities",
+        temperature: float = 1.0,
+        output_key: str | None = None,
+        task: Task = "multiclass",
+    ) -> None:
+        super().__init__()
+        check_choice("average", average, AVERAGES)
+        check_choice("task", task, TASKS)
+        _check_members(models)
+        if weights is not None and average in ("confidence", "none"):
+            raise ValueError(f"weights do nothing with average {average!r}; leave one of the two out.")
+        for index, model in enumerate(models):
+            self.add_module(str(index), model)
+        self.weights = normalised(weights, len(models))
+        self.average: Average = average
+        self.temperature = check_temperature(temperature)
+        self.output_key = output_key
+        self.task: Task = task
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    def forward(self, first: Any = None, *more: Any, **named: Any) -> Any:
+        """What the members take, to the combined logits; to the tuple of their logits with ``average`` none."""
+        # torch.fx puts one symbol in each star's place; it traces networks of one input, where both are empty.
+        rest = more if isinstance(more, tuple) else ()
+        keywords = named if isinstance(named, dict) else {}
+        positional = (first, *rest) if first is not None or rest else ()
+        raw = [member(*positional, **keywords) for member in self.children()]
+        return combine(raw, self.weights, self.average, self.temperature, self.output_key, self.task)
+
+    def extra_repr(self) -> str:
+        weights = ", ".join(f"{weight:.4g}" for weight in self.weights)
+        return f"weights=[{weights}], average={self.average!r}, temperature={self.temperature:g}, task={self.task!r}"
+
+
+def combine(
+    raw: Sequence[Any],
+    weights: Sequence[float],
+    average: Average,
+    temperature: float = 1.0,
+    output_key: str | None = None,
+    task: Task = "multiclass",
+) -> Any:
+    """The members' outputs as one.
+
+    Args:
+        raw: What each member returned.
+        weights: Of the members, summing to 1.
+        average: As in ``Ensemble``.
+        temperature: As in ``Ensemble``.
+        output_key: As in ``Ensemble``.
+        task: As in ``Ensemble``.
+
+    Returns:
+        Logits of the members' shape, in float32 or wider; with ``none`` the tuple of their logits.
+
+    Raises:
+        ValueError: The members' logits differ in shape.
+    """
+    logits = [read_logits(output, output_key) for output in raw]
+    if average == "none":
+        return tuple(logits)
+    _check_shapes(logits)
+    wide = [at_least_float32(z) for z in logits]
+    if average == "confidence":
+        return _confident(wide, temperature, task)
+    if max(weights) == 1:
+        return logits[weights.index(1.0)]
+    if average == "logits":
+        return torch.stack([weight * z for weight, z in zip(weights, wide, strict=True)]).sum(0)
+    return _mixed(wide, weights, temperature, task)
+
+
+torch.fx.wrap("combine")  # one node in a traced graph: what it does depends on what the members return
+
+
+def _mixed(logits: Sequence[Tensor], weights: Sequence[float | Tensor], temperature: float, task: Task) -> Tensor:
+    if task == "multiclass":
+        return temperature * log_mixture(logits, weights, temperature, _class_dim(logits[0]))
+    weights = [weight.unsqueeze(-1) if isinstance(weight, Tensor) else weight for weight in weights]
+    pair = log_mixture([_as_pair(z) for z in logits], weights, temperature)
+    return temperature * (pair[..., 0] - pair[..., 1])
+
+
+def _confident(logits: Sequence[Tensor], temperature: float, task: Task) -> Tensor:
+    multiclass = task == "multiclass"
+    dim = _class_dim(logits[0]) if multiclass else -1
+    log_p = F.log_softmax(torch.stack([z if multiclass else _as_pair(z) for z in logits]), dim)
+    doubt = -(log_p.exp() * log_p).sum(dim, keepdim=multiclass) + 1e-12  # members that are all certain share it equally
+    weights = favour_small(doubt / doubt.sum(0)).clamp_min(1e-30)
+    return _mixed(logits, list(weights), temperature, task)
+
+
+def _as_pair(logits: Tensor) -> Tensor:
+    """A sigmoid's logit as a softmax's two, on a new last dimension."""
+    return torch.stack([logits, torch.zeros_like(logits)], -1)
+
+
+def _class_dim(logits: Tensor) -> int:
+    """Where the classes are, the same with and without a leading dimension of members."""
+    return -3 if logits.dim() == 4 else -1
+
+
+def _check_members(models: Sequence[nn.Module]) -> None:
+    if not models:
+        raise ValueError("an ensemble of no models; give at least one.")
+    for index, model in enumerate(models):
+        first = next(position for position, other in enumerate(models) if other is model)
+        if first != index:
+            raise ValueError(
+                f"models {first} and {index} of the ensemble are one and the same network; name it once and give it a "
+                "larger weight."
+            )
+
+
+def _check_shapes(logits: Sequence[Tensor]) -> None:
+    first = logits[0]
+    for index, z in enumerate(logits):
+        if z.shape == first.shape:
+            continue
+        dim = _class_dim(first)
+        ragged = z.dim() == first.dim() >= 2 and z.shape[dim] != first.shape[dim]
+        what = (
+            f"model 0 has {first.shape[dim]} classes and model {index} {z.shape[dim]}"
+            if ragged
+            else f"model 0 gives logits {list(first.shape)} and model {index} {list(z.shape)}"
+        )
+        raise ValueError(
+            f"the ensemble cannot be averaged: {what}. Give it models of the same classes, or set average to 'none' and "
+            f"let criteria read each model by its layer ('0', '{index}')."
+        )

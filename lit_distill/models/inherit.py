@@ -1,0 +1,124 @@
+"""A student that starts with some of its teacher's weights."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
+
+_SHOWN = 5
+
+
+def inherit(
+    student: nn.Module,
+    teacher: nn.Module,
+    layers: dict[str, str] | None = None,
+    every: int | None = None,
+    blocks: str | None = None,
+) -> nn.Module:
+    """Copy weights and buffers from a teacher's layers to a student's; nothing is shared.
+
+    With ``blocks`` the student's i-th block gets those of the teacher's block ``i * every`` (Sanh et al. 2019,
+    "DistilBERT", section 3: one layer out of two), and what lies outside the blocks gets whatever has the same name and
+    shape in the teacher. ``layers`` copies what it names, after that. What was copied and what was not is printed.
+
+    Args:
+        student: The network to fill, returned.
+        teacher: The network to copy from.
+        layers: The student's layer (a path as in ``named_modules``, or a parameter's name) to the teacher's.
+        every: How many of the teacher's blocks there are to one of the student's, at least 1; where None, their numbers
+            divided.
+        blocks: Path of the sequence of equal blocks, in both: ``encoder.layer``, ``layer3``.
+
+    Raises:
+        ValueError: There is nothing to do, no such layer, too few blocks, or two layers do not fit.
+    """
+    if every is not None and (blocks is None or every < 1):
+        raise ValueError(
+            f"every is {every}: it must be at least 1, and counts the blocks of `blocks`, which is {blocks!r}."
+        )
+    if layers is None and blocks is None:
+        raise ValueError("inherit has nothing to do: give layers (student: teacher) or blocks.")
+    found = dict(teacher.state_dict())
+    wanted = dict(student.state_dict())
+    chosen: dict[str, str] = {}
+    if blocks is not None:
+        chosen |= {k: k for k in wanted if not _is_under(k, blocks) and k in found and _same_shape(wanted[k], found[k])}
+        chosen |= _pair_blocks(student, teacher, blocks, every)
+    for ours, theirs in (layers or {}).items():
+        chosen |= _pair_layers(student, teacher, ours, theirs)
+    with torch.no_grad():
+        for ours, theirs in chosen.items():
+            wanted[ours].copy_(found[theirs])
+    rest = [name for name in wanted if name not in chosen]
+    left = f" As they were: {', '.join(rest[:_SHOWN])}{', …' if rest[_SHOWN:] else ''}." if rest else ""
+    rank_zero_info(f"inherit: {len(chosen)} of the student's {len(wanted)} tensors are the teacher's.{left}")
+    return student
+
+
+def _pair_blocks(student: nn.Module, teacher: nn.Module, blocks: str, every: int | None) -> dict[str, str]:
+    """The student's names to the teacher's, of all that is in the blocks."""
+    ours = [name for name, _ in _submodule(student, blocks, "student").named_children()]
+    theirs = [name for name, _ in _submodule(teacher, blocks, "teacher").named_children()]
+    step = every if every is not None else max(1, len(theirs) // max(1, len(ours)))
+    if not ours or (len(ours) - 1) * step >= len(theirs):
+        raise ValueError(
+            f"the student has {len(ours)} blocks at {blocks!r} and the teacher {len(theirs)}: every {step}. of them are "
+            f"{-(-len(theirs) // step)}."
+        )
+    pairs: dict[str, str] = {}
+    for index, name in enumerate(ours):
+        pairs |= _pair_layers(student, teacher, f"{blocks}.{name}", f"{blocks}.{theirs[index * step]}")
+    return pairs
+
+
+def _pair_layers(student: nn.Module, teacher: nn.Module, ours: str, theirs: str) -> dict[str, str]:
+    """The student's names to the teacher's, of all that is in two layers.
+
+    Raises:
+        ValueError: One does not exist or has no weights, or the two differ.
+    """
+    wanted, found = _tensors_under(student, ours, "student"), _tensors_under(teacher, theirs, "teacher")
+    problems = [f"{ours + name} has no counterpart" for name in wanted if name not in found]
+    problems += [f"{theirs + name} has no counterpart" for name in found if name not in wanted]
+    problems += [
+        f"{ours + name} is {list(wanted[name].shape)} and {theirs + name} {list(found[name].shape)}"
+        for name in wanted
+        if name in found and not _same_shape(wanted[name], found[name])
+    ]
+    if problems:
+        more = f"; and {len(problems) - _SHOWN} more" if problems[_SHOWN:] else ""
+        raise ValueError(
+            f"the student's {ours!r} cannot start as the teacher's {theirs!r}: {'; '.join(problems[:_SHOWN])}{more}."
+        )
+    return {ours + name: theirs + name for name in wanted}
+
+
+def _tensors_under(model: nn.Module, path: str, owner: str) -> Mapping[str, Tensor]:
+    """A layer's tensors by what their names add to its path; of a parameter's own name, itself."""
+    tensors = {name[len(path) :]: value for name, value in model.state_dict().items() if _is_under(name, path)}
+    if not tensors:
+        _submodule(model, path, owner)
+        raise ValueError(f"the {owner}'s layer {path!r} has no weights to copy.")
+    return tensors
+
+
+def _submodule(model: nn.Module, path: str, owner: str) -> nn.Module:
+    try:
+        return model.get_submodule(path)
+    except AttributeError:
+        known = [name for name, _ in model.named_modules() if name]
+        close = difflib.get_close_matches(path, known, n=3)
+        hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"layers: {', '.join(known[:20])}."
+        raise ValueError(f"no layer {path!r} in the {owner} {type(model).__name__}; {hint}") from None
+
+
+def _is_under(name: str, path: str) -> bool:
+    return name == path or name.startswith(f"{path}.")
+
+
+def _same_shape(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape

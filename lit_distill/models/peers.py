@@ -1,0 +1,59 @@
+"""Several networks that train together, as one student."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Any
+
+from torch import Tensor, nn
+
+from lit_distill.capture import select_tensor
+from lit_distill.criteria.base import Task
+from lit_distill.models.ensemble import Ensemble, combine
+from lit_distill.outputs import read_logits
+
+
+class Peers(Ensemble):
+    """An ensemble to train: networks side by side on the same inputs, none of which has anything of another.
+
+    ``peers[0]`` is a plain network that can be saved alone, and its output the layer ``"0"``. The ensemble's own output is
+    the log of the mean of the peers' probabilities.
+
+    Args:
+        peers: 2 networks or more for the same classes; they need not be alike.
+        task: ``multiclass``, ``binary`` or ``multilabel``.
+        output_key: As in ``Ensemble``.
+
+    Raises:
+        ValueError: Fewer than two networks, or two that share parameters; or, when called, a peer's logits are not the
+            first tensor that it returns.
+    """
+
+    def __init__(self, peers: list[nn.Module], task: Task = "multiclass", output_key: str | None = None) -> None:
+        if len(peers) < 2:
+            raise ValueError(f"peers must be at least 2 networks, not {len(peers)}.")
+        for (first, one), (second, other) in combinations(enumerate(peers), 2):
+            _refuse_shared(first, one, second, other)
+        super().__init__(peers, output_key=output_key, task=task)
+
+    def forward(self, *inputs: Any, **named: Any) -> Tensor:
+        """What the peers take, to their ensemble's logits, shaped as one peer's."""
+        raw = [peer(*inputs, **named) for peer in self.children()]
+        for index, output in enumerate(raw):
+            if select_tensor(output) is not read_logits(output, self.output_key):
+                raise ValueError(
+                    f"peer {index} returns another tensor before its logits; have it return the logits first."
+                )
+        logits: Tensor = combine(raw, self.weights, self.average, self.temperature, self.output_key, self.task)
+        return logits
+
+    def __getitem__(self, index: int) -> nn.Module:
+        return list(self.children())[index]
+
+
+def _refuse_shared(first: int, one: nn.Module, second: int, other: nn.Module) -> None:
+    known = {id(parameter) for parameter in one.parameters()}
+    shared = [name for name, parameter in other.named_parameters() if id(parameter) in known]
+    if shared or one is other:
+        what = f"share {len(shared)} parameters ({shared[0]}, …)" if shared else "are the same module"
+        raise ValueError(f"peers {first} and {second} {what}; build each network anew, with weights of its own.")
