@@ -5,6 +5,9 @@ from lit_distill.modules.base import DistillationModule
 from lit_distill.modules.combined import CombinedDistillation
 from lit_distill.modules.feature import FeatureDistillation
 from lit_distill.modules.logit import LogitDistillation
+from lit_distill.modules.multitask import MultiTaskDistillation
+from lit_distill.modules.mutual import MutualDistillation
+from lit_distill.modules.self_distillation import SelfDistillation
 from lit_distill.modules.supervised import SupervisedModule
 
 __all__ = [
@@ -13,5 +16,8 @@ __all__ = [
     "DistillationModule",
     "FeatureDistillation",
     "LogitDistillation",
+    "MultiTaskDistillation",
+    "MutualDistillation",
+    "SelfDistillation",
     "SupervisedModule",
 ]

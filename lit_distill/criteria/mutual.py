@@ -1,0 +1,90 @@
+"""Mutual learning: Zhang, Xiang, Hospedales and Lu 2018, "Deep Mutual Learning", section 3."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lit_distill.criteria.about import About
+from lit_distill.criteria.base import TASKS, Criterion, Task, check_choice, check_temperature
+from lit_distill.criteria.soft_target import soft_target, soft_target_bernoulli
+from lit_distill.outputs import Outputs
+
+
+def mutual(
+    peers: Sequence[Tensor], temperature: float = 1.0, task: Task = "multiclass", mask: Tensor | None = None
+) -> Tensor:
+    """``sum_k 1/(K-1) sum_{l != k} T² KL(p_l || p_k)``, each ``p_l`` cut from its graph.
+
+    So peer ``k`` gets the gradient of the second term of the paper's equation 8 and of nothing else (equation 6 for two
+    peers); the paper has T = 1.
+
+    Args:
+        peers: Each peer's logits: ``[B, C]``, ``[B, T, C]`` or ``[B, C, H, W]``, all of one shape; 2 or more.
+        temperature: Above 0.
+        task: ``multiclass`` (softmax), ``binary`` or ``multilabel`` (sigmoid, mean over classes).
+        mask: As in ``soft_target``.
+
+    Raises:
+        ValueError: The shapes differ, or there are fewer than two peers.
+    """
+    if len(peers) < 2:
+        raise ValueError(f"mutual learning takes at least 2 peers, not {len(peers)}.")
+    divergence = soft_target if task == "multiclass" else soft_target_bernoulli
+    terms = []
+    for index, own in enumerate(peers):
+        others = [logits.detach() for place, logits in enumerate(peers) if place != index]
+        values = [divergence(own, other, temperature, mask=mask) for other in others]
+        terms.append(torch.stack(values).mean())
+    return torch.stack(terms).sum()
+
+
+class Mutual(Criterion):
+    """Peers that match each other's predictions; the sum over peers, as each has a loss of its own in the paper.
+
+    Reads the peers' logits as layers of a student that holds them, as ``models.Peers`` does. All peers move at once,
+    each towards what the others said before the step; the paper's algorithm 1 updates one after the other.
+
+    Args:
+        peers: The peers' layers, 2 or more.
+        temperature: Above 0; the paper's is 1.
+        task: ``multiclass``, ``binary`` or ``multilabel``.
+
+    Raises:
+        ValueError: Fewer than two peers, one named twice, or an argument out of range.
+    """
+
+    about = About("DML", 'Zhang et al. 2018, "Deep Mutual Learning", CVPR', weight=1.0)
+    needs_teacher = False
+
+    def __init__(self, peers: list[str], temperature: float = 1.0, task: Task = "multiclass") -> None:
+        super().__init__()
+        check_choice("task", task, TASKS)
+        if len(peers) < 2 or len(set(peers)) < len(peers):
+            raise ValueError(f"peers must name at least 2 different layers, not {peers!r}; Peers has '0', '1', ….")
+        self.peers = tuple(peers)
+        self.temperature = check_temperature(temperature)
+        self.task: Task = task
+
+    @property
+    def student_layers(self) -> tuple[str, ...]:
+        return self.peers
+
+    def build(self, student: Outputs, teacher: Outputs) -> None:
+        """Check that the peers predict the same classes.
+
+        Raises:
+            ValueError: They do not.
+        """
+        shapes = {name: list(student.features[name].shape) for name in self.peers}
+        if len({tuple(shape) for shape in shapes.values()}) > 1:
+            listed = ", ".join(f"peer {name!r} gives {shape}" for name, shape in shapes.items())
+            raise ValueError(f"the peers' logits differ in shape ({listed}); give all the same number of classes.")
+
+    def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
+        logits = [student.features[name] for name in self.peers]
+        # A mask beside [B] or [B, C] logits belongs to the inputs' tokens.
+        mask = student.mask if logits[0].dim() > 2 else None
+        return mutual(logits, self.temperature, self.task, mask)

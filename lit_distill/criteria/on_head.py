@@ -1,0 +1,113 @@
+"""Any criterion, on one of several heads."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from torch import Tensor
+
+from lit_distill.batch import Target
+from lit_distill.criteria.base import Criterion
+from lit_distill.outputs import Outputs
+
+
+class OnHead(Criterion):
+    """Gives a criterion one head's output as the logits, and one task's labels as the labels.
+
+    A head is a layer like any other: the module whose output is that task's logits, or a whole network inside a network
+    of networks.
+
+    Args:
+        criterion: What compares the heads; it is trained and saved as if it stood alone.
+        student_head: The student's head, a layer reference without a glob.
+        teacher_head: The teacher's head; the teacher's logits are compared where None.
+        task_name: The task's name in the labels, where a batch has those of several tasks; all of the labels where None.
+
+    Raises:
+        ValueError: A head is named by a glob, or a teacher's head is given to a criterion that reads no teacher.
+    """
+
+    takes_tasks = True
+
+    def __init__(
+        self,
+        criterion: Criterion,
+        student_head: str,
+        teacher_head: str | None = None,
+        task_name: str | None = None,
+    ) -> None:
+        super().__init__()
+        for head in (student_head, teacher_head or ""):
+            if any(mark in head for mark in "*?["):
+                raise ValueError(f"a head is one layer, and {head!r} may be several; write a criterion for each.")
+        if teacher_head is not None and not criterion.needs_teacher:
+            raise ValueError(f"{type(criterion).__name__} reads no teacher; leave teacher_head={teacher_head!r} out.")
+        self.criterion = criterion
+        self.student_head, self.teacher_head, self.task_name = student_head, teacher_head, task_name
+        self.needs_target = criterion.needs_target
+        self.needs_teacher = criterion.needs_teacher
+        self.compares_logits = criterion.compares_logits
+
+    @property
+    def student_layers(self) -> tuple[str, ...]:
+        return (*self.criterion.student_layers, self.student_head)
+
+    @property
+    def teacher_layers(self) -> tuple[str, ...]:
+        return (*self.criterion.teacher_layers, *([self.teacher_head] if self.teacher_head is not None else []))
+
+    @property
+    def temperature(self) -> float | None:
+        """The criterion's temperature, or None where it has none."""
+        found = getattr(self.criterion, "temperature", None)
+        return float(found) if isinstance(found, (int, float)) else None
+
+    @temperature.setter
+    def temperature(self, value: float) -> None:
+        self.criterion.temperature = value  # type: ignore[assignment]
+
+    def build(self, student: Outputs, teacher: Outputs) -> None:
+        """Size the criterion's own layers from the heads' outputs."""
+        self.criterion.build(*self._at_heads(student, teacher))
+
+    def forward(self, student: Outputs, teacher: Outputs, target: Target | None) -> Tensor:
+        value: Tensor = self.criterion(*self._at_heads(student, teacher), self._labels(target))
+        return value
+
+    def _at_heads(self, student: Outputs, teacher: Outputs) -> tuple[Outputs, Outputs]:
+        student = replace(student, logits=student.features[self.student_head])
+        if self.teacher_head is not None:
+            teacher = replace(teacher, logits=teacher.features[self.teacher_head])
+        return student, teacher
+
+    def _labels(self, target: Target | None) -> Tensor | None:
+        if target is None or not self.needs_target:
+            return None
+        if isinstance(target, Tensor):
+            if self.task_name is None:
+                return target
+            raise ValueError(
+                f"the labels of task {self.task_name!r} are wanted, and the batch has those of one task alone."
+            )
+        return task_labels(target, self.task_name)
+
+
+def task_labels(target: Mapping[str, Tensor], name: str | None) -> Tensor:
+    """One task's labels.
+
+    Raises:
+        ValueError: There is no such task; the nearest name is given.
+    """
+    if name is None:
+        raise ValueError(f"the batch has labels of the tasks {_quoted(target)}; say which with task_name.")
+    if name in target:
+        return target[name]
+    close = difflib.get_close_matches(name, target, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else "."
+    raise ValueError(f"the batch has no labels of a task {name!r}{hint} It has {_quoted(target)}.")
+
+
+def _quoted(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, names))

@@ -1,0 +1,171 @@
+"""A student with a head for each of several tasks."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from lit_distill.balance import Balance
+from lit_distill.batch import BatchFormat
+from lit_distill.criteria import Criterion, HardTarget, OnHead, SoftTarget
+from lit_distill.criteria.base import TASKS, Task, check_choice
+from lit_distill.modules.base import DistillationModule, OptimizerFactory, SchedulerFactory
+from lit_distill.modules.defaults import DEFAULT_TEMPERATURE, changed_temperature, choose, refuse_unused
+from lit_distill.modules.evaluator import Evaluator
+from lit_distill.modules.hyperparameters import record_hyperparameters
+from lit_distill.schedules import Schedule
+from lit_distill.teachers import JointTeacher, Teacher
+
+
+class MultiTaskDistillation(DistillationModule):
+    """Each head learns from its task's labels and from the teacher's head for the same task.
+
+    Starts with ``hard_<task>`` (weight 0.1) and ``soft_<task>`` (weight 0.9) for each task; a task that the teacher has no
+    head for has its labels alone, of weight 1. The tasks' losses are summed.
+
+    A batch's labels are a mapping from task to labels, ``(inputs, {"colour": …, "shape": …})``. Where some samples lack a
+    task's label, mark it by ``BatchFormat.missing_label``.
+
+    Args:
+        student: A network with several heads; it may return them in a mapping by task, in a tuple, or one of them.
+        heads: The student's layer of each task, by the task's name in the labels.
+        teacher: A network with several heads; an ensemble of one network a task, which is a layer of it; a ``Teacher``; or
+            None, to train the student on labels alone.
+        teacher_heads: The teacher's layer of each task that it teaches; those of ``heads`` where None.
+        criteria: Criteria by name, in place of these; wrap each in ``OnHead``.
+        weights: A weight for each criterion; needed with ``criteria``.
+        temperature: Of the default soft targets.
+        task: ``multiclass``, ``binary`` or ``multilabel``, of all tasks; or by the task's name where they differ.
+        optimizer: As in ``DistillationModule``.
+        lr_scheduler: As in ``DistillationModule``.
+        batch_format: As in ``DistillationModule``. For networks that return a mapping, ``output_key`` is the first task's
+            name where it is not given; what is under it stands for the logits, which no criterion on a head reads.
+        fast: As in ``DistillationModule``.
+        schedules: As in ``DistillationModule``.
+        balance: As in ``DistillationModule``.
+
+    Raises:
+        ValueError: A task is named that has no head, no criterion trains a task's head, or an argument is wrong.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        heads: dict[str, str],
+        teacher: nn.Module | Teacher | None = None,
+        teacher_heads: dict[str, str] | None = None,
+        criteria: dict[str, Criterion] | None = None,
+        weights: dict[str, float] | None = None,
+        temperature: float = DEFAULT_TEMPERATURE,
+        task: Task | dict[str, Task] = "multiclass",
+        optimizer: OptimizerFactory | None = None,
+        lr_scheduler: SchedulerFactory | None = None,
+        batch_format: BatchFormat | None = None,
+        fast: bool = False,
+        schedules: dict[str, Schedule] | None = None,
+        balance: Balance | None = None,
+    ) -> None:
+        refuse_unused({"temperature": changed_temperature(temperature)}, criteria)
+        if not heads:
+            raise ValueError("heads is empty; name the student's layer of each task: {colour: heads.colour, …}.")
+        kinds = task_kinds(heads, task)
+        taught = _taught_heads(heads, teacher, teacher_heads)
+        default, shares = _default_criteria(heads, taught, kinds, temperature)
+        chosen, weighting = choose(criteria, weights, default, shares)
+        _check_heads(heads, kinds, chosen)
+        layout = batch_format or BatchFormat()
+        if layout.output_key is None:
+            layout = replace(layout, output_key=next(iter(heads)))
+        super().__init__(
+            student, teacher, chosen, weighting, "multiclass", optimizer, lr_scheduler, layout, fast, schedules, balance
+        )
+        self.heads = dict(heads)
+        read = {name: layer for name, layer in taught.items() if layer in self.criteria.teacher_layers}
+        self._evaluator = Evaluator(kinds, self._teacher, read)
+        record_hyperparameters(
+            self, {"temperature": temperature, "heads": self.heads, "teacher_heads": taught, "task": kinds}
+        )
+
+    def _evaluate(self, stage: str, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
+        data = self._unpack(batch)
+        with self._acceleration.evaluation():
+            outputs = self.distiller.capture.run(data.inputs, data.mask)
+        logits = {name: outputs.features[layer] for name, layer in self.heads.items()}
+        self._evaluator.update((stage, dataloader_idx, batch_idx), logits, data)
+
+
+def task_kinds(heads: Mapping[str, str], task: Task | Mapping[str, Task]) -> dict[str, Task]:
+    """What each head's logits mean.
+
+    Raises:
+        ValueError: A kind is none of the choices, or the mapping and the heads name different tasks.
+    """
+    kinds: dict[str, Task] = dict.fromkeys(heads, task) if isinstance(task, str) else dict(task)
+    _known("task", kinds, heads)
+    missing = [name for name in heads if name not in kinds]
+    if missing:
+        raise ValueError(f"task says nothing of {', '.join(map(repr, missing))}; it must name every task of heads.")
+    for name, kind in kinds.items():
+        check_choice(f"the task {name!r}", kind, TASKS)
+    return kinds
+
+
+def _taught_heads(
+    heads: Mapping[str, str], teacher: nn.Module | Teacher | None, teacher_heads: Mapping[str, str] | None
+) -> dict[str, str]:
+    """The teacher's layer of each task that it teaches."""
+    if teacher is None:
+        if teacher_heads is not None:
+            raise ValueError("teacher_heads are given, and there is no teacher.")
+        return {}
+    if isinstance(teacher, JointTeacher):
+        raise ValueError("a JointTeacher learns from the labels of one task; train the teacher of several tasks first.")
+    if teacher_heads is None:
+        return dict(heads)
+    _known("teacher_heads", teacher_heads, heads)
+    return dict(teacher_heads)
+
+
+def _default_criteria(
+    heads: Mapping[str, str], taught: Mapping[str, str], kinds: Mapping[str, Task], temperature: float
+) -> tuple[dict[str, Criterion], dict[str, float]]:
+    criteria: dict[str, Criterion] = {}
+    weights: dict[str, float] = {}
+    for name, layer in heads.items():
+        criteria[f"hard_{name}"] = OnHead(HardTarget(task=kinds[name]), layer, task_name=name)
+        weights[f"hard_{name}"] = 0.1 if name in taught else 1.0
+        if name in taught:
+            soft = SoftTarget(temperature, task=kinds[name])
+            criteria[f"soft_{name}"] = OnHead(soft, layer, taught[name], name)
+            weights[f"soft_{name}"] = 0.9
+    return criteria, weights
+
+
+def _check_heads(heads: Mapping[str, str], kinds: Mapping[str, Task], criteria: Mapping[str, Criterion]) -> None:
+    """Refuse criteria of which none trains some head, or one is for another kind of task than its head."""
+    for name, layer in heads.items():
+        own = {key: one for key, one in criteria.items() if isinstance(one, OnHead) and one.student_head == layer}
+        if not own:
+            raise ValueError(
+                f"no criterion is on the head {layer!r} of task {name!r}, so nothing would train it; give it an OnHead, or "
+                "leave it out of heads."
+            )
+        for key, one in own.items():
+            kind = getattr(one.criterion, "task", kinds[name])
+            if kind != kinds[name]:
+                raise ValueError(
+                    f"criterion {key!r} ({type(one.criterion).__name__}) is for the task {kind!r}, and {name!r} is "
+                    f"{kinds[name]!r}; give both the same."
+                )
+
+
+def _known(argument: str, names: Iterable[str], heads: Mapping[str, str]) -> None:
+    for name in names:
+        if name not in heads:
+            close = difflib.get_close_matches(name, heads, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"{argument} names {name!r}, and heads has {', '.join(map(repr, heads))}.{hint}")
