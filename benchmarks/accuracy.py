@@ -11,7 +11,6 @@ Each run is written to ``--out`` as soon as it ends, and is not repeated: a run 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import platform
 import statistics
@@ -26,6 +25,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch import LightningDataModule, Trainer, seed_everything
+from measure.seeds import Rows, spread
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from torchvision.transforms import v2
@@ -202,29 +202,23 @@ def cifar10(options: argparse.Namespace) -> Setting:
     )
 
 
-def table(results: list[dict[str, Any]]) -> str:
+def table(results: Rows) -> str:
     """Mean and standard deviation over seeds, and the paired difference to training without a teacher."""
-    base = {row["seed"]: row["accuracy/student"] for row in results if row["method"] == METHODS[0]}
     lines = [
         "| method | student accuracy | difference, paired | agreement with teacher | seconds |",
         "|---|---|---|---|---|",
     ]
     for method in (*METHODS, *RECORDED):
-        rows = [row for row in results if row["method"] == method]
+        rows = results.of(method)
         if not rows:
             continue
         accuracies = [100 * row["accuracy/student"] for row in rows]
-        gaps = [100 * (row["accuracy/student"] - base[row["seed"]]) for row in rows if row["seed"] in base]
+        gaps = [100 * gap for gap in results.paired(method, METHODS[0], "accuracy/student")]
         agreement = f"{100 * statistics.fmean(r['agreement'] for r in rows):.1f}" if "agreement" in rows[0] else "-"
         gap = spread(gaps, sign=True) if gaps and method != METHODS[0] else "-"
         seconds = statistics.fmean(row["seconds"] for row in rows)
         lines.append(f"| {method} | {spread(accuracies)} | {gap} | {agreement} | {seconds:.0f} |")
     return "\n".join(lines)
-
-
-def spread(values: list[float], sign: bool = False) -> str:
-    mean = f"{statistics.fmean(values):{'+' if sign else ''}.2f}"
-    return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
 
 
 def main() -> None:
@@ -248,15 +242,13 @@ def main() -> None:
     start = time.perf_counter()
     teacher = setting.teacher(options.out)
     results_file = options.out / f"{setting.name}{'-fast' if setting.fast else ''}.json"
-    results: list[dict[str, Any]] = json.loads(results_file.read_text()) if results_file.is_file() else []
-    done = {(row["method"], row["seed"]) for row in results}
+    results = Rows(results_file)
     for seed in range(setting.seeds):
         for method in options.methods:
-            if (method, seed) not in done:
-                results.append(run(method, seed, setting, teacher, options.out))
-                results_file.write_text(json.dumps(results, indent=1))
-                print(f"{method}, seed {seed}: {results[-1]['accuracy/student']:.2%}", flush=True)
-    reference = next((row["accuracy/teacher"] for row in results if "accuracy/teacher" in row), float("nan"))
+            if not results.has(method, seed):
+                results.add(run(method, seed, setting, teacher, options.out))
+                print(f"{method}, seed {seed}: {results.rows[-1]['accuracy/student']:.2%}", flush=True)
+    reference = next((row["accuracy/teacher"] for row in results.rows if "accuracy/teacher" in row), float("nan"))
     print(f"\n{table(results)}\n\nTeacher: {reference:.2%}. {time.perf_counter() - start:.0f} s in all, {machine()}.")
 
 

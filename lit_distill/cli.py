@@ -1,7 +1,9 @@
-"""The command line: ``lit-distill fit|validate|test|predict|record --config …`` and ``lit-distill demo``."""
+"""The command line: ``lit-distill fit|validate|test|predict|record|chain --config …``, ``demo`` and ``strip``."""
 
 from __future__ import annotations
 
+import argparse
+import pickle
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -33,7 +35,9 @@ _DESCRIPTION = (
 
 _EPILOG = (
     "also: `lit-distill record` takes what `fit` takes, and only makes the recording of its RecordedTeacher; `lit-distill "
-    "demo` distils on handwritten digits and prints the student beside teacher and baseline"
+    "chain` runs several fits, each student being the next one's teacher; `lit-distill strip IN OUT` takes out of a "
+    "checkpoint of your own LightningModule what distilling has added; `lit-distill demo` distils on handwritten digits and "
+    "prints the student beside teacher and baseline"
 )
 
 
@@ -120,13 +124,22 @@ class DistillationCLI(LightningCLI):
     def predict(self, **arguments: Any) -> None:
         """Run the student and save its outputs as ``predictions.pt`` in the log folder."""
         batches = self.trainer.predict(**arguments)
-        if batches and isinstance(batches[0], Tensor):
-            folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            torch.save(
-                torch.cat([batch.cpu() for batch in batches if isinstance(batch, Tensor)]), folder / "predictions.pt"
-            )
-            print(f"Predictions saved: {folder / 'predictions.pt'}")
+        if not batches:
+            return
+        folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save(_joined(batches), folder / "predictions.pt")
+        print(f"Predictions saved: {folder / 'predictions.pt'}")
+
+
+def _joined(batches: Sequence[Any]) -> Any:
+    """All batches' outputs as one tensor, one mapping of tensors, or the list of what they are."""
+    first = batches[0]
+    if isinstance(first, Tensor):
+        return torch.cat([batch.cpu() for batch in batches])
+    if isinstance(first, Mapping) and all(isinstance(value, Tensor) for value in first.values()):
+        return {key: torch.cat([batch[key].cpu() for batch in batches]) for key in first}
+    return list(batches)
 
 
 def differences(saved: Mapping[str, Any], asked: Mapping[str, Any], path: str = "") -> list[str]:
@@ -188,4 +201,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given[:1] == ["record"]:
         DistillationCLI(["fit", *find_configs(given[1:])], record=True)
         return
+    if given[:1] == ["chain"]:
+        from lit_distill.chain import main as chain
+
+        chain(given[1:])
+        return
+    if given[:1] == ["strip"]:
+        _strip(given[1:])
+        return
     DistillationCLI(find_configs(given))
+
+
+def _strip(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="lit-distill strip",
+        description="Take out of a checkpoint of your own LightningModule what distilling has added, so that it loads "
+        "where lit-distill is not used.",
+    )
+    parser.add_argument("source", metavar="IN", type=Path, help="the checkpoint")
+    parser.add_argument("destination", metavar="OUT", type=Path, help="where to write what is left")
+    options = parser.parse_args(arguments)
+    from lit_distill.callbacks.stripping import strip_file
+
+    try:
+        print(*strip_file(options.source, options.destination), sep="\n")
+    except (ValueError, OSError, RuntimeError, pickle.UnpicklingError) as error:  # the last two: damaged bytes
+        raise SystemExit(f"lit-distill strip: {options.source}: {error}") from error

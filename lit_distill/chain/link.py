@@ -1,0 +1,163 @@
+"""One link of a chain: its command, its checkpoint, and the record of how far it is."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+_CALLBACK = "lit_distill.chain.LinkCheckpoint"
+_CHECKPOINT = "last.ckpt"
+_RECORD = "link.json"
+
+
+class LinkCheckpoint(Checkpoint):
+    """Writes ``last.ckpt`` at the end of every epoch, whole or not at all.
+
+    It is written beside and then renamed: a run that is killed while it saves leaves the checkpoint of the epoch before.
+
+    Args:
+        folder: Where to write it.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        beside = self.folder / f"saving-{_CHECKPOINT}"
+        trainer.save_checkpoint(beside, weights_only=False)
+        if trainer.is_global_zero:
+            beside.replace(self.folder / _CHECKPOINT)
+
+
+@dataclass(frozen=True)
+class Link:
+    """One fit of a chain.
+
+    Attributes:
+        name: Of the link, and of its folder.
+        folder: Where it logs, and leaves its checkpoint and its record.
+        configs: The files that it starts from, the later over the earlier.
+        options: Its own values by option path, as after ``lit-distill fit --``.
+        teachers: The earlier links whose checkpoints its options name.
+    """
+
+    name: str
+    folder: Path
+    configs: tuple[str, ...]
+    options: Mapping[str, Any]
+    teachers: tuple[str, ...]
+
+    @property
+    def checkpoint(self) -> Path:
+        """What the link leaves; the networks of later links are loaded from it."""
+        return self.folder / _CHECKPOINT
+
+    def settings(self, further: Sequence[str] = ()) -> list[str]:
+        """The configs and options of the fit, as words of a command line.
+
+        Args:
+            further: Words that come after the link's own, and so win.
+        """
+        configs = [word for config in self.configs for word in ("--config", config)]
+        return [*configs, *(f"--{path}={as_word(value)}" for path, value in self.options.items()), *further]
+
+    def command(self, further: Sequence[str] = (), resume: bool = False) -> list[str]:
+        """The words after ``lit-distill`` that run the link.
+
+        Args:
+            further: Words that come after the link's own, and so win.
+            resume: Go on from the link's checkpoint.
+        """
+        place = [f"--trainer.default_root_dir={self.folder}"]
+        place += [f"--trainer.callbacks+={_CALLBACK}", f"--trainer.callbacks.folder={self.folder}"]
+        return ["fit", *self.settings(further), *place, *([f"--ckpt_path={self.checkpoint}"] if resume else [])]
+
+
+def as_word(value: Any) -> str:
+    """A value as the command line reads it: text as it is, all else as JSON."""
+    if isinstance(value, str) and isinstance(yaml.safe_load(value or "''"), str):
+        return value
+    return json.dumps(value)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a link's folder says of it.
+
+    Attributes:
+        run: Marks this making of the link: one made again has another.
+        finished: The fit ended, and its checkpoint is that of the end.
+        settings: Every value of the fit, by dotted path.
+        teachers: The ``run`` of every link that taught this one.
+    """
+
+    run: str
+    finished: bool
+    settings: Mapping[str, Any]
+    teachers: Mapping[str, str]
+
+    @classmethod
+    def read(cls, folder: Path) -> Record | None:
+        """The folder's record, or None where it has none."""
+        path = folder / _RECORD
+        return cls(**json.loads(path.read_text())) if path.is_file() else None
+
+    def write(self, folder: Path) -> None:
+        """Write the record, whole or not at all."""
+        folder.mkdir(parents=True, exist_ok=True)
+        beside = folder / f"saving-{_RECORD}"
+        with beside.open("w") as file:
+            json.dump(asdict(self), file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(folder / _RECORD)
+
+    def changes(self, settings: Mapping[str, Any], teachers: Mapping[str, str]) -> list[str]:
+        """A line for everything that is otherwise now than when the link was made.
+
+        Args:
+            settings: Every value of the fit that is asked for.
+            teachers: The ``run`` of every link that would teach it.
+        """
+        paths = dict.fromkeys([*self.settings, *settings])
+        lines = [
+            f"{path}: {_shown(self.settings, path)}, now {_shown(settings, path)}"
+            for path in paths
+            if _shown(self.settings, path) != _shown(settings, path)
+        ]
+        return lines + [
+            f"its teacher {name!r} has been made again since"
+            for name, run in teachers.items()
+            if self.teachers.get(name) != run
+        ]
+
+
+def _shown(settings: Mapping[str, Any], path: str) -> str:
+    return json.dumps(settings[path]) if path in settings else "not given"
+
+
+def flatten(value: Any, path: str = "") -> dict[str, Any]:
+    """A nested config's values by dotted path; the entries of lists by their number.
+
+    Args:
+        value: A mapping, a list, or a plain value.
+        path: Of ``value`` itself.
+    """
+    if isinstance(value, Mapping):
+        entries = [(str(key), entry) for key, entry in value.items()]
+    elif isinstance(value, list):
+        entries = [(str(number), entry) for number, entry in enumerate(value)]
+    else:
+        return {path: value}
+    found = {path: value} if not entries else {}
+    for key, entry in entries:
+        found |= flatten(entry, f"{path}.{key}" if path else key)
+    return found

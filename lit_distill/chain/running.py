@@ -1,0 +1,160 @@
+"""Runs a chain: ``lit-distill chain --config …``.
+
+Every link is an ordinary ``lit-distill fit`` in a process of its own, so that Lightning can start further processes of it
+for further devices, and so that it can be repeated by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from lit_distill.chain.config import read_chain
+from lit_distill.chain.planning import Step, plan, settings_of
+from lit_distill.cli import find_configs
+
+Launch = Callable[[list[str]], int]
+
+
+def run(steps: Sequence[Step], further: Sequence[str] = (), launch: Launch | None = None) -> None:
+    """Do what is to be done, one link after the other.
+
+    Args:
+        steps: From ``plan``.
+        further: Words that come after each link's own.
+        launch: Runs the words after ``lit-distill`` and returns the exit code; in a process of its own where None.
+
+    Raises:
+        SystemExit: A link failed or was interrupted. The same chain, run again, goes on from its last epoch.
+    """
+    for number, step in enumerate(steps, start=1):
+        link = step.link
+        print(f"\n[{number}/{len(steps)}] {link.name}: {_in_words(step)}", flush=True)
+        if step.action == "skip":
+            continue
+        if step.action == "start":
+            # Before the record: that of this making must never stand beside the checkpoint of another.
+            link.checkpoint.unlink(missing_ok=True)
+            step.record.write(link.folder)
+        command = step.command(further)
+        print(f"$ lit-distill {shlex.join(command)}", flush=True)
+        code = (launch or in_own_process)(command)
+        if code != 0:
+            raise SystemExit(
+                f"lit-distill chain: link {link.name!r} ended early (exit code {code}). The same command again goes on "
+                "from the last finished epoch."
+            )
+        if not link.checkpoint.is_file():
+            raise SystemExit(f"lit-distill chain: link {link.name!r} left no {link.checkpoint}: did it train an epoch?")
+        replace(step.record, finished=True).write(link.folder)
+    print("\nThe chain is finished:")
+    for step in steps:
+        print(f"  {step.link.name}: {step.link.checkpoint}")
+
+
+def show(steps: Sequence[Step], further: Sequence[str] = ()) -> None:
+    """Print what ``run`` would do, as lines of a shell script.
+
+    Args:
+        steps: From ``plan``.
+        further: Words that come after each link's own.
+    """
+    for step in steps:
+        print(f"# {step.link.name}: {_in_words(step)}")
+        if step.action != "skip":
+            print(f"lit-distill {shlex.join(step.command(further))}")
+
+
+def _in_words(step: Step) -> str:
+    words = {"skip": "finished before, skipped", "resume": f"goes on from {step.link.checkpoint}", "start": "starts"}
+    return words[step.action]
+
+
+def in_own_process(words: list[str]) -> int:
+    """Run ``lit-distill`` in a process of its own.
+
+    Ctrl-C reaches the link from the terminal, and SIGTERM is handed on; either way the link is waited for.
+
+    Args:
+        words: The words after ``lit-distill``.
+
+    Returns:
+        Its exit code; never 0 where it was interrupted.
+    """
+    interrupted = False
+    process = subprocess.Popen([sys.executable, "-m", "lit_distill", *words])
+
+    def hand_on(number: int, frame: Any) -> None:
+        nonlocal interrupted
+        interrupted = True
+        process.send_signal(number)
+
+    before = signal.signal(signal.SIGTERM, hand_on)
+    try:
+        while True:
+            try:
+                code = process.wait()
+                return code or int(interrupted)
+            except KeyboardInterrupt:
+                interrupted = True
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def main(arguments: Sequence[str] | None = None, launch: Launch | None = None) -> None:
+    """Run a chain from the command line.
+
+    Args:
+        arguments: The words after ``lit-distill chain``; the process's own where None.
+        launch: As in ``run``.
+    """
+    parser = argparse.ArgumentParser(
+        prog="lit-distill chain",
+        usage="lit-distill chain --config FILE [--folder FOLDER] [--dry_run] [--again] [--OPTION VALUE ...]",
+        description="Run a chain of fits, each link's student being the next one's teacher. A chain that was interrupted "
+        "goes on where it was. Further options are those of `lit-distill fit`, and apply to every link.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", required=True, action="append", help="the chain: folder, config and links")
+    parser.add_argument("--folder", type=Path, help="in place of the config's")
+    parser.add_argument("--dry_run", action="store_true", help="print the commands, and run nothing")
+    parser.add_argument("--again", action="store_true", help="make links again whose settings have changed")
+    options, further = parser.parse_known_args(arguments)
+    if len(options.config) > 1:
+        parser.error("one chain at a time; further configs of the links belong into the chain's 'config' list.")
+    try:
+        links = read_chain(Path(find_configs(options.config)[0]), options.folder)
+        settings = {link.name: settings_of(link, further) for link in links}
+        if options.dry_run:
+            show(plan(links, settings, options.again), further)
+            return
+        _refuse_launcher()
+        folder = links[0].folder.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "chain.lock", timeout=0):
+            run(plan(links, settings, options.again), further, launch)
+    except ValueError as error:
+        raise SystemExit(f"lit-distill chain: {error}") from error
+    except Timeout as error:
+        raise SystemExit(
+            f"lit-distill chain: another chain is running in {folder} (it holds {error.lock_file})."
+        ) from error
+
+
+def _refuse_launcher() -> None:
+    for variable in ("WORLD_SIZE", "SLURM_NTASKS"):
+        if os.environ.get(variable, "1") not in ("", "1"):
+            raise ValueError(
+                f"{variable} is {os.environ[variable]}: a chain runs in one process, and Lightning starts the others of each "
+                "link. Under a launcher that starts them (torchrun, srun), launch the commands that --dry_run prints."
+            )
