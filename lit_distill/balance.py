@@ -11,6 +11,7 @@ import torch._functorch.config
 from torch import Tensor, nn
 
 from lit_distill.criteria.base import at_least_float32
+from lit_distill.criteria.processes import distributed
 from lit_distill.scheduling import nearest
 
 _ROUNDING = 1e-4  # how far below 0 rounding may bring a loss that cannot be negative
@@ -224,9 +225,3 @@ def gradient_norm(value: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
         reached = [together / torch.distributed.get_world_size()]
     norm: Tensor = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(gradient) for gradient in reached]))
     return norm
-
-
-def distributed() -> bool:
-    """Whether several processes train together."""
-    available = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return available and torch.distributed.get_world_size() > 1

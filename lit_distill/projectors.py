@@ -1,16 +1,18 @@
-"""Brings a student's feature to the shape of a teacher's: conv, linear, token; sizes inferred."""
+"""Brings a student's feature to the shape of a teacher's: conv, linear, orthogonal, token; sizes inferred."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 Norm = Literal["none", "batch", "layer"]
+Kind = Literal["auto", "linear", "orthogonal"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 _MAX_PREFIX_TOKENS = 8
 
 
@@ -37,18 +39,28 @@ class Projector(nn.Module):
     The spatial part comes first and has no parameters: a larger map is average-pooled, a smaller one
     interpolated; tokens become a map by dropping prefix tokens (class, registers), and a map becomes
     tokens with its mean standing for the prefix tokens; maps and tokens become a vector by averaging.
-    Then one linear layer (a 1x1 convolution on maps) maps the channels, unless they agree already.
+    Then one linear layer (a 1x1 convolution on maps) maps the channels: with ``auto`` unless they agree already, with
+    ``linear`` always. An ``orthogonal`` map is always there, too; it has no bias, and its matrix is kept orthonormal (in
+    its rows or its columns, whichever are fewer): lengths and angles of the smaller space stay as they are (Miles, Elezi
+    and Deng 2024, VkD).
 
     Args:
         student: Shape of the student's feature, batch included.
         teacher: Shape of the teacher's feature, batch included.
         norm: Normalisation after the linear map: ``none``, ``batch`` or ``layer``.
+        kind: ``auto``, ``linear`` or ``orthogonal``.
 
     Raises:
         ValueError: The pair cannot be matched (a vector has no positions to fill a map or tokens with).
     """
 
-    def __init__(self, student: Sequence[int], teacher: Sequence[int], norm: Norm = "none") -> None:
+    def __init__(
+        self,
+        student: Sequence[int],
+        teacher: Sequence[int],
+        norm: Norm = "none",
+        kind: Kind = "auto",
+    ) -> None:
         super().__init__()
         self.source, self.target = feature_kind(student), feature_kind(teacher)
         if self.source == "vector" and self.target != "vector":
@@ -59,10 +71,13 @@ class Projector(nn.Module):
         self.size = tuple(teacher[2:]) if self.target == "map" else (teacher[1],)
         self.channels = _channels(teacher)
         width = _channels(student)
-        self.linear = self._make_linear(width, norm) if width != self.channels or norm != "none" else nn.Identity()
+        needed = width != self.channels or norm != "none" or kind != "auto"
+        self.linear = self._make_linear(width, norm, kind) if needed else nn.Identity()
         self.norm = self._make_norm(norm)
 
-    def _make_linear(self, width: int, norm: Norm) -> nn.Module:
+    def _make_linear(self, width: int, norm: Norm, kind: Kind) -> nn.Module:
+        if kind == "orthogonal":
+            return OrthogonalMap(width, self.channels, channel_dim=1 if self.target == "map" else -1)
         bias = norm == "none"
         if self.target == "map":
             return nn.Conv2d(width, self.channels, kernel_size=1, bias=bias)
@@ -80,7 +95,7 @@ class Projector(nn.Module):
     def forward(self, feature: Tensor) -> Tensor:
         """Project ``feature`` (the student's kind) to the teacher's shape, ``[B, …]``."""
         resized = self._resize(feature)
-        weight = getattr(self.linear, "weight", None)
+        weight = next(self.linear.parameters(), None)
         if weight is not None:
             resized = resized.to(weight.dtype)
         mapped: Tensor = self.linear(resized)
@@ -100,6 +115,78 @@ class Projector(nn.Module):
         if self.source == "map":
             return map_to_tokens(feature, self.size[0])
         return _resize_tokens(feature, self.size[0])
+
+
+class OrthogonalMap(nn.Module):
+    """A linear map of the channels whose matrix is orthonormal in its rows or its columns, whichever are fewer.
+
+    The matrix is ``B (I - A/2)^-1 (I + A/2)`` with ``A = X - X^T``, cut to its columns: ``B`` is orthogonal and fixed, and
+    ``X`` is what learns, from 0. It is the Cayley map of ``torch.nn.utils.parametrizations.orthogonal``, done here in
+    float32 at least, which that is not. Of PyTorch's other two, the matrix exponential costs ten times as much, and the
+    reflections, its usual choice for oblong matrices, do not stand weight decay nor weight averaging: they move its
+    fixed signs off ±1, and it rounds them to 0.
+
+    Args:
+        inputs: Channels that enter.
+        outputs: Channels that leave.
+        channel_dim: Where the channels are.
+    """
+
+    base: Tensor
+
+    def __init__(self, inputs: int, outputs: int, channel_dim: int = -1) -> None:
+        super().__init__()
+        larger, smaller = max(inputs, outputs), min(inputs, outputs)
+        self.channel_dim = channel_dim
+        self.transposed = inputs > outputs
+        self.skew = nn.Parameter(torch.zeros(larger, smaller))
+        self.register_buffer("base", nn.init.orthogonal_(torch.empty(larger, larger)))
+
+    def matrix(self) -> Tensor:
+        """``[outputs, inputs]``, in float32 or wider."""
+        wide = torch.promote_types(self.skew.dtype, torch.float32)
+        larger, smaller = self.skew.shape
+        lower = F.pad(self.skew.to(wide).tril(-1), (0, larger - smaller))
+        half = (lower - lower.T) / 2
+        identity = torch.eye(larger, dtype=wide, device=half.device)
+        columns: Tensor = self.base.to(wide) @ torch.linalg.solve(identity - half, (identity + half)[:, :smaller])
+        return columns.T if self.transposed else columns
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """``[…, inputs]`` to ``[…, outputs]``, or with the channels at ``channel_dim``."""
+        mapped = F.linear(feature.movedim(self.channel_dim, -1), self.matrix().to(feature.dtype))
+        return mapped.movedim(-1, self.channel_dim)
+
+
+class ProjectorEnsemble(nn.Module):
+    """``mean_k relu(P_k f)``: several projectors that start differently (Chen et al. 2022, PEFD, section 3.2).
+
+    Args:
+        student: Shape of the student's feature, batch included.
+        teacher: Shape of the teacher's feature, batch included.
+        count: Number of projectors, at least 1.
+        norm: Normalisation after each linear map, before the ReLU.
+        kind: ``linear`` or ``orthogonal``; ``auto`` is ``linear``, for they are there at equal widths too.
+
+    Raises:
+        ValueError: As of ``Projector``.
+    """
+
+    def __init__(
+        self,
+        student: Sequence[int],
+        teacher: Sequence[int],
+        count: int = 3,
+        norm: Norm = "none",
+        kind: Kind = "auto",
+    ) -> None:
+        super().__init__()
+        chosen: Kind = "linear" if kind == "auto" else kind
+        self.members = nn.ModuleList(Projector(student, teacher, norm, chosen) for _ in range(count))
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """Project ``feature`` (the student's kind) to the teacher's shape, ``[B, …]``."""
+        return torch.stack([F.relu(projector(feature)) for projector in self.members]).mean(0)
 
 
 def _channels(shape: Sequence[int]) -> int:

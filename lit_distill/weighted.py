@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_distill.balance import Balance, distributed, weighted_sum
+from lit_distill.balance import Balance, weighted_sum
 from lit_distill.batch import Target
 from lit_distill.criteria import Criterion
+from lit_distill.criteria.processes import distributed
 from lit_distill.outputs import Outputs
 from lit_distill.schedules import Schedule
 from lit_distill.scheduling import WEIGHT, can_rise, check_schedules, check_value, nearest, sets_weight

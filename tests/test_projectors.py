@@ -1,9 +1,14 @@
+import copy
+import io
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from lit_distill.projectors import (
+    OrthogonalMap,
     Projector,
+    ProjectorEnsemble,
     feature_kind,
     map_to_tokens,
     resize_map,
@@ -240,3 +245,101 @@ def test_an_unknown_norm_is_refused() -> None:
 def test_tokens_that_are_no_grid_cannot_become_a_map() -> None:
     with pytest.raises(ValueError, match="58 tokens are no square grid"):
         Projector((2, 58, 5), (2, 5, 2, 2))(draw(2, 58, 5))
+
+
+def orthogonal_error(projector: Projector) -> float:
+    """How far the shorter side's vectors are from orthonormal."""
+    matrix = projector.linear.matrix().double()
+    tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
+    return (tall.T @ tall - torch.eye(tall.shape[1], dtype=torch.float64)).abs().max().item()
+
+
+@pairs
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_an_orthogonal_map_stays_orthogonal_as_it_learns_under_weight_decay(
+    student: tuple[int, ...], teacher: tuple[int, ...], norm: str
+) -> None:
+    projector = Projector(student, teacher, norm, "orthogonal")  # type: ignore[arg-type]
+    optimizer = torch.optim.SGD(projector.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    before = projector.linear.matrix().detach().clone()
+    for step in range(5):
+        optimizer.zero_grad()
+        found = projector(draw(*student, seed=step))
+        assert found.shape == teacher
+        (found - draw(*teacher, seed=step + 10)).square().mean().backward()
+        optimizer.step()
+    assert orthogonal_error(projector) < 1e-5
+    assert (projector.linear.matrix() - before).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize(("student", "teacher"), [((6, 3), (6, 5)), ((6, 4), (6, 4)), ((6, 2, 3, 3), (6, 4, 3, 3))])
+def test_an_orthogonal_map_to_a_larger_space_keeps_inner_products(
+    student: tuple[int, ...], teacher: tuple[int, ...]
+) -> None:
+    feature = draw(*student)
+    found = Projector(student, teacher, kind="orthogonal")(feature)
+    rows = [f.movedim(1, -1).flatten(0, -2) for f in (feature, found)]
+    torch.testing.assert_close(rows[0] @ rows[0].T, rows[1] @ rows[1].T, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("teacher", [(6, 5), (6, 3), (6, 2)])
+def test_an_orthogonal_projector_is_copied_averaged_and_restored(teacher: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    projector, feature = Projector((6, 3), teacher, kind="orthogonal"), draw(6, 3)
+    averaged = torch.optim.swa_utils.AveragedModel(
+        projector, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9)
+    )
+    twin = copy.deepcopy(projector)
+    optimizer = torch.optim.AdamW(projector.parameters(), lr=0.1)
+    for _ in range(3):
+        projector(feature).square().mean().add(projector(feature).sum()).backward()
+        optimizer.step()
+        averaged.update_parameters(projector)
+    assert orthogonal_error(averaged.module) < 1e-5
+    assert not torch.equal(twin(feature), projector(feature))
+    file = io.BytesIO()
+    torch.save(projector.state_dict(), file)
+    file.seek(0)
+    twin.load_state_dict(torch.load(file, weights_only=True), strict=True)
+    assert torch.equal(twin(feature), projector(feature))
+    fresh = Projector((6, 3), teacher, kind="orthogonal")
+    fresh.load_state_dict(projector.state_dict())
+    assert torch.equal(fresh(feature), projector(feature))
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(3, 5), (4, 4), (5, 2)])
+def test_an_orthogonal_map_is_pytorchs_cayley_map(inputs: int, outputs: int) -> None:
+    reference = nn.utils.parametrizations.orthogonal(nn.Linear(inputs, outputs, bias=False), orthogonal_map="cayley")
+    ours, step = OrthogonalMap(inputs, outputs), 0.3 * draw(max(inputs, outputs), min(inputs, outputs))
+    parametrised = reference.parametrizations.weight
+    with torch.no_grad():
+        parametrised.original.copy_(step.T if inputs > outputs else step)
+        ours.skew.copy_(step)
+        ours.base.copy_(parametrised[0].base)
+    torch.testing.assert_close(ours.matrix(), reference.weight, rtol=0, atol=1e-6)
+    feature = draw(7, inputs)
+    torch.testing.assert_close(ours(feature), reference(feature), rtol=0, atol=1e-6)
+
+
+def test_an_orthogonal_projector_works_in_half_precision() -> None:
+    projector = Projector((4, 3), (4, 5), kind="orthogonal").to(torch.bfloat16)
+    found = projector(draw(4, 3))
+    found.sum().backward()
+    assert found.dtype == torch.bfloat16
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in projector.parameters())
+
+
+@pairs
+def test_an_ensemble_is_the_mean_of_rectified_projectors(student: tuple[int, ...], teacher: tuple[int, ...]) -> None:
+    ensemble, feature = ProjectorEnsemble(student, teacher, 4), draw(*student)
+    members = list(ensemble.members)
+    expected = sum(projector(feature).clamp(min=0) for projector in members) / 4
+    found = ensemble(feature)
+    assert found.shape == teacher
+    torch.testing.assert_close(found, expected)
+    assert not torch.equal(members[0](feature), members[1](feature))
+
+
+def test_an_ensemble_maps_at_equal_widths_too() -> None:
+    assert len(list(ProjectorEnsemble((2, 5), (2, 5), 3).parameters())) == 6
+    assert len(list(Projector((2, 5), (2, 5), kind="linear").parameters())) == 2

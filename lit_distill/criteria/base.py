@@ -29,6 +29,8 @@ class Criterion(nn.Module, ABC):
         needs_target: The criterion reads labels.
         needs_teacher: The criterion reads the teacher's outputs.
         compares_logits: The criterion compares the student's logits with the teacher's.
+        minimum_at_teacher: The value is smallest where the student puts out what the teacher does. ``lit-distill doctor``
+            holds a criterion without labels to it; False where the method means another minimum.
         about: Where the method comes from; None for one of the user's own.
     """
 
@@ -36,6 +38,7 @@ class Criterion(nn.Module, ABC):
     needs_target: bool = False
     needs_teacher: bool = True
     compares_logits: bool = False
+    minimum_at_teacher: bool = True
 
     @property
     def student_layers(self) -> tuple[str, ...]:

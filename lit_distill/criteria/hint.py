@@ -1,21 +1,23 @@
-"""Hints: Romero et al. 2015, "FitNets: Hints for Thin Deep Nets", section 2.2."""
+"""Hints: Romero et al. 2015, "FitNets: Hints for Thin Deep Nets", section 2.2, and the methods that grew from them."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from lit_distill.criteria.about import About
 from lit_distill.criteria.base import FeatureCriterion, check_choice
+from lit_distill.criteria.normalisation import NORMALISATIONS, Normalise, channel_dim, normalise, unit_length
 from lit_distill.outputs import Outputs
-from lit_distill.projectors import Norm
+from lit_distill.projectors import KINDS, Kind, Norm, Projector, ProjectorEnsemble
 
-Distance = Literal["l2", "l1", "smooth_l1", "cosine"]
-DISTANCES: tuple[Distance, ...] = ("l2", "l1", "smooth_l1", "cosine")
-Normalise = Literal["none", "l2", "layer", "channel"]
-NORMALISATIONS: tuple[Normalise, ...] = ("none", "l2", "layer", "channel")
+Distance = Literal["l2", "l1", "smooth_l1", "cosine", "log_sum"]
+DISTANCES: tuple[Distance, ...] = get_args(Distance)
+_LOG_FLOOR = 1e-6  # bounds the gradient of log_sum by 72; at unit variance the sum is some 12 for each channel
 
 
 def hint(student: Tensor, teacher: Tensor, distance: Distance = "l2") -> Tensor:
@@ -24,6 +26,11 @@ def hint(student: Tensor, teacher: Tensor, distance: Distance = "l2") -> Tensor:
     ``l2`` is the mean of squared differences over every element; the paper's equation 3 is half the sum
     over a sample's elements, which differs by a constant factor for a given layer. ``l1`` and
     ``smooth_l1`` are means over elements too; ``cosine`` is ``1 - cos`` over channels, mean over positions.
+
+    ``log_sum`` is ``log(mean_n sum_c |s - t|^4 + 1e-6)`` (Miles and Mikolajczyk 2024, SRD). The authors sum over
+    the N samples as well, which adds ``log N`` and changes no gradient; as a mean, the value does not depend on the
+    size of the batch. It has no zero at ``s = t``: it goes down without end as they meet, or to log 1e-6 = -13.8
+    with the constant that keeps it finite there.
 
     Args:
         student: The student's feature, projected: ``[B, D]``, ``[B, N, D]`` or ``[B, C, H, W]``.
@@ -41,52 +48,47 @@ def hint(student: Tensor, teacher: Tensor, distance: Distance = "l2") -> Tensor:
         return F.l1_loss(student, teacher)
     if distance == "smooth_l1":
         return F.smooth_l1_loss(student, teacher)
-    return (1 - F.cosine_similarity(student, teacher, dim=channel_dim(student))).mean()
-
-
-def normalise(feature: Tensor, kind: Normalise) -> Tensor:
-    """Bring a feature to a common scale.
-
-    ``l2``: unit length over channels at each position. ``layer``: mean 0 and variance 1 over channels at
-    each position. ``channel``: mean 0 and variance 1 of each channel over batch and positions (Cao et al.
-    2022, PKD, section 3.2).
-
-    Args:
-        feature: ``[B, D]``, ``[B, N, D]`` or ``[B, C, H, W]``.
-        kind: Which normalisation.
-    """
-    dim = channel_dim(feature)
-    if kind == "none":
-        return feature
-    if kind == "l2":
-        return F.normalize(feature, dim=dim)
-    dims = [dim] if kind == "layer" else [d for d in range(feature.dim()) if d != dim % feature.dim()]
-    variance, mean = torch.var_mean(feature, dim=dims, correction=0, keepdim=True)
-    return (feature - mean) / (variance + 1e-6).sqrt()
-
-
-def channel_dim(feature: Tensor) -> int:
-    """The channels' dimension: 1 in a map, the last in vectors and tokens."""
-    return 1 if feature.dim() == 4 else -1
+    dim = channel_dim(student)
+    if distance == "log_sum":
+        return ((student - teacher).pow(4).sum(dim).mean() + _LOG_FLOOR).log()
+    return (1 - (unit_length(student, dim) * unit_length(teacher, dim)).sum(dim)).mean()
 
 
 class Hint(FeatureCriterion):
     """The student's features, projected, against the teacher's; the mean over pairs.
 
-    Projectors are sized when the shapes are first seen; where the shapes agree already, the projector is
-    the identity. Peers weight this between 1 and 100; the scale depends on the layer, which ``normalise``
-    takes out.
+    Projectors are sized when the shapes are first seen; with ``projector: auto`` and shapes that agree already, it is
+    the identity. The options make the published methods (weights in this library's reductions):
+
+    - FitNets (Romero et al. 2015): the defaults; peers weigh this between 1 and 100, RepDistiller 100 for one stage.
+    - PKD (Cao et al. 2022): ``normalise: channel``. Half the square of standardised features is ``1 - rho``, the
+      Pearson correlation of a channel over batch and positions. The paper's weight of half the mean square in Open-MMLab
+      is 10 for detection: 5 here, times the number of pairs, which are summed there.
+    - SRD (Miles and Mikolajczyk 2024): ``distance: log_sum, normalise: channel, projector: linear`` on pooled
+      features, weight 2 beside a soft target at T = 1.
+    - VkD (Miles, Elezi and Deng 2024): ``distance: smooth_l1, normalise: layer, normalise_student: false,
+      projector: orthogonal`` on pooled features, weight 1 beside a soft target at T = 1.
+    - PEFD (Chen et al. 2022): ``distance: cosine, num_projectors: 3`` on pooled features, weight 25.
+
+    The projectors are all the parameters there are: ``D_s D_t`` for each pair. An orthogonal one solves a linear
+    system of the larger width at every step.
 
     Args:
         student_layer: A layer reference, a glob or a list of them.
         teacher_layer: The teacher's layers, as many.
-        distance: ``l2`` (the paper's), ``l1``, ``smooth_l1`` or ``cosine``.
+        distance: ``l2`` (the paper's), ``l1``, ``smooth_l1``, ``cosine`` or ``log_sum``.
         normalise: ``none``, ``l2``, ``layer`` or ``channel``, of both features before the distance.
         projector_norm: Normalisation inside the projector: ``none``, ``batch`` or ``layer``.
+        projector: ``auto`` (linear where the channels differ), ``linear`` (always) or ``orthogonal``, which keeps the lengths
+            and angles of the smaller space.
+        num_projectors: Above 1, the mean of as many projectors with a ReLU each.
+        normalise_student: Whether ``normalise`` changes the student's feature too, and not the teacher's alone.
 
     Raises:
         ValueError: An argument is none of its choices.
     """
+
+    about = About("FitNets", 'Romero et al. 2015, "FitNets: Hints for Thin Deep Nets", ICLR', weight=100)
 
     def __init__(
         self,
@@ -95,16 +97,31 @@ class Hint(FeatureCriterion):
         distance: Distance = "l2",
         normalise: Normalise = "none",
         projector_norm: Norm = "none",
+        projector: Kind = "auto",
+        num_projectors: int = 1,
+        normalise_student: bool = True,
     ) -> None:
         super().__init__(student_layer, teacher_layer, project=True, projector_norm=projector_norm)
         check_choice("distance", distance, DISTANCES)
         check_choice("normalise", normalise, NORMALISATIONS)
+        check_choice("projector", projector, KINDS)
+        if num_projectors < 1:
+            raise ValueError(f"num_projectors must be at least 1, not {num_projectors}.")
         self.distance: Distance = distance
         self.normalise: Normalise = normalise
+        self.projector: Kind = projector
+        self.num_projectors = num_projectors
+        self.normalise_student = normalise_student
+
+    def make_projector(self, student: Sequence[int], teacher: Sequence[int]) -> nn.Module:
+        if self.num_projectors > 1:
+            return ProjectorEnsemble(student, teacher, self.num_projectors, self.projector_norm, self.projector)
+        return Projector(student, teacher, self.projector_norm, self.projector)
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
+        kind_s: Normalise = self.normalise if self.normalise_student else "none"
         values = [
-            hint(normalise(feature_s, self.normalise), normalise(feature_t, self.normalise), self.distance)
+            hint(normalise(feature_s, kind_s), normalise(feature_t, self.normalise), self.distance)
             for feature_s, feature_t in self.pair_features(student, teacher)
         ]
         return torch.stack(values).mean()

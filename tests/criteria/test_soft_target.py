@@ -53,6 +53,8 @@ def divergence_by_hand(p_s: list[float], p_t: list[float], divergence: str, beta
         return kl(p_t, p_s)
     if divergence == "reverse":
         return kl(p_s, p_t)
+    if divergence == "skew":
+        return kl(p_t, [0.1 * t + 0.9 * s for s, t in zip(p_s, p_t, strict=True)])
     mixture = [beta * t + (1 - beta) * s for s, t in zip(p_s, p_t, strict=True)]
     return beta * kl(p_t, mixture) + (1 - beta) * kl(p_s, mixture)
 
@@ -75,7 +77,14 @@ def test_reference_values(classes: int, temperature: float, value: float, gradie
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
 @pytest.mark.parametrize(
     ("divergence", "beta"),
-    [("forward", 0.5), ("reverse", 0.5), ("jensen_shannon", 0.5), ("jensen_shannon", 0.1), ("jensen_shannon", 0.9)],
+    [
+        ("forward", 0.5),
+        ("reverse", 0.5),
+        ("jensen_shannon", 0.5),
+        ("jensen_shannon", 0.1),
+        ("jensen_shannon", 0.9),
+        ("skew", 0.5),
+    ],
 )
 def test_each_divergence_equals_a_hand_computation(divergence: str, beta: float, temperature: float) -> None:
     student, teacher = draw(5, 7, seed=1), draw(5, 7, seed=2)
@@ -161,7 +170,9 @@ def test_t_squared_keeps_the_gradient_norm_within_a_factor_of_two() -> None:
         assert max(norms) < 2 * min(norms)
 
 
-@pytest.mark.parametrize(("divergence", "share"), [("forward", 1.0), ("reverse", 1.0), ("jensen_shannon", 0.3 * 0.7)])
+@pytest.mark.parametrize(
+    ("divergence", "share"), [("forward", 1.0), ("reverse", 1.0), ("jensen_shannon", 0.3 * 0.7), ("skew", 0.9**2)]
+)
 def test_a_high_temperature_is_the_squared_difference_of_centred_logits(divergence: str, share: float) -> None:
     student, teacher = draw(6, 5, seed=1), draw(6, 5, seed=2)
     difference = (student - student.mean(1, keepdim=True)) - (teacher - teacher.mean(1, keepdim=True))
@@ -299,6 +310,8 @@ def test_properties_that_modules_read() -> None:
         ({"beta": 0.0}, r"beta must be in \(0, 1\), not 0.0"),
         ({"beta": 1.0}, r"beta must be in \(0, 1\), not 1.0"),
         ({"beta": math.nan}, "beta must be in"),
+        ({"skew": 1.0}, r"skew must be in \(0, 1\), not 1.0"),
+        ({"standardize": True, "task": "multilabel"}, "standardize compares classes.*'multilabel' has none"),
     ],
 )
 def test_bad_arguments_are_refused(arguments: dict[str, object], message: str) -> None:
@@ -332,3 +345,61 @@ def test_binary_logits_of_one_and_two_dimensions_agree() -> None:
     flat = value_of(SoftTarget(task="binary"), student, teacher)
     column = value_of(SoftTarget(task="binary"), student[:, None], teacher[:, None])
     assert torch.equal(flat, column)
+
+
+def test_a_skewed_mixture_bounds_the_divergence() -> None:
+    student, teacher = torch.tensor([[1e4, -1e4]]).double(), torch.tensor([[-1e4, 1e4]]).double()
+    for skew in (0.1, 0.4):
+        found = value_of(SoftTarget(1.0, "skew", skew=skew), student, teacher)
+        assert found.item() == pytest.approx(-math.log(skew), rel=1e-12)
+
+
+def test_a_small_skew_is_the_forward_divergence() -> None:
+    student, teacher = draw(5, 6, seed=1), draw(5, 6, seed=2)
+    found = value_of(SoftTarget(2.0, "skew", skew=1e-9), student, teacher)
+    torch.testing.assert_close(found, value_of(SoftTarget(2.0), student, teacher), rtol=1e-7, atol=0)
+
+
+def test_a_small_beta_makes_a_small_value() -> None:
+    student, teacher = draw(5, 6, seed=1), draw(5, 6, seed=2)
+    found = value_of(SoftTarget(2.0, "jensen_shannon", 1e-6), student, teacher)
+    torch.testing.assert_close(found, 1e-6 * value_of(SoftTarget(2.0), student, teacher), rtol=1e-3, atol=0)
+
+
+def test_standardized_reference_value() -> None:
+    student, teacher = reference_logits()[10]
+    criterion = SoftTarget(2.0, standardize=True)
+    assert value_of(criterion, student, teacher).item() == pytest.approx(0.9902566985096977, abs=1e-10, rel=0)
+    gradient = gradient_of(criterion, student, teacher).norm().item()
+    assert gradient == pytest.approx(0.04811825453166626, abs=1e-10, rel=0)
+
+
+def test_standardized_logits_have_no_scale() -> None:
+    student, teacher = draw(4, 5, seed=1), draw(4, 5, seed=2)
+    criterion = SoftTarget(2.0, standardize=True)
+    expected = value_of(criterion, student, teacher)
+    torch.testing.assert_close(value_of(criterion, 3 * student + 7, teacher / 2 - 1), expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_standardizing_is_over_the_classes_of_every_layout(divergence: str) -> None:
+    criterion = SoftTarget(2.0, divergence, standardize=True)  # type: ignore[arg-type]
+    student, teacher = draw(24, 5, seed=1), draw(24, 5, seed=2)
+    expected = value_of(criterion, student, teacher)
+    tokens = [z.reshape(4, 6, 5) for z in (student, teacher)]
+    pixels = [z.reshape(4, 2, 3, 5).permute(0, 3, 1, 2).contiguous() for z in (student, teacher)]
+    torch.testing.assert_close(value_of(criterion, *tokens), expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(value_of(criterion, *pixels), expected, rtol=1e-12, atol=0)
+    mask = torch.arange(24).reshape(4, 6) % 3 > 0
+    kept = mask.flatten()
+    masked = value_of(criterion, *tokens, mask)
+    torch.testing.assert_close(masked, value_of(criterion, student[kept], teacher[kept]), rtol=1e-12, atol=0)
+
+
+def test_standardized_in_chunks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    student, teacher = draw(30, 5, seed=1), draw(30, 5, seed=2)
+    criterion = SoftTarget(2.0, standardize=True)
+    expected = value_of(criterion, student, teacher), gradient_of(criterion, student, teacher)
+    monkeypatch.setattr("lit_distill.criteria.chunked._CPU_CHUNK", 15)
+    torch.testing.assert_close(value_of(criterion, student, teacher), expected[0], rtol=1e-12, atol=0)
+    torch.testing.assert_close(gradient_of(criterion, student, teacher), expected[1], rtol=1e-12, atol=1e-15)

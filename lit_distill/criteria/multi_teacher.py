@@ -1,0 +1,201 @@
+"""One student learns the features of several teachers.
+
+Ranzinger et al. 2024, "AM-RADIO: Agglomerative Vision Foundation Model", section 3.3; Shang et al. 2024, "Theia: Distilling
+Diverse Vision Foundation Models for Robot Learning", section 3.1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from lit_distill.criteria.about import About
+from lit_distill.criteria.base import FeatureCriterion, check_choice
+from lit_distill.criteria.hint import hint
+from lit_distill.criteria.phi_s import hadamard, phi_s
+from lit_distill.criteria.statistics import Statistics
+from lit_distill.outputs import Outputs
+from lit_distill.projectors import Projector
+
+Standardise = Literal["dimension", "phi_s", "none"]
+STANDARDISATIONS: tuple[Standardise, ...] = get_args(Standardise)
+
+
+def match_features(student: Tensor, teacher: Tensor, cosine: float = 0.9) -> Tensor:
+    """``a (1 - cos) + (1 - a) smooth_l1``: cosine over channels, both means over positions.
+
+    Args:
+        student: ``[B, D]``, ``[B, N, D]`` or ``[B, C, H, W]``.
+        teacher: The same shape.
+        cosine: ``a``, the share of the cosine, in [0, 1].
+    """
+    return cosine * hint(student, teacher, "cosine") + (1 - cosine) * hint(student, teacher, "smooth_l1")
+
+
+class Standardiser(nn.Module):
+    """Brings one teacher's features to mean 0 and variance 1, by what it saw in the first batches of the training.
+
+    ``dimension`` divides each dimension by its own deviation (Theia). ``phi_s`` divides by one number and rotates
+    (PHI-S). Here the rotation comes last and is done to both networks' features: the student's head learns
+    ``(x - mu) / phi``. To rotate its output is the same as to rotate the matrix of its last linear layer, so that the
+    student learns what it would learn with the teacher's side alone rotated, and a rotation that is still
+    being estimated turns nothing around that the head has learned.
+
+    Args:
+        width: D, of the teacher's features.
+        kind: ``dimension``, ``phi_s`` or ``none``.
+        batches: Number of training batches that are looked at.
+    """
+
+    seen: Tensor
+    rotation: Tensor
+    scale: Tensor
+
+    def __init__(self, width: int, kind: Standardise, batches: int) -> None:
+        super().__init__()
+        self.kind: Standardise = kind
+        self.batches = batches
+        if kind == "none":
+            return
+        self.statistics = Statistics(width, full=kind == "phi_s")
+        self.register_buffer("seen", torch.zeros((), dtype=torch.long))
+        if kind == "phi_s":
+            hadamard(width)  # refused here rather than in training
+            self.register_buffer("rotation", torch.eye(width))
+            self.register_buffer("scale", torch.ones(()))
+
+    def forward(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """The student's prediction and the teacher's feature, ready to be compared.
+
+        Args:
+            student: Of any feature's layout, in float32 or wider.
+            teacher: The same shape.
+        """
+        if self.kind == "none":
+            return student, teacher
+        channels_last = teacher.movedim(1, -1) if teacher.dim() == 4 else teacher
+        rows = channels_last.detach().flatten(0, -2)
+        if self.training and torch.is_grad_enabled() and int(self.seen) < self.batches:
+            self._look(rows)
+        mean, covariance = self.statistics.moments(rows)
+        if self.kind == "dimension":
+            deviation = covariance.sqrt()
+            standard = (channels_last - mean) / torch.where(deviation > 0, deviation, 1)
+            return student, standard.movedim(-1, 1) if teacher.dim() == 4 else standard
+        rotation, scale = (self.rotation, self.scale) if int(self.seen) else phi_s(covariance)
+        turned_t = (channels_last - mean) / scale.to(mean) @ rotation.to(mean).T
+        turned_s = (student.movedim(1, -1) if student.dim() == 4 else student) @ rotation.to(student).T
+        if teacher.dim() == 4:
+            return turned_s.movedim(-1, 1), turned_t.movedim(-1, 1)
+        return turned_s, turned_t
+
+    @torch.no_grad()
+    def _look(self, rows: Tensor) -> None:
+        """Add a training batch to the statistics."""
+        self.statistics.update(rows)
+        self.seen += 1
+        seen = int(self.seen)
+        # The decomposition takes long at large widths: again when twice as much has been seen, and at the end.
+        if self.kind == "phi_s" and (seen & (seen - 1) == 0 or seen == self.batches):
+            rotation, scale = phi_s(self.statistics.moments(rows)[1])
+            self.rotation.copy_(rotation)
+            self.scale.copy_(scale)
+
+
+class MultiTeacher(FeatureCriterion):
+    """The features of several teachers, each through a head of its own; the weighted sum over teachers.
+
+    The module's teacher is a ``lit_distill.models.Ensemble``, whose members' layers are ``0.layer3``, ``1.layer3`` and so
+    on. For each there is a projector from the student's layer, trained and saved with the criterion and gone from the
+    student. RADIO and Theia compare by ``0.9 (1 - cos) + 0.1 smooth_l1``; RADIO takes the cosine alone for the summary
+    token, Theia's cosine runs over the whole flattened map. Their heads are small perceptrons and convolutions; these are
+    linear.
+
+    Teachers differ in scale by orders of magnitude, and without standardisation the largest decides. The statistics are
+    those of the first ``batches`` training batches and then stay; they are buffers, in the checkpoint, and the same in
+    every process. PHI-S keeps two ``[D, D]`` matrices for each teacher, and takes an eigendecomposition some
+    ``log2 batches`` times.
+
+    Args:
+        student_layer: The layer that all heads read, or one for each teacher.
+        teacher_layer: A layer of each teacher, named one by one.
+        standardise: ``dimension``, ``phi_s`` or ``none``.
+        teacher_weights: Of the teachers, at least 0; 1 each where None.
+        cosine: Share of the cosine, in [0, 1]; smooth L1 has the rest.
+        batches: Number of training batches that the statistics are gathered over, at least 1.
+
+    Raises:
+        ValueError: An argument is out of range, or the numbers of layers and weights differ.
+    """
+
+    about = About(
+        "RADIO / Theia / PHI-S",
+        'Ranzinger et al. 2024, "AM-RADIO: Agglomerative Vision Foundation Model", CVPR; Shang et al. 2024, "Theia: '
+        'Distilling Diverse Vision Foundation Models for Robot Learning", CoRL; Ranzinger et al. 2024, "PHI-S: '
+        'Distribution Balancing for Label-Free Multi-Teacher Distillation", arXiv 2410.01680',
+        weight=1,
+    )
+
+    def __init__(
+        self,
+        student_layer: str | list[str],
+        teacher_layer: list[str],
+        standardise: Standardise = "phi_s",
+        teacher_weights: list[float] | None = None,
+        cosine: float = 0.9,
+        batches: int = 100,
+    ) -> None:
+        count = len(teacher_layer)
+        layers_s = [student_layer] * count if isinstance(student_layer, str) else student_layer
+        super().__init__(layers_s, teacher_layer, project=True)
+        check_choice("standardise", standardise, STANDARDISATIONS)
+        if not 0 <= cosine <= 1:
+            raise ValueError(f"cosine must be in [0, 1], not {cosine}.")
+        if batches < 1:
+            raise ValueError(f"batches must be at least 1, not {batches}.")
+        self.standardise: Standardise = standardise
+        self.teacher_weights = _check_weights(teacher_weights, count)
+        self.cosine = cosine
+        self.batches = batches
+        self.standardisers = nn.ModuleList()
+
+    def make_projector(self, student: Sequence[int], teacher: Sequence[int]) -> nn.Module:
+        return Projector(student, teacher, kind="linear")  # two teachers of one width are two teachers still
+
+    def build(self, student: Outputs, teacher: Outputs) -> None:
+        """Pair the layers, and size the heads and the statistics.
+
+        Raises:
+            ValueError: The layers do not pair, or PHI-S cannot be made for a teacher's width.
+        """
+        super().build(student, teacher)
+        if len(self.pairs) != len(self.teacher_weights):
+            raise ValueError(
+                f"{len(self.pairs)} pairs of layers for {len(self.teacher_weights)} teachers; name one layer for each."
+            )
+        if not self.standardisers:
+            shapes = [teacher.features[name].shape for _, name in self.pairs]
+            widths = [shape[1] if len(shape) == 4 else shape[-1] for shape in shapes]
+            self.standardisers = nn.ModuleList(Standardiser(w, self.standardise, self.batches) for w in widths)
+
+    def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
+        pairs = self.pair_features(student, teacher)
+        values = []
+        for weight, standardiser, pair in zip(self.teacher_weights, self.standardisers, pairs, strict=True):
+            feature_s, feature_t = standardiser(*pair)
+            values.append(weight * match_features(feature_s, feature_t, self.cosine))
+        return torch.stack(values).sum()
+
+
+def _check_weights(weights: Sequence[float] | None, count: int) -> list[float]:
+    if weights is None:
+        return [1.0] * count
+    if len(weights) != count:
+        raise ValueError(f"{len(weights)} teacher_weights for {count} teachers; give one for each.")
+    if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or not any(weights):
+        raise ValueError(f"teacher_weights must be finite, at least 0 and not all 0; they are {list(weights)}.")
+    return [float(weight) for weight in weights]

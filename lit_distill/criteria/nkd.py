@@ -1,0 +1,87 @@
+"""Normalized knowledge distillation: Yang et al. 2023, "From Knowledge Distillation to Self-Knowledge Distillation"."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from lit_distill.criteria.about import About
+from lit_distill.criteria.arguments import check_share
+from lit_distill.criteria.base import Criterion, Task, check_temperature
+from lit_distill.criteria.labelled import (
+    check_three_classes,
+    label_index,
+    labelled_rows,
+    mean_of_labelled,
+    other_classes,
+)
+from lit_distill.outputs import Outputs
+
+
+def nkd(student: Tensor, teacher: Tensor, target: Tensor, gamma: float = 1.5, temperature: float = 1.0) -> Tensor:
+    """``mean_n [-p_t,y log p_s,y - gamma T² sum_{c != y} p̂_t,c log p̂_s,c]``.
+
+    ``p = softmax(z)`` at T = 1 in the first term; ``p̂`` is the softmax of ``z / T`` over the classes other than the
+    label's, so that both networks' sum to 1 (the normalisation). The paper's loss has the labels' cross-entropy beside
+    these two terms: that is ``HardTarget``.
+
+    Args:
+        student: Logits ``[N, C]`` with 3 classes or more, in float32 or wider.
+        teacher: Logits, the same shape.
+        target: Class indices ``[N]`` (-100 is left out; 0 where nothing is left).
+        gamma: The weight of the other classes.
+        temperature: ``T`` above 0, of the other classes.
+
+    Raises:
+        ValueError: There are fewer than 3 classes.
+    """
+    check_three_classes(student, "NKD")
+    label = label_index(target)
+    sure = F.log_softmax(teacher, dim=1).gather(1, label).squeeze(1).exp()
+    own = -sure * F.log_softmax(student, dim=1).gather(1, label).squeeze(1)
+    p_t = F.softmax(other_classes(teacher, target) / temperature, dim=1)
+    log_s = F.log_softmax(other_classes(student, target) / temperature, dim=1)
+    others = -(p_t * log_s).sum(1)
+    return mean_of_labelled(own + gamma * temperature**2 * others, target)
+
+
+class NKD(Criterion):
+    """Cross-entropy with the teacher's probability of the label, and with its distribution over the other classes.
+
+    Beside ``HardTarget`` at weight 1, itself at weight 1. The authors' code: gamma 1.5 at T 1 on ImageNet (1 for DeiT);
+    3.5 at T 3 for ResNet-34 to 18 on CIFAR-100. Both terms are cross-entropies: the value at the teacher's own logits is
+    not 0, and the first term goes on falling where the student is surer of the label than the teacher is. Only the second
+    has a temperature. Class probabilities as labels (after MixUp) count as their likeliest class, as in the authors' code.
+
+    Nothing is trained beside the student, and the cost is that of a few softmaxes.
+
+    Args:
+        gamma: The weight of the classes other than the label's, at least 0.
+        temperature: Above 0.
+        standardize: Whether to standardize each row of both networks' logits first (Sun et al. 2024, who did not try it
+            with this method).
+
+    Raises:
+        ValueError: An argument is out of range; in use: fewer than 3 classes.
+    """
+
+    about = About(
+        "NKD",
+        'Yang, Zeng, Li, Zhang, Yuan and Li 2023, "From Knowledge Distillation to Self-Knowledge Distillation: A Unified '
+        'Approach with Normalized Loss and Customized Soft Labels", ICCV',
+        weight=1.0,
+    )
+    needs_target = True
+    compares_logits = True
+    task: Task = "multiclass"
+
+    def __init__(self, gamma: float = 1.5, temperature: float = 1.0, standardize: bool = False) -> None:
+        super().__init__()
+        check_share("gamma", gamma)
+        self.gamma = gamma
+        self.temperature = check_temperature(temperature)
+        self.standardize = standardize
+
+    def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
+        rows = labelled_rows(student, teacher, target, self.standardize)
+        return nkd(*rows, self.gamma, self.temperature)

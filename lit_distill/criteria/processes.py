@@ -1,0 +1,49 @@
+"""What several training processes share: rows and sums over all of them."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed
+from torch import Tensor
+
+
+def distributed() -> bool:
+    """Whether several processes train together."""
+    available = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return available and torch.distributed.get_world_size() > 1
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """The rows of every process, in the order of their ranks; a constant, without a gradient.
+
+    Every process has to call it at the same time, with rows of one width; their numbers may differ.
+
+    Args:
+        rows: ``[n, D]``.
+
+    Returns:
+        ``[N, D]``; ``rows`` themselves where there is one process.
+    """
+    rows = rows.detach()
+    if not distributed():
+        return rows
+    counts = [torch.zeros(1, dtype=torch.long, device=rows.device) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
+    longest = int(torch.stack(counts).max())
+    padded = rows.new_zeros(longest, rows.shape[1])
+    padded[: len(rows)] = rows
+    everyone = [torch.empty_like(padded) for _ in counts]
+    torch.distributed.all_gather(everyone, padded)
+    return torch.cat([found[: int(count)] for found, count in zip(everyone, counts, strict=True)])
+
+
+def sum_over_processes(value: Tensor) -> Tensor:
+    """The sum of a tensor over all processes; a constant, without a gradient.
+
+    Args:
+        value: Any shape, the same in every process.
+    """
+    value = value.detach().clone()
+    if distributed():
+        torch.distributed.all_reduce(value)
+    return value

@@ -1,0 +1,154 @@
+"""How alike the tokens of one image or sequence are: the Gram matrix of DINOv3, and its softmax.
+
+Siméoni et al. 2025, "DINOv3", section 4.2 (Gram anchoring).
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from lit_distill.criteria.about import About
+from lit_distill.criteria.base import FeatureCriterion, check_choice, check_temperature
+from lit_distill.criteria.normalisation import unit_length
+from lit_distill.criteria.softmax_kl import softmax_kl
+from lit_distill.outputs import Outputs
+from lit_distill.projectors import resize_map, split_grid, tokens_to_map
+
+Relation = Literal["gram", "softmax"]
+RELATIONS: tuple[Relation, ...] = get_args(Relation)
+
+
+def token_relation(
+    student: Tensor,
+    teacher: Tensor,
+    kind: Relation = "gram",
+    temperature: float = 0.07,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """The difference of ``G = X X^T`` of each sample's tokens, ``X`` having rows of length 1.
+
+    ``gram`` is ``mean (G_s - G_t)²`` over pairs of tokens. ``softmax`` is ``mean KL(softmax(G_t / T) ||
+    softmax(G_s / T))`` over tokens, without a factor T²: the rows are similarities in [-1, 1], for which one
+    temperature is fixed, and no logits.
+
+    Args:
+        student: Tokens ``[B, N, D_s]``.
+        teacher: Tokens ``[B, N, D_t]``; the width need not match.
+        kind: ``gram`` or ``softmax``.
+        temperature: T above 0; read by ``softmax`` alone.
+        mask: True at the tokens that count, ``[B, N]``; all count where None.
+    """
+    gram_s, gram_t = (tokens @ tokens.mT for tokens in (unit_length(student), unit_length(teacher)))
+    pairs = None if mask is None else mask.unsqueeze(1) & mask.unsqueeze(2)
+    if kind == "gram":
+        squared = (gram_s - gram_t).square()
+        return squared.mean() if pairs is None else (squared * pairs).sum() / pairs.sum().clamp(min=1)
+    divergence = softmax_kl(gram_s / temperature, gram_t / temperature, None if mask is None else mask.unsqueeze(1))
+    return divergence.mean() if mask is None else (divergence * mask).sum() / mask.sum().clamp(min=1)
+
+
+def patches(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Two images' features as tokens of the same places.
+
+    Tokens that make a square with at most 8 more before it (class, registers) lose those; the larger of two grids is
+    average-pooled. Tokens of one number that make no square stay as they are.
+
+    Args:
+        student: A map ``[B, C, H, W]`` or tokens ``[B, N, D]``.
+        teacher: Either, too.
+
+    Returns:
+        ``[B, N, D_s]`` and ``[B, N, D_t]``.
+
+    Raises:
+        ValueError: They have no places, or places that cannot be matched.
+    """
+    if min(student.dim(), teacher.dim()) < 3 or max(student.dim(), teacher.dim()) > 4:
+        raise ValueError(
+            f"relations of tokens need maps [B, C, H, W] or tokens [B, N, D]; these are {list(student.shape)} and "
+            f"{list(teacher.shape)}."
+        )
+    no_grid = any(feature.dim() == 3 and split_grid(feature.shape[1]) is None for feature in (student, teacher))
+    if no_grid:
+        if student.dim() == teacher.dim() and student.shape[1] == teacher.shape[1]:
+            return student, teacher
+        raise ValueError(
+            f"tokens of {list(student.shape)} and {list(teacher.shape)} cannot be matched: one is no square grid, and "
+            "their numbers differ."
+        )
+    map_s, map_t = (feature if feature.dim() == 4 else tokens_to_map(feature) for feature in (student, teacher))
+    size = tuple(min(a, b) for a, b in zip(map_s.shape[2:], map_t.shape[2:], strict=True))
+    tokens_s, tokens_t = (resize_map(grid, size).flatten(2).mT for grid in (map_s, map_t))
+    return tokens_s, tokens_t
+
+
+class TokenRelation(FeatureCriterion):
+    """Tokens that are alike to the teacher are alike to the student, within each sample; the mean over pairs of layers.
+
+    No width, head or grid has to match, and there are no parameters: CNN maps and ViT tokens compare with each other.
+    ``gram`` is DINOv3's Gram anchoring, there between two states of one network, with a weight of 2; its authors' code
+    can set negative similarities to 0, which their own training leaves off, and so does this. ``softmax`` is the local
+    half of LightlyTrain's third distillation method, with a weight of 1.
+
+    Time and memory grow with the square of the number of tokens N: ``B N²`` similarities for each network, 4 bytes each,
+    and as many again for the backward pass. 196 tokens are cheap; for 4,096 choose a later layer.
+
+    Where the batch has a mask of the tokens, ``[B, N]``, they are a sequence: those outside it do not count, and none is
+    dropped or resized. Without one, tokens are patches of an image (``patches``).
+
+    Args:
+        student_layer: A layer reference, a glob or a list of them; feature maps or tokens.
+        teacher_layer: The teacher's layers, as many.
+        kind: ``gram`` or ``softmax``.
+        temperature: Above 0; read by ``softmax`` alone.
+
+    Raises:
+        ValueError: An argument is none of its choices, or the temperature is not above 0.
+    """
+
+    about = About("Gram / token relation", 'Siméoni et al. 2025, "DINOv3", arXiv 2508.10104', weight=2)
+
+    def __init__(
+        self,
+        student_layer: str | list[str],
+        teacher_layer: str | list[str],
+        kind: Relation = "gram",
+        temperature: float = 0.07,
+    ) -> None:
+        super().__init__(student_layer, teacher_layer)
+        check_choice("kind", kind, RELATIONS)
+        self.kind: Relation = kind
+        self.temperature = check_temperature(temperature)
+
+    def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
+        values = []
+        for feature_s, feature_t in self.pair_features(student, teacher):
+            mask = token_mask(student.mask, feature_s, feature_t)
+            tokens = (feature_s, feature_t) if mask is not None else patches(feature_s, feature_t)
+            values.append(token_relation(*tokens, self.kind, self.temperature, mask))
+        return torch.stack(values).mean()
+
+
+def token_mask(mask: Tensor | None, student: Tensor, teacher: Tensor) -> Tensor | None:
+    """The mask ``[B, N]`` of both networks' tokens; None where there is none, or it is of pixels.
+
+    Args:
+        mask: That of the batch, of any shape.
+        student: Tokens ``[B, N, D_s]``, or another feature.
+        teacher: Tokens ``[B, N, D_t]``, or another feature.
+
+    Raises:
+        ValueError: There is a mask of tokens, and a feature has other ones.
+    """
+    if mask is None or mask.dim() != 2:
+        return None
+    for feature in (student, teacher):
+        if feature.dim() != 3 or feature.shape[:2] != mask.shape:
+            raise ValueError(
+                f"the batch's mask is {list(mask.shape)}, [samples, tokens], and does not fit a feature of "
+                f"{list(feature.shape)}; choose a layer that gives one vector a token."
+            )
+    return mask.bool()

@@ -1,0 +1,122 @@
+import pytest
+import torch
+from torch import Tensor
+
+from lit_distill.criteria import DIST
+from lit_distill.criteria.dist import pearson
+from tests.criteria.logits_by_hand import (
+    as_pixels,
+    as_tokens,
+    correlation,
+    draw,
+    gradient_of,
+    reference_logits,
+    softmax,
+    value_of,
+)
+
+
+def by_hand(student: Tensor, teacher: Tensor, beta: float, gamma: float, tau: float) -> float:
+    p_s = [softmax(row, tau) for row in student.tolist()]
+    p_t = [softmax(row, tau) for row in teacher.tolist()]
+    columns = [[list(column) for column in zip(*p, strict=True)] for p in (p_s, p_t)]
+    inter = [correlation(s, t, 1e-8) for s, t in zip(p_s, p_t, strict=True)]
+    intra = [correlation(s, t, 1e-8) for s, t in zip(*columns, strict=True)]
+    return tau**2 * (beta * (1 - sum(inter) / len(inter)) + gamma * (1 - sum(intra) / len(intra)))
+
+
+def test_reference_value() -> None:
+    student, teacher, _ = reference_logits()
+    assert value_of(DIST(), student, teacher).item() == pytest.approx(2.070069945471423, abs=1e-10, rel=0)
+    gradient = gradient_of(DIST(), student, teacher).norm().item()
+    assert gradient == pytest.approx(0.08586546435581295, abs=1e-10, rel=0)
+
+
+@pytest.mark.parametrize(("beta", "gamma", "tau"), [(1.0, 1.0, 1.0), (2.0, 0.5, 4.0), (0.0, 1.0, 2.0), (1.0, 0.0, 0.5)])
+def test_equals_a_hand_computation(beta: float, gamma: float, tau: float) -> None:
+    student, teacher = draw(9, 6, seed=1), draw(9, 6, seed=2)
+    expected = by_hand(student, teacher, beta, gamma, tau)
+    found = value_of(DIST(beta, gamma, tau), student, teacher).item()
+    assert found == pytest.approx(expected, abs=1e-10, rel=0)
+
+
+@pytest.mark.parametrize("tau", [1.0, 4.0])
+def test_all_but_zero_at_the_teacher_but_for_the_authors_epsilon(tau: float) -> None:
+    logits = draw(9, 6)
+    assert 0 <= value_of(DIST(tau=tau), logits, logits).item() < 1e-5 * tau**2
+    assert gradient_of(DIST(tau=tau), logits, logits).abs().max() < 1e-6 * tau**2
+
+
+def test_only_the_shape_of_a_prediction_counts() -> None:
+    p_s, p_t = torch.softmax(draw(9, 6, seed=1), 1), torch.softmax(draw(9, 6, seed=2), 1)
+    flatter = 0.3 * p_t + 0.7 / 6
+    torch.testing.assert_close(pearson(p_s, flatter), pearson(p_s, p_t), rtol=1e-6, atol=0)
+    torch.testing.assert_close(pearson(flatter, p_t), torch.ones(9, dtype=torch.float64), rtol=1e-6, atol=0)
+
+
+def test_order_of_samples_and_classes_changes_nothing() -> None:
+    student, teacher = draw(9, 6, seed=1), draw(9, 6, seed=2)
+    expected = value_of(DIST(), student, teacher)
+    rows, columns = torch.randperm(9), torch.randperm(6)
+    moved = value_of(DIST(), student[rows][:, columns], teacher[rows][:, columns])
+    torch.testing.assert_close(moved, expected, rtol=1e-12, atol=0)
+    twice = value_of(DIST(), student.repeat(2, 1), teacher.repeat(2, 1))
+    torch.testing.assert_close(twice, expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("lay", [as_tokens, as_pixels])
+def test_each_position_that_counts_is_a_sample(lay: object) -> None:
+    student, teacher = draw(24, 5, seed=1), draw(24, 5, seed=2)
+    keep = torch.arange(24) % 4 > 0
+    for mask in (None, keep):
+        rows = slice(None) if mask is None else keep
+        expected = value_of(DIST(), student[rows], teacher[rows])
+        found = value_of(DIST(), lay(student), lay(teacher), mask=None if mask is None else lay(mask))
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    gradient = gradient_of(DIST(), lay(student), lay(teacher), mask=lay(keep))
+    assert torch.equal((gradient != 0).any(1 if gradient.dim() == 4 else -1), lay(keep))
+
+
+def test_a_batch_of_one_has_no_relation_within_a_class() -> None:
+    student, teacher = draw(1, 6, seed=1), draw(1, 6, seed=2)
+    assert value_of(DIST(0.0, 1.0, 2.0), student, teacher).item() == 4.0
+    assert gradient_of(DIST(0.0, 1.0, 2.0), student, teacher).eq(0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_predictions_that_are_all_alike_give_no_gradient(dtype: torch.dtype) -> None:
+    student, teacher = torch.zeros(6, 5, dtype=dtype), draw(6, 5).to(dtype)
+    assert value_of(DIST(), student, teacher).item() == 2.0
+    assert gradient_of(DIST(), student, teacher).eq(0).all()
+    assert value_of(DIST(), teacher, student).item() == 2.0
+    assert gradient_of(DIST(), teacher, student).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("tau", [0.05, 1.0, 20.0])
+def test_extreme_logits_stay_finite(dtype: torch.dtype, tau: float) -> None:
+    extreme = [[1e4, -1e4, 0.0], [-1e4, -1e4, 1e4], [1e4, 1e4, 1e4], [0.0, 1.0, 2.0]]
+    student = torch.tensor(extreme, dtype=dtype)
+    for teacher in (student.roll(1, 0), -student, student):
+        value = value_of(DIST(tau=tau), student, teacher)
+        assert value.dtype == torch.float32
+        assert value.isfinite()
+        assert gradient_of(DIST(tau=tau), student, teacher).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"beta": -1.0}, "beta must be finite and at least 0"),
+        ({"beta": 0.0, "gamma": 0.0}, "beta and gamma are all 0"),
+        ({"tau": 0.0}, "temperature must be above 0"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DIST(**arguments)  # type: ignore[arg-type]
+
+
+def test_other_classes_than_the_teachers_are_refused() -> None:
+    with pytest.raises(ValueError, match="student has 3 classes and the teacher 4"):
+        value_of(DIST(), draw(2, 3), draw(2, 4))

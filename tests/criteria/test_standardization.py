@@ -1,0 +1,94 @@
+import pytest
+import torch
+
+from lit_distill.criteria import DIST, DKD, NKD, RLD, TTM, WTTM, Criterion, LogitMSE, SoftTarget
+from lit_distill.criteria.standardization import standardize
+from tests.criteria.logits_by_hand import as_pixels, as_tokens, draw, gradient_of, labels, standardized, value_of
+
+EVERY = {
+    "SoftTarget": lambda: SoftTarget(2.0, standardize=True),
+    "LogitMSE": lambda: LogitMSE(standardize=True),
+    "DKD": lambda: DKD(temperature=2.0, standardize=True),
+    "DIST": lambda: DIST(standardize=True),
+    "NKD": lambda: NKD(standardize=True),
+    "TTM": lambda: TTM(standardize=True),
+    "WTTM": lambda: WTTM(standardize=True),
+    "RLD": lambda: RLD(temperature=2.0, standardize=True),
+}
+every = pytest.mark.parametrize("make", EVERY.values(), ids=EVERY)
+
+
+def test_each_row_equals_a_hand_computation() -> None:
+    logits = draw(6, 7)
+    expected = torch.tensor([standardized(row) for row in logits.tolist()], dtype=torch.float64)
+    torch.testing.assert_close(standardize(logits), expected, rtol=1e-12, atol=1e-15)
+    torch.testing.assert_close(standardize(as_tokens(draw(24, 5))), as_tokens(standardize(draw(24, 5))))
+
+
+def test_gradient_is_the_derivative_and_goes_with_one_over_the_scale() -> None:
+    logits = draw(3, 4).requires_grad_()
+    assert torch.autograd.gradcheck(standardize, (logits,))
+    norms = []
+    for scale in (1.0, 10.0):
+        leaf = (scale * draw(3, 4)).requires_grad_()
+        (standardize(leaf) * draw(3, 4, seed=1)).sum().backward()
+        norms.append(leaf.grad.norm().item())
+    assert norms[0] == pytest.approx(10 * norms[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_row_that_is_all_alike_becomes_zeros_without_a_gradient(dtype: torch.dtype) -> None:
+    rows = torch.tensor([[0.0] * 7, [0.1] * 7, [1e4] * 7, [-3.3] * 7], dtype=dtype, requires_grad=True)
+    found = standardize(rows)
+    assert found.eq(0).all()
+    (found * draw(4, 7).to(dtype)).sum().backward()
+    assert rows.grad is not None
+    assert rows.grad.eq(0).all()
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e-6, 1e4])
+def test_all_but_constant_and_large_rows_stay_finite(scale: float) -> None:
+    leaf = (scale * draw(4, 5)).float().requires_grad_()
+    found = standardize(leaf)
+    (found * draw(4, 5, seed=1).float()).sum().backward()
+    assert found.isfinite().all()
+    assert leaf.grad is not None
+    assert leaf.grad.isfinite().all()
+
+
+def test_a_single_class_is_refused() -> None:
+    with pytest.raises(ValueError, match="a single class cannot be standardized"):
+        standardize(draw(3, 1))
+
+
+@every
+def test_every_criterion_forgets_the_scale_of_both_networks(make: type[Criterion]) -> None:
+    student, teacher, target = draw(6, 5, seed=1), draw(6, 5, seed=2), labels(6, classes=5)
+    expected = value_of(make(), student, teacher, target)
+    moved = value_of(make(), 4 * student - 3, 0.3 * teacher + 9, target)
+    torch.testing.assert_close(moved, expected, rtol=1e-6, atol=0)
+
+
+@every
+def test_every_criterion_standardizes_over_the_classes_of_every_layout(make: type[Criterion]) -> None:
+    student, teacher, target = draw(24, 5, seed=1), draw(24, 5, seed=2), labels(24, classes=5)
+    expected = value_of(make(), student, teacher, target)
+    for lay in (as_tokens, as_pixels):
+        found = value_of(make(), lay(student), lay(teacher), lay(target))
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+
+
+@every
+def test_every_criterion_is_what_it_is_of_standardized_logits(make: type[Criterion]) -> None:
+    student, teacher, target = draw(6, 5, seed=1), draw(6, 5, seed=2), labels(6, classes=5)
+    plain = make()
+    plain.standardize = False
+    rows = [torch.tensor([standardized(row) for row in z.tolist()], dtype=torch.float64) for z in (student, teacher)]
+    expected = value_of(plain, *rows, target)
+    torch.testing.assert_close(value_of(make(), student, teacher, target), expected, rtol=1e-12, atol=0)
+
+
+@every
+def test_a_head_that_starts_at_zero_does_not_explode(make: type[Criterion]) -> None:
+    gradient = gradient_of(make(), torch.zeros(6, 5), draw(6, 5, seed=2).float(), labels(6, classes=5))
+    assert gradient.abs().max() < 10
