@@ -21,7 +21,7 @@ import statistics
 import time
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,13 @@ class SameOrder(Callback):
         seed_everything(1000 * self.seed + trainer.current_epoch, verbose=False)
 
 
-def fit(words: Sequence[str], seed: int, epochs: int | None, save: Path | None = None) -> dict[str, float]:
+def fit(
+    words: Sequence[str],
+    seed: int,
+    epochs: int | None,
+    save: Path | None = None,
+    deploy: Callable[[Any], Any] | None = None,
+) -> dict[str, float]:
     """Fit and test what a command line says, with nothing written while it trains.
 
     Args:
@@ -57,6 +63,7 @@ def fit(words: Sequence[str], seed: int, epochs: int | None, save: Path | None =
         seed: Of the run.
         epochs: In place of the config's.
         save: Where to leave a checkpoint at the end.
+        deploy: From the trained module to the one that is tested.
 
     Returns:
         The seconds of the fit, and the test's figures.
@@ -72,7 +79,7 @@ def fit(words: Sequence[str], seed: int, epochs: int | None, save: Path | None =
     seconds = time.perf_counter() - start
     if save is not None:
         trainer.save_checkpoint(save, weights_only=False)
-    figures = trainer.test(cli.model, cli.datamodule, verbose=False)[0]
+    figures = trainer.test(deploy(cli.model) if deploy else cli.model, cli.datamodule, verbose=False)[0]
     kept = {key.removeprefix("test/"): value for key, value in figures.items() if key.startswith("test/")}
     return {"seconds": seconds, **kept}
 

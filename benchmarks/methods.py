@@ -1,0 +1,213 @@
+"""Which method when? Every method of configs/methods on one pair of networks, over seeds, beside plain distillation.
+
+    python benchmarks/methods.py
+    python benchmarks/methods.py --seeds 5 --only dkd dist hint
+    python benchmarks/methods.py --pair cifar10 --data DATA --weights resnet56-4bfd9763.th --seeds 1 --only dkd dist
+
+On the digits (100 labels, SmallCNN of 56,554 parameters to one of 3,778) the configs' layers are those of the same depth,
+and schedules keep their share of the training; weights and options stay as the config has them, tuned for another pair.
+On CIFAR-10 the configs run as they are. Both: same student, data order and schedule for all, seeded anew each epoch.
+
+Each run is written to ``--out`` as soon as it ends, and is not repeated: a run that was cut off goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import statistics
+import time
+import traceback
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from measure.machine import describe_machine, in_words
+from measure.report import markdown
+from measure.seeds import Rows, spread, with_error
+from schemes import fit
+
+from lit_distill import SupervisedModule
+from lit_distill.criteria.sim_kd import SimKD, reuse_classifier
+from lit_distill.method_table import method_configs
+
+BASELINE, PLAIN = "no teacher", "KD"
+_NAMES = {"layer1": "stage1", "layer2": "stage2", "layer3": "stage3", "linear": "classifier"}
+_SMALL = "lit_distill.models.SmallCNN"
+_NETWORKS = {
+    "lit_distill.models.resnet20": {"class_path": _SMALL, "init_args": {"width": 8}},
+    "lit_distill.models.resnet56": {"class_path": _SMALL, "init_args": {"width": 32}},
+}
+_DIGITS_EPOCHS, _CONFIG_EPOCHS = 60, 30
+_TEACHER = "runs/digits/teacher/teacher.ckpt"
+
+
+def for_digits(value: Any, key: str = "") -> Any:
+    """A method's settings for the digits' networks: layers of the same depth, times in proportion."""
+    if isinstance(value, Mapping):
+        if value.get("class_path") in _NETWORKS:
+            return _NETWORKS[value["class_path"]]
+        return {name: for_digits(inner, name) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [for_digits(inner, key) for inner in value]
+    if isinstance(value, str):
+        return _digits_word(value, key)
+    if key in ("until", "begin") and isinstance(value, (int, float)):
+        return value * _DIGITS_EPOCHS / _CONFIG_EPOCHS
+    return value
+
+
+def _digits_word(value: str, key: str) -> str:
+    if value.endswith("teacher.ckpt"):
+        return _TEACHER
+    if not key.endswith(("layer", "layers", "head", "classifier")):
+        return value
+    path, mark, rest = value.partition(":")
+    return ".".join(_NAMES.get(part, part.replace("layer", "stage")) for part in path.split(".")) + mark + rest
+
+
+def deployed(module: Any) -> Any:
+    """What is tested: the student, or for SimKD the student with the teacher's classifier."""
+    found = [criterion for criterion in module.criteria.criteria().values() if isinstance(criterion, SimKD)]
+    if not found:
+        return module
+    classifier = getattr(module.teacher, "classifier", None) or module.teacher.linear
+    return SupervisedModule(reuse_classifier(module.student, found[0], classifier))
+
+
+def words_for(method: str, options: argparse.Namespace, folder: Path) -> list[str]:
+    """What to put after ``lit-distill fit``."""
+    path = next((path for path in method_configs() if path.stem == method), None)
+    if options.pair == "digits":
+        if method == BASELINE:
+            return ["--config", "configs/digits/baseline.yaml"]
+        words = ["--config", "configs/digits/logit.yaml"]
+        if path is not None:
+            overlay = folder / f"{method}.yaml"
+            overlay.write_text(yaml.safe_dump(for_digits(yaml.safe_load(path.read_text()))))
+            words += ["--config", str(overlay)]
+        return words
+    images = ["--config", "configs/cifar10/images.yaml", "--data.root", str(options.data)]
+    if method == BASELINE:
+        return ["--config", "configs/cifar10/baseline.yaml", *images]
+    return ["--config", "configs/methods/base.yaml", *(["--config", str(path)] if path else []), *images]
+
+
+def prepare(options: argparse.Namespace) -> None:
+    """Train the teacher, once."""
+    if options.pair == "digits":
+        checkpoint, words = Path(_TEACHER), ["--config", "configs/digits/teacher.yaml"]
+    else:
+        checkpoint = Path("runs/cifar10/teacher/teacher.ckpt")
+        images = ["--config", "configs/cifar10/images.yaml", "--data.root", str(options.data)]
+        words = ["--config", "configs/cifar10/teacher.yaml", *images]
+        words += ["--model.model.init_args.checkpoint", str(options.weights)]
+    if not checkpoint.is_file():
+        accuracy = fit(words, 0, None, save=checkpoint)["accuracy/student"]
+        print(f"teacher: {accuracy:.2%}", flush=True)
+
+
+def table(results: Rows, methods: list[str]) -> str:
+    """Mean and standard deviation over seeds, and the paired difference to plain distillation with its standard error."""
+    rows = []
+    for method in methods:
+        found = results.of(method)
+        if not found:
+            continue
+        gaps = [100 * gap for gap in results.paired(method, PLAIN, "accuracy")]
+        accuracies = [100 * row["accuracy"] for row in found]
+        agreement = [100 * row["agreement"] for row in found if "agreement" in row]
+        rows.append(
+            [
+                method,
+                str(len(found)),
+                spread(accuracies),
+                with_error(gaps) if gaps and method != PLAIN else "-",
+                f"{statistics.fmean(agreement):.1f}" if agreement else "-",
+                f"{statistics.fmean(row['seconds'] for row in found):.0f}",
+            ]
+        )
+    best_first = sorted(rows, key=lambda row: -float(row[2].split(" ")[0]))
+    return markdown(["method", "seeds", "student's test accuracy", "to KD", "agreement", "seconds"], best_first)
+
+
+def plot(results: Rows, methods: list[str], path: Path) -> None:
+    """Every method's paired difference to plain distillation, with its standard error."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    gaps = {m: [100 * gap for gap in results.paired(m, PLAIN, "accuracy")] for m in methods if m != PLAIN}
+    ordered = sorted((m for m in gaps if gaps[m]), key=lambda m: statistics.fmean(gaps[m]))
+    figure, axis = plt.subplots(figsize=(7, 0.24 * len(ordered) + 1))
+    for place, method in enumerate(ordered):
+        values = gaps[method]
+        error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+        axis.barh(place, statistics.fmean(values), xerr=error, color="C0" if statistics.fmean(values) > 0 else "0.6")
+    axis.set_yticks(range(len(ordered)), ordered, fontsize=8)
+    axis.axvline(0, color="k", linewidth=0.8)
+    axis.set_xlabel(f"points of test accuracy above plain distillation, {len(gaps[ordered[0]])} seeds, standard error")
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def parse() -> argparse.Namespace:
+    names = [BASELINE, PLAIN, *(path.stem for path in method_configs())]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pair", choices=["digits", "cifar10"], default="digits")
+    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 on (default: 3)")
+    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
+    parser.add_argument("--epochs", type=int, help="in place of the configs'; their schedules keep their length")
+    parser.add_argument("--data", type=Path, help="CIFAR-10 as train/<class> and test/<class> image folders")
+    parser.add_argument("--weights", type=Path, help="third-party ResNet-56 weights")
+    parser.add_argument("--out", type=Path, default=Path("runs/methods"), help="folder (default: runs/methods)")
+    options = parser.parse_args()
+    if options.pair == "cifar10":
+        if options.data is None or options.weights is None:
+            parser.error("--pair cifar10 needs --data and --weights.")
+        options.data, options.weights = options.data.absolute(), options.weights.absolute()
+    return options
+
+
+def main() -> None:
+    options = parse()
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+    options.out.mkdir(parents=True, exist_ok=True)
+    os.chdir(options.out)  # where the configs look for the teacher
+    start = time.perf_counter()
+    suffix = f"-{options.epochs}-epochs" if options.epochs else ""
+    results = Rows(Path(f"methods-{options.pair}{suffix}.json").absolute())
+    prepare(options)
+    failed: dict[str, str] = {}
+    methods = list(dict.fromkeys([BASELINE, PLAIN, *options.only]))
+    for seed in range(options.seeds):
+        for method in methods:
+            if results.has(method, seed) or method in failed:
+                continue
+            try:
+                figures = fit(words_for(method, options, Path()), seed, options.epochs, deploy=deployed)
+            except (Exception, SystemExit) as error:  # one broken method must not cost the others
+                traceback.print_exc()
+                failed[method] = str(error)
+                continue
+            results.add({"method": method, "seed": seed, "accuracy": figures["accuracy/student"], **figures})
+            print(f"{method}, seed {seed}: {figures['accuracy/student']:.2%}", flush=True)
+    print(
+        f"\n{table(results, methods)}\n\n{time.perf_counter() - start:.0f} s in this call. {in_words(describe_machine())}"
+    )
+    plot(results, methods, results.path.with_suffix(".png"))
+    print(f"All figures: {results.path}")
+    if failed:
+        raise SystemExit(json.dumps(failed, indent=1))
+
+
+if __name__ == "__main__":
+    main()
