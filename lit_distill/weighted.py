@@ -167,6 +167,7 @@ class WeightedCriteria(nn.ModuleDict):
                 tracked = torch.is_grad_enabled() and self.weights[name] != 0
                 with _named(name, criterion), torch.set_grad_enabled(tracked):
                     value = criterion(student, teacher, labels)
+                _check_scalar(name, criterion, value)
                 raw[name] = value.detach()
                 if self.weights[name] != 0:
                     terms[name] = value
@@ -246,6 +247,14 @@ def _check_weights(
     fixed = any(weights[name] for name in criteria if name not in scheduled)
     if not fixed and not any(map(can_rise, scheduled.values())):
         raise ValueError("every weight is 0: nothing would be trained.")
+
+
+def _check_scalar(name: str, criterion: Criterion, value: Tensor) -> None:
+    if value.dim():
+        raise ValueError(
+            f"criterion {name!r} ({type(criterion).__name__}) gave a value of shape {list(value.shape)}; a scalar was "
+            "expected, the mean over the batch."
+        )
 
 
 def _zero_through(tensors: Iterable[Tensor]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import subprocess
@@ -26,7 +27,10 @@ QuickTrainer = Callable[..., Trainer]
 def seeded() -> Iterator[None]:
     """Give every test the same random state, whatever ran before it."""
     torch.manual_seed(0)
+    levels = {name: logging.getLogger(name).level for name in ("lightning.pytorch", "lightning.fabric")}
     yield
+    for name, level in levels.items():  # the command line's verbs quieten them for the process
+        logging.getLogger(name).setLevel(level)
     torch.set_default_dtype(torch.float32)
     if "torch._dynamo" in sys.modules:  # compiling with the library turns it off for the process
         torch._dynamo.config.skip_nnmodule_hook_guards = True

@@ -643,3 +643,15 @@ def test_labels_of_several_tasks_go_only_to_what_takes_them() -> None:
             WeightedCriteria({"hard": HardTarget(), "soft": SoftTarget()}, {"hard": weight, "soft": 1.0})(
                 student, teacher, labels
             )
+
+
+def test_a_value_that_is_no_scalar_is_named() -> None:
+    class Rows(Criterion):
+        def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
+            return student.logits.sum(1)
+
+    outputs = Outputs(torch.randn(4, 3))
+    with pytest.raises(
+        ValueError, match=r"criterion 'rows' \(Rows\) gave a value of shape \[4\]; a scalar was expected"
+    ):
+        WeightedCriteria({"rows": Rows()}, {"rows": 1.0})(outputs, outputs, None)

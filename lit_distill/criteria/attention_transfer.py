@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lit_distill.criteria.about import About
 from lit_distill.criteria.base import FeatureCriterion
 from lit_distill.outputs import Outputs
 from lit_distill.projectors import resize_map
@@ -64,6 +65,8 @@ class AttentionTransfer(FeatureCriterion):
     Raises:
         ValueError: ``p`` is below 1 or not finite.
     """
+
+    about = About("AT", 'Zagoruyko and Komodakis 2017, "Paying More Attention to Attention", ICLR', weight=1000)
 
     def __init__(self, student_layer: str | list[str], teacher_layer: str | list[str], p: float = 2.0) -> None:
         super().__init__(student_layer, teacher_layer)

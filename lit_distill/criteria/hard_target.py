@@ -15,7 +15,8 @@ def hard_target(logits: Tensor, target: Tensor, label_smoothing: float = 0.0) ->
 
     Args:
         logits: ``[N, C]``.
-        target: Class indices ``[N]`` (-100 is left out; 0 where nothing is left), or class probabilities ``[N, C]`` (after MixUp).
+        target: Class indices ``[N]`` (-100 is left out; the value is 0 where nothing is left), or class probabilities
+            ``[N, C]`` (after MixUp).
         label_smoothing: ``eps`` in [0, 1): the label's mass becomes ``1 - eps + eps / C`` (Szegedy et al.
             2016, section 7).
     """

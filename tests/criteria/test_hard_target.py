@@ -195,4 +195,6 @@ def test_the_mean_is_over_the_labelled(smoothing: float) -> None:
     log_p = logits[rows] - torch.logsumexp(logits[rows], 1, keepdim=True)
     soft = torch.full((3, 4), smoothing / 4, dtype=torch.float64)
     soft[torch.arange(3), target[rows]] += 1 - smoothing
-    assert hard_target(logits, target, smoothing).item() == pytest.approx(-(soft * log_p).sum(1).mean().item(), abs=1e-12)
+    assert hard_target(logits, target, smoothing).item() == pytest.approx(
+        -(soft * log_p).sum(1).mean().item(), abs=1e-12
+    )

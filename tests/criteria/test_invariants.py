@@ -102,7 +102,10 @@ def test_layout_in_memory_does_not_matter(case: Case) -> None:
     other = built(case)(strided(student), strided(teacher), target)
     assert other.item() == pytest.approx(plain.item(), rel=1e-12)
     if case.kind == "map":
-        last = [replace(o, features={"a": o.features["a"].to(memory_format=torch.channels_last)}) for o in (student, teacher)]
+        last = [
+            replace(o, features={"a": o.features["a"].to(memory_format=torch.channels_last)})
+            for o in (student, teacher)
+        ]
         assert built(case)(*last, target).item() == pytest.approx(plain.item(), rel=1e-12)
 
 

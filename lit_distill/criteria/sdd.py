@@ -1,0 +1,133 @@
+"""SDD: Wei, Luo and Luo 2024, "Scale Decoupled Distillation", section 3."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lit_distill.batch import IGNORED_LABEL, Inputs
+from lit_distill.capture import Capture
+from lit_distill.criteria.about import About
+from lit_distill.criteria.base import FeatureCriterion, check_same_classes, check_temperature
+from lit_distill.criteria.soft_target import kl_divergence
+from lit_distill.criteria.spatial import need_maps
+from lit_distill.outputs import Outputs, read_logits
+from lit_distill.references import hook_key
+
+
+def sdd(
+    student: Tensor, teacher: Tensor, target: Tensor, temperature: float = 4.0, complementary: float = 2.0
+) -> Tensor:
+    """``T² · mean_n,r w_nr KL(p_nr^t || p_nr^s)``: soft targets of each region of an image.
+
+    ``w`` is ``complementary`` where the teacher's class for the region is right and that for the whole image is wrong, or
+    the other way round, and 1 elsewhere. The mean is over samples and regions, as in the authors' code for KD.
+
+    Args:
+        student: Logits of every region ``[B, R, C]``; the first region is the whole image.
+        teacher: The same.
+        target: Class indices ``[B]``; where it is -100 every weight is 1.
+        temperature: ``T`` above 0.
+        complementary: The weight of regions that say other than the whole.
+    """
+    log_s, log_t = (F.log_softmax(logits / temperature, dim=-1) for logits in (student, teacher))
+    losses = kl_divergence(log_t, log_s)
+    right = teacher.argmax(-1) == target.unsqueeze(1)
+    differs = (right != right[:, :1]) & (target != IGNORED_LABEL).unsqueeze(1)
+    return temperature**2 * torch.where(differs, complementary * losses, losses).mean()
+
+
+class RegionLogits(nn.Module):
+    """A network that also classifies the regions of its last map; ``regions`` is the layer that holds them.
+
+    The map is average-pooled to 1x1, 2x2 and 4x4 (``scales``), and the network's own classifier runs on each position:
+    ``[B, 21, C]``. What the network returns and what it learns stay as they are; its own layers are called ``model.…``.
+    The trained network itself is ``model``.
+
+    Args:
+        model: The network: its classifier takes the pooled map.
+        layer: The last map, a layer reference.
+        classifier: The classifier's path in the network.
+        scales: Rows of regions at each scale; 1, the whole image, comes first.
+
+    Raises:
+        ValueError: There is no such classifier, or the scales do not begin with 1.
+    """
+
+    def __init__(
+        self, model: nn.Module, layer: str = "layer3", classifier: str = "linear", scales: tuple[int, ...] = (1, 2, 4)
+    ) -> None:
+        super().__init__()
+        if not scales or scales[0] != 1 or min(scales) < 1:
+            raise ValueError(f"scales must begin with 1, the whole image, not be {tuple(scales)}.")
+        if classifier not in dict(model.named_modules()):
+            raise ValueError(f"no layer {classifier!r} in {type(model).__name__}; name its classifier.")
+        self.model = model
+        self.scales = tuple(scales)
+        self.regions = nn.Identity()
+        self._classifier = classifier
+        self._capture = Capture(model, [layer])
+        self._capture.store.clone.add(hook_key(layer))  # a later in-place operation may overwrite it
+        self._layer = self._capture.layers[0]
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        """The network's own logits, ``[B, C]``."""
+        outputs = self._capture.run(inputs)
+        feature = outputs.features[self._layer]
+        need_maps("RegionLogits", feature)
+        pooled = torch.cat([F.adaptive_avg_pool2d(feature, scale).flatten(2) for scale in self.scales], dim=2)
+        self.regions(self.model.get_submodule(self._classifier)(pooled.transpose(1, 2)))
+        return read_logits(outputs.logits)
+
+
+class SDD(FeatureCriterion):
+    """Soft targets of the whole image and of its regions, those that disagree weighted more; the mean over pairs.
+
+    The logits of regions need both networks' classifiers on their own maps, so both are wrapped in ``RegionLogits``, and
+    the criterion reads its layer ``regions``. This is the paper's SD-KD, soft targets in each region. The authors' weight
+    is that of their KD, 0.9, beside 0.1 for the labels.
+
+    Elsewhere: the authors' code turns a value that is not finite into 0; here none is.
+
+    Args:
+        student_layer: The regions' logits ``[B, R, C]``, the whole image first.
+        teacher_layer: The teacher's.
+        temperature: Above 0; 4 in the paper.
+        complementary: Weight of regions where the teacher is right and it is wrong on the whole, or the other way round, at
+            least 0; 2 in the paper.
+
+    Raises:
+        ValueError: An argument is out of range.
+    """
+
+    about = About("SDD", 'Wei et al. 2024, "Scale Decoupled Distillation", CVPR', weight=0.9)
+    needs_target = True
+
+    def __init__(
+        self,
+        student_layer: str = "regions",
+        teacher_layer: str = "regions",
+        temperature: float = 4.0,
+        complementary: float = 2.0,
+    ) -> None:
+        super().__init__(student_layer, teacher_layer)
+        if not 0 <= complementary < float("inf"):
+            raise ValueError(f"complementary must be at least 0 and finite, not {complementary}.")
+        self.temperature = check_temperature(temperature)
+        self.complementary = complementary
+
+    def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
+        if target is None:
+            raise ValueError("SDD needs labels, and the batch has none.")
+        labels = target.argmax(1) if target.is_floating_point() and target.dim() == 2 else target
+        values = []
+        for regions_s, regions_t in self.pair_features(student, teacher):
+            check_same_classes(regions_s, regions_t)
+            if regions_s.dim() != 3 or labels.shape != regions_s.shape[:1]:
+                raise ValueError(
+                    f"SDD reads regions' logits [B, R, C] and labels [B], and they are {list(regions_s.shape)} and "
+                    f"{list(target.shape)}; wrap both networks in RegionLogits."
+                )
+            values.append(sdd(regions_s, regions_t, labels, self.temperature, self.complementary))
+        return torch.stack(values).mean()

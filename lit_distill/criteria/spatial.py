@@ -1,0 +1,50 @@
+"""Features of two networks at the same positions."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from lit_distill.projectors import resize_map
+
+
+def at_common_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Both features with equally many positions: of two maps the larger is average-pooled.
+
+    Args:
+        student: ``[B, C, H, W]``, ``[B, N, D]`` or ``[B, D]``.
+        teacher: The same kind of feature; channels need not match.
+
+    Raises:
+        ValueError: The two are of different kinds, or tokens of different number.
+    """
+    if student.dim() != teacher.dim():
+        raise ValueError(
+            f"features of {list(student.shape)} and {list(teacher.shape)} cannot be compared; give two maps "
+            "[B, C, H, W], two of tokens [B, N, D], or two vectors [B, D]."
+        )
+    if student.dim() == 3 and student.shape[1] != teacher.shape[1]:
+        raise ValueError(
+            f"{student.shape[1]} student tokens cannot be compared with {teacher.shape[1]} teacher tokens."
+        )
+    if student.dim() == 4:
+        size = tuple(min(a, b) for a, b in zip(student.shape[2:], teacher.shape[2:], strict=True))
+        return resize_map(student, size), resize_map(teacher, size)
+    return student, teacher
+
+
+def need_maps(method: str, *features: Tensor) -> None:
+    """Refuse what is no map.
+
+    Raises:
+        ValueError: A feature is not ``[B, C, H, W]``.
+    """
+    for feature in features:
+        if feature.dim() != 4:
+            raise ValueError(f"{method} compares maps [B, C, H, W], and a feature is {list(feature.shape)}.")
+
+
+def pooled(feature: Tensor) -> Tensor:
+    """The mean over positions of a map or of tokens, ``[B, C]``; a vector as it is."""
+    if feature.dim() == 4:
+        return feature.mean((2, 3))
+    return feature.mean(1) if feature.dim() == 3 else feature
