@@ -1,0 +1,57 @@
+"""The command line: ``lit-distill doctor --config …``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from lightning.pytorch import Trainer
+
+from lit_distill.cli import DistillationCLI, find_configs
+from lit_distill.doctor.examining import MOST_STEPS, diagnose, quiet_trainer
+
+
+class _Setup(DistillationCLI):
+    """Builds what ``fit`` would, with a Trainer that leaves nothing behind."""
+
+    def __init__(self, arguments: list[str], steps: int) -> None:
+        self._steps = steps
+        super().__init__(arguments, run=False, record=True)  # record: the config is saved nowhere
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        return quiet_trainer({**self.config_init["trainer"], **kwargs}, self._steps)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Examine a set-up from the command line, and print the report.
+
+    Args:
+        arguments: The words after ``lit-distill doctor``; the process's own where None.
+
+    Returns:
+        The exit code: 1 where a bug was found.
+    """
+    parser = argparse.ArgumentParser(
+        prog="lit-distill doctor",
+        usage="lit-distill doctor --config FILE [--config FILE ...] [--steps N] [--OPTION VALUE ...]",
+        description="Run a set-up for a few training steps and look for mistakes in it: in the teacher, the criteria, what "
+        "trains, and the numbers. Takes what `lit-distill fit` takes. Nothing is logged or saved.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", required=True, action="append", help="as for fit")
+    parser.add_argument("--steps", type=int, default=MOST_STEPS, help=f"training batches to run, 1 to {MOST_STEPS}")
+    options, further = parser.parse_known_args(arguments)
+    if not 1 <= options.steps <= MOST_STEPS:
+        parser.error(f"--steps must be 1 to {MOST_STEPS}, not {options.steps}.")
+    words = [word for path in find_configs(options.config) for word in ("--config", path)]
+    setup = _Setup([*words, *find_configs(further)], options.steps)
+    precision = setup.config_init["trainer"]["precision"]
+    report = diagnose(setup.model, setup.datamodule, setup.trainer, precision)
+    print(report.render())
+    return int(bool(report.bugs))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

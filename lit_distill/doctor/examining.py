@@ -1,0 +1,262 @@
+"""Runs a set-up for a few steps, and examines it."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.callbacks import ModelSummary, ProgressBar
+from lightning.pytorch.utilities.seed import isolate_rng
+
+from lit_distill.criteria import Criterion
+from lit_distill.doctor import effort, formula, invariance, numerics, parameters, teacher
+from lit_distill.doctor.findings import Finding, Report
+from lit_distill.doctor.observer import Observer
+from lit_distill.doctor.record import Record
+from lit_distill.doctor.sample import Sample
+from lit_distill.doctor.subject import Subject, subject
+from lit_distill.modules import DistillationModule
+
+MOST_STEPS = 20
+_PATIENCE = 5.0  # seconds for one criterion's formula, after which no further check is begun
+
+_FORMULA_CHECKS = (
+    formula.scalar,
+    formula.gradient,
+    formula.sign,
+    formula.minimum,
+    numerics.finite,
+    numerics.hidden_nan,
+    invariance.order,
+    invariance.batch_size,
+    invariance.mask,
+    invariance.classes,
+    invariance.softmax,
+    invariance.length,
+    numerics.temperature,
+    numerics.jump,
+)
+
+
+def examine(
+    module: DistillationModule,
+    data: LightningDataModule | Any,
+    trainer_options: Mapping[str, Any] | None = None,
+    steps: int = MOST_STEPS,
+) -> list[Finding]:
+    """Run a copy of a distillation for a few steps, and look for mistakes; the module stays as it is.
+
+    It runs on one device, in one process, without accumulation, loggers and checkpoints. A frozen teacher is not copied;
+    its parameters, buffers and modes are put back.
+
+    Args:
+        module: The distillation, before its fit.
+        data: A LightningDataModule, or a training DataLoader.
+        trainer_options: What the fit's Trainer is made with, such as ``precision`` and ``gradient_clip_val``.
+        steps: Training batches to run, 1 to 20; fewer where they take more than 5 seconds.
+
+    Returns:
+        What was found; nothing where all is well.
+
+    Raises:
+        TypeError: The module is no ``DistillationModule``.
+        ValueError: ``steps`` is out of range.
+    """
+    return list(report(module, data, trainer_options, steps).findings)
+
+
+def report(
+    module: DistillationModule,
+    data: LightningDataModule | Any,
+    trainer_options: Mapping[str, Any] | None = None,
+    steps: int = MOST_STEPS,
+) -> Report:
+    """As ``examine``, with what was checked."""
+    if not isinstance(module, DistillationModule):
+        raise TypeError(f"the doctor examines a DistillationModule, not a {type(module).__name__}.")
+    with isolate_rng(), _teacher_kept(module):
+        options = trainer_options or {}
+        return diagnose(copy.deepcopy(module), data, quiet_trainer(options, steps), options.get("precision"))
+
+
+def quiet_trainer(options: Mapping[str, Any], steps: int) -> Trainer:
+    """A Trainer for a few batches on one device that shows and writes nothing.
+
+    Args:
+        options: The arguments of the real one.
+        steps: Training batches, 1 to 20.
+
+    Raises:
+        ValueError: ``steps`` is out of range.
+    """
+    if not 1 <= steps <= MOST_STEPS:
+        raise ValueError(f"steps must be 1 to {MOST_STEPS}, not {steps}.")
+    given = options.get("callbacks") or []
+    callbacks = [
+        callback
+        for callback in (given if isinstance(given, list) else [given])
+        if not isinstance(callback, (ProgressBar, ModelSummary))
+    ]
+    ours = {
+        "callbacks": callbacks,
+        "devices": 1,
+        "num_nodes": 1,
+        "strategy": "auto",
+        "accumulate_grad_batches": 1,
+        "fast_dev_run": steps,
+        "overfit_batches": 0.0,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "profiler": None,
+        "barebones": False,
+    }
+    with _silence():
+        trainer = Trainer(**{**options, **ours})
+    trainer.fit_loop.max_epochs = steps  # of small data, one epoch may be a single batch
+    trainer.limit_val_batches = 1  # schedulers and callbacks may wait for a validation figure
+    return trainer
+
+
+def diagnose(
+    module: DistillationModule, data: LightningDataModule | Any, trainer: Trainer, precision: str | None = None
+) -> Report:
+    """Examine a module that may be used up.
+
+    Args:
+        module: The distillation.
+        data: A LightningDataModule, or a training DataLoader.
+        trainer: From ``quiet_trainer``.
+        precision: What was asked of the Trainer, which takes another where the device lacks it.
+    """
+    started = time.perf_counter()
+    precision = str(precision or trainer.precision)
+    fresh = {name: copy.deepcopy(criterion) for name, criterion in module.criteria.criteria().items()}
+    observer = Observer()
+    observer.watch(module.criteria)
+    trainer.callbacks.append(observer)  # type: ignore[attr-defined]
+    with _silence():
+        error = _fit(module, data, trainer)
+        observer.finish(module)
+        record = observer.record
+        found: dict[str, list[Finding]] = {"run": [] if error is None else [_failure(error, record.steps)]}
+        found |= _seen(module, record, precision)
+        notes: list[str] = []
+        for name, built in record.built.items():
+            if module.criteria.trains(name) and record.sample is not None:
+                _merge(found, _formula(name, built, fresh[name], record.sample, precision, notes))
+        if record.sample is not None and record.student_call is not None:
+            found["cost"] = effort.cost_findings(module, record)
+    findings = [finding for of_check in found.values() for finding in of_check]
+    return Report(findings, frozenset(found), record.steps, time.perf_counter() - started, notes)
+
+
+def _seen(module: DistillationModule, record: Record, precision: str) -> dict[str, list[Finding]]:
+    """The checks of what was seen in training."""
+    if not record.parameters:  # it never began
+        return {}
+    found = parameters.parameter_findings(module, record, precision) | teacher.teacher_findings(module, record)
+    if record.pulls:
+        found["balance"] = effort.balance_findings(record)
+    return found
+
+
+def _formula(
+    name: str, built: Criterion, fresh: Criterion, sample: Sample, precision: str, notes: list[str]
+) -> dict[str, list[Finding]]:
+    """The checks of a criterion's formula; a note where it cannot be tried alone."""
+    try:
+        return examine_criterion(subject(name, built, fresh, sample, precision), notes)
+    except ValueError as reason:
+        notes.append(f"criterion {name!r} could not be examined alone: {reason}")
+        return {}
+
+
+def examine_criterion(examined: Subject, notes: list[str]) -> dict[str, list[Finding]]:
+    """The checks of a criterion's formula that apply, and what they found.
+
+    Args:
+        examined: The criterion.
+        notes: Takes what could not be checked.
+    """
+    found = {}
+    started = time.perf_counter()
+    for check in _FORMULA_CHECKS:
+        if time.perf_counter() - started > _PATIENCE:
+            left = ", ".join(one.__name__ for one in _FORMULA_CHECKS[_FORMULA_CHECKS.index(check) :])
+            notes.append(f"{examined.where} is slow, and was not checked for {left}.")
+            break
+        try:
+            result = check(examined)
+        except Exception as error:  # a criterion may refuse outputs that training never gives it
+            notes.append(f"{examined.where} was not checked for {check.__name__}: {type(error).__name__}: {error}")
+            continue
+        if result is not None:
+            found[check.__name__] = result
+    return found
+
+
+def _merge(found: dict[str, list[Finding]], more: Mapping[str, list[Finding]]) -> None:
+    for check, findings in more.items():
+        found[check] = found.get(check, []) + findings
+
+
+def _fit(module: DistillationModule, data: LightningDataModule | Any, trainer: Trainer) -> Exception | None:
+    """Train; give back what ended it early."""
+    try:
+        # What is compiled would take longer than all the rest.
+        with torch.compiler.set_stance("force_eager"):
+            if isinstance(data, LightningDataModule):
+                trainer.fit(module, datamodule=data)
+            else:
+                trainer.fit(module, train_dataloaders=data)
+    except Exception as error:  # whatever the user's code raises is what the doctor is to tell
+        return error
+    return None
+
+
+def _failure(error: Exception, steps: int) -> Finding:
+    return Finding(
+        "run",
+        "bug",
+        f"training step {steps + 1}" if steps else "before the end of the first training step",
+        f"{type(error).__name__}: {error}",
+        "make this run first: what comes after it could not be examined.",
+    )
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep what training prints and warns of out of the report."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def _teacher_kept(module: DistillationModule) -> Iterator[None]:
+    """Put a teacher that copies share back as it was."""
+    model = module.teacher if module.teacher is not None else torch.nn.Identity()
+    modes = [(part, part.training) for part in model.modules()]
+    tensors = [(tensor, tensor.detach().clone()) for tensor in [*model.parameters(), *model.buffers()]]
+    try:
+        yield
+    finally:
+        for part, training_mode in modes:
+            part.training = training_mode
+        for tensor, before in tensors:
+            tensor.data = before

@@ -1,0 +1,243 @@
+"""Watches a few training steps: what runs, in which mode, what moves, and what it takes."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lit_distill.batch import tensors_of
+from lit_distill.capture import is_compiled
+from lit_distill.doctor.record import Record, Watched
+from lit_distill.doctor.sample import Sample, class_dim, positions
+from lit_distill.modules import DistillationModule
+from lit_distill.outputs import Outputs
+from lit_distill.weighted import Losses, WeightedCriteria
+
+_LONG = 5.0  # seconds, after which no further step is begun
+_FEW = 3
+
+
+class Observer(Callback):
+    """Fills a record of a fit; it changes nothing of it, but ends it once it takes long."""
+
+    def __init__(self) -> None:
+        self.record = Record()
+        self._handles: list[Any] = []
+        self._values: dict[str, Tensor] = {}
+        self._batch: Any = None
+        self._asked: Any = None
+        self._trained = False
+        self._started = 0.0
+
+    # Before the first step -----------------------------------------------------------------------
+
+    def watch(self, criteria: WeightedCriteria) -> None:
+        """Begin with what is compared before the fit, in case that it never starts."""
+        self._handles.append(criteria.register_forward_pre_hook(self._note_outputs))
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, DistillationModule)
+        record, teacher = self.record, pl_module.distiller.teacher
+        held = _held(trainer.optimizers)
+        trainable = {name: p for name, p in pl_module.named_parameters() if p.requires_grad}
+        record.unheld = [name for name, parameter in trainable.items() if id(parameter) not in held]
+        record.parameters = {name: Watched(parameter.detach().clone()) for name, parameter in trainable.items()}
+        # Copied before they have hooks, which would be copied too.
+        record.built = {name: copy.deepcopy(one) for name, one in pl_module.criteria.criteria().items()}
+        if teacher is not None and teacher.frozen:
+            record.held_teacher = sum(id(parameter) in held for parameter in teacher.model.parameters())
+            self._handles.append(teacher.model.register_forward_pre_hook(self._note_call, with_kwargs=True))
+        for name, network in frozen_networks(pl_module).items():
+            record.before[name] = digest(network)
+            self._handles.append(network.register_forward_pre_hook(_Modes(record, name)))
+        for name, criterion in pl_module.criteria.criteria().items():
+            self._handles.append(criterion.register_forward_hook(_Keep(self._values, name)))
+        student = pl_module.student
+        self._handles.append(student.register_forward_pre_hook(self._note_student, with_kwargs=True))
+        if not is_compiled(student):
+            self._handles.append(pl_module.criteria.register_forward_hook(_Pulls(self, student)))
+        self._started = time.perf_counter()
+
+    def _note_call(self, model: nn.Module, inputs: Any, named: Any) -> None:
+        self._asked = self._asked or (inputs, named)
+
+    def _note_student(self, model: nn.Module, inputs: Any, named: Any) -> None:
+        if model.training and self.record.student_call is None:
+            self.record.student_call = (inputs, named)
+
+    def _note_outputs(self, criteria: WeightedCriteria, inputs: tuple[Any, ...]) -> None:
+        self._values.clear()
+        record, sample = self.record, Sample(inputs[0].detach(), inputs[1].detach(), inputs[2])
+        if not record.built:
+            record.built = {name: copy.deepcopy(one) for name, one in criteria.criteria().items()}
+        if not (criteria.training and torch.is_grad_enabled()):
+            record.sample = record.sample or sample
+            return
+        if not self._trained:
+            record.sample, self._trained = sample, True
+        self._count_right(sample.teacher, sample.target)
+
+    def _count_right(self, teacher: Outputs, target: Any) -> None:
+        logits = teacher.logits
+        if not isinstance(target, Tensor) or logits.dim() < 2 or logits.shape[class_dim(logits)] < 2:
+            return
+        if target.is_floating_point() and target.shape == logits.shape and target.dim() == 2:
+            target = target.argmax(-1)
+        if target.is_floating_point() or target.shape != positions(logits):
+            return
+        known = (target >= 0) & (target < logits.shape[class_dim(logits)])
+        known = known if teacher.mask is None or teacher.mask.shape != known.shape else known & teacher.mask
+        self.record.right += int((logits.argmax(class_dim(logits)) == target)[known].sum())
+        self.record.asked += int(known.sum())
+        self.record.classes = logits.shape[class_dim(logits)]
+
+    # A step --------------------------------------------------------------------------------------
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._batch = batch
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        if self.record.steps == 0:
+            held, names = _held(trainer.optimizers), {id(p): name for name, p in pl_module.named_parameters()}
+            given = {id(tensor) for tensor in tensors_of(self._batch)}
+            missing = [leaf for leaf in leaves_of(loss) if id(leaf) not in held | given]
+            self.record.loose = [leaf for leaf in missing if id(leaf) not in names]
+            replaced = [names[id(leaf)] for leaf in missing if id(leaf) in names]
+            self.record.unheld += [name for name in replaced if name not in self.record.unheld]
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        self.record.updates += 1
+        named = dict(pl_module.named_parameters())
+        for name, watched in self.record.parameters.items():
+            gradient = named[name].grad if name in named else None
+            watched.reached |= gradient is not None
+            watched.pulled |= gradient is not None and bool((gradient != 0).any())
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                rate = max(self.record.learning_rates.get(id(parameter), 0.0), float(group["lr"]))
+                self.record.learning_rates[id(parameter)] = rate
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.record.steps += 1
+        self._batch = None
+        if time.perf_counter() - self._started > _LONG and self.record.steps >= _FEW:
+            trainer.should_stop = True
+
+    # After the last one --------------------------------------------------------------------------
+
+    def finish(self, module: DistillationModule) -> None:
+        """Take the hooks off, and look at the teacher again; the fit may have ended by an error."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles, self._values, self._batch = [], {}, None
+        if self.record.before:
+            self.record.after = {name: digest(network) for name, network in frozen_networks(module).items()}
+        if module.teacher is not None and self._asked is not None:
+            self.record.answers = [_answer(module.teacher, *self._asked) for _ in range(2)]
+
+
+class _Modes:
+    """A forward pre-hook that notes which modules of a network run in training mode."""
+
+    def __init__(self, record: Record, name: str) -> None:
+        self.record, self.name = record, name
+
+    def __call__(self, network: nn.Module, inputs: Any) -> None:
+        if not self.record.modes.get(self.name):
+            self.record.modes[self.name] = [name or "itself" for name, part in network.named_modules() if part.training]
+
+
+class _Keep:
+    """A forward hook that keeps a criterion's value, with its graph, until all are there."""
+
+    def __init__(self, values: dict[str, Tensor], name: str) -> None:
+        self.values, self.name = values, name
+
+    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        self.values[self.name] = output
+
+
+class _Pulls:
+    """A forward hook that measures, once, how hard each criterion pulls at the student."""
+
+    def __init__(self, observer: Observer, student: nn.Module) -> None:
+        self.observer, self.student = observer, student
+
+    def __call__(self, criteria: WeightedCriteria, inputs: Any, losses: Losses) -> None:
+        observer, values = self.observer, self.observer._values
+        if observer.record.pulls or not criteria.training or not torch.is_grad_enabled():
+            return
+        parameters = [parameter for parameter in self.student.parameters() if parameter.requires_grad]
+        for name, value in values.items():
+            if value.requires_grad and losses.weights[name] > 0 and parameters:
+                found = torch.autograd.grad(value.sum(), parameters, retain_graph=True, allow_unused=True)
+                squares = [gradient.float().pow(2).sum() for gradient in found if gradient is not None]
+                norm = float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+                observer.record.pulls[name] = losses.weights[name] * norm
+        values.clear()
+
+
+@torch.no_grad()
+def _answer(model: nn.Module, inputs: Any, named: Any) -> Tensor:
+    """Every number that a network puts out for the same inputs, in evaluation mode."""
+    modes = [(part, part.training) for part in model.modules()]
+    model.eval()
+    found = tensors_of(model(*inputs, **named))
+    for part, mode in modes:
+        part.training = mode
+    return torch.cat([tensor.flatten().double().cpu() for tensor in found if tensor.is_floating_point()])
+
+
+def frozen_networks(module: DistillationModule) -> dict[str, nn.Module]:
+    """The teacher, where it is frozen, and other networks of the module that are, by what to call them."""
+    teacher = module.distiller.teacher
+    found: dict[str, nn.Module] = {}
+    if teacher is not None and teacher.frozen:
+        found[f"the teacher ({type(teacher.model).__name__})"] = teacher.model
+    for name, child in module.named_children():
+        parameters = list(child.parameters())
+        own = name in ("student", "criteria", "joint_teacher") or child in found.values()
+        if not own and parameters and not any(parameter.requires_grad for parameter in parameters):
+            found[f"the module's {name} ({type(child).__name__})"] = child
+    return found
+
+
+def leaves_of(loss: Tensor) -> list[Tensor]:
+    """The tensors that a loss is differentiated for."""
+    found: dict[int, Tensor] = {}
+    seen: set[Any] = set()
+    waiting = [loss.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        if isinstance(leaf, Tensor):
+            found[id(leaf)] = leaf
+        waiting += [following for following, _ in node.next_functions]
+    return list(found.values())
+
+
+def digest(model: nn.Module) -> dict[str, bytes]:
+    """A hash of every parameter and buffer, by name."""
+    return {name: _hash(tensor) for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
+
+
+def _hash(tensor: Tensor) -> bytes:
+    plain = tensor.detach().cpu().contiguous().reshape(-1)
+    return hashlib.blake2b(plain.view(torch.uint8).numpy().tobytes(), digest_size=16).digest()
+
+
+def _held(optimizers: Iterable[Optimizer]) -> set[int]:
+    return {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}

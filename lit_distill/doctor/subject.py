@@ -1,0 +1,203 @@
+"""A criterion on its own, with outputs to try it on."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor
+
+from lit_distill.criteria import Criterion, OnHead
+from lit_distill.criteria.base import expand_layers
+from lit_distill.doctor.sample import Sample, draw, fewer, smaller
+from lit_distill.outputs import Outputs
+
+
+class Subject:
+    """A criterion that can be asked for values; it is copied for each, so that no state is carried over.
+
+    Args:
+        name: Its name in the module.
+        criterion: With its layers sized; it is left alone.
+        like: What it compares, in float64 or float32.
+        fresh: The same criterion before its layers were sized.
+        halves: The half-precision types that training uses.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        criterion: Criterion,
+        like: Sample,
+        fresh: Criterion | None = None,
+        halves: frozenset[torch.dtype] = frozenset(),
+    ) -> None:
+        self.name = name
+        self.like = like
+        self.fresh = fresh
+        self.halves = halves
+        self.criterion = copy.deepcopy(criterion).cpu()
+        self._wide = copy.deepcopy(self.criterion).to(like.student.logits.dtype)
+
+    @property
+    def where(self) -> str:
+        """What to call it in a finding."""
+        return f"criterion {self.name!r} ({type(self.criterion).__name__})"
+
+    @property
+    def reads_layers(self) -> bool:
+        """Whether it reads anything but logits."""
+        return bool(self.criterion.student_layers or self.criterion.teacher_layers)
+
+    @property
+    def learns(self) -> bool:
+        """Whether it has trainable parameters."""
+        return any(parameter.requires_grad for parameter in self.criterion.parameters())
+
+    def draw(self, seed: int, scale: float = 3.0, right: float = 0.5) -> Sample:
+        """A sample at random; see ``sample.draw``."""
+        return draw(self.like, seed, scale, right)
+
+    def raw(self, sample: Sample, seed: int = 0, training: bool = False) -> Tensor:
+        """What the criterion returns; its random numbers start from ``seed``."""
+        own = sample.student.logits.dtype == self.like.student.logits.dtype
+        base = self._wide if own else self.criterion
+        # Parameters are read alone and need no copy; buffers may be written to.
+        twin = copy.deepcopy(base, {id(parameter): parameter for parameter in base.parameters()})
+        with isolate_rng(), torch.enable_grad():
+            torch.manual_seed(seed)
+            value: Tensor = twin.train(training)(sample.student, sample.teacher, sample.target)
+        return value
+
+    def value(self, sample: Sample, seed: int = 0) -> float:
+        """The value in evaluation mode, as the weighted sum would take it."""
+        return float(self.raw(sample, seed).detach().sum())
+
+    def slopes(
+        self, sample: Sample, training: bool = False, wanted: Sequence[str] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor | None]]:
+        """The value, and its gradient for each of the student's tensors by name; None where there is none.
+
+        Args:
+            sample: What to compare.
+            training: Run it in training mode.
+            wanted: Names of the tensors; all where None.
+        """
+        inputs = {name: value for name, value in sample.inputs().items() if wanted is None or name in wanted}
+        leaves = {name: value.detach().clone().requires_grad_() for name, value in inputs.items()}
+        value = self.raw(sample.with_inputs(leaves), training=training).sum()
+        if not value.requires_grad:
+            return value, dict.fromkeys(leaves)
+        found = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
+        return value.detach(), dict(zip(leaves, found, strict=True))
+
+    def is_random(self) -> bool:
+        """Whether it gives different values for the same outputs."""
+        sample = self.draw(0)
+        return not close(self.value(sample, seed=0), self.value(sample, seed=1), 1e-6)
+
+    def set(self, setting: str, value: float) -> Subject:
+        """The same with a setting changed."""
+        other = copy.copy(self)
+        vars(other).pop("alike", None)
+        other.criterion, other._wide = copy.deepcopy(self.criterion), copy.deepcopy(self._wide)
+        for criterion in (other.criterion, other._wide):
+            setattr(criterion, setting, value)
+        return other
+
+    def moved_by(self, sample: Sample) -> list[str]:
+        """The student's tensors that the value depends on."""
+        value, other = self.value(sample), draw(self.like, 99).inputs()
+        moved = {name: self.value(sample.with_inputs({name: other[name]})) for name in sample.inputs()}
+        return [name for name, found in moved.items() if not close(found, value, 1e-6)]
+
+    @cached_property
+    def alike(self) -> Subject | None:
+        """The same with a student whose outputs have the teacher's shapes; None where they cannot have them."""
+        like, fresh = self.like, self.fresh
+        if fresh is None or not fresh.needs_teacher:
+            return None
+        try:
+            names_s = expand_layers(fresh.student_layers, like.student, "student")
+            names_t = expand_layers(fresh.teacher_layers, like.teacher, "teacher")
+            if len(names_s) != len(names_t):
+                return None
+            features = {s: like.teacher.features[t] for s, t in zip(names_s, names_t, strict=True)}
+            student = replace(like.student, logits=_logits_like_teacher(like), features=features)
+            criterion = copy.deepcopy(fresh).cpu()
+            with isolate_rng():
+                criterion.build(student, like.teacher)
+            found = Subject(self.name, criterion, replace(like, student=student), None, self.halves)
+            found.raw(found.as_teacher(found.draw(0)))
+        except (ValueError, RuntimeError, KeyError, IndexError, TypeError):
+            return None  # it was sized for other shapes, or has needs of its own
+        return found
+
+    def as_teacher(self, sample: Sample) -> Sample:
+        """The sample with a student that puts out what the teacher does; for ``alike`` subjects."""
+        names_s = expand_layers(self.criterion.student_layers, sample.student, "student")
+        names_t = expand_layers(self.criterion.teacher_layers, sample.teacher, "teacher")
+        features = {s: sample.teacher.features[t] for s, t in zip(names_s, names_t, strict=True)}
+        return replace(sample, student=replace(sample.student, logits=_logits_like_teacher(sample), features=features))
+
+
+def subject(name: str, built: Criterion, fresh: Criterion, recorded: Sample, precision: str = "32-true") -> Subject:
+    """Make a criterion ready to be examined.
+
+    Args:
+        name: Its name in the module.
+        built: The criterion with its layers sized.
+        fresh: The criterion before that.
+        recorded: A batch of training.
+        precision: The Trainer's; what half-precision type training uses is also told by the batch.
+
+    Raises:
+        ValueError: It refuses all outputs that are made up for it; the message says why.
+    """
+    while isinstance(built, OnHead) and isinstance(fresh, OnHead):
+        recorded = _at_head(built, recorded)
+        built, fresh = built.criterion, fresh.criterion
+    if isinstance(recorded.target, Mapping) and not getattr(built, "takes_tasks", False):
+        recorded = replace(recorded, target=None)
+    named = [torch.bfloat16] if precision.startswith("bf16") else [torch.float16] if precision.startswith("16") else []
+    halves = frozenset({recorded.student.logits.dtype, *named} & {torch.float16, torch.bfloat16})
+    full = fewer(recorded)
+    small = None if built.student_layers or built.teacher_layers else smaller(full)
+    reason = "it was given nothing that it could compare"
+    for like in (small, full):
+        for dtype in (torch.float64, torch.float32):
+            if like is None:
+                continue
+            try:
+                made = Subject(name, built, like.to(dtype), fresh, halves)
+                made.raw(made.draw(0))
+            except Exception as error:  # whatever a criterion makes of outputs that it did not expect
+                reason = f"{type(error).__name__}: {error}"
+                continue
+            return made
+    raise ValueError(reason)
+
+
+def _logits_like_teacher(sample: Sample) -> Tensor:
+    """The teacher's logits; the student's own where no criterion reads those, which then are not there."""
+    return sample.teacher.logits if sample.teacher.logits.numel() else sample.student.logits
+
+
+def _at_head(criterion: OnHead, sample: Sample) -> Sample:
+    student = replace(sample.student, logits=sample.student.features[criterion.student_head])
+    teacher: Outputs = sample.teacher
+    if criterion.teacher_head is not None:
+        teacher = replace(teacher, logits=teacher.features[criterion.teacher_head])
+    target = sample.target
+    if isinstance(target, Mapping) and criterion.task_name is not None:
+        target = target.get(criterion.task_name)
+    return Sample(student, teacher, target)
+
+
+def close(one: float, other: float, tolerance: float) -> bool:
+    """Whether two values are the same but for rounding; NaN is like nothing."""
+    return abs(one - other) <= tolerance * max(abs(one), abs(other), 1e-12)
