@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import pickle
 import sys
 import warnings
@@ -33,11 +34,20 @@ _DESCRIPTION = (
 )
 
 
+# Verbs of our own and the modules whose `main` they are, imported when they are called for.
+_VERBS = {
+    "chain": "lit_distill.chain",
+    "demo": "lit_distill.demo",
+    "doctor": "lit_distill.doctor",
+    "methods": "lit_distill.method_table",
+}
+
 _EPILOG = (
     "also: `lit-distill record` takes what `fit` takes, and only makes the recording of its RecordedTeacher; `lit-distill "
-    "chain` runs several fits, each student being the next one's teacher; `lit-distill strip IN OUT` takes out of a "
-    "checkpoint of your own LightningModule what distilling has added; `lit-distill demo` distils on handwritten digits and "
-    "prints the student beside teacher and baseline"
+    "doctor` takes what `fit` takes, and looks for mistakes in the set-up; `lit-distill chain` runs several fits, each student "
+    "being the next one's teacher; `lit-distill methods` lists the criteria with their papers and costs; `lit-distill strip IN "
+    "OUT` takes out of a checkpoint of your own LightningModule what distilling has added; `lit-distill demo` distils on "
+    "handwritten digits and prints the student beside teacher and baseline"
 )
 
 
@@ -193,23 +203,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: The words after ``lit-distill``; the process's own where None.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if given[:1] == ["demo"]:
-        from lit_distill.demo import main as demo
-
-        demo(given[1:])
-        return
-    if given[:1] == ["record"]:
-        DistillationCLI(["fit", *find_configs(given[1:])], record=True)
-        return
-    if given[:1] == ["chain"]:
-        from lit_distill.chain import main as chain
-
-        chain(given[1:])
-        return
-    if given[:1] == ["strip"]:
-        _strip(given[1:])
-        return
-    DistillationCLI(find_configs(given))
+    verb, rest = (given[0], given[1:]) if given else ("", [])
+    if verb in _VERBS:
+        failed = importlib.import_module(_VERBS[verb]).main(rest)
+        if failed:
+            sys.exit(failed)
+    elif verb == "record":
+        DistillationCLI(["fit", *find_configs(rest)], record=True)
+    elif verb == "strip":
+        _strip(rest)
+    else:
+        DistillationCLI(find_configs(given))
 
 
 def _strip(arguments: Sequence[str]) -> None:

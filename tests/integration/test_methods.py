@@ -1,0 +1,107 @@
+"""Every method, as its config names it: a tiny fit, and what has to hold after it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torchvision.io import write_png
+
+from lit_distill.cli import main
+from lit_distill.method_table import instantiate
+from lit_distill.models import resnet8
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+METHODS = [
+    f"{folder}/{path.stem}"
+    for folder in ("methods", "recipes")
+    for path in sorted((CONFIGS / folder).glob("*.yaml"))
+    if path.stem != "base"
+]
+LIGHTER = re.compile(r"lit_distill\.models\.resnet(20|56|110)\b")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a teacher where the configs look for it, and a few images."""
+    folder = tmp_path_factory.mktemp("methods")
+    generator = torch.Generator().manual_seed(0)
+    for index in range(48):
+        path = folder / "images" / "train" / f"class{index % 10}" / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_png(torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8, generator=generator), str(path))
+    (folder / "runs/cifar10/teacher").mkdir(parents=True)
+    torch.manual_seed(1)
+    torch.save(resnet8().state_dict(), folder / "runs/cifar10/teacher/teacher.ckpt")
+    return folder
+
+
+def command(overlay: Path, folder: Path) -> list[str]:
+    return [
+        "fit",
+        f"--config={CONFIGS / 'methods/base.yaml'}",
+        f"--config={overlay}",
+        "--config=configs/cifar10/images.yaml",
+        "--data.root=images",
+        "--data.batch_size=8",
+        "--data.num_workers=0",
+        "--trainer.max_epochs=2",
+        "--trainer.limit_train_batches=3",
+        "--trainer.limit_val_batches=1",
+        "--trainer.log_every_n_steps=1",
+        "--trainer.accelerator=cpu",
+        "--trainer.enable_progress_bar=false",
+        "--trainer.enable_model_summary=false",
+        f"--trainer.default_root_dir={folder}",
+    ]
+
+
+def save_teachers(spec: Any) -> None:
+    """Leave a checkpoint with random weights wherever a config loads one."""
+    if isinstance(spec, dict):
+        if spec.get("class_path") == "lit_distill.models.load":
+            path = Path(spec["init_args"]["checkpoint"])
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(instantiate(spec["init_args"]["model"]).state_dict(), path)
+        for value in spec.values():
+            save_teachers(value)
+    if isinstance(spec, list):
+        for value in spec:
+            save_teachers(value)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_fits_and_saves_a_student_of_its_own(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.chdir(home)
+    text = LIGHTER.sub("lit_distill.models.resnet8", (CONFIGS / f"{method}.yaml").read_text())
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(text)
+    settings = yaml.safe_load(text)["model"]["init_args"]
+    words = command(overlay, tmp_path)
+    if "student" not in settings:
+        words.append("--model.student.class_path=lit_distill.models.resnet8")
+    if "teacher" not in settings:
+        words.append("--model.teacher.init_args.model.class_path=lit_distill.models.resnet8")
+    save_teachers(settings)
+    main(words)
+    (saved,) = tmp_path.rglob("last.ckpt")
+    weights = torch.load(saved, weights_only=True)["state_dict"]
+    student = instantiate(settings["student"]) if "student" in settings else resnet8()
+    student.load_state_dict({k.removeprefix("student."): v for k, v in weights.items() if k.startswith("student.")})
+    assert all(torch.isfinite(value.float()).all() for value in weights.values())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_config_is_short_and_names_its_source(method: str) -> None:
+    text = (CONFIGS / f"{method}.yaml").read_text()
+    first, source, *_ = text.splitlines()
+    assert first == f"# lit-distill fit --config configs/methods/base.yaml --config configs/{method}.yaml"
+    assert source.startswith("# ")
+    assert any(f"{year}" in text for year in range(2014, 2027))
+    assert len(text.splitlines()) <= 32
