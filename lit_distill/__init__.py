@@ -1,43 +1,78 @@
 """lit-distill: knowledge distillation as PyTorch Lightning modules."""
 
+from lit_distill.balance import Balance, GradientNorm, Uncertainty
+from lit_distill.callbacks import Distill, Unfreeze, strip
 from lit_distill.capture import Capture
-from lit_distill.criteria import AttentionTransfer, Criterion, FeatureCriterion, HardTarget, Hint, SoftTarget
-from lit_distill.models import build, load
+from lit_distill.criteria import (
+    AttentionTransfer,
+    Criterion,
+    EnsembleTarget,
+    FeatureCriterion,
+    HardTarget,
+    Hint,
+    Mutual,
+    OnHead,
+    OwnTeacher,
+    SoftTarget,
+    TeacherFree,
+)
+from lit_distill.models import Ensemble, adapt, build, inherit, load
 from lit_distill.modules import (
     BatchFormat,
     CombinedDistillation,
     DistillationModule,
     FeatureDistillation,
     LogitDistillation,
+    MultiTaskDistillation,
+    MutualDistillation,
+    SelfDistillation,
     SupervisedModule,
 )
 from lit_distill.outputs import Outputs
 from lit_distill.projectors import Projector
-from lit_distill.teachers import FrozenTeacher, JointTeacher, RecordedTeacher, Teacher, TeacherRuntime
+from lit_distill.teachers import EMATeacher, FrozenTeacher, JointTeacher, RecordedTeacher, Teacher, TeacherRuntime
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AttentionTransfer",
+    "Balance",
     "BatchFormat",
     "Capture",
     "CombinedDistillation",
     "Criterion",
+    "Distill",
     "DistillationModule",
+    "EMATeacher",
+    "Ensemble",
+    "EnsembleTarget",
     "FeatureCriterion",
     "FeatureDistillation",
     "FrozenTeacher",
+    "GradientNorm",
     "HardTarget",
     "Hint",
     "JointTeacher",
     "LogitDistillation",
+    "MultiTaskDistillation",
+    "Mutual",
+    "MutualDistillation",
+    "OnHead",
     "Outputs",
+    "OwnTeacher",
     "Projector",
     "RecordedTeacher",
+    "SelfDistillation",
     "SoftTarget",
     "SupervisedModule",
     "Teacher",
+    "TeacherFree",
     "TeacherRuntime",
+    "Uncertainty",
+    "Unfreeze",
+    "adapt",
     "build",
+    "inherit",
     "load",
+    "strip",
 ]

@@ -77,7 +77,9 @@ class ImageDataModule(LightningDataModule, ABC):
         self._fit: Callable[[Tensor], Tensor] | None = None  # brings an image to its size
         self._finish: Callable[[Tensor], Tensor] = nn.Identity()  # makes inputs of images of that size
         if labelled is not None and mix is not None:
-            raise ValueError("MixUp and CutMix mix labels, and with `labelled` some are missing; leave one of the two out.")
+            raise ValueError(
+                "MixUp and CutMix mix labels, and with `labelled` some are missing; leave one of the two out."
+            )
         self.mix = mix
         self.labelled = labelled
         self.train_data: Dataset[Sample] | None = None

@@ -53,7 +53,9 @@ class CIFAR10(ImageDataModule):
     ) -> None:
         crop_and_flip = [v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip()]
         chosen = crop_and_flip if augment is None else augment
-        super().__init__(batch_size, num_workers, val_fraction, train_size, split_seed, chosen, mix, in_memory, labelled)
+        super().__init__(
+            batch_size, num_workers, val_fraction, train_size, split_seed, chosen, mix, in_memory, labelled
+        )
         self.root = root
         self.download = download
         self._finish = finish_images(mean, std)

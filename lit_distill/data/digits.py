@@ -48,7 +48,9 @@ class Digits(ImageDataModule):
         in_memory: InMemory = False,
         labelled: int | None = None,
     ) -> None:
-        super().__init__(batch_size, num_workers, val_fraction, train_size, split_seed, augment, mix, in_memory, labelled)
+        super().__init__(
+            batch_size, num_workers, val_fraction, train_size, split_seed, augment, mix, in_memory, labelled
+        )
 
     def open_training(self) -> tuple[Dataset[Sample], Dataset[Sample]]:
         images, labels = _read_digits()

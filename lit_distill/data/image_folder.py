@@ -65,7 +65,9 @@ class ImageFolder(ImageDataModule):
         in_memory: InMemory = False,
         labelled: int | None = None,
     ) -> None:
-        super().__init__(batch_size, num_workers, val_fraction, train_size, split_seed, augment, mix, in_memory, labelled)
+        super().__init__(
+            batch_size, num_workers, val_fraction, train_size, split_seed, augment, mix, in_memory, labelled
+        )
         if not 0 < test_fraction < 1:
             raise ValueError(f"test_fraction must be in (0, 1), not {test_fraction}.")
         self.root = Path(root)
