@@ -89,21 +89,36 @@ def method_configs() -> list[Path]:
 
 def as_markdown(found: Sequence[Row]) -> str:
     """The table in Markdown."""
-    lines = [
-        "| config | class | method | needs | weight | extra parameters | step time | paper |",
-        "|---|---|---|---|---|---|---|---|",
+    timed = any(row.time is not None for row in found)
+    heads = [
+        "config",
+        "class",
+        "method",
+        "needs",
+        "weight",
+        "extra parameters",
+        *(["step time"] if timed else []),
+        "paper",
     ]
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     for row in found:
-        spent = f"{row.time:.2f}" if row.time is not None else ""
-        lines.append(
-            f"| `{row.config}` | `{row.name}` | {row.method} | {row.needs} | {row.weight:g} | {row.parameters:,} | {spent} | "
-            f"{row.paper} |"
-        )
+        spent = [f"{row.time:.2f}" if row.time is not None else ""] if timed else []
+        cells = [
+            f"`{row.config}`",
+            f"`{row.name}`",
+            row.method,
+            row.needs,
+            f"{row.weight:g}",
+            f"{row.parameters:,}",
+            *spent,
+        ]
+        lines.append(f"| {' | '.join([*cells, row.paper])} |")
     return "\n".join(lines)
 
 
 def _rows_of(path: Path, timed: bool) -> list[Row]:
-    settings = yaml.safe_load(path.read_text())["model"]["init_args"]
+    config = yaml.safe_load(path.read_text())
+    settings = config["model"]["init_args"]
     torch.manual_seed(0)
     criteria = {name: instantiate(spec) for name, spec in settings["criteria"].items()}
     distiller = _distiller(settings, criteria)
@@ -111,7 +126,7 @@ def _rows_of(path: Path, timed: bool) -> list[Row]:
     with torch.no_grad():
         distiller.rehearse(distiller.capture.run(few.inputs, calibrate=True), few)
     spent = None
-    if timed:
+    if timed and "optimizer" not in config:  # the time of an optimizer's own would be missing
         plain = _distiller({}, {"soft": SoftTarget()})
         spent = step_time(distiller, _batch(_BATCH)) / step_time(plain, _batch(_BATCH))
     return [
