@@ -79,14 +79,23 @@ class CheckpointNote:
             self._shapes = shapes
         self._rng = note["rng"]
 
-    def restore_rng(self) -> None:
-        """Put the random states back, once, when a run goes on from a checkpoint.
+    def restore_rng(self, last: bool) -> None:
+        """Put the random states back when a run goes on from a checkpoint.
 
-        To be called at the start of the fit, before Lightning makes the iterator over the training data.
+        To be called before Lightning makes the iterator over the training data, which draws: as soon as the checkpoint is
+        read, since an optimizer's schedule may ask for the number of batches, and at the start of the fit.
+
+        Args:
+            last: Whether this is the last time.
         """
         if self._rng is not None:
             restore_rng_state(self._rng)
+        if last:
             self._rng = None
+
+    def forget_rng(self) -> None:
+        """Leave the random states as they are from now on."""
+        self._rng = None
 
 
 def _list(names: Mapping[str, str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import pickle
 import sys
@@ -33,6 +34,8 @@ _DESCRIPTION = (
     "callback is named by its import path (class_path)."
 )
 
+
+_PACKAGE = Path(__file__).parent
 
 # Verbs of our own and the modules whose `main` they are, imported when they are called for.
 _VERBS = {
@@ -204,7 +207,41 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     verb, rest = (given[0], given[1:]) if given else ("", [])
-    if verb in _VERBS:
+    _check_verb(verb)
+    try:
+        _run(verb, rest, given)
+    except Exception as error:
+        cause = root_cause(error)
+        if cause is not error:  # the parser's own words would come last, after all that it tried
+            error.add_note(f"\nlit-distill: {cause}")
+        raise
+
+
+def _check_verb(verb: str) -> None:
+    known = [*LightningCLI.subcommands(), *_VERBS, "record", "strip"]
+    if verb and not verb.startswith("-") and verb not in known:
+        close = difflib.get_close_matches(verb, known, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise SystemExit(f"lit-distill: no verb {verb!r}.{hint} Verbs: {', '.join(known)}.")
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """What first went wrong in this package, behind the errors that a parser wraps around it; else the error itself."""
+    found, seen = error, error
+    while (inner := seen.__cause__ or seen.__context__) is not None:
+        seen = inner
+        trace = seen.__traceback__
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        if trace is not None and str(_PACKAGE) in trace.tb_frame.f_code.co_filename:
+            found = seen
+    return found
+
+
+def _run(verb: str, rest: list[str], given: list[str]) -> None:
+    if verb == "--version":
+        print(f"lit-distill {importlib.import_module('lit_distill').__version__}")
+    elif verb in _VERBS:
         failed = importlib.import_module(_VERBS[verb]).main(rest)
         if failed:
             sys.exit(failed)

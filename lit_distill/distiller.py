@@ -18,6 +18,7 @@ from lit_distill import checks
 from lit_distill.batch import Batch, BatchFormat, Inputs, Target
 from lit_distill.capture import Capture
 from lit_distill.checkpoint import CheckpointNote
+from lit_distill.optim import check_apart
 from lit_distill.outputs import Outputs
 from lit_distill.teachers import Teacher, as_teacher
 from lit_distill.weighted import Losses, WeightedCriteria
@@ -90,7 +91,8 @@ class Distiller:
         """Weigh the criteria for a batch's outputs."""
         parameters = None
         if self.criteria.balance is not None:
-            parameters = [parameter for parameter in self.student.parameters() if parameter.requires_grad]
+            mine = set(map(id, self.criteria.parameters()))  # inside the student where that is a whole LightningModule
+            parameters = [p for p in self.student.parameters() if p.requires_grad and id(p) not in mine]
         if self.teacher is None:
             return Comparison(self.criteria(student, teacher, target, parameters))
         own = self.teacher.own_loss(teacher, target)
@@ -124,6 +126,7 @@ class Distiller:
         Raises:
             ValueError: The networks, the criteria and the data do not fit; the message says which and why.
         """
+        self.criteria.advance(0, 0.0)  # a fit before may have left it at its schedules' end
         asked = self.teacher
         teacher = asked(data.for_teacher, data.mask, calibrate=True) if asked is not None else Outputs.nothing()
         self.note.check_shapes(student, teacher)
@@ -141,7 +144,11 @@ class Distiller:
 
     def start(self, trainer: Trainer, module: LightningModule, unpack: Callable[[Any], Batch]) -> None:
         """Begin a fit, before its training loader is made."""
-        self.note.restore_rng()
+        if trainer.fit_loop._combined_loader is None:
+            self.note.restore_rng(last=True)
+        else:  # the iterator over the training data has been made, from the states put back as the checkpoint was read
+            self.note.forget_rng()
+        check_apart(trainer, self.criteria)
         if self.teacher is not None:
             checks.same_on_every_rank(module, self.teacher.model)
             self.teacher.attach(trainer, unpack)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lit_distill.balance import Balance, weighted_sum
 from lit_distill.batch import Target
 from lit_distill.criteria import Criterion
+from lit_distill.criteria.base import at_least_float32
 from lit_distill.criteria.processes import distributed
 from lit_distill.outputs import Outputs
 from lit_distill.schedules import Schedule
@@ -27,12 +28,14 @@ class Losses:
         total: The weighted sum, a scalar with a gradient.
         raw: Each criterion's value by name, detached.
         weights: The weight that each was multiplied by.
+        terms: The values of those that have a weight above 0 now, with their gradients.
         scheduled: Each scheduled setting's value by its key, weights and temperatures left out.
     """
 
     total: Tensor
     raw: dict[str, Tensor]
     weights: dict[str, float]
+    terms: dict[str, Tensor] = field(default_factory=dict)
     scheduled: dict[str, float] = field(default_factory=dict)
 
     def named(self) -> dict[str, Tensor | float]:
@@ -139,6 +142,17 @@ class WeightedCriteria(nn.ModuleDict):
             whole = isinstance(getattr(module, setting), int) and float(value).is_integer()
             setattr(module, setting, int(value) if whole else float(value))
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> WeightedCriteria:
+        """Follow to another device; but stay in float32 where the networks are narrowed, as criteria compute in it."""
+
+        def widely(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            narrowed = moved.dtype in (torch.float16, torch.bfloat16)
+            return tensor.to(device=moved.device, dtype=at_least_float32(tensor).dtype) if narrowed else moved
+
+        super()._apply(widely, recurse)  # type: ignore[no-untyped-call]
+        return self
+
     def forward(
         self,
         student: Outputs,
@@ -177,8 +191,9 @@ class WeightedCriteria(nn.ModuleDict):
             if waiting and distributed():
                 # DDP waits for the gradient of every parameter, also of those that only another epoch trains.
                 own = [parameter for criterion in waiting for parameter in criterion.parameters()]
+                own += self.balance.parameters() if self.balance is not None and not terms else []
                 total = total + _zero_through([student.logits, *student.features.values(), *own])
-        return Losses(total, raw, weights, self._scheduled_settings())
+        return Losses(total, raw, weights, terms, self._scheduled_settings())
 
     def _combine(
         self, terms: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]

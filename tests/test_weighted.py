@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lit_distill import weighted
 from lit_distill.balance import GradientNorm, Uncertainty
-from lit_distill.criteria import AttentionTransfer, Criterion, HardTarget, Hint, SoftTarget
+from lit_distill.criteria import VID, AttentionTransfer, Criterion, HardTarget, Hint, SoftTarget
 from lit_distill.outputs import Outputs
 from lit_distill.schedules import Between, Cosine, Linear, Schedule, Step
 from lit_distill.weighted import Losses, WeightedCriteria
@@ -655,3 +655,18 @@ def test_a_value_that_is_no_scalar_is_named() -> None:
         ValueError, match=r"criterion 'rows' \(Rows\) gave a value of shape \[4\]; a scalar was expected"
     ):
         WeightedCriteria({"rows": Rows()}, {"rows": 1.0})(outputs, outputs, None)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_layers_of_criteria_stay_wide_where_the_networks_are_narrowed(dtype: torch.dtype) -> None:
+    vid = VID("a", "a")
+    criteria = WeightedCriteria({"vid": vid}, {"vid": 1.0})
+    student, teacher = (Outputs(torch.randn(3, 5), {"a": torch.randn(3, width, 4, 4)}) for width in (6, 8))
+    criteria.build(student, teacher)
+    before = {name: value.clone() for name, value in criteria.state_dict().items()}
+    criteria.to(dtype)
+    assert all(torch.equal(value, before[name]) for name, value in criteria.state_dict().items())
+    narrow = [Outputs(o.logits.to(dtype), {"a": o.features["a"].to(dtype)}) for o in (student, teacher)]
+    assert criteria(narrow[0], narrow[1], None).total.dtype == torch.float32
+    criteria.to(torch.float64)
+    assert all(value.dtype == torch.float64 for value in criteria.parameters())

@@ -24,6 +24,7 @@ from lit_distill.criteria import Criterion, SoftTarget
 from lit_distill.criteria.task_loss import TaskLoss
 from lit_distill.distiller import Comparison, Distiller
 from lit_distill.listening import Call, Listener
+from lit_distill.optim import hold_task_gradient
 from lit_distill.probe import as_in_evaluation
 from lit_distill.schedules import Schedule
 from lit_distill.teachers import Teacher
@@ -72,6 +73,11 @@ class Distill(Callback):
         batch_format: BatchFormat | None = None,
         example_inputs: Any = None,
     ) -> None:
+        if not isinstance(teacher, (nn.Module, Teacher)):
+            raise TypeError(
+                f"teacher is a {type(teacher).__name__}; give a network: lit_distill.load(network, 'weights.ckpt') reads its "
+                "weights."
+            )
         default: dict[str, Criterion] = {"soft": SoftTarget()} if criteria is None else criteria
         if "task" in default:
             raise ValueError("'task' is the name of the module's own loss; give the criterion another.")
@@ -127,7 +133,12 @@ class Distill(Callback):
     def _attach(self, trainer: Trainer, module: LightningModule, set_up: bool) -> None:
         student = hosting.find(module, self.student)
         assert student is not None
-        if self._distiller is None or self._distiller.student is not student:
+        if self._distiller is not None and self._distiller.student is not student:
+            raise ValueError(
+                "this Distill has trained with another student, whose projectors and statistics its criteria still hold; make "
+                "a new Distill for this one."
+            )
+        if self._distiller is None:
             hosting.check_teacher(module, student, self._given)
             self._distiller = Distiller(student, self._given, self.criteria, self._format)
         else:
@@ -137,19 +148,28 @@ class Distill(Callback):
             see_hooks()
         self._rehearse(trainer, module, set_up)
         additions = hosting.Additions({"criteria": self.criteria})
+        if self._distiller.registered_teacher is not None and student is module:
+            raise ValueError(
+                "a teacher that changes in training is registered in the module, and student='.' is the whole module: name the "
+                f"network in it. {hosting.submodules(module)}"
+            )
         if self._distiller.registered_teacher is not None:
             additions["teacher"] = self._distiller.registered_teacher
         hosting.check_strategy(trainer, additions)
         module.add_module(NOTE_KEY, additions)
         self._host.wrap(module, "training_step", self._training_step(module))
-        self._host.wrap(module, "on_load_checkpoint", self._on_load_checkpoint)
+        self._host.wrap(module, "configure_optimizers", hosting.hiding_additions(module))
+        self._host.wrap(module, "on_load_checkpoint", self._on_load_checkpoint(module))
 
     def _rehearse(self, trainer: Trainer, module: LightningModule, set_up: bool) -> None:
         assert self._listener is not None
         distiller = self._engine()
         parameter = next(iter(module.parameters()), torch.empty(0))
+        distiller.move(
+            lambda tensor: move(tensor, parameter.device, parameter.dtype)
+        )  # it may be where a fit before left it
         if self.example_inputs is not None:
-            inputs = move(self.example_inputs, parameter.device)
+            inputs = move(self.example_inputs, parameter.device, parameter.dtype)
             with as_in_evaluation(distiller.student), torch.no_grad():
                 outputs = distiller.capture.run(inputs, calibrate=True)
             data = Batch(inputs)
@@ -202,6 +222,7 @@ class Distill(Callback):
             chosen = self._choose(calls)
             if returned is None or not chosen:
                 self._warn_not_called(returned is not None)
+                hold_task_gradient(module.trainer, self.criteria, [])
                 return returned
             self._task.value = hosting.loss_of(returned, module)
             comparisons = [self._compare(batch, call) for call in chosen]
@@ -209,6 +230,7 @@ class Distill(Callback):
             total = torch.stack([comparison.total for comparison in comparisons]).mean()
             for comparison in comparisons:
                 checks.finite(total, comparison.losses, comparison.own, module.global_step)
+            hold_task_gradient(module.trainer, self.criteria, [comparison.losses for comparison in comparisons])
             self._log(module, total, comparisons, len(first_tensor(chosen[0].inputs)))
             return {**returned, "loss": total} if isinstance(returned, Mapping) else total
 
@@ -231,9 +253,7 @@ class Distill(Callback):
     def _choose(self, calls: list[Call]) -> list[Call]:
         """The calls that count: those with gradients, of several the ones that ``call`` says."""
         made = [call for call in calls if call.with_grad and call.layers is not None]
-        if len(made) <= 1 and self.call in (None, "all", 0, -1):
-            return made
-        if self.call == "all":
+        if self.call == "all" or (len(made) <= 1 and self.call in (None, 0, -1)):
             return made
         if self.call is None:
             raise ValueError(
@@ -266,16 +286,30 @@ class Distill(Callback):
             self._distiller.note.write(checkpoint, self.criteria)
             checkpoint[NOTE_KEY]["in_optimizer"] = self._host.added
 
-    def _on_load_checkpoint(self, original: Callable[..., Any], checkpoint: dict[str, Any]) -> None:
-        saved = any(key.startswith(f"{NOTE_KEY}.") for key in checkpoint.get("state_dict", {}))
-        if NOTE_KEY in checkpoint:
-            self._engine().note.read(checkpoint, self.criteria)
-        elif not saved and any(True for _ in self.criteria.parameters()):
-            raise ValueError(
-                "the checkpoint was made without Distill, and the criteria have layers of their own, which it lacks. Load "
-                "the module's weights first (load_from_checkpoint), and start a new fit without ckpt_path."
-            )
-        original(checkpoint)
+    def _on_load_checkpoint(self, module: LightningModule) -> hosting.Wrapper:
+        def load(original: Callable[..., Any], checkpoint: dict[str, Any]) -> None:
+            saved = any(key.startswith(f"{NOTE_KEY}.") for key in checkpoint.get("state_dict", {}))
+            if NOTE_KEY in checkpoint:
+                self._engine().note.read(checkpoint, self.criteria)
+                self._engine().note.restore_rng(last=False)
+            elif not saved and getattr(module, NOTE_KEY).state_dict():
+                raise ValueError(
+                    "the checkpoint was made without Distill, and the criteria or the teacher have a state of their own, "
+                    "which it lacks. Load the module's weights first (load_from_checkpoint), and start a new fit without "
+                    "ckpt_path."
+                )
+            original(checkpoint)
+
+        return load
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Distil no more; what was added stays registered, as a checkpoint may still be written."""
+        self._host.unwrap()
+        if self._listener is not None:
+            self._listener.remove()
+            self._listener = None
+        if self._distiller is not None:
+            self._distiller.stop()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._engine().stop()

@@ -81,6 +81,20 @@ class Host:
             self.added = len(missing)
 
 
+def hiding_additions(module: LightningModule) -> Wrapper:
+    """Have the module make its optimizer as if nothing had been added; ``Host.add_to_optimizer`` adds what trains."""
+
+    def make(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        additions = module._modules.pop(NOTE_KEY, None)
+        try:
+            return original(*args, **kwargs)
+        finally:
+            if additions is not None:
+                module._modules[NOTE_KEY] = additions
+
+    return make
+
+
 def without_additions(original: Callable[..., Any], checkpoint: dict[str, Any]) -> None:
     """Load a checkpoint's weights for evaluation: what was added in training is left out."""
     for name, value in strip(checkpoint).items():
@@ -159,6 +173,8 @@ def check(trainer: Trainer, module: LightningModule, guest: Callback) -> None:
         )
     if isinstance(getattr(module, "distiller", None), Distiller):
         raise ValueError(f"{kind} is a distillation itself; give it the criteria and leave Distill out.")
+    if isinstance(getattr(module, NOTE_KEY, None), Additions):
+        delattr(module, NOTE_KEY)  # a fit with another Distill ended by an error
     if hasattr(module, NOTE_KEY):
         raise ValueError(f"{kind} has an attribute {NOTE_KEY!r}, the name under which Distill adds to it; rename it.")
 

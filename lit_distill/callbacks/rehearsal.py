@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
+from lit_distill.batch import move
 from lit_distill.listening import Call, Listener
 from lit_distill.probe import example_batch, whole_batch
 
@@ -67,7 +68,7 @@ def _on_device(module: LightningModule, batch: Any) -> Any:
     """Take a batch the way that Lightning takes it to the device, hooks included."""
     parameter = next(iter(module.parameters()), torch.empty(0))
     batch = module._on_before_batch_transfer(batch)
-    return module._apply_batch_transfer_handler(batch, device=parameter.device)
+    return move(module._apply_batch_transfer_handler(batch, device=parameter.device), parameter.device, parameter.dtype)
 
 
 def _run(trainer: Trainer, module: LightningModule, listener: Listener, set_up: bool, batch: Any) -> Rehearsal:

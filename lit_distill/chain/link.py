@@ -83,9 +83,15 @@ class Link:
 
 def as_word(value: Any) -> str:
     """A value as the command line reads it: text as it is, all else as JSON."""
-    if isinstance(value, str) and isinstance(yaml.safe_load(value or "''"), str):
-        return value
-    return json.dumps(value)
+    return value if isinstance(value, str) and _is_text(value) else json.dumps(value)
+
+
+def _is_text(value: str) -> bool:
+    """Whether the command line takes these characters for text, and not for a number, a list or the like."""
+    try:
+        return isinstance(yaml.safe_load(value or "''"), str)
+    except yaml.YAMLError:  # "*stage3" is no YAML, and so it is text
+        return True
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,8 @@ def mean_over_rows(loss: RowLoss, student: Tensor, teacher: Tensor, mask: Tensor
     """
     chunk = _CPU_CHUNK if student.device.type == "cpu" else _DEVICE_CHUNK
     if torch.compiler.is_compiling() or student.numel() < _LEAST_CHUNKS * chunk:
-        return loss(*_counting(student, teacher, mask)).mean()
+        values = loss(*_counting(student, teacher, mask))
+        return values.mean() if values.numel() else values.sum()  # 0 where nothing counts
     check_same_classes(student, teacher)
     _check_mask(student, mask)
     if student.dim() == 3 and student.is_contiguous() and teacher.is_contiguous():
@@ -49,7 +50,7 @@ def mean_over_rows(loss: RowLoss, student: Tensor, teacher: Tensor, mask: Tensor
         student, teacher = student.flatten(0, 1), teacher.flatten(0, 1)
         mask = mask.flatten() if mask is not None else None
     total, count = _ChunkedSum.apply(loss, chunk, torch.is_grad_enabled(), student, teacher, mask)
-    mean: Tensor = total / count
+    mean: Tensor = total / max(count, 1)
     return mean
 
 

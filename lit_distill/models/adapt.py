@@ -121,6 +121,10 @@ def adapt_images(
         raise ValueError(
             f"adapt takes floating-point images [B, C, H, W], and was given {images.dtype} {list(images.shape)}."
         )
+    for name, value in (("student_mean", given[0]), ("mean", wanted[0])):
+        after = channels if name == "mean" and channels is not None else images.shape[1]
+        if value is not None and value.shape[0] not in (1, after):
+            raise ValueError(f"{name} has {value.shape[0]} channels, and the images have {after} there.")
     pixels = at_least_float32(images)  # PyTorch resizes no bfloat16 on the CPU, and pixels need the digits
     if given[0] is not None and given[1] is not None:
         pixels = pixels * given[1] + given[0]

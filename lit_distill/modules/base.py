@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -25,6 +26,7 @@ from lit_distill.distiller import Comparison, Distiller
 from lit_distill.modules.acceleration import Acceleration
 from lit_distill.modules.evaluator import Evaluator
 from lit_distill.modules.hyperparameters import describe_criteria, record_hyperparameters
+from lit_distill.optim import hold_task_gradient
 from lit_distill.outputs import read_logits
 from lit_distill.probe import as_in_evaluation, example_batch
 from lit_distill.schedules import Schedule
@@ -139,6 +141,7 @@ class DistillationModule(LightningModule):
             student = self.distiller.capture.run(data.inputs, data.mask, need_grad=True)
         comparison = self.distiller.compare(student, answer(), data.target)
         checks.finite(comparison.total, comparison.losses, comparison.own, self.global_step)
+        hold_task_gradient(self.trainer, self.criteria, [comparison.losses])
         self._log_training(comparison, data.size)
         return comparison.total
 
@@ -251,6 +254,8 @@ class DistillationModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.distiller.note.read(checkpoint, self.criteria)
+        if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            self.distiller.note.restore_rng(last=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DistillationModule:
         self.distiller.move(fn)

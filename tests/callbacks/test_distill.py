@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from functools import partial
 from pathlib import Path
@@ -313,6 +314,69 @@ class TestLeavesNothing:
         fit(module, None, tmp_path, callbacks=[guest, fails])
         assert _count_hooks(module) == 0
         assert "training_step" not in vars(module)
+
+
+class Fails(Callback):
+    def on_train_batch_end(self, *args: Any) -> None:
+        raise RuntimeError("theirs")
+
+
+class TestAfterAnError:
+    def test_nothing_is_distilled_any_more(self, tmp_path: Path) -> None:
+        module, network_t = theirs(), teacher()
+        asked: list[int] = []
+        network_t.register_forward_hook(lambda *args: asked.append(1))
+        with pytest.raises(RuntimeError, match="theirs"):
+            fit(module, None, tmp_path, callbacks=[distill(teacher=network_t), Fails()])
+        before = len(asked)
+        fit(module, None, tmp_path)
+        assert len(asked) == before
+        assert "training_step" not in vars(module)
+
+    def test_a_new_distill_takes_over(self, tmp_path: Path) -> None:
+        module, plain = theirs(), theirs()
+        start = copy.deepcopy(module.state_dict())
+        with pytest.raises(RuntimeError, match="theirs"):
+            fit(module, None, tmp_path, callbacks=[distill(), Fails()])
+        module.load_state_dict(start, strict=False)
+        fit(module, distill(), tmp_path)
+        fit(plain, distill(), tmp_path)
+        assert same(weights(module), weights(plain))
+
+
+class TestFittedAgain:
+    @pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+    def test_in_another_precision(self, tmp_path: Path, precision: Any) -> None:
+        module, guest = theirs(), distill()
+        fit(module, guest, tmp_path, precision=precision)
+        fit(module, guest, tmp_path, precision=precision)
+        module.float()
+        fit(module, guest, tmp_path)
+
+    def test_with_another_module_is_refused(self, tmp_path: Path) -> None:
+        guest = distill()
+        fit(theirs(), guest, tmp_path)
+        with pytest.raises(ValueError, match="has trained with another student.*make a new Distill"):
+            fit(theirs(), guest, tmp_path)
+
+    def test_a_schedule_begins_anew(self, tmp_path: Path) -> None:
+        module, guest = theirs(), distill(schedules={"soft.weight": Linear(1.0, 0.0, until=2)})
+        fit(module, guest, tmp_path)
+        trainer = fit(module, guest, tmp_path, max_steps=1)
+        assert float(trainer.callback_metrics["distill/weight/soft"]) == 1.0
+
+
+def test_a_changing_teacher_of_a_whole_module_is_refused(tmp_path: Path) -> None:
+    class Whole(Theirs):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return F.cross_entropy(self(batch[0]), batch[1])
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.model(x)
+
+    guest = Distill(EMATeacher(0.5), {"soft": SoftTarget()}, {"soft": 1.0}, student=".")
+    with pytest.raises(ValueError, match=r"student='\.' is the whole module: name the network"):
+        fit(theirs(Whole), guest, tmp_path)
 
 
 def _count_hooks(module: nn.Module) -> int:

@@ -176,7 +176,7 @@ class TestOtherCheckpoints:
 
     def test_of_a_run_without_distill(self, tmp_path: Path) -> None:
         fit(theirs(), None, tmp_path, enable_checkpointing=True, callbacks=[saving(tmp_path)])
-        with pytest.raises(ValueError, match="made without Distill, and the criteria have layers of their own"):
+        with pytest.raises(ValueError, match="made without Distill, and the criteria or the teacher have a state"):
             self.resume(tmp_path / "last.ckpt", tmp_path)
         # Without layers of their own, nothing is missing.
         self.resume(tmp_path / "last.ckpt", tmp_path, criteria={"soft": SoftTarget()}, weights={"soft": 1.0})
@@ -202,3 +202,67 @@ def test_a_teacher_that_trains_is_saved(tmp_path: Path) -> None:
     copied = {key.removeprefix("lit_distill.teacher."): value for key, value in content.items() if "teacher" in key}
     assert copied.keys() == network().state_dict().keys()
     assert not _same([copied["2.weight"], content["model.2.weight"]])
+
+
+class Everything(Theirs):
+    """Gives the optimizer all that the module has, by name, in two groups."""
+
+    def configure_optimizers(self) -> Any:
+        named = list(self.named_parameters())
+        groups = [
+            {"params": [p for n, p in named if "bias" not in n]},
+            {"params": [p for n, p in named if "bias" in n]},
+        ]
+        return torch.optim.AdamW(groups, lr=0.01)
+
+
+class TestOptimizerOfTheirWholeModule:
+    def test_stripped_it_goes_on(self, tmp_path: Path) -> None:
+        fit(theirs(Everything), None, tmp_path, enable_checkpointing=True, callbacks=[distill(), saving(tmp_path)])
+        strip_file(tmp_path / "last.ckpt", tmp_path / "plain.ckpt")
+        trainer = fit(theirs(Everything), None, tmp_path, max_epochs=3, ckpt_path=tmp_path / "plain.ckpt")
+        assert trainer.current_epoch == 3
+
+    def test_resumes_exactly(self, tmp_path: Path) -> None:
+        whole = theirs(Everything)
+        fit(whole, distill(), tmp_path, max_epochs=3)
+        callbacks = [distill(), saving(tmp_path)]
+        fit(theirs(Everything), None, tmp_path, enable_checkpointing=True, callbacks=callbacks, max_epochs=2)
+        resumed = theirs(Everything)
+        fit(resumed, distill(), tmp_path, max_epochs=3, ckpt_path=tmp_path / "last.ckpt")
+        assert same(weights(whole), weights(resumed))
+
+    def test_an_averaged_teacher_is_in_no_group(self, tmp_path: Path) -> None:
+        guest = distill(teacher=EMATeacher(0.5), criteria={"soft": SoftTarget()}, weights={"soft": 1.0})
+        trainer = fit(theirs(Everything), guest, tmp_path)
+        held = sum(len(group["params"]) for group in trainer.optimizers[0].param_groups)
+        assert held == len(list(theirs().parameters()))
+
+
+@pytest.mark.parametrize("state", ["balance", "teacher"])
+def test_of_a_run_without_distill_and_a_state_that_is_no_parameter(tmp_path: Path, state: str) -> None:
+    fit(theirs(), None, tmp_path, enable_checkpointing=True, callbacks=[saving(tmp_path)])
+    options: dict[str, Any] = {"criteria": {"soft": SoftTarget()}, "weights": {"soft": 1.0}}
+    options |= {"balance": GradientNorm("task")} if state == "balance" else {"teacher": EMATeacher(0.5)}
+    with pytest.raises(ValueError, match="made without Distill"):
+        fit(theirs(), distill(**options), tmp_path, max_epochs=3, ckpt_path=tmp_path / "last.ckpt")
+
+
+class Counting(Theirs):
+    """Asks for the number of steps when it makes its optimizer, and so has the loader made early."""
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01)
+        total = int(self.trainer.estimated_stepping_batches)
+        return [optimizer], [torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=total)]
+
+
+def test_resume_is_exact_where_the_loader_is_made_early(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"max_epochs": 4, "data": loader(shuffle=True)}
+    whole, resumed = theirs(Counting), theirs(Counting)
+    fit(whole, distill(), tmp_path, **options)
+    callbacks = [distill(), saving(tmp_path), Stop()]
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit(theirs(Counting), None, tmp_path, enable_checkpointing=True, callbacks=callbacks, **options)
+    fit(resumed, distill(), tmp_path, ckpt_path=tmp_path / "last.ckpt", **options)
+    assert same(weights(whole), weights(resumed))

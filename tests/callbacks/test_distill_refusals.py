@@ -126,3 +126,8 @@ def test_a_loss_that_is_not_finite_stops_with_its_name(tmp_path: Path) -> None:
 
     with pytest.raises(FloatingPointError, match=r"at step 2: 'task' is inf"):
         fit(theirs(Diverging), distill(), tmp_path)
+
+
+def test_a_path_is_no_teacher() -> None:
+    with pytest.raises(TypeError, match=r"teacher is a str; give a network: lit_distill\.load"):
+        Distill("big.pt")  # type: ignore[arg-type]

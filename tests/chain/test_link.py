@@ -131,3 +131,8 @@ def test_the_checkpoint_is_that_of_the_last_epoch_even_if_saving_fails(
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert saved["epoch"] == 1
     assert saved["global_step"] == 4
+
+
+@pytest.mark.parametrize("text", ["*stage3", "@x", "%x", "{x", "a: b: c", "layer*"])
+def test_text_that_is_no_yaml_is_left_as_it_is(text: str) -> None:
+    assert as_word(text) == text

@@ -403,3 +403,12 @@ def test_standardized_in_chunks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("lit_distill.criteria.chunked._CPU_CHUNK", 15)
     torch.testing.assert_close(value_of(criterion, student, teacher), expected[0], rtol=1e-12, atol=0)
     torch.testing.assert_close(gradient_of(criterion, student, teacher), expected[1], rtol=1e-12, atol=1e-15)
+
+
+def test_a_batch_of_which_nothing_counts_teaches_nothing() -> None:
+    student = torch.randn(2, 3, 4, requires_grad=True)
+    value = soft_target(student, torch.randn(2, 3, 4), mask=torch.zeros(2, 3, dtype=torch.bool))
+    value.backward()
+    assert value.item() == 0
+    assert student.grad is not None
+    assert not student.grad.any()

@@ -25,7 +25,7 @@ from tests.criteria.all_cases import CASES
 from tests.criteria.cases import Case, built, example
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-METHODS = sorted((CONFIGS / "methods").glob("*.yaml"))
+METHODS = [path for folder in ("methods", "recipes") for path in sorted((CONFIGS / folder).glob("*.yaml"))]
 # Chains have links in the model's place, and what only changes the data has no model.
 WHOLE = [
     path

@@ -434,7 +434,6 @@ def test_kill_9_in_mid_epoch_and_resume_gives_the_same_weights_bit_for_bit(folde
     ("model", "file", "accuracy"),
     [
         ("resnet20", "resnet20-12fca82f.th", 0.8103),
-        ("resnet32", "resnet32-d509ac18.th", 0.8256),
         ("resnet56", "resnet56-4bfd9763.th", 0.8320),
     ],
 )
@@ -466,3 +465,23 @@ def test_third_party_weights_reach_their_accuracy_on_real_images(
     text = only(tmp_path, "logs/**/metrics.csv").read_text().splitlines()
     row = dict(zip(text[0].split(","), text[1].split(","), strict=True))
     assert abs(float(row["test/accuracy/student"]) - accuracy) <= 0.0005
+
+
+# Mistakes ---------------------------------------------------------------------------------------------
+
+
+def test_a_mistyped_verb_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match=r"no verb 'doctr'\. Did you mean 'doctor'\? Verbs: fit, .*chain"):
+        main(["doctr"])
+
+
+def test_the_last_line_of_an_error_is_what_first_went_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError) as caught:
+        main(["fit", "--config", "configs/digits/logit.yaml"])
+    assert caught.value.__notes__[-1].startswith("\nlit-distill: no checkpoint at runs/digits/teacher/teacher.ckpt")
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--version"])
+    assert capsys.readouterr().out.startswith("lit-distill ")

@@ -115,3 +115,10 @@ def test_its_numbers_are_part_of_its_state() -> None:
     state = adapt(nn.Linear(2, 2), mean=MEAN, std=STD).state_dict()
     assert state["mean"].flatten().tolist() == pytest.approx(MEAN)
     assert set(state) == {"mean", "std", "model.weight", "model.bias"}
+
+
+def test_a_mean_of_other_channels_is_refused() -> None:
+    network = adapt(nn.Identity(), mean=[0.5] * 3, std=[0.2] * 3)
+    with pytest.raises(ValueError, match="mean has 3 channels, and the images have 1 there"):
+        network(torch.rand(2, 1, 4, 4))
+    assert adapt(nn.Identity(), mean=[0.5] * 3, std=[0.2] * 3, channels=3)(torch.rand(2, 1, 4, 4)).shape == (2, 3, 4, 4)
