@@ -266,3 +266,17 @@ def test_resume_is_exact_where_the_loader_is_made_early(tmp_path: Path) -> None:
         fit(theirs(Counting), None, tmp_path, enable_checkpointing=True, callbacks=callbacks, **options)
     fit(resumed, distill(), tmp_path, ckpt_path=tmp_path / "last.ckpt", **options)
     assert same(weights(whole), weights(resumed))
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed"])  # in 64-true Lightning itself rounds the weights
+def test_resume_is_exact_in_every_precision(tmp_path: Path, precision: Any) -> None:
+    options: dict[str, Any] = {"max_epochs": 4, "precision": precision}
+    whole, guest = theirs(), distill()
+    fit(whole, guest, tmp_path, **options)
+    callbacks = [distill(), saving(tmp_path), Stop()]
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit(theirs(), None, tmp_path, enable_checkpointing=True, callbacks=callbacks, **options)
+    resumed, again = theirs(), distill()
+    fit(resumed, again, tmp_path, ckpt_path=tmp_path / "last.ckpt", **options)
+    assert same(weights(whole), weights(resumed))
+    assert same(weights(guest.criteria), weights(again.criteria))
