@@ -15,11 +15,12 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch.callbacks import Callback
+from torch import nn
 
 from lit_distill import CombinedDistillation, LogitDistillation
 from lit_distill.checkpoint import NOTE_KEY
 from lit_distill.cli import DistillationCLI, find_configs, main
-from lit_distill.models import MLP, MultiHeadCNN, SmallCNN
+from lit_distill.models import MLP, MultiHeadCNN, SmallCNN, load, resnet32, resnet56
 
 ROOT = Path(__file__).parents[2]
 DIGITS = sorted(path.name for path in (ROOT / "configs/digits").glob("*.yaml"))
@@ -429,14 +430,20 @@ def test_kill_9_in_mid_epoch_and_resume_gives_the_same_weights_bit_for_bit(folde
 # Real data -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("model", "file", "accuracy"),
-    [
-        ("resnet20", "resnet20-12fca82f.th", 0.8103),
-        ("resnet56", "resnet56-4bfd9763.th", 0.8320),
-    ],
+    ("model", "file"),
+    [(resnet32, "resnet32-d509ac18.th"), (resnet56, "resnet56-4bfd9763.th")],
+    ids=["resnet32", "resnet56"],
 )
+def test_third_party_weights_load_strictly(shared_data: Path, model: Callable[[], nn.Module], file: str) -> None:
+    fresh = {name: value.clone() for name, value in model().state_dict().items()}
+    loaded = load(model(), shared_data / "teachers" / file).state_dict()
+    assert loaded.keys() == fresh.keys()
+    assert not torch.equal(loaded["linear.weight"], fresh["linear.weight"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "file", "accuracy"), [("resnet20", "resnet20-12fca82f.th", 0.8103)])
 def test_third_party_weights_reach_their_accuracy_on_real_images(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

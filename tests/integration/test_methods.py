@@ -49,7 +49,7 @@ def command(overlay: Path, folder: Path) -> list[str]:
         "--data.root=images",
         "--data.batch_size=8",
         "--data.num_workers=0",
-        "--trainer.max_epochs=2",
+        "--trainer.max_epochs=1",
         "--trainer.limit_train_batches=3",
         "--trainer.limit_val_batches=1",
         "--trainer.log_every_n_steps=1",
