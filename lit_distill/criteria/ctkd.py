@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lit_distill.criteria.about import About
 from lit_distill.criteria.base import Criterion, paired_rows
 from lit_distill.criteria.soft_target import kl_divergence
+from lit_distill.criteria.standardization import standardize
 from lit_distill.outputs import Outputs
 
 
@@ -55,6 +56,7 @@ class CTKD(Criterion):
         low: The least temperature, above 0; 1 in the paper.
         span: What the largest exceeds it by, above 0; 20 in the paper.
         strength: Of the reversed gradient, at least 0.
+        standardize: Whether to standardize each row of both networks' logits first (Sun et al. 2024).
 
     Raises:
         ValueError: An argument is out of range.
@@ -63,12 +65,13 @@ class CTKD(Criterion):
     about = About("CTKD", 'Li et al. 2023, "Curriculum Temperature for Knowledge Distillation", AAAI', weight=0.9)
     compares_logits = True
 
-    def __init__(self, low: float = 1.0, span: float = 20.0, strength: float = 1.0) -> None:
+    def __init__(self, low: float = 1.0, span: float = 20.0, strength: float = 1.0, standardize: bool = False) -> None:
         super().__init__()
         if not (low > 0 and span > 0 and strength >= 0):
             raise ValueError(f"low and span must be above 0 and strength at least 0, not {low}, {span} and {strength}.")
         self._low, self._span = low, span
         self.strength = strength
+        self.standardize = standardize
         self.theta = nn.Parameter(torch.ones(()))
 
     @property
@@ -85,4 +88,7 @@ class CTKD(Criterion):
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
         theta: Tensor = _ReverseGradient.apply(self.theta, self.strength)
-        return soft_target_at(*paired_rows(student, teacher), self._learned(theta))
+        rows_s, rows_t = paired_rows(student, teacher)
+        if self.standardize:
+            rows_s, rows_t = standardize(rows_s), standardize(rows_t)
+        return soft_target_at(rows_s, rows_t, self._learned(theta))

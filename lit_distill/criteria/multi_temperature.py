@@ -12,7 +12,11 @@ from lit_distill.outputs import Outputs
 
 
 def multi_temperature(
-    student: Tensor, teacher: Tensor, temperatures: tuple[float, ...], mask: Tensor | None = None
+    student: Tensor,
+    teacher: Tensor,
+    temperatures: tuple[float, ...],
+    mask: Tensor | None = None,
+    standardize: bool = False,
 ) -> Tensor:
     """``mean_T T² · mean_n KL(p_t || p_s)``: soft targets, the mean over temperatures.
 
@@ -21,8 +25,10 @@ def multi_temperature(
         teacher: The same shape.
         temperatures: Each above 0.
         mask: As in ``soft_target``.
+        standardize: As in ``soft_target``.
     """
-    return torch.stack([soft_target(student, teacher, t, mask=mask) for t in temperatures]).mean()
+    values = [soft_target(student, teacher, t, mask=mask, standardize=standardize) for t in temperatures]
+    return torch.stack(values).mean()
 
 
 class MultiTemperature(Criterion):
@@ -35,6 +41,7 @@ class MultiTemperature(Criterion):
 
     Args:
         temperatures: Each above 0; 2, 3, 4, 5 and 6 in the authors' code.
+        standardize: Whether to standardize each row of both networks' logits first (Sun et al. 2024).
 
     Raises:
         ValueError: There is none, or one is out of range.
@@ -43,8 +50,9 @@ class MultiTemperature(Criterion):
     about = About("MLKD, instances", 'Jin et al. 2023, "Multi-Level Logit Distillation", CVPR', weight=5.0)
     compares_logits = True
 
-    def __init__(self, temperatures: tuple[float, ...] = (2.0, 3.0, 4.0, 5.0, 6.0)) -> None:
+    def __init__(self, temperatures: tuple[float, ...] = (2.0, 3.0, 4.0, 5.0, 6.0), standardize: bool = False) -> None:
         super().__init__()
+        self.standardize = standardize
         if not temperatures:
             raise ValueError("temperatures must name at least one.")
         self.temperatures = tuple(check_temperature(temperature) for temperature in temperatures)
@@ -52,4 +60,4 @@ class MultiTemperature(Criterion):
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
         check_same_classes(student.logits, teacher.logits)
         mask = student.mask if student.logits.dim() > 2 else None
-        return multi_temperature(student.logits, teacher.logits, self.temperatures, mask)
+        return multi_temperature(student.logits, teacher.logits, self.temperatures, mask, self.standardize)

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from lit_distill.criteria import DIST, DKD, NKD, RLD, TTM, WTTM, Criterion, LogitMSE, SoftTarget
+from lit_distill import Outputs
+from lit_distill.criteria import CTKD, DIST, DKD, NKD, RLD, TTM, WTTM, Criterion, LogitMSE, MultiTemperature, SoftTarget
 from lit_distill.criteria.standardization import standardize
 from tests.criteria.logits_by_hand import as_pixels, as_tokens, draw, gradient_of, labels, standardized, value_of
 
@@ -92,3 +93,22 @@ def test_every_criterion_is_what_it_is_of_standardized_logits(make: type[Criteri
 def test_a_head_that_starts_at_zero_does_not_explode(make: type[Criterion]) -> None:
     gradient = gradient_of(make(), torch.zeros(6, 5), draw(6, 5, seed=2).float(), labels(6, classes=5))
     assert gradient.abs().max() < 10
+
+
+@pytest.mark.parametrize(
+    "criterion", [CTKD(standardize=True), MultiTemperature(standardize=True)], ids=["ctkd", "mlkd"]
+)
+def test_criteria_that_learn_or_have_several_temperatures_standardize_too(criterion: Criterion) -> None:
+    student, teacher = torch.randn(4, 6, dtype=torch.float64), torch.randn(4, 6, dtype=torch.float64)
+    criterion = criterion.double()
+    value = criterion(Outputs(student), Outputs(teacher), None)
+    moved = criterion(Outputs(3 * student + 5), Outputs(0.2 * teacher - 1), None)
+    assert moved.item() == pytest.approx(value.item(), rel=1e-5)  # the 1e-7 beside the deviation
+    by_hand = [(z - z.mean(1, keepdim=True)) / (z.std(1, keepdim=True) + 1e-7) for z in (student, teacher)]
+    temperatures = [criterion.temperature] if isinstance(criterion, CTKD) else list(criterion.temperatures)
+    expected = [
+        t**2 * (p * (p / (by_hand[0] / t).softmax(1)).log()).sum(1).mean()
+        for t in temperatures
+        for p in [(by_hand[1] / t).softmax(1)]
+    ]
+    assert value.item() == pytest.approx(float(torch.stack(expected).mean()), abs=1e-10)
