@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lit_distill.criteria.base import at_least_float32
 from lit_distill.criteria.processes import distributed
-from lit_distill.scheduling import nearest
+from lit_distill.references import nearest
 
 _ROUNDING = 1e-4  # how far below 0 rounding may bring a loss that cannot be negative
 _LARGEST_LOG_VARIANCE = 20.0  # keeps exp finite

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib
 import pickle
 import sys
@@ -26,6 +25,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lit_distill.modules import DistillationModule
+from lit_distill.references import nearest
 from lit_distill.teachers import RecordedTeacher
 
 _DESCRIPTION = (
@@ -220,9 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _check_verb(verb: str) -> None:
     known = [*LightningCLI.subcommands(), *_VERBS, "record", "strip"]
     if verb and not verb.startswith("-") and verb not in known:
-        close = difflib.get_close_matches(verb, known, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise SystemExit(f"lit-distill: no verb {verb!r}.{hint} Verbs: {', '.join(known)}.")
+        raise SystemExit(f"lit-distill: no verb {verb!r}.{nearest(verb, known)} Verbs: {', '.join(known)}.")
 
 
 def root_cause(error: BaseException) -> BaseException:

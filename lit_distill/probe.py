@@ -22,13 +22,8 @@ def example_batch(trainer: Trainer) -> Any:
     Raises:
         ValueError: There is no training data, or it is empty.
     """
-    # No public call covers a datamodule, a module's own loader and a loader passed to fit() at once.
-    source = trainer.fit_loop._data_source
     with isolate_rng():
-        loader = source.dataloader() if source.is_defined() else None
-        loader = first_loader(loader)
-        if loader is None:
-            raise ValueError("no training data: give Trainer.fit a datamodule or a train DataLoader.")
+        loader = _given(first_loader(_training_loaders(trainer)))
         if (
             isinstance(loader, DataLoader)
             and isinstance(loader.dataset, Sized)
@@ -39,10 +34,7 @@ def example_batch(trainer: Trainer) -> Any:
             if loader.batch_sampler is not None:
                 indices = [index % len(loader.dataset) for index in range(_SAMPLES)]
                 return loader.collate_fn([loader.dataset[index] for index in indices])
-        try:
-            return next(iter(loader))
-        except StopIteration:
-            raise ValueError("the training DataLoader is empty.") from None
+        return _first_of(loader)
 
 
 def whole_batch(trainer: Trainer) -> Any:
@@ -51,16 +43,29 @@ def whole_batch(trainer: Trainer) -> Any:
     Raises:
         ValueError: There is no training data, or it is empty.
     """
-    source = trainer.fit_loop._data_source
     with isolate_rng():
-        loaders = source.dataloader() if source.is_defined() else None
-        if loaders is None:
-            raise ValueError("no training data: give Trainer.fit a datamodule or a train DataLoader.")
+        loaders = _given(_training_loaders(trainer))
         combined = loaders if isinstance(loaders, CombinedLoader) else CombinedLoader(loaders, "max_size_cycle")
-        try:
-            return next(iter(combined))[0]
-        except StopIteration:
-            raise ValueError("the training DataLoader is empty.") from None
+        return _first_of(combined)[0]
+
+
+def _training_loaders(trainer: Trainer) -> Any:
+    # No public call covers a datamodule, a module's own loader and a loader passed to fit() at once.
+    source = trainer.fit_loop._data_source
+    return source.dataloader() if source.is_defined() else None
+
+
+def _given(loaders: Any) -> Any:
+    if loaders is None:
+        raise ValueError("no training data: give Trainer.fit a datamodule or a train DataLoader.")
+    return loaders
+
+
+def _first_of(loader: Any) -> Any:
+    try:
+        return next(iter(loader))
+    except StopIteration:
+        raise ValueError("the training DataLoader is empty.") from None
 
 
 def first_loader(loaders: Any) -> Any:

@@ -66,3 +66,9 @@ def chosen_call(reference: str) -> int | None:
 def layer_path(reference: str) -> str:
     """A reference's path alone."""
     return hook_key(reference).partition(":")[0]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A question that ends an error: which known name may have been meant; empty where none is near."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from lit_distill.criteria import Criterion
+from lit_distill.references import nearest
 from lit_distill.schedules import Schedule
 
 WEIGHT = "weight"
@@ -82,9 +82,3 @@ def check_value(key: str, value: float, found: str) -> None:
         raise ValueError(f"the schedule of {key!r} gives {found}; a temperature must be finite and above 0.")
     if not math.isfinite(value):
         raise ValueError(f"the schedule of {key!r} gives {found}; the value must be finite.")
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A question that ends an error: which known name may have been meant; empty where none is near."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""

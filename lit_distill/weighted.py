@@ -16,8 +16,9 @@ from lit_distill.criteria import Criterion
 from lit_distill.criteria.base import at_least_float32
 from lit_distill.criteria.processes import distributed
 from lit_distill.outputs import Outputs
+from lit_distill.references import nearest
 from lit_distill.schedules import Schedule
-from lit_distill.scheduling import WEIGHT, can_rise, check_schedules, check_value, nearest, sets_weight
+from lit_distill.scheduling import WEIGHT, can_rise, check_schedules, check_value, sets_weight
 
 
 @dataclass(frozen=True)

@@ -165,9 +165,8 @@ class Distill(Callback):
         assert self._listener is not None
         distiller = self._engine()
         parameter = next(iter(module.parameters()), torch.empty(0))
-        distiller.move(
-            lambda tensor: move(tensor, parameter.device, parameter.dtype)
-        )  # it may be where a fit before left it
+        # The teacher may be where a fit before this one left it.
+        distiller.move(lambda tensor: move(tensor, parameter.device, parameter.dtype))
         if self.example_inputs is not None:
             inputs = move(self.example_inputs, parameter.device, parameter.dtype)
             with as_in_evaluation(distiller.student), torch.no_grad():
@@ -304,10 +303,7 @@ class Distill(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Distil no more; what was added stays registered, as a checkpoint may still be written."""
-        self._host.unwrap()
-        if self._listener is not None:
-            self._listener.remove()
-            self._listener = None
+        self._stop_watching()
         if self._distiller is not None:
             self._distiller.stop()
 
@@ -319,12 +315,15 @@ class Distill(Callback):
 
     def _leave(self, module: LightningModule) -> None:
         """Give the module back as it was."""
+        self._stop_watching()
+        if isinstance(getattr(module, NOTE_KEY, None), hosting.Additions):
+            delattr(module, NOTE_KEY)
+
+    def _stop_watching(self) -> None:
         self._host.unwrap()
         if self._listener is not None:
             self._listener.remove()
             self._listener = None
-        if isinstance(getattr(module, NOTE_KEY, None), hosting.Additions):
-            delattr(module, NOTE_KEY)
 
     def _engine(self) -> Distiller:
         assert self._distiller is not None, "setup comes first"

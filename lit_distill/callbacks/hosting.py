@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from lit_distill.callbacks.stripping import strip
 from lit_distill.checkpoint import NOTE_KEY
 from lit_distill.distiller import Distiller
+from lit_distill.references import nearest
 from lit_distill.teachers import Teacher
 
 Wrapper = Callable[..., Any]
@@ -120,8 +120,7 @@ def submodules(module: LightningModule) -> str:
 
 def not_found(module: LightningModule, name: str) -> str:
     """Say that the student is not there, and what is."""
-    close = difflib.get_close_matches(name, [known for known, _ in module.named_modules() if known], n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
+    hint = nearest(name, [known for known, _ in module.named_modules() if known])
     return f"{type(module).__name__} has no submodule {name!r} to distil into.{hint} {submodules(module)}"
 
 

@@ -25,8 +25,9 @@ from lit_distill.criteria.base import (
 from lit_distill.criteria.hard_target import hard_target, hard_target_binary
 from lit_distill.criteria.hint import hint
 from lit_distill.criteria.soft_target import soft_target, soft_target_bernoulli
+from lit_distill.criteria.spatial import pooled
 from lit_distill.outputs import Outputs
-from lit_distill.projectors import Projector, feature_kind
+from lit_distill.projectors import Projector
 
 
 def own_teacher(
@@ -53,12 +54,6 @@ def own_teacher(
         hard = hard_target_binary(early, target.reshape(early.shape))
         soft = soft_target_bernoulli(early, deepest.detach(), temperature)
     return (1 - alpha) * hard + alpha * soft
-
-
-def pooled(feature: Tensor) -> Tensor:
-    """The mean over positions: ``[B, D]`` of a vector ``[B, D]``, tokens ``[B, N, D]`` or a map ``[B, D, H, W]``."""
-    kind = feature_kind(feature.shape)
-    return feature if kind == "vector" else feature.mean(1) if kind == "tokens" else feature.mean((2, 3))
 
 
 class OwnTeacher(Criterion):

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from lit_distill.criteria.about import About
 from lit_distill.criteria.base import FeatureCriterion, check_temperature
 from lit_distill.criteria.normalisation import unit_length
-from lit_distill.criteria.own_teacher import pooled
 from lit_distill.criteria.processes import gather_rows
 from lit_distill.criteria.softmax_kl import softmax_kl
+from lit_distill.criteria.spatial import pooled
 from lit_distill.outputs import Outputs
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lit_distill.projectors import resize_map
+from lit_distill.projectors import feature_kind, resize_map
 
 
 def at_common_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,7 +44,6 @@ def need_maps(method: str, *features: Tensor) -> None:
 
 
 def pooled(feature: Tensor) -> Tensor:
-    """The mean over positions of a map or of tokens, ``[B, C]``; a vector as it is."""
-    if feature.dim() == 4:
-        return feature.mean((2, 3))
-    return feature.mean(1) if feature.dim() == 3 else feature
+    """The mean over positions: ``[B, D]`` of a vector ``[B, D]``, tokens ``[B, N, D]`` or a map ``[B, D, H, W]``."""
+    kind = feature_kind(feature.shape)
+    return feature if kind == "vector" else feature.mean(1) if kind == "tokens" else feature.mean((2, 3))

@@ -84,16 +84,6 @@ class CombinedDistillation(DistillationModule):
                 f"{', '.join(map(repr, chosen))}; use FeatureDistillation."
             )
         super().__init__(
-            student,
-            teacher,
-            chosen,
-            weighting,
-            task,
-            optimizer,
-            lr_scheduler,
-            batch_format,
-            fast,
-            schedules,
-            balance,
+            student, teacher, chosen, weighting, task, optimizer, lr_scheduler, batch_format, fast, schedules, balance
         )
         record_hyperparameters(self, {**given, "temperature": temperature})

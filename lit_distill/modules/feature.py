@@ -72,16 +72,6 @@ class FeatureDistillation(DistillationModule):
                 "CombinedDistillation."
             )
         super().__init__(
-            student,
-            teacher,
-            chosen,
-            weighting,
-            task,
-            optimizer,
-            lr_scheduler,
-            batch_format,
-            fast,
-            schedules,
-            balance,
+            student, teacher, chosen, weighting, task, optimizer, lr_scheduler, batch_format, fast, schedules, balance
         )
         record_hyperparameters(self, given)

@@ -59,16 +59,6 @@ class LogitDistillation(DistillationModule):
         chosen, weighting = choose(criteria, weights, default, {"hard": 0.1, "soft": 0.9})
         refuse_layers("LogitDistillation", chosen)
         super().__init__(
-            student,
-            teacher,
-            chosen,
-            weighting,
-            task,
-            optimizer,
-            lr_scheduler,
-            batch_format,
-            fast,
-            schedules,
-            balance,
+            student, teacher, chosen, weighting, task, optimizer, lr_scheduler, batch_format, fast, schedules, balance
         )
         record_hyperparameters(self, {"temperature": temperature})

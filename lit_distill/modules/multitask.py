@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -17,6 +16,7 @@ from lit_distill.modules.base import DistillationModule, OptimizerFactory, Sched
 from lit_distill.modules.defaults import DEFAULT_TEMPERATURE, changed_temperature, choose, refuse_unused
 from lit_distill.modules.evaluator import Evaluator
 from lit_distill.modules.hyperparameters import record_hyperparameters
+from lit_distill.references import nearest
 from lit_distill.schedules import Schedule
 from lit_distill.teachers import JointTeacher, Teacher
 
@@ -166,6 +166,6 @@ def _check_heads(heads: Mapping[str, str], kinds: Mapping[str, Task], criteria: 
 def _known(argument: str, names: Iterable[str], heads: Mapping[str, str]) -> None:
     for name in names:
         if name not in heads:
-            close = difflib.get_close_matches(name, heads, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"{argument} names {name!r}, and heads has {', '.join(map(repr, heads))}.{hint}")
+            raise ValueError(
+                f"{argument} names {name!r}, and heads has {', '.join(map(repr, heads))}.{nearest(name, heads)}"
+            )
