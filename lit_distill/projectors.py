@@ -159,7 +159,7 @@ class OrthogonalMap(nn.Module):
 
 
 class ProjectorEnsemble(nn.Module):
-    """``mean_k relu(P_k f)``: several projectors that start differently (Chen et al. 2022, PEFD, section 3.2).
+    """``mean_k relu(P_k f)``: several projectors that start differently (Chen et al. 2022, PEFD, section 3).
 
     Args:
         student: Shape of the student's feature, batch included.

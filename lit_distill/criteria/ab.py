@@ -13,7 +13,7 @@ from lit_distill.outputs import Outputs
 def activation_boundary(student: Tensor, teacher: Tensor, margin: float = 1.0) -> Tensor:
     """``sum [t > 0] max(0, m - s)² + [t <= 0] max(0, m + s)²`` over a sample's elements, the mean over the batch.
 
-    The alternative loss of section 3.2: whether a neuron is active is what counts, and not how much.
+    The paper's alternative, differentiable loss: whether a neuron is active is what counts, and not how much.
 
     Args:
         student: Before the ReLU, ``[B, …]``.

@@ -1,4 +1,4 @@
-"""CC: Peng et al. 2019, "Correlation Congruence for Knowledge Distillation", section 3."""
+"""CC: Peng et al. 2019, "Correlation Congruence for Knowledge Distillation"."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lit_distill.outputs import Outputs
 def correlation(feature: Tensor, gamma: float = 0.4, order: int = 2) -> Tensor:
     """``exp(-2 gamma) sum_p (2 gamma)^p / p! (x_i'x_j)^p`` of unit vectors, ``p`` up to ``order``: ``[B, B]``.
 
-    It is the Taylor expansion of the Gaussian kernel ``exp(-gamma ||x_i - x_j||²)`` (section 3.3).
+    It is the Taylor expansion of the Gaussian kernel ``exp(-gamma ||x_i - x_j||²)``.
 
     Args:
         feature: ``[B, …]``; all but the batch is flattened.

@@ -27,7 +27,7 @@ def contrast(
 ) -> Tensor:
     """Tell an anchor's positive from its negatives; the mean over anchors.
 
-    ``nce`` is the paper's (section 3.2): ``-log h(a, p) - sum_n log(1 - h(a, n))`` with
+    ``nce`` is the paper's (section 3.1): ``-log h(a, p) - sum_n log(1 - h(a, n))`` with
     ``h(a, x) = e / (e + N c)``, ``e = exp(a·x / temperature)`` and ``N`` the number of the anchor's negatives. The paper
     has ``N / M`` in place of ``N c``, ``M`` the number of samples; its code divides ``e`` by a constant first, found in
     the first batch against a bank of random vectors, after which ``M`` cancels and ``c`` is the mean of ``e`` over random

@@ -1,4 +1,4 @@
-"""CTKD: Li et al. 2023, "Curriculum Temperature for Knowledge Distillation", section 3."""
+"""CTKD: Li et al. 2023, "Curriculum Temperature for Knowledge Distillation"."""
 
 from __future__ import annotations
 

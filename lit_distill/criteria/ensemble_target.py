@@ -20,6 +20,7 @@ from lit_distill.criteria.base import (
     valid_rows,
 )
 from lit_distill.criteria.hard_target import hard_target
+from lit_distill.criteria.standardization import standardize as standardized
 from lit_distill.mixture import favour_small, log_mixture, normalised
 from lit_distill.outputs import Outputs
 from lit_distill.references import match_layers
@@ -142,6 +143,8 @@ class EnsembleTarget(Criterion):
         weights: Of ``average``: finite and at least 0, one a teacher in the order of ``teachers``; made to sum to 1.
             Equal where None.
         tolerance: Of ``agreement``, in (0, 1]: the largest weight of one teacher. 0.6 in the authors' code.
+        standardize: Whether to standardize each row of the student's and of every teacher's logits first (Sun et al. 2024),
+            which makes the teachers equally sharp. What the labels decide (``confidence``, ``learned``) is decided before.
 
     Raises:
         ValueError: An argument is out of range or belongs to another weighting; a teacher has other classes.
@@ -157,6 +160,7 @@ class EnsembleTarget(Criterion):
         temperature: float = 4.0,
         weights: list[float] | None = None,
         tolerance: float = 0.6,
+        standardize: bool = False,
     ) -> None:
         super().__init__()
         check_choice("weighting", weighting, WEIGHTINGS)
@@ -173,6 +177,7 @@ class EnsembleTarget(Criterion):
         self.temperature = check_temperature(temperature)
         self.weights = weights
         self.tolerance = tolerance
+        self.standardize = standardize
         self.names: list[str] = []
         self._fixed: list[float] = []
         self.mixing: nn.Parameter | None
@@ -203,13 +208,15 @@ class EnsembleTarget(Criterion):
             self.build(student, teacher)
         rows = valid_rows(counted(student.logits, student.mask))
         teachers = [self._rows(name, student, teacher) for name in self.names]
+        known = [z.detach() for z in teachers]  # a teacher that follows is to follow the student, not the labels
+        if self.standardize:
+            rows, teachers = standardized(rows), [standardized(z) for z in teachers]
         if self.weighting == "average":
             return ensemble_target(rows, teachers, self._fixed, self.temperature)
         if self.weighting == "agreement":
             found = agreement_weights(rows, teachers, self.temperature, self.tolerance)
             return ensemble_target(rows, teachers, found, self.temperature)
         labels = _row_labels(student, target)
-        known = [z.detach() for z in teachers]  # a teacher that follows is to follow the student, not the labels
         if self.mixing is None:
             return ensemble_target(rows, teachers, list(confidence_weights(known, labels)), self.temperature)
         learned = self.mixing.softmax(0)

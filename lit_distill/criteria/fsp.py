@@ -15,7 +15,7 @@ from lit_distill.outputs import Outputs
 
 
 def flow(first: Tensor, second: Tensor) -> Tensor:
-    """``G_cd = mean_p F1_cp F2_dp``: the flow of the solution procedure between two layers (equation 1).
+    """``G_cd = mean_p F1_cp F2_dp``: the flow of the solution procedure between two layers.
 
     Args:
         first: ``[B, C, H, W]``.

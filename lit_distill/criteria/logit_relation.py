@@ -1,4 +1,4 @@
-"""Relations among predictions: Jin, Wang and Lin 2023, "Multi-Level Logit Distillation", section 3.2."""
+"""Relations among predictions: Jin, Wang and Lin 2023, "Multi-Level Logit Distillation"."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lit_distill.criteria.about import About
 from lit_distill.criteria.base import Criterion, check_temperature, paired_rows
+from lit_distill.criteria.standardization import standardize as standardized
 from lit_distill.outputs import Outputs
 
 
@@ -49,6 +50,7 @@ class LogitRelation(Criterion):
         temperatures: Each above 0; 2, 3, 4, 5 and 6 in the authors' code.
         batch: Weight of the samples' relation, at least 0.
         classes: Weight of the classes' relation, at least 0.
+        standardize: Whether to standardize each row of both networks' logits first (Sun et al. 2024).
 
     Raises:
         ValueError: A temperature or a weight is out of range, or both weights are 0.
@@ -62,6 +64,7 @@ class LogitRelation(Criterion):
         temperatures: tuple[float, ...] = (2.0, 3.0, 4.0, 5.0, 6.0),
         batch: float = 1.0,
         classes: float = 1.0,
+        standardize: bool = False,
     ) -> None:
         super().__init__()
         if not temperatures:
@@ -69,9 +72,13 @@ class LogitRelation(Criterion):
         if min(batch, classes) < 0 or max(batch, classes) == 0:
             raise ValueError(f"batch and classes must be at least 0 and not both 0, not {batch} and {classes}.")
         self.temperatures = tuple(check_temperature(temperature) for temperature in temperatures)
-        self.batch, self.classes = batch, classes
+        self.batch, self.classes, self.standardize = batch, classes, standardize
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
-        rows = paired_rows(student, teacher)
-        values = [logit_relation(*rows, temperature, self.batch, self.classes) for temperature in self.temperatures]
+        rows_s, rows_t = paired_rows(student, teacher)
+        if self.standardize:
+            rows_s, rows_t = standardized(rows_s), standardized(rows_t)
+        values = [
+            logit_relation(rows_s, rows_t, temperature, self.batch, self.classes) for temperature in self.temperatures
+        ]
         return torch.stack(values).mean()

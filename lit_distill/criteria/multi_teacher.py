@@ -1,7 +1,7 @@
 """One student learns the features of several teachers.
 
-Ranzinger et al. 2024, "AM-RADIO: Agglomerative Vision Foundation Model", section 3.3; Shang et al. 2024, "Theia: Distilling
-Diverse Vision Foundation Models for Robot Learning", section 3.1.
+Ranzinger et al. 2024, "AM-RADIO: Agglomerative Vision Foundation Model", section 3.4; Shang et al. 2024, "Theia:
+Distilling Diverse Vision Foundation Models for Robot Learning".
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Soft targets at several temperatures: Jin, Wang and Lin 2023, "Multi-Level Logit Distillation", section 3.2."""
+"""Soft targets at several temperatures: Jin, Wang and Lin 2023, "Multi-Level Logit Distillation"."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,25 +15,30 @@ from lit_distill.outputs import Outputs
 
 
 def mutual(
-    peers: Sequence[Tensor], temperature: float = 1.0, task: Task = "multiclass", mask: Tensor | None = None
+    peers: Sequence[Tensor],
+    temperature: float = 1.0,
+    task: Task = "multiclass",
+    mask: Tensor | None = None,
+    standardize: bool = False,
 ) -> Tensor:
     """``sum_k 1/(K-1) sum_{l != k} T² KL(p_l || p_k)``, each ``p_l`` cut from its graph.
 
-    So peer ``k`` gets the gradient of the second term of the paper's equation 8 and of nothing else (equation 6 for two
-    peers); the paper has T = 1.
+    So peer ``k`` gets the gradient of the second term of its loss in the paper (section 3.3; 3.1 for two peers) and of
+    nothing else; the paper has T = 1.
 
     Args:
         peers: Each peer's logits: ``[B, C]``, ``[B, T, C]`` or ``[B, C, H, W]``, all of one shape; 2 or more.
         temperature: Above 0.
         task: ``multiclass`` (softmax), ``binary`` or ``multilabel`` (sigmoid, mean over classes).
         mask: As in ``soft_target``.
+        standardize: As in ``soft_target``; not for sigmoids.
 
     Raises:
         ValueError: The shapes differ, or there are fewer than two peers.
     """
     if len(peers) < 2:
         raise ValueError(f"mutual learning takes at least 2 peers, not {len(peers)}.")
-    divergence = soft_target if task == "multiclass" else soft_target_bernoulli
+    divergence = partial(soft_target, standardize=standardize) if task == "multiclass" else soft_target_bernoulli
     terms = []
     for index, own in enumerate(peers):
         others = [logits.detach() for place, logits in enumerate(peers) if place != index]
@@ -51,6 +57,7 @@ class Mutual(Criterion):
         peers: The peers' layers, 2 or more.
         temperature: Above 0; the paper's is 1.
         task: ``multiclass``, ``binary`` or ``multilabel``.
+        standardize: Whether to standardize each row of every peer's logits first (Sun et al. 2024); multiclass alone.
 
     Raises:
         ValueError: Fewer than two peers, one named twice, or an argument out of range.
@@ -59,11 +66,18 @@ class Mutual(Criterion):
     about = About("DML", 'Zhang et al. 2018, "Deep Mutual Learning", CVPR', weight=1.0)
     needs_teacher = False
 
-    def __init__(self, peers: list[str], temperature: float = 1.0, task: Task = "multiclass") -> None:
+    def __init__(
+        self, peers: list[str], temperature: float = 1.0, task: Task = "multiclass", standardize: bool = False
+    ) -> None:
         super().__init__()
         check_choice("task", task, TASKS)
         if len(peers) < 2 or len(set(peers)) < len(peers):
             raise ValueError(f"peers must name at least 2 different layers, not {peers!r}; Peers has '0', '1', ….")
+        if standardize and task != "multiclass":
+            raise ValueError(
+                f"standardize compares classes with each other, and the task {task!r} has none to compare."
+            )
+        self.standardize = standardize
         self.peers = tuple(peers)
         self.temperature = check_temperature(temperature)
         self.task: Task = task
@@ -87,4 +101,4 @@ class Mutual(Criterion):
         logits = [student.features[name] for name in self.peers]
         # A mask beside [B] or [B, C] logits belongs to the inputs' tokens.
         mask = student.mask if logits[0].dim() > 2 else None
-        return mutual(logits, self.temperature, self.task, mask)
+        return mutual(logits, self.temperature, self.task, mask, self.standardize)

@@ -16,7 +16,7 @@ def normalise(feature: Tensor, kind: Normalise) -> Tensor:
 
     ``l2``: unit length over channels at each position. ``layer``: mean 0 and variance 1 over channels at
     each position, a LayerNorm without weights. ``channel``: mean 0 and variance 1 of each channel over batch
-    and positions, a BatchNorm without weights in training (Cao et al. 2022, PKD, section 3.2).
+    and positions, a BatchNorm without weights in training (Cao et al. 2022, PKD).
 
     Args:
         feature: ``[B, D]``, ``[B, N, D]`` or ``[B, C, H, W]``.

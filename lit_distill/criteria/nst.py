@@ -1,4 +1,4 @@
-"""NST: Huang and Wang 2017, "Like What You Like: Knowledge Distill via Neuron Selectivity Transfer", section 4."""
+"""NST: Huang and Wang 2017, "Like What You Like: Knowledge Distill via Neuron Selectivity Transfer"."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def nst(student: Tensor, teacher: Tensor) -> Tensor:
     """Squared maximum mean discrepancy of the channels' selectivity patterns, with the kernel ``k(x, y) = (x'y)²``.
 
     ``mean_n [mean_cc' k(t_c, t_c') + mean_cc' k(s_c, s_c') - 2 mean_cc' k(t_c, s_c')]`` with each channel's map as one
-    unit vector (equation 7 with the polynomial kernel, d = 2, c = 0). The three kernels are batched products: published
+    unit vector (the polynomial kernel with d = 2, c = 0). The three kernels are batched products: published
     code holds ``C² H W`` numbers a sample for the same value, 35 to 55 times as slow.
 
     Args:

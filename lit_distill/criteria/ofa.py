@@ -18,7 +18,7 @@ from lit_distill.outputs import Outputs
 
 
 def ofa(student: Tensor, teacher: Tensor, target: Tensor, gamma: float = 1.5, temperature: float = 1.0) -> Tensor:
-    """``-T² · mean_n sum_c [(p_c^t + y_c)^gamma - y_c] log p_c^s`` with the label's ``y`` (section 3.3).
+    """``-T² · mean_n sum_c [(p_c^t + y_c)^gamma - y_c] log p_c^s`` with the label's ``y`` (section 3).
 
     A cross-entropy with the teacher's probabilities, enhanced at the label for ``gamma`` above 1; with 1 it is the plain
     one. It is not 0 where the student equals the teacher. The authors' code has no T², and T = 1.
@@ -102,6 +102,8 @@ class OFA(Criterion):
         gamma: How far the label's part is enhanced, at least 1.
         temperature: Above 0; 1 in the authors' code.
         output: Whether the student's own logits are taught in the same way.
+        standardize: Whether to standardize each row of the exits' and the teacher's logits first (Sun et al. 2024, who did
+            not try it here).
 
     Raises:
         ValueError: An argument is out of range.
@@ -117,13 +119,18 @@ class OFA(Criterion):
     compares_logits = True
 
     def __init__(
-        self, student_layer: str | list[str], gamma: float = 1.5, temperature: float = 1.0, output: bool = True
+        self,
+        student_layer: str | list[str],
+        gamma: float = 1.5,
+        temperature: float = 1.0,
+        output: bool = True,
+        standardize: bool = False,
     ) -> None:
         super().__init__()
         if not 1 <= gamma < float("inf"):
             raise ValueError(f"gamma must be at least 1 and finite, not {gamma}.")
         self._student_layers = layer_tuple(student_layer, "student_layer")
-        self.gamma, self.output = gamma, output
+        self.gamma, self.output, self.standardize = gamma, output, standardize
         self.temperature = check_temperature(temperature)
         self.stages: list[str] = []
         self.exits = nn.ModuleList()
@@ -152,6 +159,6 @@ class OFA(Criterion):
             logits.append(student.logits)
         values = []
         for found in logits:
-            rows_s, rows_t, labels = labelled_rows(replace(student, logits=found), teacher, target)
+            rows_s, rows_t, labels = labelled_rows(replace(student, logits=found), teacher, target, self.standardize)
             values.append(ofa(rows_s, rows_t, labels, self.gamma, self.temperature))
         return torch.stack(values).sum()

@@ -15,7 +15,7 @@ _WIDEST = 512
 
 
 def hcl(student: Tensor, teacher: Tensor) -> Tensor:
-    """Hierarchical context loss: ``sum_l w_l mean (pool_l(s) - pool_l(t))² / sum_l w_l`` (section 3.4).
+    """Hierarchical context loss: ``sum_l w_l mean (pool_l(s) - pool_l(t))² / sum_l w_l`` (section 3.3).
 
     The levels are the whole map with weight 1, and its average-pooled 4x4, 2x2 and 1x1 with 1/2, 1/4 and 1/8; a level
     that is no smaller than the map is left out and the weights move up, as in the authors' code.

@@ -57,7 +57,7 @@ def rkd_angle(student: Tensor, teacher: Tensor, chunk: int | None = None) -> Ten
 def rkd(
     student: Tensor, teacher: Tensor, distance: float = 25.0, angle: float = 50.0, chunk: int | None = None
 ) -> Tensor:
-    """``distance · L_D + angle · L_A`` (section 3.3, without the task's loss).
+    """``distance · L_D + angle · L_A`` (section 3.2.3, without the task's loss).
 
     Args:
         student: Embeddings ``[B, …]``.

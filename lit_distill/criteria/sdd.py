@@ -12,12 +12,18 @@ from lit_distill.criteria.about import About
 from lit_distill.criteria.base import FeatureCriterion, check_same_classes, check_temperature
 from lit_distill.criteria.soft_target import kl_divergence
 from lit_distill.criteria.spatial import need_maps
+from lit_distill.criteria.standardization import standardize as standardized
 from lit_distill.outputs import Outputs, read_logits
 from lit_distill.references import hook_key
 
 
 def sdd(
-    student: Tensor, teacher: Tensor, target: Tensor, temperature: float = 4.0, complementary: float = 2.0
+    student: Tensor,
+    teacher: Tensor,
+    target: Tensor,
+    temperature: float = 4.0,
+    complementary: float = 2.0,
+    standardize: bool = False,
 ) -> Tensor:
     """``T² · mean_n,r w_nr KL(p_nr^t || p_nr^s)``: soft targets of each region of an image.
 
@@ -30,7 +36,10 @@ def sdd(
         target: Class indices ``[B]``; where it is -100 every weight is 1.
         temperature: ``T`` above 0.
         complementary: The weight of regions that say other than the whole.
+        standardize: Whether to standardize each region's logits of both first.
     """
+    if standardize:
+        student, teacher = standardized(student), standardized(teacher)
     log_s, log_t = (F.log_softmax(logits / temperature, dim=-1) for logits in (student, teacher))
     losses = kl_divergence(log_t, log_s)
     right = teacher.argmax(-1) == target.unsqueeze(1)
@@ -96,6 +105,7 @@ class SDD(FeatureCriterion):
         temperature: Above 0; 4 in the paper.
         complementary: Weight of regions where the teacher is right and it is wrong on the whole, or the other way round, at
             least 0; 2 in the paper.
+        standardize: Whether to standardize each region's logits of both networks first (Sun et al. 2024).
 
     Raises:
         ValueError: An argument is out of range.
@@ -110,12 +120,14 @@ class SDD(FeatureCriterion):
         teacher_layer: str = "regions",
         temperature: float = 4.0,
         complementary: float = 2.0,
+        standardize: bool = False,
     ) -> None:
         super().__init__(student_layer, teacher_layer)
         if not 0 <= complementary < float("inf"):
             raise ValueError(f"complementary must be at least 0 and finite, not {complementary}.")
         self.temperature = check_temperature(temperature)
         self.complementary = complementary
+        self.standardize = standardize
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
         if target is None:
@@ -129,5 +141,5 @@ class SDD(FeatureCriterion):
                     f"SDD reads regions' logits [B, R, C] and labels [B], and they are {list(regions_s.shape)} and "
                     f"{list(target.shape)}; wrap both networks in RegionLogits."
                 )
-            values.append(sdd(regions_s, regions_t, labels, self.temperature, self.complementary))
+            values.append(sdd(regions_s, regions_t, labels, self.temperature, self.complementary, self.standardize))
         return torch.stack(values).mean()

@@ -60,7 +60,7 @@ def _block(width: int, out: int, kernel: int) -> tuple[nn.Module, ...]:
 class SimKD(FeatureCriterion):
     """The student's last map, projected, against the teacher's, for the teacher's own classifier: mean squared error.
 
-    ``mean (P(f_s) - f_t)²`` over every element (equation 2), at the map before pooling; a larger teacher's map is
+    ``mean (P(f_s) - f_t)²`` over every element, at the map before pooling; a larger teacher's map is
     average-pooled. It is all of the loss: weight 1, no labels and no logits. The student's own classifier then never
     learns, and its accuracy in validation says nothing: what was trained is the student, the projector *and* the teacher's
     classifier, which ``reuse_classifier`` puts together. The projector stays in the network that is used, and its cost

@@ -1,4 +1,4 @@
-"""Similarity-preserving distillation: Tung and Mori 2019, "Similarity-Preserving Knowledge Distillation", section 3.1."""
+"""Similarity-preserving distillation: Tung and Mori 2019, "Similarity-Preserving Knowledge Distillation"."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lit_distill.outputs import Outputs
 
 
 def similarity(feature: Tensor) -> Tensor:
-    """``G = F F^T`` with each row divided by its L2 norm: how alike a batch's samples are (equations 1 and 2).
+    """``G = F F^T`` with each row divided by its L2 norm: how alike a batch's samples are.
 
     Args:
         feature: ``[B, …]``; all but the batch is flattened.

@@ -1,4 +1,4 @@
-"""VID: Ahn et al. 2019, "Variational Information Distillation for Knowledge Transfer", section 2."""
+"""VID: Ahn et al. 2019, "Variational Information Distillation for Knowledge Transfer"."""
 
 from __future__ import annotations
 

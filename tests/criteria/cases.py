@@ -26,6 +26,7 @@ class Case:
         zero_at_equality: The value is 0 (its minimum) where student and teacher put out the same.
         same_width: Student's and teacher's features have one shape in the zero test and everywhere.
         finite_at: Largest magnitude of logits or features at which value and gradient must be finite.
+        finite_in_float16: The same in float16, whose largest number a gradient may exceed.
         batch_of_one: "works", or a part of the error message that refuses it.
         extra: What a test is to leave out, with its reason: {"channels_last": "…"}.
         positions: Of dense logits [B, C, H, W]: (H, W).
@@ -37,6 +38,7 @@ class Case:
     zero_at_equality: bool = True
     same_width: bool = False
     finite_at: float = 1e4
+    finite_in_float16: float = 1e4
     batch_of_one: str = "works"
     extra: dict[str, str] = field(default_factory=dict)
     positions: tuple[int, ...] = ()

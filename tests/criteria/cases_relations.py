@@ -51,7 +51,7 @@ CASES = [
     Case("ofa, vectors", lambda: OFA("a"), kind="vector", zero_at_equality=False),
     Case("sdd", lambda: SDD("a", "a"), kind="tokens", same_width=True),
     # The gradient goes with the cube of the features: at 1e4 it leaves half precision.
-    Case("fsp", lambda: FSP(["a", "a"], ["a", "a"]), kind="map", same_width=True, finite_at=200.0),
+    Case("fsp", lambda: FSP(["a", "a"], ["a", "a"]), kind="map", same_width=True, finite_in_float16=200.0),
     Case("nst", lambda: NST("a", "a"), kind="map"),
     Case("cc", lambda: CC("a", "a"), kind="vector"),
     Case("ab", lambda: AB("a", "a"), kind="map", zero_at_equality=False),

@@ -1,8 +1,30 @@
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
 
 from lit_distill import Outputs
-from lit_distill.criteria import CTKD, DIST, DKD, NKD, RLD, TTM, WTTM, Criterion, LogitMSE, MultiTemperature, SoftTarget
+from lit_distill.criteria import (
+    CTKD,
+    DIST,
+    DKD,
+    NKD,
+    OFA,
+    RLD,
+    SDD,
+    TTM,
+    WTTM,
+    Criterion,
+    EnsembleTarget,
+    LogitMSE,
+    LogitRelation,
+    MultiTemperature,
+    Mutual,
+    SoftTarget,
+)
+from lit_distill.criteria.ofa import ofa
 from lit_distill.criteria.standardization import standardize
 from tests.criteria.logits_by_hand import as_pixels, as_tokens, draw, gradient_of, labels, standardized, value_of
 
@@ -112,3 +134,79 @@ def test_criteria_that_learn_or_have_several_temperatures_standardize_too(criter
         for p in [(by_hand[1] / t).softmax(1)]
     ]
     assert value.item() == pytest.approx(float(torch.stack(expected).mean()), abs=1e-10)
+
+
+def rows_by_hand(logits: Tensor) -> Tensor:
+    rows = logits.reshape(-1, logits.shape[-1]).tolist()
+    return torch.tensor([standardized(row) for row in rows], dtype=torch.float64).reshape(logits.shape)
+
+
+def read_from_layers(make: Callable[[bool], Criterion], standardize: bool, first: Tensor, second: Tensor) -> Tensor:
+    """The value where both networks have these logits as outputs and as layers "0" and "1"."""
+    criterion = make(standardize).double()
+    target = labels(len(first), classes=first.shape[-1])
+    student = Outputs(first.flatten(1)[:, : first.shape[-1]], {"0": first, "1": second})
+    teacher = Outputs(second.flatten(1)[:, : first.shape[-1]], {"0": second, "1": first})
+    torch.manual_seed(0)
+    criterion.build(student, teacher)
+    value: Tensor = criterion(student, teacher, target)
+    return value
+
+
+LAYERS: dict[str, tuple[Callable[[bool], Criterion], tuple[int, ...]]] = {
+    "SDD": (lambda on: SDD("0", "0", standardize=on), (6, 3, 5)),
+    "Mutual": (lambda on: Mutual(["0", "1"], standardize=on), (6, 5)),
+    "average": (lambda on: EnsembleTarget(["0", "1"], standardize=on), (6, 5)),
+    "agreement": (lambda on: EnsembleTarget(["0", "1"], "agreement", standardize=on), (6, 5)),
+    "LogitRelation": (lambda on: LogitRelation(standardize=on), (6, 5)),
+}
+
+
+@pytest.mark.parametrize(("make", "shape"), LAYERS.values(), ids=LAYERS)
+def test_criteria_of_layers_are_what_they_are_of_standardized_logits(
+    make: Callable[[bool], Criterion], shape: tuple[int, ...]
+) -> None:
+    first, second = draw(*shape, seed=1), draw(*shape, seed=2)
+    expected = read_from_layers(make, False, rows_by_hand(first), rows_by_hand(second))
+    assert expected.item() != pytest.approx(read_from_layers(make, False, first, second).item(), rel=0.01)
+    found = read_from_layers(make, True, first, second)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    moved = read_from_layers(make, True, 3 * first + 5, 0.2 * second - 1)
+    torch.testing.assert_close(moved, expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("weighting", ["confidence", "learned"])
+def test_labels_weigh_an_ensemble_before_it_is_standardized(weighting: Any) -> None:
+    student, target = draw(6, 5), labels(6, classes=5)
+    teachers = {"0": draw(6, 5, seed=1), "1": 4 * draw(6, 5, seed=2)}
+    criterion = EnsembleTarget(["0", "1"], weighting, standardize=True)
+    criterion.build(Outputs(student), Outputs(student, teachers))
+    criterion.double()
+    found = criterion(Outputs(student), Outputs(student, teachers), target)
+    losses = [torch.nn.functional.cross_entropy(z, target, reduction="none") for z in teachers.values()]
+    shares = torch.stack(losses).softmax(0)
+    first = 1 - shares[0] if weighting == "confidence" else torch.full((6,), 0.5, dtype=torch.float64)
+    p_0, p_1, p_s = ((rows_by_hand(z) / 4).softmax(1) for z in (*teachers.values(), student))
+    p_t = first[:, None] * p_0 + (1 - first)[:, None] * p_1
+    expected = 16 * (p_t * (p_t / p_s).log()).sum(1).mean()
+    if weighting == "learned":
+        raw = torch.stack([z.softmax(1) for z in teachers.values()]).mean(0)
+        expected = expected - raw[torch.arange(6), target].log().mean()
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=0)
+
+
+def test_exits_and_teacher_are_standardized() -> None:
+    student, teacher, target = draw(6, 5, seed=1), draw(6, 5, seed=2), labels(6, classes=5)
+    criterion = OFA("a", standardize=True)
+    outputs = Outputs(student, {"a": draw(6, 7)})
+    criterion.build(outputs, Outputs(teacher))
+    exit_logits = criterion.double().exits[0](outputs.features["a"])
+    found = criterion(outputs, Outputs(teacher), target)
+    expected = sum(ofa(rows_by_hand(z.detach()), rows_by_hand(teacher), target) for z in (exit_logits, student))
+    assert isinstance(expected, Tensor)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=0)
+
+
+def test_sigmoids_have_nothing_to_standardize() -> None:
+    with pytest.raises(ValueError, match="standardize compares classes.*'multilabel' has none"):
+        Mutual(["0", "1"], task="multilabel", standardize=True)
