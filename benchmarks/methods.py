@@ -3,10 +3,12 @@
     python benchmarks/methods.py
     python benchmarks/methods.py --seeds 5 --only dkd dist hint
     python benchmarks/methods.py --pair cifar10 --data DATA --weights resnet56-4bfd9763.th --seeds 1 --only dkd dist
+    python benchmarks/methods.py --pair cifar10 --data DATA --weights ... --seeds 1 --epochs 10 --train-size 5000
 
-On the digits (100 labels, SmallCNN of 56,554 parameters to one of 3,778) the configs' layers are those of the same depth,
-and schedules keep their share of the training; weights and options stay as the config has them, tuned for another pair.
-On CIFAR-10 the configs run as they are. Both: same student, data order and schedule for all, seeded anew each epoch.
+On the digits (100 labels, SmallCNN of 56,554 parameters to one of 3,778) the configs' layers are those of the same depth;
+weights and options stay as the config has them, tuned for another pair. On CIFAR-10 (ResNet-56 to ResNet-20) the configs
+run as they are, the images in memory. Both: same student, data order and schedule for all, seeded anew each epoch; with
+``--epochs`` the learning rate's schedule and the criteria's keep their share of the training.
 
 Each run is written to ``--out`` as soon as it ends, and is not repeated: a run that was cut off goes on.
 """
@@ -43,7 +45,7 @@ _NETWORKS = {
     "lit_distill.models.resnet20": {"class_path": _SMALL, "init_args": {"width": 8}},
     "lit_distill.models.resnet56": {"class_path": _SMALL, "init_args": {"width": 32}},
 }
-_DIGITS_EPOCHS, _CONFIG_EPOCHS = 60, 30
+_EPOCHS = {"digits": 60, "cifar10": 30}  # of the pairs' configs; the methods' schedules are made for the second
 _TEACHER = "runs/digits/teacher/teacher.ckpt"
 
 
@@ -55,11 +57,7 @@ def for_digits(value: Any, key: str = "") -> Any:
         return {name: for_digits(inner, name) for name, inner in value.items()}
     if isinstance(value, list):
         return [for_digits(inner, key) for inner in value]
-    if isinstance(value, str):
-        return _digits_word(value, key)
-    if key in ("until", "begin") and isinstance(value, (int, float)):
-        return value * _DIGITS_EPOCHS / _CONFIG_EPOCHS
-    return value
+    return _digits_word(value, key) if isinstance(value, str) else value
 
 
 def _digits_word(value: str, key: str) -> str:
@@ -69,6 +67,17 @@ def _digits_word(value: str, key: str) -> str:
         return value
     path, mark, rest = value.partition(":")
     return ".".join(_NAMES.get(part, part.replace("layer", "stage")) for part in path.split(".")) + mark + rest
+
+
+def in_proportion(value: Any, epochs: int, key: str = "") -> Any:
+    """A method's settings with schedules that keep their share of a training of so many epochs."""
+    if isinstance(value, Mapping):
+        return {name: in_proportion(inner, epochs, name) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [in_proportion(inner, epochs, key) for inner in value]
+    if key in ("until", "begin") and isinstance(value, (int, float)):
+        return value * epochs / _EPOCHS["cifar10"]
+    return value
 
 
 def deployed(module: Any) -> Any:
@@ -82,20 +91,19 @@ def deployed(module: Any) -> Any:
 
 def words_for(method: str, options: argparse.Namespace, folder: Path) -> list[str]:
     """What to put after ``lit-distill fit``."""
+    digits = options.pair == "digits"
+    without, plain = ("digits/baseline", "digits/logit") if digits else ("cifar10/baseline", "methods/base")
+    words = ["--config", f"configs/{without if method == BASELINE else plain}.yaml"]
     path = next((path for path in method_configs() if path.stem == method), None)
-    if options.pair == "digits":
-        if method == BASELINE:
-            return ["--config", "configs/digits/baseline.yaml"]
-        words = ["--config", "configs/digits/logit.yaml"]
-        if path is not None:
-            overlay = folder / f"{method}.yaml"
-            overlay.write_text(yaml.safe_dump(for_digits(yaml.safe_load(path.read_text()))))
-            words += ["--config", str(overlay)]
-        return words
-    images = ["--config", "configs/cifar10/images.yaml", "--data.root", str(options.data)]
-    if method == BASELINE:
-        return ["--config", "configs/cifar10/baseline.yaml", *images]
-    return ["--config", "configs/methods/base.yaml", *(["--config", str(path)] if path else []), *images]
+    if path is not None:
+        settings = in_proportion(yaml.safe_load(path.read_text()), options.epochs or _EPOCHS[options.pair])
+        overlay = folder / f"{method}.yaml"
+        overlay.write_text(yaml.safe_dump(for_digits(settings) if digits else settings))
+        words += ["--config", str(overlay)]
+    if not digits:
+        words += ["--config", "configs/cifar10/images.yaml", f"--data.root={options.data}", "--data.in_memory=true"]
+        words += [f"--data.train_size={options.train_size}"] if options.train_size else []
+    return [*words, f"--lr_scheduler.T_max={options.epochs}"] if options.epochs else words
 
 
 def prepare(options: argparse.Namespace) -> None:
@@ -168,11 +176,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--pair", choices=["digits", "cifar10"], default="digits")
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 on (default: 3)")
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
-    parser.add_argument("--epochs", type=int, help="in place of the configs'; their schedules keep their length")
+    parser.add_argument("--epochs", type=int, help="in place of the configs'; schedules keep their share")
+    parser.add_argument("--train-size", type=int, help="training images, for --pair cifar10; all where left out")
     parser.add_argument("--data", type=Path, help="CIFAR-10 as train/<class> and test/<class> image folders")
     parser.add_argument("--weights", type=Path, help="third-party ResNet-56 weights")
     parser.add_argument("--out", type=Path, default=Path("runs/methods"), help="folder (default: runs/methods)")
     options = parser.parse_args()
+    if options.pair == "digits" and options.train_size:
+        parser.error("--train-size is for --pair cifar10.")
     if options.pair == "cifar10":
         if options.data is None or options.weights is None:
             parser.error("--pair cifar10 needs --data and --weights.")
@@ -189,6 +200,7 @@ def main() -> None:
     os.chdir(options.out)  # where the configs look for the teacher
     start = time.perf_counter()
     suffix = f"-{options.epochs}-epochs" if options.epochs else ""
+    suffix += f"-{options.train_size}-images" if options.train_size else ""
     results = Rows(Path(f"methods-{options.pair}{suffix}.json").absolute())
     prepare(options)
     failed: dict[str, str] = {}
