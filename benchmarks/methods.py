@@ -3,7 +3,7 @@
     python benchmarks/methods.py
     python benchmarks/methods.py --seeds 5 --only dkd dist hint
     python benchmarks/methods.py --pair cifar10 --data DATA --weights resnet56-4bfd9763.th --seeds 1 --only dkd dist
-    python benchmarks/methods.py --pair cifar10 --data DATA --weights ... --seeds 1 --epochs 10 --train-size 5000
+    python benchmarks/methods.py --pair cifar10 --data DATA --weights ... --epochs 10 --train-size 5000 --batch-size 64
 
 On the digits (100 labels, SmallCNN of 56,554 parameters to one of 3,778) the configs' layers are those of the same depth;
 weights and options stay as the config has them, tuned for another pair. On CIFAR-10 (ResNet-56 to ResNet-20) the configs
@@ -102,7 +102,8 @@ def words_for(method: str, options: argparse.Namespace, folder: Path) -> list[st
         words += ["--config", str(overlay)]
     if not digits:
         words += ["--config", "configs/cifar10/images.yaml", f"--data.root={options.data}", "--data.in_memory=true"]
-        words += [f"--data.train_size={options.train_size}"] if options.train_size else []
+        sizes = {"train_size": options.train_size, "batch_size": options.batch_size}
+        words += [f"--data.{name}={size}" for name, size in sizes.items() if size]
     return [*words, f"--lr_scheduler.T_max={options.epochs}"] if options.epochs else words
 
 
@@ -178,12 +179,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--epochs", type=int, help="in place of the configs'; schedules keep their share")
     parser.add_argument("--train-size", type=int, help="training images, for --pair cifar10; all where left out")
+    parser.add_argument("--batch-size", type=int, help="for --pair cifar10; 128 where left out")
     parser.add_argument("--data", type=Path, help="CIFAR-10 as train/<class> and test/<class> image folders")
     parser.add_argument("--weights", type=Path, help="third-party ResNet-56 weights")
     parser.add_argument("--out", type=Path, default=Path("runs/methods"), help="folder (default: runs/methods)")
     options = parser.parse_args()
-    if options.pair == "digits" and options.train_size:
-        parser.error("--train-size is for --pair cifar10.")
+    if options.pair == "digits" and (options.train_size or options.batch_size):
+        parser.error("--train-size and --batch-size are for --pair cifar10.")
     if options.pair == "cifar10":
         if options.data is None or options.weights is None:
             parser.error("--pair cifar10 needs --data and --weights.")
@@ -201,6 +203,7 @@ def main() -> None:
     start = time.perf_counter()
     suffix = f"-{options.epochs}-epochs" if options.epochs else ""
     suffix += f"-{options.train_size}-images" if options.train_size else ""
+    suffix += f"-batches-of-{options.batch_size}" if options.batch_size else ""
     results = Rows(Path(f"methods-{options.pair}{suffix}.json").absolute())
     prepare(options)
     failed: dict[str, str] = {}
