@@ -57,6 +57,9 @@ class Distill(Callback):
         example_inputs: What the student is called with, for a few samples. Needed only where the module's training step
             cannot be run on two samples before the fit.
 
+    Attributes:
+        distiller: The engine; None before the first fit, as the student may be made in the module's ``setup``.
+
     Raises:
         ValueError: An argument is wrong.
     """
@@ -89,14 +92,14 @@ class Distill(Callback):
         self.student = student
         self.call = call
         self.example_inputs = example_inputs
-        self._given = teacher
+        self.teacher = teacher
         self._format = batch_format or BatchFormat()
         self._reads_batch = (
             self._format.teacher_input_key is not None
             or (isinstance(teacher, Teacher) and teacher.needs_target)
             or any(criterion.needs_target for criterion in self.criteria.criteria().values())
         )
-        self._distiller: Distiller | None = None
+        self.distiller: Distiller | None = None
         self._listener: Listener | None = None
         self._host = hosting.Host()
         self._warned = False
@@ -133,28 +136,28 @@ class Distill(Callback):
     def _attach(self, trainer: Trainer, module: LightningModule, set_up: bool) -> None:
         student = hosting.find(module, self.student)
         assert student is not None
-        if self._distiller is not None and self._distiller.student is not student:
+        if self.distiller is not None and self.distiller.student is not student:
             raise ValueError(
                 "this Distill has trained with another student, whose projectors and statistics its criteria still hold; make "
                 "a new Distill for this one."
             )
-        if self._distiller is None:
-            hosting.check_teacher(module, student, self._given)
-            self._distiller = Distiller(student, self._given, self.criteria, self._format)
+        if self.distiller is None:
+            hosting.check_teacher(module, student, self.teacher)
+            self.distiller = Distiller(student, self.teacher, self.criteria, self._format)
         else:
-            self._distiller.capture.restore()
-        self._listener = Listener(self._distiller.capture)
+            self.distiller.capture.restore()
+        self._listener = Listener(self.distiller.capture)
         if is_compiled(module) or getattr(module, "_compiler_ctx", None) is not None:
             see_hooks()
         self._rehearse(trainer, module, set_up)
         additions = hosting.Additions({"criteria": self.criteria})
-        if self._distiller.registered_teacher is not None and student is module:
+        if self.distiller.registered_teacher is not None and student is module:
             raise ValueError(
                 "a teacher that changes in training is registered in the module, and student='.' is the whole module: name the "
                 f"network in it. {hosting.submodules(module)}"
             )
-        if self._distiller.registered_teacher is not None:
-            additions["teacher"] = self._distiller.registered_teacher
+        if self.distiller.registered_teacher is not None:
+            additions["teacher"] = self.distiller.registered_teacher
         hosting.check_strategy(trainer, additions)
         module.add_module(NOTE_KEY, additions)
         self._host.wrap(module, "training_step", self._training_step(module))
@@ -281,8 +284,8 @@ class Distill(Callback):
     # Checkpoints and the end ---------------------------------------------------------------------
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if self._distiller is not None and hasattr(pl_module, NOTE_KEY):
-            self._distiller.note.write(checkpoint, self.criteria)
+        if self.distiller is not None and hasattr(pl_module, NOTE_KEY):
+            self.distiller.note.write(checkpoint, self.criteria)
             checkpoint[NOTE_KEY]["in_optimizer"] = self._host.added
 
     def _on_load_checkpoint(self, module: LightningModule) -> hosting.Wrapper:
@@ -304,8 +307,8 @@ class Distill(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Distil no more; what was added stays registered, as a checkpoint may still be written."""
         self._stop_watching()
-        if self._distiller is not None:
-            self._distiller.stop()
+        if self.distiller is not None:
+            self.distiller.stop()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._engine().stop()
@@ -320,11 +323,12 @@ class Distill(Callback):
             delattr(module, NOTE_KEY)
 
     def _stop_watching(self) -> None:
+        self._task.value = torch.zeros(())  # a step that ended by an error left its graph
         self._host.unwrap()
         if self._listener is not None:
             self._listener.remove()
             self._listener = None
 
     def _engine(self) -> Distiller:
-        assert self._distiller is not None, "setup comes first"
-        return self._distiller
+        assert self.distiller is not None, "setup comes first"
+        return self.distiller

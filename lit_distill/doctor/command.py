@@ -11,9 +11,10 @@ from lightning.pytorch import Trainer
 
 from lit_distill.cli import DistillationCLI, find_configs
 from lit_distill.doctor.examining import MOST_STEPS, diagnose, quiet_trainer
+from lit_distill.doctor.setup import setup_of
 
 
-class _Setup(DistillationCLI):
+class _Fit(DistillationCLI):
     """Builds what ``fit`` would, with a Trainer that leaves nothing behind."""
 
     def __init__(self, arguments: list[str], steps: int) -> None:
@@ -46,9 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not 1 <= options.steps <= MOST_STEPS:
         parser.error(f"--steps must be 1 to {MOST_STEPS}, not {options.steps}.")
     words = [word for path in find_configs(options.config) for word in ("--config", path)]
-    setup = _Setup([*words, *find_configs(further)], options.steps)
-    precision = setup.config_init["trainer"]["precision"]
-    report = diagnose(setup.model, setup.datamodule, setup.trainer, precision)
+    fit = _Fit([*words, *find_configs(further)], options.steps)
+    precision = fit.config_init["trainer"]["precision"]
+    report = diagnose(setup_of(fit.model), fit.datamodule, fit.trainer, precision)
     print(report.render())
     return int(bool(report.bugs))
 

@@ -16,7 +16,7 @@ from lit_distill.criteria import Criterion
 from lit_distill.doctor.findings import Finding
 from lit_distill.doctor.record import Record
 from lit_distill.doctor.sample import Sample
-from lit_distill.modules import DistillationModule
+from lit_distill.doctor.setup import Setup
 
 _APART = 100.0
 _DEAR = 2.0  # times the student's own step
@@ -43,15 +43,16 @@ def balance_findings(record: Record) -> list[Finding]:
     return found
 
 
-def cost_findings(module: DistillationModule, record: Record) -> list[Finding]:
+def cost_findings(setup: Setup, record: Record) -> list[Finding]:
     """Criteria that take much longer than the student's own forward and backward pass; both are timed anew."""
     assert record.sample is not None
     assert record.student_call is not None
     sample, (inputs, named) = record.sample, record.student_call
-    own = _time(partial(_pass, module.student, inputs, named))
+    student = setup.student.to(sample.student.logits.device)  # Lightning has moved it back to the CPU
+    own = _time(partial(_pass, student, inputs, named))
     found = []
     for name, criterion in record.built.items():
-        cost = _time(partial(_value, criterion, sample)) if module.criteria.weights[name] > 0 else 0.0
+        cost = _time(partial(_value, criterion, sample)) if setup.criteria.weights[name] > 0 else 0.0
         if math.isfinite(own) and math.isfinite(cost) and cost > max(_NOTHING, _DEAR * own):
             found.append(
                 Finding(

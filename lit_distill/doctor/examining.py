@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelSummary, ProgressBar
 from lightning.pytorch.utilities.seed import isolate_rng
 
@@ -21,8 +21,8 @@ from lit_distill.doctor.findings import Finding, Report
 from lit_distill.doctor.observer import Observer
 from lit_distill.doctor.record import Record
 from lit_distill.doctor.sample import Sample
+from lit_distill.doctor.setup import Setup, copied, setup_of
 from lit_distill.doctor.subject import Subject, subject
-from lit_distill.modules import DistillationModule
 
 MOST_STEPS = 20
 _PATIENCE = 5.0  # seconds for one criterion's formula, after which no further check is begun
@@ -46,44 +46,47 @@ _FORMULA_CHECKS = (
 
 
 def examine(
-    module: DistillationModule,
+    module: LightningModule,
     data: LightningDataModule | Any,
     trainer_options: Mapping[str, Any] | None = None,
     steps: int = MOST_STEPS,
 ) -> list[Finding]:
-    """Run a copy of a distillation for a few steps, and look for mistakes; the module stays as it is.
+    """Run a copy of a distillation for a few steps, and look for mistakes; module and ``Distill`` callback stay as they are.
 
     It runs on one device, in one process, without accumulation, loggers and checkpoints. A frozen teacher is not copied;
     its parameters, buffers and modes are put back.
 
     Args:
-        module: The distillation, before its fit.
+        module: A ``DistillationModule`` before its fit, or a LightningModule of your own with ``Distill``.
         data: A LightningDataModule, or a training DataLoader.
-        trainer_options: What the fit's Trainer is made with, such as ``precision`` and ``gradient_clip_val``.
+        trainer_options: What the fit's Trainer is made with, such as ``precision``, ``gradient_clip_val`` and ``callbacks``;
+            ``Distill`` is found among these.
         steps: Training batches to run, 1 to 20; fewer where they take more than 5 seconds.
 
     Returns:
         What was found; nothing where all is well.
 
     Raises:
-        TypeError: The module is no ``DistillationModule``.
+        TypeError: The module is no ``DistillationModule``, and no ``Distill`` is among the callbacks.
         ValueError: ``steps`` is out of range.
     """
     return list(report(module, data, trainer_options, steps).findings)
 
 
 def report(
-    module: DistillationModule,
+    module: LightningModule,
     data: LightningDataModule | Any,
     trainer_options: Mapping[str, Any] | None = None,
     steps: int = MOST_STEPS,
 ) -> Report:
     """As ``examine``, with what was checked."""
-    if not isinstance(module, DistillationModule):
-        raise TypeError(f"the doctor examines a DistillationModule, not a {type(module).__name__}.")
-    with isolate_rng(), _teacher_kept(module):
-        options = trainer_options or {}
-        return diagnose(copy.deepcopy(module), data, quiet_trainer(options, steps), options.get("precision"))
+    options = trainer_options or {}
+    callbacks = _callbacks(options)
+    setup = setup_of(module, callbacks)
+    with isolate_rng(), copied(setup) as twin:
+        own = [twin.holder if callback is setup.holder else callback for callback in callbacks]
+        trainer = quiet_trainer({**options, "callbacks": own}, steps)
+        return diagnose(twin, data, trainer, options.get("precision"))
 
 
 def quiet_trainer(options: Mapping[str, Any], steps: int) -> Trainer:
@@ -98,14 +101,8 @@ def quiet_trainer(options: Mapping[str, Any], steps: int) -> Trainer:
     """
     if not 1 <= steps <= MOST_STEPS:
         raise ValueError(f"steps must be 1 to {MOST_STEPS}, not {steps}.")
-    given = options.get("callbacks") or []
-    callbacks = [
-        callback
-        for callback in (given if isinstance(given, list) else [given])
-        if not isinstance(callback, (ProgressBar, ModelSummary))
-    ]
     ours = {
-        "callbacks": callbacks,
+        "callbacks": [one for one in _callbacks(options) if not isinstance(one, (ProgressBar, ModelSummary))],
         "devices": 1,
         "num_nodes": 1,
         "strategy": "auto",
@@ -124,44 +121,47 @@ def quiet_trainer(options: Mapping[str, Any], steps: int) -> Trainer:
     return trainer
 
 
-def diagnose(
-    module: DistillationModule, data: LightningDataModule | Any, trainer: Trainer, precision: str | None = None
-) -> Report:
-    """Examine a module that may be used up.
+def _callbacks(options: Mapping[str, Any]) -> list[Any]:
+    given = options.get("callbacks") or []
+    return given if isinstance(given, list) else [given]
+
+
+def diagnose(setup: Setup, data: LightningDataModule | Any, trainer: Trainer, precision: str | None = None) -> Report:
+    """Examine a distillation that may be used up.
 
     Args:
-        module: The distillation.
+        setup: The distillation; of a callback, that the trainer has.
         data: A LightningDataModule, or a training DataLoader.
         trainer: From ``quiet_trainer``.
         precision: What was asked of the Trainer, which takes another where the device lacks it.
     """
     started = time.perf_counter()
     precision = str(precision or trainer.precision)
-    fresh = {name: copy.deepcopy(criterion) for name, criterion in module.criteria.criteria().items()}
-    observer = Observer()
-    observer.watch(module.criteria)
+    fresh = {name: copy.deepcopy(criterion) for name, criterion in setup.formulas().items()}
+    observer = Observer(setup)
+    observer.watch()
     trainer.callbacks.append(observer)  # type: ignore[attr-defined]
     with _silence():
-        error = _fit(module, data, trainer)
-        observer.finish(module)
+        error = _fit(setup.module, data, trainer)
+        observer.finish()
         record = observer.record
         found: dict[str, list[Finding]] = {"run": [] if error is None else [_failure(error, record.steps)]}
-        found |= _seen(module, record, precision)
+        found |= _seen(setup, record, precision)
         notes: list[str] = []
-        for name, built in record.built.items():
-            if module.criteria.trains(name) and record.sample is not None:
-                _merge(found, _formula(name, built, fresh[name], record.sample, precision, notes))
+        for name, criterion in fresh.items():
+            if record.sample is not None:
+                _merge(found, _formula(name, record.built[name], criterion, record.sample, precision, notes))
         if record.sample is not None and record.student_call is not None:
-            found["cost"] = effort.cost_findings(module, record)
+            found["cost"] = effort.cost_findings(setup, record)
     findings = [finding for of_check in found.values() for finding in of_check]
     return Report(findings, frozenset(found), record.steps, time.perf_counter() - started, notes)
 
 
-def _seen(module: DistillationModule, record: Record, precision: str) -> dict[str, list[Finding]]:
+def _seen(setup: Setup, record: Record, precision: str) -> dict[str, list[Finding]]:
     """The checks of what was seen in training."""
     if not record.parameters:  # it never began
         return {}
-    found = parameters.parameter_findings(module, record, precision) | teacher.teacher_findings(module, record)
+    found = parameters.parameter_findings(setup, record, precision) | teacher.teacher_findings(setup, record)
     if record.pulls:
         found["balance"] = effort.balance_findings(record)
     return found
@@ -207,7 +207,7 @@ def _merge(found: dict[str, list[Finding]], more: Mapping[str, list[Finding]]) -
         found[check] = found.get(check, []) + findings
 
 
-def _fit(module: DistillationModule, data: LightningDataModule | Any, trainer: Trainer) -> Exception | None:
+def _fit(module: LightningModule, data: LightningDataModule | Any, trainer: Trainer) -> Exception | None:
     """Train; give back what ended it early."""
     try:
         # What is compiled would take longer than all the rest.
@@ -245,18 +245,3 @@ def _silence() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-@contextmanager
-def _teacher_kept(module: DistillationModule) -> Iterator[None]:
-    """Put a teacher that copies share back as it was."""
-    model = module.teacher if module.teacher is not None else torch.nn.Identity()
-    modes = [(part, part.training) for part in model.modules()]
-    tensors = [(tensor, tensor.detach().clone()) for tensor in [*model.parameters(), *model.buffers()]]
-    try:
-        yield
-    finally:
-        for part, training_mode in modes:
-            part.training = training_mode
-        for tensor, before in tensors:
-            tensor.data = before

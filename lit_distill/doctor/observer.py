@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -13,11 +14,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lit_distill.batch import tensors_of
+from lit_distill.batch import move, tensors_of
 from lit_distill.capture import is_compiled
 from lit_distill.doctor.record import Record, Watched
 from lit_distill.doctor.sample import Sample, class_dim, positions
-from lit_distill.modules import DistillationModule
+from lit_distill.doctor.setup import Setup
 from lit_distill.outputs import Outputs
 from lit_distill.weighted import Losses, WeightedCriteria
 
@@ -26,10 +27,15 @@ _FEW = 3
 
 
 class Observer(Callback):
-    """Fills a record of a fit; it changes nothing of it, but ends it once it takes long."""
+    """Fills a record of a fit; it changes nothing of it, but ends it once it takes long.
 
-    def __init__(self) -> None:
+    Args:
+        setup: What is fitted.
+    """
+
+    def __init__(self, setup: Setup) -> None:
         self.record = Record()
+        self._setup = setup
         self._handles: list[Any] = []
         self._values: dict[str, Tensor] = {}
         self._batch: Any = None
@@ -39,31 +45,30 @@ class Observer(Callback):
 
     # Before the first step -----------------------------------------------------------------------
 
-    def watch(self, criteria: WeightedCriteria) -> None:
+    def watch(self) -> None:
         """Begin with what is compared before the fit, in case that it never starts."""
-        self._handles.append(criteria.register_forward_pre_hook(self._note_outputs))
+        self._handles.append(self._setup.criteria.register_forward_pre_hook(self._note_outputs))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, DistillationModule)
-        record, teacher = self.record, pl_module.distiller.teacher
+        record, teacher, criteria = self.record, self._setup.teacher, self._setup.criteria
         held = _held(trainer.optimizers)
         trainable = {name: p for name, p in pl_module.named_parameters() if p.requires_grad}
         record.unheld = [name for name, parameter in trainable.items() if id(parameter) not in held]
-        record.parameters = {name: Watched(parameter.detach().clone()) for name, parameter in trainable.items()}
+        record.parameters = {name: Watched(p.detach().clone(), p) for name, p in trainable.items()}
         # Copied before they have hooks, which would be copied too.
-        record.built = {name: copy.deepcopy(one) for name, one in pl_module.criteria.criteria().items()}
+        record.built = {name: copy.deepcopy(one) for name, one in criteria.criteria().items()}
         if teacher is not None and teacher.frozen:
             record.held_teacher = sum(id(parameter) in held for parameter in teacher.model.parameters())
             self._handles.append(teacher.model.register_forward_pre_hook(self._note_call, with_kwargs=True))
-        for name, network in frozen_networks(pl_module).items():
+        for name, network in self._setup.frozen_networks().items():
             record.before[name] = digest(network)
             self._handles.append(network.register_forward_pre_hook(_Modes(record, name)))
-        for name, criterion in pl_module.criteria.criteria().items():
+        for name, criterion in criteria.criteria().items():
             self._handles.append(criterion.register_forward_hook(_Keep(self._values, name)))
-        student = pl_module.student
+        student = self._setup.student
         self._handles.append(student.register_forward_pre_hook(self._note_student, with_kwargs=True))
         if not is_compiled(student):
-            self._handles.append(pl_module.criteria.register_forward_hook(_Pulls(self, student)))
+            self._handles.append(criteria.register_forward_hook(_Pulls(self, student)))
         self._started = time.perf_counter()
 
     def _note_call(self, model: nn.Module, inputs: Any, named: Any) -> None:
@@ -105,21 +110,30 @@ class Observer(Callback):
         self._batch = batch
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        if self.record.steps == 0:
-            held, names = _held(trainer.optimizers), {id(p): name for name, p in pl_module.named_parameters()}
-            given = {id(tensor) for tensor in tensors_of(self._batch)}
-            missing = [leaf for leaf in leaves_of(loss) if id(leaf) not in held | given]
-            self.record.loose = [leaf for leaf in missing if id(leaf) not in names]
-            replaced = [names[id(leaf)] for leaf in missing if id(leaf) in names]
-            self.record.unheld += [name for name in replaced if name not in self.record.unheld]
+        if self.record.steps > 1:
+            return
+        held, names = _held(trainer.optimizers), {id(p): name for name, p in pl_module.named_parameters()}
+        given = {id(tensor) for tensor in tensors_of(self._batch)}
+        missing = [leaf for leaf in leaves_of(loss) if id(leaf) not in held | given]
+        replaced = [names[id(leaf)] for leaf in missing if id(leaf) in names]
+        self.record.unheld += [name for name in replaced if name not in self.record.unheld]
+        loose = {id(leaf): leaf for leaf in missing if id(leaf) not in names}
+        # A step may make a tensor to differentiate for it (an adversarial input); what comes again was kept.
+        kept = [leaf for leaf in self.record.loose if id(leaf) in loose]
+        self.record.loose = kept if self.record.steps else list(loose.values())
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         self.record.updates += 1
         named = dict(pl_module.named_parameters())
         for name, watched in self.record.parameters.items():
-            gradient = named[name].grad if name in named else None
-            watched.reached |= gradient is not None
-            watched.pulled |= gradient is not None and bool((gradient != 0).any())
+            watched.now = named.get(name, watched.now)
+            gradient = watched.now.grad
+            if gradient is None:
+                continue
+            largest = float(_dense(gradient).abs().max()) if gradient.numel() else 0.0
+            watched.reached = True
+            watched.pulled |= largest != 0
+            watched.pull = max(watched.pull, largest) if math.isfinite(largest) else watched.pull
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 rate = max(self.record.learning_rates.get(id(parameter), 0.0), float(group["lr"]))
@@ -135,15 +149,16 @@ class Observer(Callback):
 
     # After the last one --------------------------------------------------------------------------
 
-    def finish(self, module: DistillationModule) -> None:
+    def finish(self) -> None:
         """Take the hooks off, and look at the teacher again; the fit may have ended by an error."""
         for handle in self._handles:
             handle.remove()
         self._handles, self._values, self._batch = [], {}, None
         if self.record.before:
-            self.record.after = {name: digest(network) for name, network in frozen_networks(module).items()}
-        if module.teacher is not None and self._asked is not None:
-            self.record.answers = [_answer(module.teacher, *self._asked) for _ in range(2)]
+            self.record.after = {name: digest(network) for name, network in self._setup.frozen_networks().items()}
+        teacher = self._setup.teacher
+        if teacher is not None and self._asked is not None and self.record.steps:
+            self.record.answers = [_answer(teacher.model, *self._asked) for _ in range(2)]
 
 
 class _Modes:
@@ -177,11 +192,12 @@ class _Pulls:
         observer, values = self.observer, self.observer._values
         if observer.record.pulls or not criteria.training or not torch.is_grad_enabled():
             return
-        parameters = [parameter for parameter in self.student.parameters() if parameter.requires_grad]
+        mine = set(map(id, criteria.parameters()))  # inside the student where that is the whole module
+        parameters = [p for p in self.student.parameters() if p.requires_grad and id(p) not in mine]
         for name, value in values.items():
             if value.requires_grad and losses.weights[name] > 0 and parameters:
                 found = torch.autograd.grad(value.sum(), parameters, retain_graph=True, allow_unused=True)
-                squares = [gradient.float().pow(2).sum() for gradient in found if gradient is not None]
+                squares = [_dense(gradient).float().pow(2).sum() for gradient in found if gradient is not None]
                 norm = float(torch.stack(squares).sum().sqrt()) if squares else 0.0
                 observer.record.pulls[name] = losses.weights[name] * norm
         values.clear()
@@ -192,24 +208,11 @@ def _answer(model: nn.Module, inputs: Any, named: Any) -> Tensor:
     """Every number that a network puts out for the same inputs, in evaluation mode."""
     modes = [(part, part.training) for part in model.modules()]
     model.eval()
-    found = tensors_of(model(*inputs, **named))
+    place = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))  # not that of training any more
+    found = tensors_of(model(*move(inputs, place), **move(named, place)))
     for part, mode in modes:
         part.training = mode
     return torch.cat([tensor.flatten().double().cpu() for tensor in found if tensor.is_floating_point()])
-
-
-def frozen_networks(module: DistillationModule) -> dict[str, nn.Module]:
-    """The teacher, where it is frozen, and other networks of the module that are, by what to call them."""
-    teacher = module.distiller.teacher
-    found: dict[str, nn.Module] = {}
-    if teacher is not None and teacher.frozen:
-        found[f"the teacher ({type(teacher.model).__name__})"] = teacher.model
-    for name, child in module.named_children():
-        parameters = list(child.parameters())
-        own = name in ("student", "criteria", "joint_teacher") or child in found.values()
-        if not own and parameters and not any(parameter.requires_grad for parameter in parameters):
-            found[f"the module's {name} ({type(child).__name__})"] = child
-    return found
 
 
 def leaves_of(loss: Tensor) -> list[Tensor]:
@@ -232,6 +235,11 @@ def leaves_of(loss: Tensor) -> list[Tensor]:
 def digest(model: nn.Module) -> dict[str, bytes]:
     """A hash of every parameter and buffer, by name."""
     return {name: _hash(tensor) for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
+
+
+def _dense(gradient: Tensor) -> Tensor:
+    """A gradient's values; of a sparse one, those that are there."""
+    return gradient.coalesce().values() if gradient.is_sparse else gradient
 
 
 def _hash(tensor: Tensor) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_distill.criteria import Criterion
 from lit_distill.doctor.sample import Sample
@@ -17,13 +17,17 @@ class Watched:
 
     Attributes:
         before: Its value before the first step.
+        now: The parameter itself, or what the module has put in its place.
         reached: It got a gradient at some step.
         pulled: It got a gradient that is not 0 at some step.
+        pull: The largest finite absolute value in its gradients.
     """
 
     before: Tensor
+    now: nn.Parameter
     reached: bool = False
     pulled: bool = False
+    pull: float = 0.0
 
 
 @dataclass
@@ -44,7 +48,7 @@ class Record:
         parameters: The trainable ones by name.
         unheld: Names of trainable parameters in no optimizer.
         held_teacher: How many of a frozen teacher's parameters are in an optimizer.
-        loose: Tensors that the loss differentiates, and no optimizer holds.
+        loose: Tensors that the loss differentiates step after step, and that are no parameters of the module.
         pulls: Each criterion's weighted gradient norm over the student's parameters.
         learning_rates: The largest that was seen for each parameter's id.
         updates: Optimizer steps.

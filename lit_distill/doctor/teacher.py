@@ -6,14 +6,14 @@ import math
 
 from lit_distill.doctor.findings import Finding, listed
 from lit_distill.doctor.record import Record
-from lit_distill.modules import DistillationModule
+from lit_distill.doctor.setup import Setup
 
 _FAR = 1e-3  # relative distance of a teacher's two answers to one batch
 _DEVIATIONS = 3.0  # above chance, that a teacher should be
 _LEAST_ASKED = 30
 
 
-def teacher_findings(module: DistillationModule, record: Record) -> dict[str, list[Finding]]:
+def teacher_findings(setup: Setup, record: Record) -> dict[str, list[Finding]]:
     """The checks of frozen networks, the teacher above all, that apply, and what they found."""
     found: dict[str, list[Finding]] = {}
     if record.steps == 0:
@@ -22,7 +22,7 @@ def teacher_findings(module: DistillationModule, record: Record) -> dict[str, li
         found["teacher_mode"] = _modes(record)
     if record.before:
         found["teacher_drift"] = _drift(record)
-    teacher = module.distiller.teacher
+    teacher = setup.teacher
     if teacher is not None and teacher.frozen:
         name = f"the teacher ({type(teacher.model).__name__})"
         if record.answers:

@@ -243,7 +243,7 @@ class TestOptimizer:
                 made.update(weights(pl_module.lit_distill))
                 held = {id(p) for group in trainer.optimizers[0].param_groups for p in group["params"]}
                 assert held == {id(p) for p in pl_module.parameters() if p.requires_grad}
-                assert not held & {id(p) for p in guest._given.parameters()}
+                assert not held & {id(p) for p in guest.teacher.parameters()}
 
         trainer = fit(module, None, tmp_path, callbacks=[guest, Look()])
         assert len(trainer.optimizers[0].param_groups) == 1

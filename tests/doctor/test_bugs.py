@@ -219,7 +219,7 @@ def test_leaves_the_module_and_the_random_numbers_as_they_were() -> None:
 
 
 def test_refuses_what_it_cannot_examine() -> None:
-    with pytest.raises(TypeError, match="a DistillationModule, not a Net"):
+    with pytest.raises(TypeError, match="it was given a Net, which is no LightningModule"):
         examine(Net(), vectors(Net()))  # type: ignore[arg-type]
     module, data = with_criterion(bugs.OnLogits())
     with pytest.raises(ValueError, match="steps must be 1 to 20, not 21"):

@@ -92,7 +92,7 @@ class _Read(Callback):
 @pytest.mark.parametrize("make", HOSTS, ids=lambda make: make.__name__)
 def test_the_loss_is_theirs_and_the_criteria(make: Any, quick_trainer: Any) -> None:
     module, loader, distill = make()
-    teacher = distill._given
+    teacher = distill.teacher
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     read = _Read()
     trainer = quick_trainer(callbacks=[distill, read], max_epochs=2, log_every_n_steps=1)

@@ -1,0 +1,162 @@
+"""What is examined: a distillation, be it a module or a callback beside a module that knows nothing of it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from lightning.pytorch import LightningModule
+from torch import nn
+
+from lit_distill.callbacks import Distill
+from lit_distill.checkpoint import NOTE_KEY
+from lit_distill.criteria import Criterion
+from lit_distill.criteria.task_loss import TaskLoss
+from lit_distill.modules import DistillationModule
+from lit_distill.teachers import FrozenTeacher, Teacher
+from lit_distill.weighted import WeightedCriteria
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the doctor reads of a distillation.
+
+    Attributes:
+        module: What the Trainer fits.
+        holder: What holds student, teacher and criteria together: the module itself, or the callback.
+        given: The teacher that the holder was made with.
+        criteria_path: The criteria's place in the module, with which their parameters' names begin.
+        parts: Names of the module's children that the distillation consists of.
+    """
+
+    module: LightningModule
+    holder: DistillationModule | Distill
+    given: nn.Module | Teacher | None
+    criteria_path: str
+    parts: frozenset[str]
+
+    @property
+    def criteria(self) -> WeightedCriteria:
+        """The criteria with their weights."""
+        return self.holder.criteria
+
+    @property
+    def student(self) -> nn.Module:
+        """The network that learns; a callback knows it once the fit is set up."""
+        assert self.holder.distiller is not None, "the fit was not set up"
+        return self.holder.distiller.student
+
+    @property
+    def teacher(self) -> Teacher | None:
+        """What is asked; None where there is none, or where a callback will make it of the network that it was given."""
+        if self.holder.distiller is not None:
+            return self.holder.distiller.teacher
+        return self.given if isinstance(self.given, Teacher) else None
+
+    def formulas(self) -> dict[str, Criterion]:
+        """The criteria that train and are formulas of outputs: all but the loss of the module's own step."""
+        return {
+            name: criterion
+            for name, criterion in self.criteria.criteria().items()
+            if self.criteria.trains(name) and not isinstance(criterion, TaskLoss)
+        }
+
+    def criterion_of(self, parameter: str) -> str | None:
+        """The criterion that a parameter of this name is within, or None."""
+        inside = parameter.removeprefix(f"{self.criteria_path}.")
+        name = inside.split(".")[0]
+        return name if inside != parameter and name != "balance" else None
+
+    def frozen_networks(self) -> dict[str, nn.Module]:
+        """The teacher, where it is frozen, and other networks of the module that are, by what to call them."""
+        found: dict[str, nn.Module] = {}
+        if self.teacher is not None and self.teacher.frozen:
+            found[f"the teacher ({type(self.teacher.model).__name__})"] = self.teacher.model
+        for name, child in self.module.named_children():
+            parameters = list(child.parameters())
+            own = name in self.parts or child in found.values()
+            if not own and parameters and not any(parameter.requires_grad for parameter in parameters):
+                found[f"the module's {name} ({type(child).__name__})"] = child
+        return found
+
+
+def setup_of(module: LightningModule, callbacks: Iterable[Any] = ()) -> Setup:
+    """Find the distillation in what is given to the Trainer.
+
+    Args:
+        module: What is to be fitted.
+        callbacks: The Trainer's.
+
+    Raises:
+        TypeError: Neither the module nor a callback is one.
+    """
+    if isinstance(module, DistillationModule):
+        parts = frozenset({"student", "criteria", "joint_teacher"})
+        return Setup(module, module, module.distiller.teacher, "criteria", parts)
+    guest = next((callback for callback in callbacks if isinstance(callback, Distill)), None)
+    if guest is None or not isinstance(module, LightningModule):
+        lacks = "without the callback" if isinstance(module, LightningModule) else "which is no LightningModule"
+        raise TypeError(
+            "the doctor examines a DistillationModule, or a LightningModule of your own with a lit_distill.Distill among "
+            f"trainer_options['callbacks']; it was given a {type(module).__name__}, {lacks}."
+        )
+    parts = frozenset({NOTE_KEY, guest.student.split(".")[0]})
+    return Setup(module, guest, guest.teacher, f"{NOTE_KEY}.criteria", parts)
+
+
+@contextmanager
+def copied(setup: Setup) -> Iterator[Setup]:
+    """A copy that may be used up; a frozen teacher is shared with it, and is put back as it was at the end."""
+    given = setup.given
+    network = given.model if isinstance(given, Teacher) else given
+    shared: dict[int, Any] = {id(network): network} if isinstance(given, (nn.Module, FrozenTeacher)) else {}
+    with _network_kept(network), _teacher_kept(setup.teacher):
+        parts = copy.deepcopy((setup.module, setup.holder, given), shared)
+        twin = Setup(*parts, setup.criteria_path, setup.parts)
+        try:
+            yield twin
+        finally:
+            if twin.teacher is not None and twin.teacher is not setup.teacher:
+                twin.teacher.capture.remove()  # its hooks may be on a network that is shared
+
+
+@contextmanager
+def _network_kept(network: nn.Module | None) -> Iterator[None]:
+    """Put a network's modes and tensors back as they were."""
+    parts = list(network.modules()) if network is not None else []
+    modes = [(part, part.training) for part in parts]
+    own = [(p, p.detach().clone(), p.requires_grad) for part in parts for p in part.parameters(recurse=False)]
+    # Another type or device puts other tensors in the buffers' place, not in the parameters'.
+    buffers = [(part, name, b, b.detach().clone()) for part in parts for name, b in part.named_buffers(recurse=False)]
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+        for parameter, value, wants_gradient in own:
+            parameter.data = value
+            parameter.requires_grad_(wants_gradient)
+        for part, name, buffer, value in buffers:
+            buffer.data = value
+            setattr(part, name, buffer)
+
+
+@contextmanager
+def _teacher_kept(teacher: Teacher | None) -> Iterator[None]:
+    """Put a teacher's own attributes back, and its hooks on the network."""
+    if teacher is None:
+        yield
+        return
+    before = dict(vars(teacher))
+    try:
+        yield
+    finally:
+        other_layers = teacher.capture is not before["capture"]
+        if other_layers:
+            teacher.capture.remove()
+        vars(teacher).update(before)
+        if other_layers:
+            teacher.capture.restore()
