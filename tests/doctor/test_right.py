@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_distill.doctor import examine
+from lit_distill.doctor import examine, examining
 from tests.doctor.bugs import OnFeatures, OnLogits, kl
 from tests.doctor.setups import with_criterion
 
@@ -86,3 +86,10 @@ def test_finds_no_bug_on_logits(name: str) -> None:
 def test_finds_no_bug_on_features(name: str) -> None:
     module, data = with_criterion(WrittenOnFeatures(ON_FEATURES[name]))
     assert [finding for finding in examine(module, data, steps=2) if finding.severity == "bug"] == []
+
+
+def test_says_what_a_slow_criterion_was_not_checked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(examining, "_PATIENCE", 0.0)
+    module, data = with_criterion(WrittenOnLogits(ON_LOGITS["labels and KL"]))
+    notes = examining.report(module, data, steps=1).notes
+    assert any("is slow, and was not checked for scalar, gradient" in note for note in notes), notes
