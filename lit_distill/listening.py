@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from lit_distill.batch import MASK_KEYS, Arguments, Inputs, tensors_of
 from lit_distill.capture import Capture, LayerCalls, Store
 from lit_distill.outputs import Outputs
+
+WhichCall = int | Literal["all"] | None
 
 
 @dataclass
@@ -39,6 +41,31 @@ class Call:
         named = self.inputs.named if isinstance(self.inputs, Arguments) else self.inputs
         found = next((named[key] for key in MASK_KEYS if key in named), None) if isinstance(named, dict) else None
         return found.bool() if isinstance(found, Tensor) else None
+
+
+def choose_calls(calls: list[Call], which: WhichCall, student: str) -> list[Call]:
+    """The calls of a step that count: those with gradients, and of several the ones that ``which`` says.
+
+    Args:
+        calls: A step's.
+        which: 0 is the first, -1 the last, ``all`` all of them; None where there is one alone.
+        student: The student's name, for messages.
+
+    Raises:
+        ValueError: There are several and ``which`` is None, or there is no such call.
+    """
+    made = [call for call in calls if call.with_grad and call.layers is not None]
+    if which == "all" or (len(made) <= 1 and which in (None, 0, -1)):
+        return made
+    if which is None:
+        raise ValueError(
+            f"training_step calls the student {student!r} {len(made)} times with gradients on; say which call counts: "
+            "call=0 is the first, call=-1 the last, call='all' the mean over all."
+        )
+    assert isinstance(which, int)
+    if not -len(made) <= which < len(made):
+        raise ValueError(f"training_step calls {student!r} {len(made)} times; there is no call {which}.")
+    return [made[which]]
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -23,14 +23,12 @@ from lit_distill.compiling import see_hooks
 from lit_distill.criteria import Criterion, SoftTarget
 from lit_distill.criteria.task_loss import TaskLoss
 from lit_distill.distiller import Comparison, Distiller
-from lit_distill.listening import Call, Listener
+from lit_distill.listening import Call, Listener, WhichCall, choose_calls
 from lit_distill.optim import hold_task_gradient
 from lit_distill.probe import as_in_evaluation
 from lit_distill.schedules import Schedule
 from lit_distill.teachers import Teacher
 from lit_distill.weighted import WeightedCriteria
-
-WhichCall = int | Literal["all"] | None
 
 
 class Distill(Callback):
@@ -179,7 +177,7 @@ class Distill(Callback):
             done = rehearse(trainer, module, self._listener, set_up)
             if done.returned is not None:
                 self._task.value = hosting.loss_of(done.returned, module).detach()
-            calls = self._choose(done.calls)
+            calls = choose_calls(done.calls, self.call, self.student)
             if not calls:
                 raise ValueError(
                     f"{type(module).__name__}.training_step does not call {self.student!r} with gradients on, so there is "
@@ -221,7 +219,7 @@ class Distill(Callback):
             assert self._listener is not None
             with self._listener.listen() as calls:
                 returned = original(batch, *rest)
-            chosen = self._choose(calls)
+            chosen = choose_calls(calls, self.call, self.student)
             if returned is None or not chosen:
                 self._warn_not_called(returned is not None)
                 hold_task_gradient(module.trainer, self.criteria, [])
@@ -252,21 +250,6 @@ class Distill(Callback):
             call.inputs, given.target, call.mask if call.mask is not None else given.mask, given.teacher_inputs
         )
 
-    def _choose(self, calls: list[Call]) -> list[Call]:
-        """The calls that count: those with gradients, of several the ones that ``call`` says."""
-        made = [call for call in calls if call.with_grad and call.layers is not None]
-        if self.call == "all" or (len(made) <= 1 and self.call in (None, 0, -1)):
-            return made
-        if self.call is None:
-            raise ValueError(
-                f"training_step calls the student {self.student!r} {len(made)} times with gradients on; say which call counts: "
-                "call=0 is the first, call=-1 the last, call='all' the mean over all."
-            )
-        assert isinstance(self.call, int)
-        if not -len(made) <= self.call < len(made):
-            raise ValueError(f"training_step calls {self.student!r} {len(made)} times; there is no call {self.call}.")
-        return [made[self.call]]
-
     def _log(self, module: LightningModule, total: Tensor, comparisons: list[Comparison], size: int) -> None:
         if not (is_logging_step(module.trainer) or module.trainer.should_stop):
             return
@@ -294,12 +277,8 @@ class Distill(Callback):
             if NOTE_KEY in checkpoint:
                 self._engine().note.read(checkpoint, self.criteria)
                 self._engine().note.restore_rng(last=False)
-            elif not saved and getattr(module, NOTE_KEY).state_dict():
-                raise ValueError(
-                    "the checkpoint was made without Distill, and the criteria or the teacher have a state of their own, "
-                    "which it lacks. Load the module's weights first (load_from_checkpoint), and start a new fit without "
-                    "ckpt_path."
-                )
+            elif not saved:
+                hosting.check_no_state(getattr(module, NOTE_KEY))
             original(checkpoint)
 
         return load

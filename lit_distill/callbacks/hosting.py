@@ -210,3 +210,16 @@ def check_strategy(trainer: Trainer, additions: nn.Module) -> None:
             f"criteria with layers of their own do not work under {type(trainer.strategy).__name__}; use one device or DDP, or "
             "criteria without layers."
         )
+
+
+def check_no_state(additions: Additions) -> None:
+    """Refuse a checkpoint from before ``Distill`` where the additions have a state, which it lacks.
+
+    Raises:
+        ValueError: They have.
+    """
+    if additions.state_dict():
+        raise ValueError(
+            "the checkpoint was made without Distill, and the criteria or the teacher have a state of their own, which it "
+            "lacks. Load the module's weights first (load_from_checkpoint), and start a new fit without ckpt_path."
+        )
