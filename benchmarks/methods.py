@@ -71,12 +71,15 @@ def _digits_word(value: str, key: str) -> str:
 
 def in_proportion(value: Any, epochs: int, key: str = "") -> Any:
     """A method's settings with schedules that keep their share of a training of so many epochs."""
+    share = epochs / _EPOCHS["cifar10"]
+    if isinstance(value, Mapping) and key == "changes":
+        return {max(1, round(epoch * share)): inner for epoch, inner in value.items()}
     if isinstance(value, Mapping):
         return {name: in_proportion(inner, epochs, name) for name, inner in value.items()}
     if isinstance(value, list):
         return [in_proportion(inner, epochs, key) for inner in value]
     if key in ("until", "begin") and isinstance(value, (int, float)):
-        return value * epochs / _EPOCHS["cifar10"]
+        return value * share
     return value
 
 

@@ -56,6 +56,7 @@ class Distill(Callback):
             cannot be run on two samples before the fit.
 
     Attributes:
+        teacher: As given.
         distiller: The engine; None before the first fit, as the student may be made in the module's ``setup``.
 
     Raises:

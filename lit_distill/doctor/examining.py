@@ -68,7 +68,7 @@ def examine(
 
     Raises:
         TypeError: The module is no ``DistillationModule``, and no ``Distill`` is among the callbacks.
-        ValueError: ``steps`` is out of range.
+        ValueError: ``steps`` is out of range, or the module cannot be copied.
     """
     return list(report(module, data, trainer_options, steps).findings)
 

@@ -130,7 +130,8 @@ class Observer(Callback):
             gradient = watched.now.grad
             if gradient is None:
                 continue
-            largest = float(_dense(gradient).abs().max()) if gradient.numel() else 0.0
+            values = _dense(gradient)
+            largest = float(values.abs().max()) if values.numel() else 0.0  # a sparse one may have none
             watched.reached = True
             watched.pulled |= largest != 0
             watched.pull = max(watched.pull, largest) if math.isfinite(largest) else watched.pull

@@ -51,6 +51,8 @@ def _loose(setup: Setup, record: Record) -> list[Finding]:
     found = []
     for leaf in record.loose[:_MOST]:
         place = _place_of(setup, leaf)
+        if place is None and record.steps < 2:  # it may have been made in the one step that was seen
+            continue
         found.append(
             Finding(
                 "unregistered",

@@ -75,6 +75,8 @@ class Setup:
         found: dict[str, nn.Module] = {}
         if self.teacher is not None and self.teacher.frozen:
             found[f"the teacher ({type(self.teacher.model).__name__})"] = self.teacher.model
+        if self.student is self.module:  # what is frozen in it is a layer of the student
+            return found
         for name, child in self.module.named_children():
             parameters = list(child.parameters())
             own = name in self.parts or child in found.values()
@@ -109,18 +111,37 @@ def setup_of(module: LightningModule, callbacks: Iterable[Any] = ()) -> Setup:
 
 @contextmanager
 def copied(setup: Setup) -> Iterator[Setup]:
-    """A copy that may be used up; a frozen teacher is shared with it, and is put back as it was at the end."""
+    """A copy that may be used up; a frozen teacher is shared with it, and is put back as it was at the end.
+
+    Raises:
+        ValueError: It cannot be copied.
+    """
     given = setup.given
     network = given.model if isinstance(given, Teacher) else given
     shared: dict[int, Any] = {id(network): network} if isinstance(given, (nn.Module, FrozenTeacher)) else {}
     with _network_kept(network), _teacher_kept(setup.teacher):
-        parts = copy.deepcopy((setup.module, setup.holder, given), shared)
+        try:
+            parts = copy.deepcopy((setup.module, setup.holder, given), shared)
+        except Exception as error:
+            raise ValueError(
+                f"the doctor examines a copy, and {type(setup.module).__name__} cannot be copied "
+                f"({type(error).__name__}: {error}). Does it, or Distill, keep the tensors of a step, a lock or an open file?"
+            ) from error
         twin = Setup(*parts, setup.criteria_path, setup.parts)
+        _uncompile(twin.module)
         try:
             yield twin
         finally:
             if twin.teacher is not None and twin.teacher is not setup.teacher:
                 twin.teacher.capture.remove()  # its hooks may be on a network that is shared
+
+
+def _uncompile(module: LightningModule) -> None:
+    """Have a copy of a module that Lightning has fitted compiled call its own methods, and not the original's."""
+    if getattr(module, "_compiler_ctx", None) is not None:
+        for name in ("forward", "training_step", "validation_step", "test_step", "predict_step"):
+            vars(module).pop(name, None)
+        module._compiler_ctx = None
 
 
 @contextmanager

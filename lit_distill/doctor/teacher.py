@@ -50,7 +50,9 @@ def _modes(record: Record) -> list[Finding]:
 def _drift(record: Record) -> list[Finding]:
     found = []
     for name, before in record.before.items():
-        after = record.after.get(name, {})
+        after = record.after.get(name)
+        if after is None:  # it is frozen no more: a callback trains it from some epoch on
+            continue
         changed = [tensor for tensor in before if before[tensor] != after.get(tensor)]
         if changed:
             found.append(

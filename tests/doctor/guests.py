@@ -60,6 +60,69 @@ class Adversarial(Classifier):
         return loss + slope.pow(2).sum()
 
 
+class Frozen(Classifier):
+    """The module itself is the student, and trains a head on layers that are frozen, with dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.model
+        self.backbone = nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Dropout(0.1)).requires_grad_(False)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.head(self.backbone(x))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=0.1)
+
+
+class WithNeck(Classifier):
+    """Has a frozen network beside the student."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.neck = nn.Linear(12, 12).requires_grad_(False)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.neck.eval()
+        return F.cross_entropy(self.model(self.neck(batch[0])), batch[1])
+
+
+class Unfreezes(Callback):
+    """Trains the neck from the second step on."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == 1:
+            pl_module.neck.requires_grad_(True)
+            trainer.optimizers[0].add_param_group({"params": list(pl_module.neck.parameters())})
+
+
+class AllPadding(Classifier):
+    """Embeds tokens, of which a batch has none but padding, so that the sparse gradient has no values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(3, 12, padding_idx=0, sparse=True)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        padding = self.words(torch.zeros(len(batch[0]), dtype=torch.long))
+        return F.cross_entropy(self.model(batch[0] + padding), batch[1])
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class KeepsItsLoss(Classifier):
+    """Keeps a step's graph, so that it cannot be copied."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.last = super().training_step(batch, batch_idx)
+        return self.last
+
+
 class HeadAlone(Classifier):
     """Its optimizer holds the head alone, and the rest is not frozen."""
 
