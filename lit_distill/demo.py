@@ -39,6 +39,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
+    # Networks this small gain nothing from threads, which wait for each other where something else runs beside them.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        _show(options)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _show(options: argparse.Namespace) -> None:
     start = time.perf_counter()
     print(f"Training a teacher on all {_training_images():,} training digits …", flush=True)
     teacher, teacher_accuracy = _train_teacher(options.logs)
