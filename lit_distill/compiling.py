@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from lightning.pytorch import LightningModule
 from torch import nn
 
 
@@ -68,3 +69,15 @@ class SteadySize:
 def eagerly() -> AbstractContextManager[None]:
     """Run compiled networks as if they were not compiled."""
     return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return]
+
+
+def call_own_methods(copied: LightningModule) -> None:
+    """Have the copy of a module that was compiled whole call its own methods, and not the original's.
+
+    Args:
+        copied: The copy; one of a module that was not compiled is left as it is.
+    """
+    if getattr(copied, "_compiler_ctx", None) is not None:
+        for name in ("forward", "training_step", "validation_step", "test_step", "predict_step"):
+            vars(copied).pop(name, None)
+        copied._compiler_ctx = None

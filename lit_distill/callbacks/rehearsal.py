@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
 from lit_distill.batch import move
+from lit_distill.compiling import call_own_methods
 from lit_distill.listening import Call, Listener
 from lit_distill.probe import example_batch, whole_batch
 
@@ -74,9 +75,7 @@ def _on_device(module: LightningModule, batch: Any) -> Any:
 def _run(trainer: Trainer, module: LightningModule, listener: Listener, set_up: bool, batch: Any) -> Rehearsal:
     # Copied together, so that the copied listener hears the copied student.
     twin, ear = copy.deepcopy((module, listener))
-    if getattr(module, "_compiler_ctx", None) is not None:  # compiled whole: these call the original
-        for name in ("forward", "training_step"):
-            vars(twin).pop(name, None)
+    call_own_methods(twin)
     parameter = next(iter(module.parameters()), torch.empty(0))
     twin.to(parameter.device)  # Lightning pretends the final device during setup
     twin.trainer = trainer

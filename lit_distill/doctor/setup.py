@@ -13,6 +13,7 @@ from torch import nn
 
 from lit_distill.callbacks import Distill
 from lit_distill.checkpoint import NOTE_KEY
+from lit_distill.compiling import call_own_methods
 from lit_distill.criteria import Criterion
 from lit_distill.criteria.task_loss import TaskLoss
 from lit_distill.modules import DistillationModule
@@ -128,20 +129,12 @@ def copied(setup: Setup) -> Iterator[Setup]:
                 f"({type(error).__name__}: {error}). Does it, or Distill, keep the tensors of a step, a lock or an open file?"
             ) from error
         twin = Setup(*parts, setup.criteria_path, setup.parts)
-        _uncompile(twin.module)
+        call_own_methods(twin.module)
         try:
             yield twin
         finally:
             if twin.teacher is not None and twin.teacher is not setup.teacher:
                 twin.teacher.capture.remove()  # its hooks may be on a network that is shared
-
-
-def _uncompile(module: LightningModule) -> None:
-    """Have a copy of a module that Lightning has fitted compiled call its own methods, and not the original's."""
-    if getattr(module, "_compiler_ctx", None) is not None:
-        for name in ("forward", "training_step", "validation_step", "test_step", "predict_step"):
-            vars(module).pop(name, None)
-        module._compiler_ctx = None
 
 
 @contextmanager
