@@ -22,11 +22,13 @@ class Outputs:
         features: Captured tensors by layer reference, in the model's own order of layers.
         mask: True at the positions that count: ``[B, T]`` beside ``[B, T, C]`` logits,
             ``[B, H, W]`` beside dense logits; None where all count.
+        sample_weight: How much each sample's labels count, ``[B]``; None where all count alike. Read by ``HardTarget``.
     """
 
     logits: Tensor
     features: Mapping[str, Tensor] = field(default_factory=dict)
     mask: Tensor | None = None
+    sample_weight: Tensor | None = None
 
     def detach(self) -> Outputs:
         """The same values, cut from the autograd graph."""

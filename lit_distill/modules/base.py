@@ -6,7 +6,7 @@ batch -> student and teacher outputs -> criteria -> weighted sum -> logs
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -14,6 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import Metric
 
 from lit_distill import checks
 from lit_distill.balance import Balance
@@ -36,6 +37,8 @@ from lit_distill.weighted import WeightedCriteria
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
+Interval = Literal["epoch", "step"]
+Metrics = dict[str, Metric]
 
 
 class Attendant(Callback):
@@ -70,13 +73,17 @@ class DistillationModule(LightningModule):
         task: ``multiclass``, ``binary`` or ``multilabel``.
         optimizer: Makes the optimizer of the trainable parameters; AdamW at 1e-3 where None. A top-level
             ``optimizer`` of a config comes before it.
-        lr_scheduler: Makes the scheduler, stepped every epoch.
+        lr_scheduler: Makes the scheduler.
         batch_format: Names of the entries in dict batches and outputs.
         schedules: What changes during training: ``soft.weight``, ``soft.temperature`` or any other number of a criterion, and
             its schedule, whose values replace the one given.
         balance: Finds the weights in force during training.
         fast: Train with what is quickest on the device: the student compiled, a frozen teacher without a runtime of
             its own in the best one (int8 or bf16 where the hardware has it). Evaluation stays as it is.
+        metrics: Torchmetrics of your own, by name, computed of both networks in validation and test: each is updated with
+            the logits and the labels.
+        lr_interval: When the scheduler steps: ``epoch`` or ``step``; ``epoch`` if None.
+        lr_monitor: The logged figure that ``ReduceLROnPlateau`` watches, such as ``val/cross_entropy/student``.
 
     Raises:
         ValueError: A layer is unknown, a weight is wrong, or the two networks share parameters.
@@ -95,6 +102,9 @@ class DistillationModule(LightningModule):
         fast: bool = False,
         schedules: Mapping[str, Schedule] | None = None,
         balance: Balance | None = None,
+        metrics: Metrics | None = None,
+        lr_interval: Interval | None = None,
+        lr_monitor: str | None = None,
     ) -> None:
         super().__init__()
         check_choice("task", task, TASKS)
@@ -107,9 +117,10 @@ class DistillationModule(LightningModule):
         self._teacher = self.distiller.teacher
         self.joint_teacher = self.distiller.registered_teacher
         self._optimizer, self._lr_scheduler = optimizer, lr_scheduler
+        self._lr_interval, self._lr_monitor = lr_interval, lr_monitor
         self._acceleration = Acceleration(fast)
         self._looked_ahead = False
-        self._evaluator = Evaluator(task, self._teacher)
+        self._evaluator = Evaluator(task, self._teacher, metrics=metrics)
         plain = {
             "task": task,
             "fast": fast,

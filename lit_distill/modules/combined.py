@@ -8,7 +8,7 @@ from lit_distill.balance import Balance
 from lit_distill.batch import BatchFormat
 from lit_distill.criteria import Criterion, HardTarget, Hint, SoftTarget
 from lit_distill.criteria.base import Task
-from lit_distill.modules.base import DistillationModule, OptimizerFactory, SchedulerFactory
+from lit_distill.modules.base import DistillationModule, Interval, Metrics, OptimizerFactory, SchedulerFactory
 from lit_distill.modules.defaults import (
     DEFAULT_TEMPERATURE,
     changed_temperature,
@@ -44,6 +44,9 @@ class CombinedDistillation(DistillationModule):
         fast: As in ``DistillationModule``.
         schedules: As in ``DistillationModule``.
         balance: As in ``DistillationModule``.
+        metrics: As in ``DistillationModule``.
+        lr_interval: As in ``DistillationModule``.
+        lr_monitor: As in ``DistillationModule``.
 
     Raises:
         ValueError: No criterion reads layers, none compares logits, or an argument is wrong.
@@ -65,6 +68,9 @@ class CombinedDistillation(DistillationModule):
         fast: bool = False,
         schedules: dict[str, Schedule] | None = None,
         balance: Balance | None = None,
+        metrics: Metrics | None = None,
+        lr_interval: Interval | None = None,
+        lr_monitor: str | None = None,
     ) -> None:
         given = {"student_layer": student_layer, "teacher_layer": teacher_layer}
         refuse_unused({**given, "temperature": changed_temperature(temperature)}, criteria)
@@ -84,6 +90,19 @@ class CombinedDistillation(DistillationModule):
                 f"{', '.join(map(repr, chosen))}; use FeatureDistillation."
             )
         super().__init__(
-            student, teacher, chosen, weighting, task, optimizer, lr_scheduler, batch_format, fast, schedules, balance
+            student,
+            teacher,
+            chosen,
+            weighting,
+            task,
+            optimizer,
+            lr_scheduler,
+            batch_format,
+            fast,
+            schedules,
+            balance,
+            metrics,
+            lr_interval,
+            lr_monitor,
         )
         record_hyperparameters(self, {**given, "temperature": temperature})

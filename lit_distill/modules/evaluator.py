@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
+from torchmetrics import Metric
 
 from lit_distill.batch import Batch, Target
 from lit_distill.criteria.base import Task
@@ -26,6 +27,7 @@ class Evaluator:
         task: What the logits mean; for a student with several heads, by the name of each head's task.
         teacher: The teacher, or None.
         teacher_heads: The teacher's layer for each task that it has a head for; read where ``task`` is a mapping.
+        metrics: The user's own, by name.
     """
 
     def __init__(
@@ -33,10 +35,12 @@ class Evaluator:
         task: Task | Mapping[str, Task],
         teacher: Teacher | None,
         teacher_heads: Mapping[str, str] | None = None,
+        metrics: Mapping[str, Metric] | None = None,
     ) -> None:
         self.tasks: dict[str, Task] = {_ONLY: task} if isinstance(task, str) else dict(task)
         self.teacher = teacher
         self.teacher_heads = dict(teacher_heads or {})
+        self.metrics = dict(metrics or {})
         self._memory = TeacherMemory()
         self._running: dict[tuple[int, str], Evaluation] = {}
         self._warned: set[str] = set()
@@ -44,7 +48,7 @@ class Evaluator:
     def __deepcopy__(self, memo: dict[int, Any]) -> Evaluator:
         # A copy of the module needs no copy of what was remembered.
         task = self.tasks.get(_ONLY, self.tasks)
-        return Evaluator(task, copy.deepcopy(self.teacher, memo), self.teacher_heads)
+        return Evaluator(task, copy.deepcopy(self.teacher, memo), self.teacher_heads, self.metrics)
 
     def update(
         self,

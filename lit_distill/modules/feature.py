@@ -8,7 +8,7 @@ from lit_distill.balance import Balance
 from lit_distill.batch import BatchFormat
 from lit_distill.criteria import Criterion, HardTarget, Hint
 from lit_distill.criteria.base import Task
-from lit_distill.modules.base import DistillationModule, OptimizerFactory, SchedulerFactory
+from lit_distill.modules.base import DistillationModule, Interval, Metrics, OptimizerFactory, SchedulerFactory
 from lit_distill.modules.defaults import choose, comparing_logits, layer_pair, need_layers, refuse_unused
 from lit_distill.modules.hyperparameters import record_hyperparameters
 from lit_distill.schedules import Schedule
@@ -36,6 +36,9 @@ class FeatureDistillation(DistillationModule):
         fast: As in ``DistillationModule``.
         schedules: As in ``DistillationModule``.
         balance: As in ``DistillationModule``.
+        metrics: As in ``DistillationModule``.
+        lr_interval: As in ``DistillationModule``.
+        lr_monitor: As in ``DistillationModule``.
 
     Raises:
         ValueError: No criterion reads layers, one compares logits, or an argument is wrong.
@@ -56,6 +59,9 @@ class FeatureDistillation(DistillationModule):
         fast: bool = False,
         schedules: dict[str, Schedule] | None = None,
         balance: Balance | None = None,
+        metrics: Metrics | None = None,
+        lr_interval: Interval | None = None,
+        lr_monitor: str | None = None,
     ) -> None:
         given = {"student_layer": student_layer, "teacher_layer": teacher_layer}
         refuse_unused(given, criteria)
@@ -72,6 +78,19 @@ class FeatureDistillation(DistillationModule):
                 "CombinedDistillation."
             )
         super().__init__(
-            student, teacher, chosen, weighting, task, optimizer, lr_scheduler, batch_format, fast, schedules, balance
+            student,
+            teacher,
+            chosen,
+            weighting,
+            task,
+            optimizer,
+            lr_scheduler,
+            batch_format,
+            fast,
+            schedules,
+            balance,
+            metrics,
+            lr_interval,
+            lr_monitor,
         )
         record_hyperparameters(self, given)

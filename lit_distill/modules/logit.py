@@ -8,7 +8,7 @@ from lit_distill.balance import Balance
 from lit_distill.batch import BatchFormat
 from lit_distill.criteria import Criterion, HardTarget, SoftTarget
 from lit_distill.criteria.base import Task
-from lit_distill.modules.base import DistillationModule, OptimizerFactory, SchedulerFactory
+from lit_distill.modules.base import DistillationModule, Interval, Metrics, OptimizerFactory, SchedulerFactory
 from lit_distill.modules.defaults import DEFAULT_TEMPERATURE, changed_temperature, choose, refuse_layers, refuse_unused
 from lit_distill.modules.hyperparameters import record_hyperparameters
 from lit_distill.schedules import Schedule
@@ -34,6 +34,9 @@ class LogitDistillation(DistillationModule):
         fast: As in ``DistillationModule``.
         schedules: As in ``DistillationModule``.
         balance: As in ``DistillationModule``.
+        metrics: As in ``DistillationModule``.
+        lr_interval: As in ``DistillationModule``.
+        lr_monitor: As in ``DistillationModule``.
 
     Raises:
         ValueError: A criterion reads layers, or an argument is wrong.
@@ -53,12 +56,28 @@ class LogitDistillation(DistillationModule):
         fast: bool = False,
         schedules: dict[str, Schedule] | None = None,
         balance: Balance | None = None,
+        metrics: Metrics | None = None,
+        lr_interval: Interval | None = None,
+        lr_monitor: str | None = None,
     ) -> None:
         refuse_unused({"temperature": changed_temperature(temperature)}, criteria)
         default: dict[str, Criterion] = {"hard": HardTarget(task=task), "soft": SoftTarget(temperature, task=task)}
         chosen, weighting = choose(criteria, weights, default, {"hard": 0.1, "soft": 0.9})
         refuse_layers("LogitDistillation", chosen)
         super().__init__(
-            student, teacher, chosen, weighting, task, optimizer, lr_scheduler, batch_format, fast, schedules, balance
+            student,
+            teacher,
+            chosen,
+            weighting,
+            task,
+            optimizer,
+            lr_scheduler,
+            batch_format,
+            fast,
+            schedules,
+            balance,
+            metrics,
+            lr_interval,
+            lr_monitor,
         )
         record_hyperparameters(self, {"temperature": temperature})

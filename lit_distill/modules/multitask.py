@@ -12,7 +12,7 @@ from lit_distill.balance import Balance
 from lit_distill.batch import BatchFormat
 from lit_distill.criteria import Criterion, HardTarget, OnHead, SoftTarget
 from lit_distill.criteria.base import TASKS, Task, check_choice
-from lit_distill.modules.base import DistillationModule, OptimizerFactory, SchedulerFactory
+from lit_distill.modules.base import DistillationModule, Interval, Metrics, OptimizerFactory, SchedulerFactory
 from lit_distill.modules.defaults import DEFAULT_TEMPERATURE, changed_temperature, choose, refuse_unused
 from lit_distill.modules.evaluator import Evaluator
 from lit_distill.modules.hyperparameters import record_hyperparameters
@@ -47,6 +47,9 @@ class MultiTaskDistillation(DistillationModule):
         fast: As in ``DistillationModule``.
         schedules: As in ``DistillationModule``.
         balance: As in ``DistillationModule``.
+        metrics: As in ``DistillationModule``.
+        lr_interval: As in ``DistillationModule``.
+        lr_monitor: As in ``DistillationModule``.
 
     Raises:
         ValueError: A task is named that has no head, no criterion trains a task's head, or an argument is wrong.
@@ -68,6 +71,9 @@ class MultiTaskDistillation(DistillationModule):
         fast: bool = False,
         schedules: dict[str, Schedule] | None = None,
         balance: Balance | None = None,
+        metrics: Metrics | None = None,
+        lr_interval: Interval | None = None,
+        lr_monitor: str | None = None,
     ) -> None:
         refuse_unused({"temperature": changed_temperature(temperature)}, criteria)
         if not heads:
@@ -81,11 +87,24 @@ class MultiTaskDistillation(DistillationModule):
         if layout.output_key is None:
             layout = replace(layout, output_key=next(iter(heads)))
         super().__init__(
-            student, teacher, chosen, weighting, "multiclass", optimizer, lr_scheduler, layout, fast, schedules, balance
+            student,
+            teacher,
+            chosen,
+            weighting,
+            "multiclass",
+            optimizer,
+            lr_scheduler,
+            layout,
+            fast,
+            schedules,
+            balance,
+            metrics,
+            lr_interval,
+            lr_monitor,
         )
         self.heads = dict(heads)
         read = {name: layer for name, layer in taught.items() if layer in self.criteria.teacher_layers}
-        self._evaluator = Evaluator(kinds, self._teacher, read)
+        self._evaluator = Evaluator(kinds, self._teacher, read, metrics)
         record_hyperparameters(
             self, {"temperature": temperature, "heads": self.heads, "teacher_heads": taught, "task": kinds}
         )

@@ -14,7 +14,7 @@ from lit_distill.batch import BatchFormat
 from lit_distill.criteria import Criterion, HardTarget, Mutual, OnHead
 from lit_distill.criteria.base import Task
 from lit_distill.models.peers import Peers
-from lit_distill.modules.base import DistillationModule, OptimizerFactory, SchedulerFactory
+from lit_distill.modules.base import DistillationModule, Interval, Metrics, OptimizerFactory, SchedulerFactory
 from lit_distill.modules.defaults import choose, refuse_unused
 from lit_distill.modules.hyperparameters import record_hyperparameters
 from lit_distill.schedules import Schedule
@@ -43,6 +43,9 @@ class MutualDistillation(DistillationModule):
         fast: As in ``DistillationModule``.
         schedules: As in ``DistillationModule``.
         balance: As in ``DistillationModule``.
+        metrics: As in ``DistillationModule``.
+        lr_interval: As in ``DistillationModule``.
+        lr_monitor: As in ``DistillationModule``.
 
     Raises:
         ValueError: Fewer than two peers, two that share parameters, or a wrong argument.
@@ -61,6 +64,9 @@ class MutualDistillation(DistillationModule):
         fast: bool = False,
         schedules: dict[str, Schedule] | None = None,
         balance: Balance | None = None,
+        metrics: Metrics | None = None,
+        lr_interval: Interval | None = None,
+        lr_monitor: str | None = None,
     ) -> None:
         refuse_unused({"temperature": None if temperature == DEFAULT_TEMPERATURE else temperature}, criteria)
         student = Peers(peers, task, batch_format.output_key if batch_format is not None else None)
@@ -70,7 +76,20 @@ class MutualDistillation(DistillationModule):
         default["mutual"] = Mutual(names, temperature, task)
         chosen, weighting = choose(criteria, weights, default, dict.fromkeys(default, 1.0))
         super().__init__(
-            student, None, chosen, weighting, task, optimizer, lr_scheduler, batch_format, fast, schedules, balance
+            student,
+            None,
+            chosen,
+            weighting,
+            task,
+            optimizer,
+            lr_scheduler,
+            batch_format,
+            fast,
+            schedules,
+            balance,
+            metrics,
+            lr_interval,
+            lr_monitor,
         )
         self._names = names
         record_hyperparameters(self, {"temperature": temperature})

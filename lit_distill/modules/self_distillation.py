@@ -8,7 +8,7 @@ from lit_distill.balance import Balance
 from lit_distill.batch import BatchFormat
 from lit_distill.criteria import Criterion, HardTarget, OwnTeacher
 from lit_distill.criteria.base import Task
-from lit_distill.modules.base import DistillationModule, OptimizerFactory, SchedulerFactory
+from lit_distill.modules.base import DistillationModule, Interval, Metrics, OptimizerFactory, SchedulerFactory
 from lit_distill.modules.defaults import choose, refuse_unused
 from lit_distill.modules.hyperparameters import record_hyperparameters
 from lit_distill.schedules import Schedule
@@ -34,6 +34,9 @@ class SelfDistillation(DistillationModule):
         fast: As in ``DistillationModule``.
         schedules: As in ``DistillationModule``.
         balance: As in ``DistillationModule``.
+        metrics: As in ``DistillationModule``.
+        lr_interval: As in ``DistillationModule``.
+        lr_monitor: As in ``DistillationModule``.
 
     Raises:
         ValueError: A criterion needs a teacher, or an argument is wrong.
@@ -53,6 +56,9 @@ class SelfDistillation(DistillationModule):
         fast: bool = False,
         schedules: dict[str, Schedule] | None = None,
         balance: Balance | None = None,
+        metrics: Metrics | None = None,
+        lr_interval: Interval | None = None,
+        lr_monitor: str | None = None,
     ) -> None:
         given = {"student_layer": student_layer, "deepest_layer": deepest_layer}
         refuse_unused(given, criteria)
@@ -66,6 +72,19 @@ class SelfDistillation(DistillationModule):
             default = {"hard": HardTarget(task=task), "own": OwnTeacher(student_layer, deepest_layer, task=task)}
         chosen, weighting = choose(criteria, weights, default, {"hard": 1.0, "own": 1.0})
         super().__init__(
-            student, None, chosen, weighting, task, optimizer, lr_scheduler, batch_format, fast, schedules, balance
+            student,
+            None,
+            chosen,
+            weighting,
+            task,
+            optimizer,
+            lr_scheduler,
+            batch_format,
+            fast,
+            schedules,
+            balance,
+            metrics,
+            lr_interval,
+            lr_monitor,
         )
         record_hyperparameters(self, given)

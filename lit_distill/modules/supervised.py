@@ -7,7 +7,7 @@ from torch import nn
 from lit_distill.batch import BatchFormat
 from lit_distill.criteria import Criterion, HardTarget
 from lit_distill.criteria.base import Task
-from lit_distill.modules.base import DistillationModule, OptimizerFactory, SchedulerFactory
+from lit_distill.modules.base import DistillationModule, Interval, Metrics, OptimizerFactory, SchedulerFactory
 
 
 class SupervisedModule(DistillationModule):
@@ -23,6 +23,9 @@ class SupervisedModule(DistillationModule):
         lr_scheduler: As in ``DistillationModule``.
         batch_format: As in ``DistillationModule``.
         fast: As in ``DistillationModule``.
+        metrics: As in ``DistillationModule``.
+        lr_interval: As in ``DistillationModule``.
+        lr_monitor: As in ``DistillationModule``.
 
     Raises:
         ValueError: An argument is wrong.
@@ -37,6 +40,22 @@ class SupervisedModule(DistillationModule):
         lr_scheduler: SchedulerFactory | None = None,
         batch_format: BatchFormat | None = None,
         fast: bool = False,
+        metrics: Metrics | None = None,
+        lr_interval: Interval | None = None,
+        lr_monitor: str | None = None,
     ) -> None:
         criteria: dict[str, Criterion] = {"hard": HardTarget(label_smoothing, task)}
-        super().__init__(model, None, criteria, {"hard": 1.0}, task, optimizer, lr_scheduler, batch_format, fast)
+        super().__init__(
+            model,
+            None,
+            criteria,
+            {"hard": 1.0},
+            task,
+            optimizer,
+            lr_scheduler,
+            batch_format,
+            fast,
+            metrics=metrics,
+            lr_interval=lr_interval,
+            lr_monitor=lr_monitor,
+        )
