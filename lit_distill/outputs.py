@@ -127,10 +127,10 @@ def read_logits(raw: Any, key: OutputKey | None = None, owner: str = "model") ->
         ValueError: No logits can be told from the rest; the message says what there is.
     """
     if callable(key):
-        found = key(raw)
-        if not isinstance(found, Tensor):
-            raise ValueError(f"`{_option(owner)}` made a {type(found).__name__} of the {owner}'s output, not a tensor.")
-        return found
+        made = key(raw)
+        if not isinstance(made, Tensor):
+            raise ValueError(f"`{_option(owner)}` made a {type(made).__name__} of the {owner}'s output, not a tensor.")
+        return made
     if isinstance(raw, Tensor):
         return raw
     if key is not None:
