@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lit_distill.batch import Inputs, call_model
 from lit_distill.layout import Evidence, Layout, Layouts, Placement, dense, observed, timm_channels
-from lit_distill.outputs import OutputKey, Outputs, logits_or_reason
+from lit_distill.outputs import OutputKey, Outputs, logits_or_reason, unread
 from lit_distill.references import chosen_call, hook_key, layer_path, match_layers
 
 LayerCalls = dict[str, list[tuple[Any, int | None]]]  # what each layer gave, call by call, and its version
@@ -228,7 +228,10 @@ class Capture:
         channels = partial(timm_channels, self._inner())
         placed = {layer: self.layouts.arrange(layer, value, channels) for layer, value in features.items()}
         if isinstance(logits, Tensor) and raw is not _STOPPED:
-            logits = self.layouts.arrange_logits(dense(logits))
+            try:
+                logits = self.layouts.arrange_logits(dense(logits))
+            except ValueError as error:
+                logits = unread(str(error))
         self.layouts.forget()
         return Outputs(logits, placed, mask)
 

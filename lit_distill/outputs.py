@@ -107,7 +107,12 @@ def logits_or_reason(raw: Any, key: OutputKey | None, owner: str) -> Tensor:
     try:
         return read_logits(raw, key, owner)
     except ValueError as error:
-        return cast(Tensor, UnreadLogits(str(error)))
+        return unread(str(error))
+
+
+def unread(reason: str) -> Tensor:
+    """What stands for logits that cannot be told; see ``UnreadLogits``."""
+    return cast(Tensor, UnreadLogits(reason))
 
 
 def read_logits(raw: Any, key: OutputKey | None = None, owner: str = "model") -> Tensor:
