@@ -236,6 +236,7 @@ class Layouts:
         self._found: dict[str, Placement | None] = {}
         self._chosen: dict[str, Placement] = {}
         self._evidence: Evidence | None = None
+        self._undecided = False  # the pass that was watched did not tell the logits' classes
 
     def learn(self, evidence: Evidence, found: Mapping[str, Placement | None]) -> None:
         """Take over what a forward pass showed.
@@ -244,7 +245,7 @@ class Layouts:
             evidence: What the network's modules put out.
             found: The placement of each layer's tensor, without the number of its call; None where it cannot be told.
         """
-        self.known, self._evidence = True, evidence
+        self.known, self._evidence, self._undecided = True, evidence, False
         self._found, self._chosen = dict(found), {}
 
     def forget(self) -> None:
@@ -320,7 +321,8 @@ class Layouts:
             return Placement(dims, self.class_dim % dims)
         usual = Placement(dims, usual_channel_dim(dims))
         found = self._evidence.place(logits) if self._evidence is not None else usual
-        if found is None:
+        if found is None or self._undecided:
+            self._undecided = True
             raise ValueError(
                 f"which dimension of the {self.owner}'s logits, {list(logits.shape)}, holds the classes cannot be told from "
                 f"its modules; say it: BatchFormat({self._prefix()}class_dim=1), or -1."

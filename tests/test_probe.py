@@ -17,27 +17,36 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from lit_distill import SupervisedModule
 from lit_distill.data import Digits
 from lit_distill.models import MLP, SmallCNN
-from lit_distill.probe import as_in_evaluation, count_parameters, example_batch, unreached_parameters
+from lit_distill.probe import (
+    as_in_evaluation,
+    count_parameters,
+    on_device,
+    training_data,
+    unchanged,
+    unreached_parameters,
+)
 from lit_distill.rng import collect_rng_state
 
 
 class Looking(LightningModule):
     """Keeps the example that it finds in ``setup``, and trains nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, whole: bool = False) -> None:
         super().__init__()
         self.example: Any = None
         self.unchanged = False
+        self.whole = whole
+        self.seen: list[Any] = []
 
     def setup(self, stage: str) -> None:
         before = collect_rng_state()
-        self.example = example_batch(self.trainer)
+        self.example = training_data(self.trainer).example(self.whole)
         after = collect_rng_state()
         self.unchanged = all(str(before[key]) == str(after[key]) for key in ("python", "numpy"))
         self.unchanged &= torch.equal(before["torch"], after["torch"])
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
-        return None
+        self.seen.append(batch)
 
     def configure_optimizers(self) -> None:
         return None
@@ -70,8 +79,8 @@ def as_dict(samples: list[tuple[Tensor, int]]) -> dict[str, Tensor]:
     return {"pixel_values": torch.stack([s[0] for s in samples]), "labels": torch.tensor([s[1] for s in samples])}
 
 
-def look(trainer: Any, source: Any) -> Looking:
-    module = Looking()
+def look(trainer: Any, source: Any, whole: bool = False) -> Looking:
+    module = Looking(whole)
     if isinstance(source, Digits):
         trainer.fit(module, datamodule=source)
     else:
@@ -85,30 +94,77 @@ def idle(quick_trainer: Callable[..., Trainer]) -> Any:
 
 
 class TestExampleBatch:
+    @pytest.mark.parametrize("workers", [0, 1])
+    def test_is_the_first_two_samples_of_the_sampler(self, idle: Any, workers: int) -> None:
+        module = look(idle, DataLoader(Noisy(), batch_size=4, sampler=[3, 1, 0], num_workers=workers))
+        inputs, target = module.example
+        assert torch.equal(inputs, torch.tensor([[3.0] * 3, [1.0] * 3]))
+        assert target.tolist() == [3, 1]
+        assert module.unchanged
+
+    def test_is_a_whole_batch_where_that_is_wanted(self, idle: Any) -> None:
+        module = look(idle, DataLoader(Noisy(), batch_size=4, sampler=[3, 1, 0, 2]), whole=True)
+        assert module.example[1].tolist() == [3, 1, 0, 2]
+
     @pytest.mark.parametrize(
         "make",
         [
-            lambda: DataLoader(Noisy(), batch_size=4),
-            lambda: DataLoader(Noisy(), batch_size=4, shuffle=True, num_workers=1),
             lambda: [DataLoader(Noisy(), batch_size=4), DataLoader(TensorDataset(torch.ones(3, 9)))],
-            lambda: {"a": DataLoader(Noisy(), batch_size=4)},
-            lambda: CombinedLoader([DataLoader(Noisy(), batch_size=4)], "max_size"),
+            lambda: {"a": DataLoader(Noisy(), batch_size=4), "b": DataLoader(TensorDataset(torch.ones(3, 9)))},
+            lambda: CombinedLoader([DataLoader(Noisy(), batch_size=4), DataLoader(Stream(), batch_size=2)], "max_size"),
         ],
-        ids=["loader", "workers", "list", "dict", "combined"],
+        ids=["list", "dict", "combined"],
     )
-    def test_is_the_first_two_samples(self, idle: Any, make: Callable[[], Any]) -> None:
+    def test_of_several_loaders_has_their_structure(self, idle: Any, make: Callable[[], Any]) -> None:
         module = look(idle, make())
-        inputs, target = module.example
-        assert torch.equal(inputs, torch.tensor([[0.0] * 3, [1.0] * 3]))
-        assert target.tolist() == [0, 1]
+        assert len(module.example) == 2
+        first = module.example["a"] if isinstance(module.example, dict) else module.example[0]
+        assert first[1].tolist() == [0, 1]
         assert module.unchanged
+
+    def test_a_samplers_generator_and_counters_stay_as_they_were(self, idle: Any) -> None:
+        class Counting(torch.utils.data.Sampler[int]):
+            passes = 0
+
+            def __iter__(self) -> Iterator[int]:
+                self.passes += 1
+                return iter(range(5))
+
+            def __len__(self) -> int:
+                return 5
+
+        sampler, generator = Counting(), torch.Generator().manual_seed(3)
+        state = generator.get_state()
+        look(idle, DataLoader(Noisy(), batch_size=4, sampler=sampler))
+        assert sampler.passes == 0
+        look(idle, DataLoader(Noisy(), batch_size=4, shuffle=True, generator=generator))
+        assert torch.equal(generator.get_state(), state)
+
+    def test_the_batch_sampler_may_name_samples_in_any_way(self, idle: Any) -> None:
+        class Sized(Dataset[Tensor]):
+            def __getitem__(self, key: Any) -> Tensor:
+                index, size = key
+                return torch.full((size,), float(index))
+
+        loader = DataLoader(Sized(), batch_sampler=[[(2, 7), (4, 7), (6, 7)]])  # type: ignore[arg-type]
+        assert look(idle, loader).example.tolist() == [[2.0] * 7, [4.0] * 7]
+
+    def test_workers_read_where_the_loader_has_workers(self, idle: Any) -> None:
+        class InWorkers(Dataset[int]):
+            def __len__(self) -> int:
+                return 4
+
+            def __getitem__(self, index: int) -> int:
+                assert torch.utils.data.get_worker_info() is not None, "opened in the main process"
+                return index
+
+        assert look(idle, DataLoader(InWorkers(), batch_size=2, num_workers=1)).example.tolist() == [0, 1]
 
     def test_datamodule(self, idle: Any) -> None:
         data = Digits(batch_size=8)
         module = look(idle, data)
-        for position, (image, label) in enumerate(zip(*module.example, strict=True)):
-            assert torch.equal(image, data.train_data[position][0])
-            assert label == data.train_data[position][1]
+        known = {(image.numpy().tobytes(), int(label)) for image, label in data.train_data}
+        assert all((image.numpy().tobytes(), int(label)) in known for image, label in zip(*module.example, strict=True))
         assert module.unchanged
 
     def test_dict_batches_by_the_loaders_own_collate(self, idle: Any) -> None:
@@ -122,6 +178,54 @@ class TestExampleBatch:
         assert torch.equal(inputs[:, 0], target.float())
         assert len(target) == 4
         assert module.unchanged
+
+    def test_a_stream_loses_no_batch_and_is_read_once(self, quick_trainer: Callable[..., Trainer]) -> None:
+        class Once(IterableDataset[Tensor]):
+            def __init__(self) -> None:
+                self.source = (torch.tensor(float(i)) for i in range(6))
+
+            def __iter__(self) -> Iterator[Tensor]:
+                yield from self.source
+
+        for make in (lambda: DataLoader(Once(), batch_size=2), lambda: (torch.full((2,), float(i)) for i in range(3))):
+            module = look(quick_trainer(max_epochs=1, limit_val_batches=0), make())
+            assert len(module.seen) == 3
+            assert module.seen[0] is module.example
+
+    def test_later_epochs_of_a_stream_are_whole(self, quick_trainer: Callable[..., Trainer]) -> None:
+        module = look(quick_trainer(max_epochs=3, limit_val_batches=0), DataLoader(Stream(), batch_size=3))
+        assert len(module.seen) == 6
+        for epoch in range(3):
+            targets = torch.cat([target for _, target in module.seen[2 * epoch : 2 * epoch + 2]])
+            assert sorted(targets.tolist()) == list(range(6))
+
+    def test_a_loader_is_made_once_and_again_only_where_it_is_to_be_reloaded(
+        self, quick_trainer: Callable[..., Trainer]
+    ) -> None:
+        class Own(Looking):
+            made = 0
+
+            def train_dataloader(self) -> DataLoader[Any]:
+                self.made += 1
+                return DataLoader(Noisy(), batch_size=3)
+
+        for reload, expected in ((0, 1), (1, 3)):
+            module = Own()
+            quick_trainer(max_epochs=3, limit_val_batches=0, reload_dataloaders_every_n_epochs=reload).fit(module)
+            assert module.made == expected
+
+    def test_data_given_to_a_second_fit_are_its_own(self, quick_trainer: Callable[..., Trainer]) -> None:
+        class Failing(Looking):
+            def setup(self, stage: str) -> None:
+                super().setup(stage)
+                raise RuntimeError("stop")
+
+        trainer = quick_trainer(max_epochs=1, limit_val_batches=0)
+        with pytest.raises(RuntimeError, match="stop"):
+            trainer.fit(Failing(), DataLoader(torch.zeros(2, 3)))
+        module = Looking()
+        trainer.fit(module, DataLoader(torch.ones(2, 3)))
+        assert all(bool((batch == 1).all()) for batch in module.seen)
 
     def test_one_sample_is_used_twice(self, idle: Any) -> None:
         data = TensorDataset(torch.tensor([[7.0]]), torch.tensor([1]))
@@ -150,6 +254,46 @@ class TestExampleBatch:
     def test_no_data_is_said_before_the_first_step(self, quick_trainer: Callable[..., Trainer]) -> None:
         with pytest.raises(ValueError, match=r"data set .TensorDataset. is empty"):
             quick_trainer().fit(SupervisedModule(MLP(3)), DataLoader(TensorDataset(torch.empty(0, 3))))
+
+
+class TestOnDevice:
+    def test_the_hooks_and_the_precision_of_the_fit_are_used(self, quick_trainer: Callable[..., Trainer]) -> None:
+        class Scaled(Looking):
+            def setup(self, stage: str) -> None:
+                raw = training_data(self.trainer).example()
+                self.example = on_device(self.trainer, self, raw, torch.device("cpu"))
+
+            def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+                return batch.float() / 255
+
+        module = Scaled()
+        data = DataLoader(torch.full((4, 3), 255, dtype=torch.uint8), batch_size=2)
+        quick_trainer(max_epochs=1, limit_val_batches=0).fit(module, data)
+        assert module.example.tolist() == [[1.0] * 3] * 2
+
+
+class TestUnchanged:
+    def test_buffers_come_back_in_place_whatever_was_done_to_them(self) -> None:
+        class Observing(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.register_buffer("count", torch.zeros(()))
+                self.register_buffer("range", torch.zeros(0))
+                self.register_buffer("mean", torch.zeros(2))
+
+            def forward(self, x: Tensor) -> Tensor:
+                self.count += 1
+                self.range.resize_(3).fill_(7)
+                self.mean = x.mean(0)
+                return x
+
+        model = Observing()
+        before = dict(model.named_buffers())
+        with unchanged(model):
+            model(torch.ones(4, 2))
+        after = dict(model.named_buffers())
+        assert all(after[name] is buffer for name, buffer in before.items())
+        assert [buffer.tolist() for buffer in after.values()] == [0.0, [], [0.0, 0.0]]
 
 
 class TestAsInEvaluation:
