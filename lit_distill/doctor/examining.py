@@ -23,6 +23,7 @@ from lit_distill.doctor.record import Record
 from lit_distill.doctor.sample import Sample
 from lit_distill.doctor.setup import Setup, copied, setup_of
 from lit_distill.doctor.subject import Subject, subject
+from lit_distill.notices import DistillationWarning
 
 MOST_STEPS = 20
 _PATIENCE = 5.0  # seconds for one criterion's formula, after which no further check is begun
@@ -141,11 +142,12 @@ def diagnose(setup: Setup, data: LightningDataModule | Any, trainer: Trainer, pr
     observer = Observer(setup)
     observer.watch()
     trainer.callbacks.append(observer)  # type: ignore[attr-defined]
-    with _silence():
+    with _silence() as said:
         error = _fit(setup.module, data, trainer)
         observer.finish()
         record = observer.record
         found: dict[str, list[Finding]] = {"run": [] if error is None else [_failure(error, record.steps)]}
+        found["set_up"] = [_notice(str(one.message)) for one in said if issubclass(one.category, DistillationWarning)]
         found |= _seen(setup, record, precision)
         notes: list[str] = []
         for name, criterion in fresh.items():
@@ -231,17 +233,28 @@ def _failure(error: Exception, steps: int) -> Finding:
     )
 
 
+def _notice(message: str) -> Finding:
+    """What the library itself warned of, before or while it trained."""
+    what, _, remedy = message.partition(". ")
+    return Finding("set_up", "warning", "the set-up", what, remedy or "look whether that is meant.")
+
+
 @contextmanager
-def _silence() -> Iterator[None]:
-    """Keep what training prints and warns of out of the report."""
+def _silence() -> Iterator[list[warnings.WarningMessage]]:
+    """Keep what training prints and warns of out of the report.
+
+    Yields:
+        The library's own warnings, as they come.
+    """
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("ignore")
-            yield
+            warnings.simplefilter("always", DistillationWarning)
+            yield said
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

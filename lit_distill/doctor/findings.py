@@ -13,6 +13,7 @@ Severity = Literal["bug", "warning"]
 # Every check by its name, in the order of the report, and what holds where it finds nothing.
 CHECKS = {
     "run": "the set-up trains",
+    "set_up": "nothing of the set-up runs another way than its user may think",
     "teacher_mode": "a frozen teacher runs in evaluation mode",
     "teacher_drift": "a frozen teacher's parameters and buffers stay as they were",
     "teacher_repeats": "a frozen teacher says the same of the same batch",
