@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -16,6 +15,7 @@ from torch.optim import Optimizer
 from lit_distill.batch import Target
 from lit_distill.criteria import Criterion, FeatureCriterion
 from lit_distill.criteria.base import Task
+from lit_distill.lightning_names import is_a
 from lit_distill.outputs import Outputs
 from lit_distill.probe import count_parameters, unreached_parameters
 from lit_distill.teachers import Teacher
@@ -106,7 +106,7 @@ def every_parameter_reached(loss: Tensor, module: LightningModule) -> None:
         ValueError: No criterion's gradient reaches a trainable parameter, and DDP was not told to look.
     """
     strategy = module.trainer.strategy
-    if not isinstance(strategy, DDPStrategy) or strategy._ddp_kwargs.get("find_unused_parameters", False):
+    if not is_a(strategy, "strategies.DDPStrategy") or strategy._ddp_kwargs.get("find_unused_parameters", False):
         return
     unreached = unreached_parameters(loss, module)
     if unreached:

@@ -8,26 +8,32 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 
 from lit_distill import checks
 from lit_distill.balance import Balance
-from lit_distill.batch import Batch, BatchFormat, Inputs, first_tensor, move
+from lit_distill.batch import Batch, BatchFormat, Inputs, move
 from lit_distill.callbacks import hosting
+from lit_distill.callbacks.evaluation import HostEvaluation, task_of
+from lit_distill.callbacks.heard import Heard, rows_of
 from lit_distill.callbacks.rehearsal import rehearse
 from lit_distill.callbacks.throughput import is_logging_step
+from lit_distill.callbacks.training_additions import TrainedAdditions
+from lit_distill.calls import Call
 from lit_distill.capture import is_compiled
 from lit_distill.checkpoint import NOTE_KEY
 from lit_distill.compiling import see_hooks
 from lit_distill.criteria import Criterion, SoftTarget
 from lit_distill.criteria.task_loss import TaskLoss
 from lit_distill.distiller import Comparison, Distiller
-from lit_distill.listening import Call, Listener, WhichCall, choose_calls
+from lit_distill.lightning_names import is_overridden
+from lit_distill.listening import Listener, WhichCall, choose_calls
 from lit_distill.optim import hold_task_gradient
+from lit_distill.parts import check_whole
 from lit_distill.probe import as_in_evaluation
 from lit_distill.schedules import Schedule
-from lit_distill.teachers import Teacher
+from lit_distill.teachers import Teacher, as_teacher
+from lit_distill.tensorboard import add_comparison_charts
 from lit_distill.weighted import WeightedCriteria
 
 
@@ -37,15 +43,19 @@ class Distill(Callback):
     In each ``training_step`` it watches the student being called, asks the teacher about the same inputs (after
     whatever the step does to them), and adds the weighted criteria to the loss that the step returns. The
     module's own loss is the criterion ``task``, of weight 1 unless ``weights`` says otherwise. All terms are logged as
-    ``distill/...``. Projectors are trained by the module's optimizer, in its first parameter group, and saved in its
-    checkpoints under ``lit_distill.``; ``lit_distill.strip`` takes them out again. The teacher is in neither.
+    ``distill/...``, and in validation and test what a distillation module logs there: ``distill/val/accuracy/teacher``,
+    ``distill/val/agreement`` and so on. Projectors are trained by the module's optimizer and saved in its checkpoints
+    under ``lit_distill.``; ``lit_distill.strip`` takes them out again. The teacher is in neither.
+
+    The module and its Trainer may be of ``lightning.pytorch`` or of ``pytorch_lightning``.
 
     Args:
         teacher: A network, which is then frozen, or a ``Teacher``.
         criteria: Criteria by name; ``soft``, a ``SoftTarget``, where None.
         weights: A weight for each criterion, and for ``task``; ``task: 0.1`` and ``soft: 0.9`` with the default criterion.
         student: The attribute of the module that holds the student, dots allowed; ``.`` is the module itself, for steps
-            that call ``self(inputs)``.
+            that call ``self(inputs)`` or ``self.forward(inputs)``. Where a step calls the student's parts one after
+            another (``forward_features`` and ``forward_head``, a backbone and a head), they count as one call.
         call: Which of the student's calls in a step counts, where it is called several times with gradients: 0 is the
             first, -1 the last, ``all`` the mean over all of them.
         schedules: As in ``DistillationModule``; ``task.weight`` too.
@@ -54,6 +64,10 @@ class Distill(Callback):
             them; and the logits in the networks' dict outputs.
         example_inputs: What the student is called with, for a few samples. Needed only where the module's training step
             cannot be run on two samples before the fit.
+        parameter_group: Index of the parameter group of the module's first optimizer that trains the projectors; the first
+            where None, with a warning where the groups have different learning rates.
+        evaluate: Compare student and teacher in the module's validation and test; the teacher runs once for each batch
+            there, and a frozen one is asked once per unchanged batch.
 
     Attributes:
         teacher: As given.
@@ -74,6 +88,8 @@ class Distill(Callback):
         balance: Balance | None = None,
         batch_format: BatchFormat | None = None,
         example_inputs: Any = None,
+        parameter_group: int | None = None,
+        evaluate: bool = True,
     ) -> None:
         if not isinstance(teacher, (nn.Module, Teacher)):
             raise TypeError(
@@ -101,11 +117,20 @@ class Distill(Callback):
         self.distiller: Distiller | None = None
         self._listener: Listener | None = None
         self._host = hosting.Host()
+        self._heard = Heard(student)
+        self._trained = TrainedAdditions(parameter_group)
+        task = task_of(self.criteria.criteria())
+        self._evaluation = HostEvaluation(student, call, self._format, task) if evaluate else None
+        self._asked: Teacher | None = None  # in evaluation without a fit
+        self._parts: tuple[str, ...] | None = ()  # that are called in place of the student; None as long as nobody knows
+        self._place: tuple[torch.device, torch.dtype] | None = None
         self._warned = False
 
     # Before the first batch ----------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self._evaluation is not None:
+            self._evaluation.restart()
         if stage != "fit":
             self._host.wrap(pl_module, "on_load_checkpoint", hosting.without_additions)
             return
@@ -160,30 +185,32 @@ class Distill(Callback):
         hosting.check_strategy(trainer, additions)
         module.add_module(NOTE_KEY, additions)
         self._host.wrap(module, "training_step", self._training_step(module))
-        self._host.wrap(module, "configure_optimizers", hosting.hiding_additions(module))
+        self._host.wrap(module, "configure_optimizers", self._trained.around_configure_optimizers(module))
         self._host.wrap(module, "on_load_checkpoint", self._on_load_checkpoint(module))
 
     def _rehearse(self, trainer: Trainer, module: LightningModule, set_up: bool) -> None:
         assert self._listener is not None
         distiller = self._engine()
         parameter = next(iter(module.parameters()), torch.empty(0))
-        # The teacher may be where a fit before this one left it.
-        distiller.move(lambda tensor: move(tensor, parameter.device, parameter.dtype))
+        self._place = None  # the teacher may be where a fit before this one left it
+        self._follow(parameter.device)
+        self._parts = ()
         if self.example_inputs is not None:
             inputs = move(self.example_inputs, parameter.device, parameter.dtype)
             with as_in_evaluation(distiller.student), torch.no_grad():
                 outputs = distiller.capture.run(inputs, calibrate=True)
-            data = Batch(inputs)
+            data = self._heard.batch(Call(inputs, True, []), None, self._network())
+            if not is_compiled(module):
+                self._parts = None  # the first step will tell
+                self._listener.hear_parts()
         else:
             done = rehearse(trainer, module, self._listener, set_up)
             if done.returned is not None:
                 self._task.value = hosting.loss_of(done.returned, module).detach()
             calls = choose_calls(done.calls, self.call, self.student)
             if not calls:
-                raise ValueError(
-                    f"{type(module).__name__}.training_step does not call {self.student!r} with gradients on, so there is "
-                    f"nothing to distil into. {hosting.submodules(module)}"
-                )
+                raise ValueError(hosting.not_called(module, self.student, done.listener.refusal))
+            self._know_parts(module, calls[0], done.listener.capture.model)
             data = self._data(done.batch, calls[0])
             outputs = done.listener.read(calls[0], data.mask, calibrate=True).detach()
             distiller.capture.overwritten.update(done.listener.capture.overwritten)
@@ -193,10 +220,46 @@ class Distill(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         distiller = self._engine()
-        self._host.add_to_optimizer(trainer, getattr(pl_module, NOTE_KEY))
-        parameter = next(iter(distiller.student.parameters()), torch.empty(0))
-        distiller.move(lambda tensor: move(tensor, pl_module.device, parameter.dtype))
+        self._trained.add(next(iter(trainer.optimizers), None), getattr(pl_module, NOTE_KEY))
+        self._follow(pl_module.device)
         distiller.start(trainer, pl_module, self._format.unpack)
+        add_comparison_charts(pl_module.loggers)
+
+    def _follow(self, device: torch.device) -> None:
+        """Have the teacher where the student is, and of its type."""
+        parameter = next(iter(self._engine().student.parameters()), torch.empty(0))
+        if (device, parameter.dtype) != self._place:
+            self._place = (device, parameter.dtype)
+            self._engine().move(lambda tensor: move(tensor, device, parameter.dtype))
+
+    def _know_parts(self, module: LightningModule, call: Call, copied: nn.Module) -> None:
+        """From now on read the parts of the student that the step calls in its place, if it does."""
+        assert self._listener is not None
+        if not call.parts:
+            return
+        try:
+            check_whole(copied, call)
+        except ValueError as error:
+            raise ValueError(hosting.not_called(module, self.student, str(error))) from error
+        self._parts = call.parts
+        self._listener.hear_parts(call.parts)
+
+    def _check_parts(self, module: LightningModule, chosen: list[Call]) -> None:
+        """Make sure that a step calls the parts that are known, or the student itself.
+
+        Raises:
+            ValueError: It calls others, or in another way.
+        """
+        assert self._listener is not None
+        refusal = self._listener.refusal
+        if self._parts is None and (chosen or refusal is None):
+            self._parts = next((call.parts for call in chosen), ())
+            self._listener.hear_parts(self._parts)
+        for call in chosen:
+            if call.parts and call.parts != self._parts:
+                refusal = f"{', '.join(self._parts or ())} were called before, and now {', '.join(call.parts)} alone."
+        if refusal is not None:
+            raise ValueError(hosting.not_called(module, self.student, refusal))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         def read(batch: Any) -> Inputs:
@@ -218,9 +281,11 @@ class Distill(Callback):
     def _training_step(self, module: LightningModule) -> hosting.Wrapper:
         def step(original: Callable[..., Any], batch: Any, *rest: Any) -> Any:
             assert self._listener is not None
+            self._follow(module.device)  # a learning-rate finder's trial steps come before on_fit_start
             with self._listener.listen() as calls:
                 returned = original(batch, *rest)
             chosen = choose_calls(calls, self.call, self.student)
+            self._check_parts(module, chosen)
             if returned is None or not chosen:
                 self._warn_not_called(returned is not None)
                 hold_task_gradient(module.trainer, self.criteria, [])
@@ -232,7 +297,7 @@ class Distill(Callback):
             for comparison in comparisons:
                 checks.finite(total, comparison.losses, comparison.own, module.global_step)
             hold_task_gradient(module.trainer, self.criteria, [comparison.losses for comparison in comparisons])
-            self._log(module, total, comparisons, len(first_tensor(chosen[0].inputs)))
+            self._log(module, total, comparisons, rows_of(chosen[0].inputs))
             return {**returned, "loss": total} if isinstance(returned, Mapping) else total
 
         return step
@@ -246,12 +311,14 @@ class Distill(Callback):
 
     def _data(self, batch: Any, call: Call) -> Batch:
         """What the student was called with, beside the labels and the teacher's own inputs where those are read."""
-        given = self._format.unpack(batch) if self._reads_batch else Batch(call.inputs)
-        return Batch(
-            call.inputs, given.target, call.mask if call.mask is not None else given.mask, given.teacher_inputs
-        )
+        given = self._format.unpack(batch) if self._reads_batch else None
+        return self._heard.batch(call, given, self._network())
 
-    def _log(self, module: LightningModule, total: Tensor, comparisons: list[Comparison], size: int) -> None:
+    def _network(self) -> nn.Module | None:
+        teacher = self._engine().teacher
+        return teacher.model if teacher is not None else None
+
+    def _log(self, module: LightningModule, total: Tensor, comparisons: list[Comparison], size: int | None) -> None:
         if not (is_logging_step(module.trainer) or module.trainer.should_stop):
             return
         figures = [self._engine().figures(comparison) for comparison in comparisons]
@@ -265,12 +332,68 @@ class Distill(Callback):
             self._warned = True
             rank_zero_warn(f"a training step did not call the student {self.student!r}: nothing was distilled in it.")
 
+    # Validation and test -------------------------------------------------------------------------
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begin_evaluation(pl_module, "val")
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begin_evaluation(pl_module, "test")
+
+    def _begin_evaluation(self, module: LightningModule, stage: str) -> None:
+        student = hosting.find(module, self.student)
+        if self._evaluation is None or student is None or getattr(module, "_compiler_ctx", None) is not None:
+            return
+        teacher = self.distiller.teacher if self.distiller is not None else self._frozen_teacher()
+        if teacher is not None:
+            parameter = next(iter(student.parameters()), torch.empty(0))
+            teacher.apply(lambda tensor: move(tensor, module.device, parameter.dtype))
+        self._evaluation.begin(module, student, teacher, self._parts or (), stage)
+
+    def _frozen_teacher(self) -> Teacher | None:
+        """The teacher where there was no fit; one that learns in a fit has learned nothing."""
+        if self._asked is None:
+            teacher = as_teacher(self.teacher)
+            key = self._format.teacher_output_key or self._format.output_key
+            if teacher.frozen:
+                teacher.observe((), key)
+                self._asked = teacher
+        return self._asked
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if self._evaluation is not None:
+            self._evaluation.at("val", dataloader_idx, batch_idx)
+
+    def on_test_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if self._evaluation is not None:
+            self._evaluation.at("test", dataloader_idx, batch_idx)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._evaluation is not None:
+            self._evaluation.finish(trainer, pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._evaluation is not None:
+            self._evaluation.finish(trainer, pl_module, "test")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._evaluation is not None:
+            self._evaluation.end()
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._evaluation is not None:
+            self._evaluation.end()
+
     # Checkpoints and the end ---------------------------------------------------------------------
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if self.distiller is not None and hasattr(pl_module, NOTE_KEY):
             self.distiller.note.write(checkpoint, self.criteria)
-            checkpoint[NOTE_KEY]["in_optimizer"] = self._host.added
+            checkpoint[NOTE_KEY] |= self._trained.note()
 
     def _on_load_checkpoint(self, module: LightningModule) -> hosting.Wrapper:
         def load(original: Callable[..., Any], checkpoint: dict[str, Any]) -> None:
@@ -299,12 +422,15 @@ class Distill(Callback):
     def _leave(self, module: LightningModule) -> None:
         """Give the module back as it was."""
         self._stop_watching()
+        self._trained.take_back()
         if isinstance(getattr(module, NOTE_KEY, None), hosting.Additions):
             delattr(module, NOTE_KEY)
 
     def _stop_watching(self) -> None:
         self._task.value = torch.zeros(())  # a step that ended by an error left its graph
         self._host.unwrap()
+        if self._evaluation is not None:
+            self._evaluation.end()
         if self._listener is not None:
             self._listener.remove()
             self._listener = None

@@ -10,9 +10,9 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.connectors.data_connector import _DataLoaderSource
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.utils.data import DataLoader
 
+from lit_distill.lightning_names import is_overridden
 from lit_distill.recording.replay import ReplayLoader
 from lit_distill.recording.seeding import Key, batch_seed, restored_generators, seed_generators
 
