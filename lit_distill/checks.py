@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
@@ -105,7 +106,7 @@ def every_parameter_reached(loss: Tensor, module: LightningModule) -> None:
     Raises:
         ValueError: No criterion's gradient reaches a trainable parameter, and DDP was not told to look.
     """
-    strategy = module.trainer.strategy
+    strategy: Any = module.trainer.strategy
     if not is_a(strategy, "strategies.DDPStrategy") or strategy._ddp_kwargs.get("find_unused_parameters", False):
         return
     unreached = unreached_parameters(loss, module)

@@ -100,8 +100,8 @@ class _ExplainingCheck:
     def __call__(self, model: object) -> Any:
         if isinstance(model, LightningModule):
             raise TypeError(
-                f"{type(model).__name__} is a LightningModule of lightning.pytorch, and this Trainer is pytorch_lightning's: the "
-                "two packages share no class. Make the Trainer with `from lightning.pytorch import Trainer`. A module of "
+                f"{type(model).__name__} is a LightningModule of lightning.pytorch, and this Trainer is pytorch_lightning's: "
+                "the two packages share no class. Make the Trainer with `from lightning.pytorch import Trainer`. A module of "
                 "pytorch_lightning is distilled with the callback lit_distill.Distill, in that package's Trainer."
             )
         return self.__wrapped__(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -31,12 +32,14 @@ def join_parts(parts: list[Call]) -> Call:
     if len(made) < len(parts):
         raise ValueError(_refused(names, "one of them failed"))
     seen = tensors_of(parts[0].inputs)
-    for before, after in zip(parts, parts[1:], strict=False):
+    for before, after in pairwise(parts):
         taken, given = tensors_of(after.inputs), tensors_of(before.raw)
         seen += given
         loose = [tensor for tensor in taken if not _comes_from(tensor, seen)]
         if loose or not any(_comes_from(tensor, given) for tensor in taken):
-            raise ValueError(_refused(names, f"{after.name!r} does not take what {before.name!r} gives, and that alone"))
+            raise ValueError(
+                _refused(names, f"{after.name!r} does not take what {before.name!r} gives, and that alone")
+            )
     first, last = parts[0], parts[-1]
     layers: dict[str, list[Any]] = {}
     for part in parts:
@@ -85,14 +88,15 @@ def _comes_from(tensor: Tensor, sources: list[Tensor]) -> bool:
     if any(tensor is source or _same_memory(tensor, source) for source in sources):
         return True
     nodes = {source.grad_fn for source in sources if source.grad_fn is not None}
-    waiting, seen = [tensor.grad_fn], {None}
+    waiting: list[Any] = [tensor.grad_fn]
+    seen: set[Any] = {None}
     while waiting and len(seen) < _MOST_NODES:
         node = waiting.pop()
         if node in nodes:
             return True
         if node not in seen:
             seen.add(node)
-            waiting += [following for following, _ in node.next_functions]  # type: ignore[union-attr]
+            waiting += [following for following, _ in node.next_functions]
     return False
 
 

@@ -122,7 +122,9 @@ class Distill(Callback):
         task = task_of(self.criteria.criteria())
         self._evaluation = HostEvaluation(student, call, self._format, task) if evaluate else None
         self._asked: Teacher | None = None  # in evaluation without a fit
-        self._parts: tuple[str, ...] | None = ()  # that are called in place of the student; None as long as nobody knows
+        self._parts: (
+            tuple[str, ...] | None
+        ) = ()  # that are called in place of the student; None as long as nobody knows
         self._place: tuple[torch.device, torch.dtype] | None = None
         self._warned = False
 

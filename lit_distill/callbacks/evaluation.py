@@ -191,7 +191,9 @@ class HostEvaluation:
     def _tell(self, kind: str, why: str) -> None:
         if kind not in self._told:
             self._told.add(kind)
-            which = "accuracy and other figures that need labels" if kind == "labels" else "the figures of both networks"
+            which = (
+                "accuracy and other figures that need labels" if kind == "labels" else "the figures of both networks"
+            )
             tell(f"Distill leaves out {which} in validation: {why}. Distill(evaluate=False) computes none.")
 
 
@@ -206,7 +208,11 @@ def _no_labels(target: Any, logits: Tensor, call: Call, task: Task) -> str | Non
                 return "the labels are the inputs themselves, which the module shifts as it likes"
     if task == "multiclass" and target.is_floating_point():
         rows = target.float().sum(-1) if target.dim() else target
-        if target.shape != logits.shape or bool((target < 0).any()) or not torch.allclose(rows, torch.ones_like(rows), atol=1e-3):
+        if (
+            target.shape != logits.shape
+            or bool((target < 0).any())
+            or not torch.allclose(rows, torch.ones_like(rows), atol=1e-3)
+        ):
             return f"the labels {list(target.shape)} are numbers, and no classes of {list(logits.shape)} logits"
     return None
 

@@ -93,14 +93,11 @@ def _rows_of_entry(entry: Any) -> int | None:
         return len(entry) if entry.dim() else None
     if isinstance(entry, PackedSequence):
         return int(entry.batch_sizes[0])
-    for name in ("num_graphs", "batch_size"):
-        told = getattr(entry, name, None)
-        if isinstance(told, int):
-            return told
+    told = next((getattr(entry, name) for name in ("num_graphs", "batch_size") if hasattr(entry, name)), None)
+    if isinstance(told, int):
+        return told
     if isinstance(entry, list):
         return len(entry)
-    if isinstance(entry, (tuple, Mapping)):
-        return rows_of(entry)
     if dataclasses.is_dataclass(entry) and not isinstance(entry, type):
-        return rows_of(tuple(getattr(entry, field.name) for field in dataclasses.fields(entry)))
-    return None
+        entry = tuple(getattr(entry, field.name) for field in dataclasses.fields(entry))
+    return rows_of(entry) if isinstance(entry, (tuple, Mapping)) else None

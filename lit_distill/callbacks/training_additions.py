@@ -104,7 +104,7 @@ def _tell_of_learning_rates(groups: list[dict[str, Any]], count: int) -> None:
     if len(set(rates)) > 1:
         listed = ", ".join(f"{index}: {rate:g}" for index, rate in enumerate(rates))
         tell(
-            f"the criteria's own layers ({count} parameters, projectors among them) train at the learning rate {rates[0]:g}, that "
+            f"the criteria's own layers ({count} parameters) train at the learning rate {rates[0]:g}, that "
             f"of the optimizer's first parameter group; the groups have {listed}. Choose another group with "
             "Distill(parameter_group=…); parameter_group=0 keeps this one."
         )

@@ -103,7 +103,9 @@ def quiet_trainer(options: Mapping[str, Any], steps: int, kind: type[Trainer] = 
     if not 1 <= steps <= MOST_STEPS:
         raise ValueError(f"steps must be 1 to {MOST_STEPS}, not {steps}.")
     ours = {
-        "callbacks": [one for one in _callbacks(options) if not is_a(one, "callbacks.ProgressBar", "callbacks.ModelSummary")],
+        "callbacks": [
+            one for one in _callbacks(options) if not is_a(one, "callbacks.ProgressBar", "callbacks.ModelSummary")
+        ],
         "devices": 1,
         "num_nodes": 1,
         "strategy": "auto",
@@ -235,7 +237,10 @@ def _failure(error: Exception, steps: int) -> Finding:
 @contextmanager
 def _silence() -> Iterator[None]:
     """Keep what training prints and warns of out of the report."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric")]
+    loggers = [
+        logging.getLogger(name)
+        for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric")
+    ]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
