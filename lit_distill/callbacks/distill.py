@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
@@ -14,9 +14,10 @@ from lit_distill import checks
 from lit_distill.balance import Balance
 from lit_distill.batch import Batch, BatchFormat, Inputs, move
 from lit_distill.callbacks import hosting
-from lit_distill.callbacks.evaluation import HostEvaluation, task_of
+from lit_distill.callbacks.evaluation import EvaluatesHost, HostEvaluation, task_of
 from lit_distill.callbacks.heard import Heard, rows_of
 from lit_distill.callbacks.rehearsal import rehearse
+from lit_distill.callbacks.student_calls import StudentCalls
 from lit_distill.callbacks.throughput import is_logging_step
 from lit_distill.callbacks.training_additions import TrainedAdditions
 from lit_distill.calls import Call
@@ -27,9 +28,8 @@ from lit_distill.criteria import Criterion, SoftTarget
 from lit_distill.criteria.task_loss import TaskLoss
 from lit_distill.distiller import Comparison, Distiller
 from lit_distill.lightning_names import is_overridden
-from lit_distill.listening import Listener, WhichCall, choose_calls
+from lit_distill.listening import WhichCall
 from lit_distill.optim import hold_task_gradient
-from lit_distill.parts import check_whole
 from lit_distill.probe import as_in_evaluation
 from lit_distill.schedules import Schedule
 from lit_distill.teachers import Teacher, as_teacher
@@ -37,7 +37,7 @@ from lit_distill.tensorboard import add_comparison_charts
 from lit_distill.weighted import WeightedCriteria
 
 
-class Distill(Callback):
+class Distill(EvaluatesHost):
     """Distils into a network inside any LightningModule, whose code stays as it is.
 
     In each ``training_step`` it watches the student being called, asks the teacher about the same inputs (after
@@ -115,16 +115,12 @@ class Distill(Callback):
             or any(criterion.needs_target for criterion in self.criteria.criteria().values())
         )
         self.distiller: Distiller | None = None
-        self._listener: Listener | None = None
+        self._calls = StudentCalls(student, call)
         self._host = hosting.Host()
         self._heard = Heard(student)
         self._trained = TrainedAdditions(parameter_group)
         task = task_of(self.criteria.criteria())
         self._evaluation = HostEvaluation(student, call, self._format, task) if evaluate else None
-        self._asked: Teacher | None = None  # in evaluation without a fit
-        self._parts: (
-            tuple[str, ...] | None
-        ) = ()  # that are called in place of the student; None as long as nobody knows
         self._place: tuple[torch.device, torch.dtype] | None = None
         self._warned = False
 
@@ -150,7 +146,7 @@ class Distill(Callback):
     def _attach_after(self, trainer: Trainer, module: LightningModule, last: bool) -> hosting.Wrapper:
         def make(original: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
             original(*args, **kwargs)
-            if self._listener is not None:
+            if self._calls.listener is not None:
                 return
             if hosting.find(module, self.student) is not None:
                 self._attach(trainer, module, set_up=True)
@@ -172,7 +168,7 @@ class Distill(Callback):
             self.distiller = Distiller(student, self.teacher, self.criteria, self._format)
         else:
             self.distiller.capture.restore()
-        self._listener = Listener(self.distiller.capture)
+        self._calls.start(self.distiller.capture)
         if is_compiled(module) or getattr(module, "_compiler_ctx", None) is not None:
             see_hooks()
         self._rehearse(trainer, module, set_up)
@@ -191,30 +187,24 @@ class Distill(Callback):
         self._host.wrap(module, "on_load_checkpoint", self._on_load_checkpoint(module))
 
     def _rehearse(self, trainer: Trainer, module: LightningModule, set_up: bool) -> None:
-        assert self._listener is not None
         distiller = self._engine()
         parameter = next(iter(module.parameters()), torch.empty(0))
         self._place = None  # the teacher may be where a fit before this one left it
         self._follow(parameter.device)
-        self._parts = ()
         if self.example_inputs is not None:
             inputs = move(self.example_inputs, parameter.device, parameter.dtype)
             with as_in_evaluation(distiller.student), torch.no_grad():
                 outputs = distiller.capture.run(inputs, calibrate=True)
             data = self._heard.batch(Call(inputs, True, []), None, self._network())
             if not is_compiled(module):
-                self._parts = None  # the first step will tell
-                self._listener.hear_parts()
+                self._calls.expect_parts()
         else:
-            done = rehearse(trainer, module, self._listener, set_up)
+            done = rehearse(trainer, module, self._calls.hearing(), set_up)
             if done.returned is not None:
                 self._task.value = hosting.loss_of(done.returned, module).detach()
-            calls = choose_calls(done.calls, self.call, self.student)
-            if not calls:
-                raise ValueError(hosting.not_called(module, self.student, done.listener.refusal))
-            self._know_parts(module, calls[0], done.listener.capture.model)
-            data = self._data(done.batch, calls[0])
-            outputs = done.listener.read(calls[0], data.mask, calibrate=True).detach()
+            call = self._calls.learn(module, done.calls, done.listener)
+            data = self._data(done.batch, call)
+            outputs = done.listener.read(call, data.mask, calibrate=True).detach()
             distiller.capture.overwritten.update(done.listener.capture.overwritten)
         extra = distiller.registered_teacher
         with as_in_evaluation(self.criteria, *([extra] if extra is not None else [])), torch.no_grad():
@@ -233,35 +223,6 @@ class Distill(Callback):
         if (device, parameter.dtype) != self._place:
             self._place = (device, parameter.dtype)
             self._engine().move(lambda tensor: move(tensor, device, parameter.dtype))
-
-    def _know_parts(self, module: LightningModule, call: Call, copied: nn.Module) -> None:
-        """From now on read the parts of the student that the step calls in its place, if it does."""
-        assert self._listener is not None
-        if not call.parts:
-            return
-        try:
-            check_whole(copied, call)
-        except ValueError as error:
-            raise ValueError(hosting.not_called(module, self.student, str(error))) from error
-        self._parts = call.parts
-        self._listener.hear_parts(call.parts)
-
-    def _check_parts(self, module: LightningModule, chosen: list[Call]) -> None:
-        """Make sure that a step calls the parts that are known, or the student itself.
-
-        Raises:
-            ValueError: It calls others, or in another way.
-        """
-        assert self._listener is not None
-        refusal = self._listener.refusal
-        if self._parts is None and (chosen or refusal is None):
-            self._parts = next((call.parts for call in chosen), ())
-            self._listener.hear_parts(self._parts)
-        for call in chosen:
-            if call.parts and call.parts != self._parts:
-                refusal = f"{', '.join(self._parts or ())} were called before, and now {', '.join(call.parts)} alone."
-        if refusal is not None:
-            raise ValueError(hosting.not_called(module, self.student, refusal))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         def read(batch: Any) -> Inputs:
@@ -282,12 +243,10 @@ class Distill(Callback):
 
     def _training_step(self, module: LightningModule) -> hosting.Wrapper:
         def step(original: Callable[..., Any], batch: Any, *rest: Any) -> Any:
-            assert self._listener is not None
             self._follow(module.device)  # a learning-rate finder's trial steps come before on_fit_start
-            with self._listener.listen() as calls:
+            with self._calls.hearing().listen() as calls:
                 returned = original(batch, *rest)
-            chosen = choose_calls(calls, self.call, self.student)
-            self._check_parts(module, chosen)
+            chosen = self._calls.choose(module, calls)
             if returned is None or not chosen:
                 self._warn_not_called(returned is not None)
                 hold_task_gradient(module.trainer, self.criteria, [])
@@ -306,9 +265,8 @@ class Distill(Callback):
 
     def _compare(self, batch: Any, call: Call) -> Comparison:
         distiller = self._engine()
-        assert self._listener is not None
         data = self._data(batch, call)
-        student = self._listener.read(call, data.mask)
+        student = self._calls.hearing().read(call, data.mask)
         return distiller.compare(student, distiller.ask(data)(), data.target)
 
     def _data(self, batch: Any, call: Call) -> Batch:
@@ -336,59 +294,26 @@ class Distill(Callback):
 
     # Validation and test -------------------------------------------------------------------------
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._begin_evaluation(pl_module, "val")
-
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._begin_evaluation(pl_module, "test")
-
     def _begin_evaluation(self, module: LightningModule, stage: str) -> None:
         student = hosting.find(module, self.student)
         if self._evaluation is None or student is None or getattr(module, "_compiler_ctx", None) is not None:
             return
-        teacher = self.distiller.teacher if self.distiller is not None else self._frozen_teacher()
+        teacher = self.distiller.teacher if self.distiller is not None else self._untrained_teacher()
         if teacher is not None:
             parameter = next(iter(student.parameters()), torch.empty(0))
             teacher.apply(lambda tensor: move(tensor, module.device, parameter.dtype))
-        self._evaluation.begin(module, student, teacher, self._parts or (), stage)
+        self._evaluation.begin(module, student, teacher, self._calls.parts or (), stage)
 
-    def _frozen_teacher(self) -> Teacher | None:
-        """The teacher where there was no fit; one that learns in a fit has learned nothing."""
-        if self._asked is None:
-            teacher = as_teacher(self.teacher)
-            key = self._format.teacher_output_key or self._format.output_key
-            if teacher.frozen:
-                teacher.observe((), key)
-                self._asked = teacher
-        return self._asked
-
-    def on_validation_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        if self._evaluation is not None:
-            self._evaluation.at("val", dataloader_idx, batch_idx)
-
-    def on_test_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        if self._evaluation is not None:
-            self._evaluation.at("test", dataloader_idx, batch_idx)
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._evaluation is not None:
-            self._evaluation.finish(trainer, pl_module, "val")
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._evaluation is not None:
-            self._evaluation.finish(trainer, pl_module, "test")
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._evaluation is not None:
-            self._evaluation.end()
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._evaluation is not None:
-            self._evaluation.end()
+    def _untrained_teacher(self) -> Teacher | None:
+        """The teacher where there was no fit; none where it learns in one."""
+        assert self._evaluation is not None
+        known = self._evaluation.teacher
+        teacher = known if known is not None else as_teacher(self.teacher)
+        if not teacher.frozen:
+            return None
+        if known is None:
+            teacher.observe((), self._format.teacher_output_key or self._format.output_key)
+        return teacher
 
     # Checkpoints and the end ---------------------------------------------------------------------
 
@@ -433,9 +358,7 @@ class Distill(Callback):
         self._host.unwrap()
         if self._evaluation is not None:
             self._evaluation.end()
-        if self._listener is not None:
-            self._listener.remove()
-            self._listener = None
+        self._calls.stop()
 
     def _engine(self) -> Distiller:
         assert self.distiller is not None, "setup comes first"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from lit_distill.batch import IGNORED_LABEL, Batch, BatchFormat, tensors_of
@@ -42,6 +43,9 @@ class HostEvaluation:
         call: Which of its calls counts, as for ``Distill``.
         batch_format: Where the labels are in a batch, and the logits in an output.
         task: What the logits mean.
+
+    Attributes:
+        teacher: What was asked last.
     """
 
     def __init__(self, student: str, call: WhichCall, batch_format: BatchFormat, task: Task) -> None:
@@ -49,7 +53,7 @@ class HostEvaluation:
         self._heard = Heard(student)
         self._host = hosting.Host()
         self._listener: Listener | None = None
-        self._teacher: Teacher | None = None
+        self.teacher: Teacher | None = None
         self._evaluator: Evaluator | None = None
         self._parts: tuple[str, ...] = ()
         self._place = ("val", 0, 0)
@@ -72,8 +76,8 @@ class HostEvaluation:
         self.end()
         if "given up" in self._told or not is_overridden(STEPS[stage], module):
             return
-        if self._evaluator is None or teacher is not self._teacher:
-            self._evaluator, self._teacher = Evaluator(self._task, teacher), teacher
+        if self._evaluator is None or teacher is not self.teacher:
+            self._evaluator, self.teacher = Evaluator(self._task, teacher), teacher
         self._seen, self._parts = False, parts
         self._listener = Listener(Capture(student, (), self._format.output_key, "student"))
         if parts:
@@ -140,7 +144,7 @@ class HostEvaluation:
     def _add_call(self, call: Call, given: Batch | None, offset: int) -> None:
         assert self._listener is not None
         assert self._evaluator is not None
-        data = self._heard.batch(call, given, self._teacher.model if self._teacher is not None else None)
+        data = self._heard.batch(call, given, self.teacher.model if self.teacher is not None else None)
         logits = self._listener.read(call, data.mask, calibrate=True).logits
         if self._task == "multiclass" and count_classes(logits) < 2:
             self._tell("classes", f"the student gives one number ({list(logits.shape)}), which is no choice of a class")
@@ -156,7 +160,7 @@ class HostEvaluation:
                 raise
             self._without_labels(f"the labels do not fit the student's logits ({type(error).__name__}: {error})")
             data = Batch(data.inputs, None, data.mask, data.teacher_inputs)
-            self._evaluator = Evaluator(self._task, self._teacher)  # what the failed update has begun is left out
+            self._evaluator = Evaluator(self._task, self.teacher)  # what the failed update has begun is left out
             self._evaluator.update(place, logits, data)
         self._seen = True
 
@@ -222,3 +226,47 @@ def _fitting_mask(mask: Tensor | None, logits: Tensor) -> Tensor | None:
         return mask
     positions = logits.shape[:-1] if logits.dim() == 3 else (logits.shape[0], *logits.shape[2:])
     return mask if mask.shape == positions else None
+
+
+class EvaluatesHost(Callback):
+    """The hooks of a callback that has a ``HostEvaluation``; with None, they do nothing."""
+
+    _evaluation: HostEvaluation | None
+
+    @abstractmethod
+    def _begin_evaluation(self, module: LightningModule, stage: str) -> None:
+        """Begin an epoch of ``val`` or ``test``."""
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begin_evaluation(pl_module, "val")
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begin_evaluation(pl_module, "test")
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if self._evaluation is not None:
+            self._evaluation.at("val", dataloader_idx, batch_idx)
+
+    def on_test_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if self._evaluation is not None:
+            self._evaluation.at("test", dataloader_idx, batch_idx)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._evaluation is not None:
+            self._evaluation.finish(trainer, pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._evaluation is not None:
+            self._evaluation.finish(trainer, pl_module, "test")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._evaluation is not None:
+            self._evaluation.end()
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._evaluation is not None:
+            self._evaluation.end()
