@@ -75,6 +75,7 @@ def trainer_class(module: object) -> Any:
     Args:
         module: The LightningModule.
     """
+    module = getattr(module, "_orig_mod", module)
     package = "lightning.pytorch" if isinstance(module, LightningModule) else _OTHER
     return sys.modules[package].Trainer
 
