@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -152,16 +153,15 @@ class HostEvaluation:
         stage, loader, batch = self._place
         place = (stage, loader, batch + offset)
         target = self._fitting(data.target, logits, call) if self._reads_labels else None
-        data = Batch(data.inputs, target, _fitting_mask(data.mask, logits), data.teacher_inputs)
+        data = replace(data, target=target, mask=_fitting_mask(data.mask, logits))
         try:
             self._evaluator.update(place, logits, data)
         except Exception as error:
             if target is None:
                 raise
-            self._without_labels(f"the labels do not fit the student's logits ({type(error).__name__}: {error})")
-            data = Batch(data.inputs, None, data.mask, data.teacher_inputs)
             self._evaluator = Evaluator(self._task, self.teacher)  # what the failed update has begun is left out
-            self._evaluator.update(place, logits, data)
+            self._evaluator.update(place, logits, replace(data, target=None))
+            self._without_labels(f"the labels do not fit the student's logits ({type(error).__name__}: {error})")
         self._seen = True
 
     # What cannot be read -------------------------------------------------------------------------

@@ -41,7 +41,7 @@ class Heard:
         if own is None and teacher is not None:
             own = self._for_teacher(call.inputs, teacher)
         mask = call.mask if call.mask is not None else rest.mask
-        return Batch(call.inputs, rest.target, mask, own)
+        return dataclasses.replace(rest, inputs=call.inputs, mask=mask, teacher_inputs=own)
 
     def _for_teacher(self, inputs: Inputs, teacher: nn.Module) -> Inputs | None:
         positional, named = positions_and_names(inputs)
