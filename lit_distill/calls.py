@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_distill.batch import MASK_KEYS, Arguments, Inputs, tensors_of
+from lit_distill.batch import Arguments, Inputs, tensors_of
 from lit_distill.capture import LayerCalls
+from lit_distill.reading import MASK_KEYS
 
 
 @dataclass

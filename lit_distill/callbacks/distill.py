@@ -206,6 +206,7 @@ class Distill(EvaluatesHost):
             data = self._data(done.batch, call)
             outputs = done.listener.read(call, data.mask, calibrate=True).detach()
             distiller.capture.overwritten.update(done.listener.capture.overwritten)
+            distiller.capture.layouts = done.listener.capture.layouts
         extra = distiller.registered_teacher
         with as_in_evaluation(self.criteria, *([extra] if extra is not None else [])), torch.no_grad():
             distiller.rehearse(outputs, data)
@@ -267,7 +268,7 @@ class Distill(EvaluatesHost):
         distiller = self._engine()
         data = self._data(batch, call)
         student = self._calls.hearing().read(call, data.mask)
-        return distiller.compare(student, distiller.ask(data)(), data.target)
+        return distiller.compare(student, distiller.ask(data)(), data)
 
     def _data(self, batch: Any, call: Call) -> Batch:
         """What the student was called with, beside the labels and the teacher's own inputs where those are read."""
@@ -302,7 +303,8 @@ class Distill(EvaluatesHost):
         if teacher is not None:
             parameter = next(iter(student.parameters()), torch.empty(0))
             teacher.apply(lambda tensor: move(tensor, module.device, parameter.dtype))
-        self._evaluation.begin(module, student, teacher, self._calls.parts or (), stage)
+        layouts = self.distiller.capture.layouts if self.distiller is not None else None
+        self._evaluation.begin(module, student, teacher, self._calls.parts or (), stage, layouts)
 
     def _untrained_teacher(self) -> Teacher | None:
         """The teacher where there was no fit; none where it learns in one."""
@@ -312,7 +314,7 @@ class Distill(EvaluatesHost):
         if not teacher.frozen:
             return None
         if known is None:
-            teacher.observe((), self._format.teacher_output_key or self._format.output_key)
+            teacher.observe((), self._format)
         return teacher
 
     # Checkpoints and the end ---------------------------------------------------------------------

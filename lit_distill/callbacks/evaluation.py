@@ -18,11 +18,13 @@ from lit_distill.calls import Call
 from lit_distill.capture import Capture
 from lit_distill.criteria import Criterion
 from lit_distill.criteria.base import TASKS, Task
+from lit_distill.layout import Layouts
 from lit_distill.lightning_names import is_overridden
 from lit_distill.listening import Listener, WhichCall, choose_calls
 from lit_distill.metrics import count_classes
 from lit_distill.modules.evaluator import Evaluator
 from lit_distill.notices import tell
+from lit_distill.positions import settle
 from lit_distill.teachers import Teacher
 
 STEPS = {"val": "validation_step", "test": "test_step"}
@@ -63,7 +65,13 @@ class HostEvaluation:
         self._told: set[str] = set()
 
     def begin(
-        self, module: LightningModule, student: nn.Module, teacher: Teacher | None, parts: tuple[str, ...], stage: str
+        self,
+        module: LightningModule,
+        student: nn.Module,
+        teacher: Teacher | None,
+        parts: tuple[str, ...],
+        stage: str,
+        layouts: Layouts | None = None,
     ) -> None:
         """Watch an epoch of a stage, ``val`` or ``test``.
 
@@ -73,6 +81,7 @@ class HostEvaluation:
             teacher: What is asked; None for the student's own figures alone.
             parts: The student's parts, where the module calls these and not itself.
             stage: The stage.
+            layouts: Where the student's outputs hold their classes, as a fit has found; None where there was none.
         """
         self.end()
         if "given up" in self._told or not is_overridden(STEPS[stage], module):
@@ -80,7 +89,10 @@ class HostEvaluation:
         if self._evaluator is None or teacher is not self.teacher:
             self._evaluator, self.teacher = Evaluator(self._task, teacher), teacher
         self._seen, self._parts = False, parts
-        self._listener = Listener(Capture(student, (), self._format.output_key, "student"))
+        told = self._format
+        capture = Capture(student, (), told.output_key, "student", told.layout, told.class_dim)
+        capture.layouts = layouts if layouts is not None else capture.layouts
+        self._listener = Listener(capture)
         if parts:
             self._listener.hear_parts(parts)
         self._host.wrap(module, STEPS[stage], self._watch)
@@ -146,14 +158,15 @@ class HostEvaluation:
         assert self._listener is not None
         assert self._evaluator is not None
         data = self._heard.batch(call, given, self.teacher.model if self.teacher is not None else None)
-        logits = self._listener.read(call, data.mask, calibrate=True).logits
+        data, outputs, _ = settle(data, self._format, self._listener.read(call, data.mask, calibrate=True))
+        logits = outputs.logits
         if self._task == "multiclass" and count_classes(logits) < 2:
             self._tell("classes", f"the student gives one number ({list(logits.shape)}), which is no choice of a class")
             return
         stage, loader, batch = self._place
         place = (stage, loader, batch + offset)
         target = self._fitting(data.target, logits, call) if self._reads_labels else None
-        data = replace(data, target=target, mask=_fitting_mask(data.mask, logits))
+        data = replace(data, target=target)
         try:
             self._evaluator.update(place, logits, data)
         except Exception as error:
@@ -219,13 +232,6 @@ def _no_labels(target: Any, logits: Tensor, call: Call, task: Task) -> str | Non
         ):
             return f"the labels {list(target.shape)} are numbers, and no classes of {list(logits.shape)} logits"
     return None
-
-
-def _fitting_mask(mask: Tensor | None, logits: Tensor) -> Tensor | None:
-    if mask is None or logits.dim() < 3:
-        return mask
-    positions = logits.shape[:-1] if logits.dim() == 3 else (logits.shape[0], *logits.shape[2:])
-    return mask if mask.shape == positions else None
 
 
 class EvaluatesHost(Callback):

@@ -40,7 +40,7 @@ class Heard:
         own = rest.teacher_inputs
         if own is None and teacher is not None:
             own = self._for_teacher(call.inputs, teacher)
-        mask = call.mask if call.mask is not None else rest.mask
+        mask = rest.mask if rest.mask_is_told or call.mask is None else call.mask
         return dataclasses.replace(rest, inputs=call.inputs, mask=mask, teacher_inputs=own)
 
     def _for_teacher(self, inputs: Inputs, teacher: nn.Module) -> Inputs | None:
