@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -155,6 +155,7 @@ class Listener:
         self.refusal: str | None = None
         self._ear = _Ear(capture.store, [], [])
         self._methods: list[str] = []
+        self._known: tuple[str, ...] = ()
         root = self._root  # copies of a compiled model's wrapper lose its hooks
         self._handles = [
             root.register_forward_pre_hook(_Begin(self._ear), with_kwargs=True),
@@ -167,13 +168,15 @@ class Listener:
         root: nn.Module = getattr(self.capture.model, "_orig_mod", self.capture.model)
         return root
 
-    def hear_parts(self, names: Collection[str] | None = None) -> None:
+    def hear_parts(self, names: Sequence[str] | None = None, known: bool = False) -> None:
         """Read the calls of the model's parts too, where the model itself is not called.
 
         Args:
             names: Paths of submodules and names of methods; all of them where None.
+            known: Called in this order, they are known to make one call.
         """
         self.ignore_parts()
+        self._known = tuple(names or ()) if known else ()
         root = self._root
         methods = [name for name in dir(type(root)) if name.startswith("forward_") and callable(getattr(root, name))]
         self._methods = [name for name in methods if names is None or name in names]
@@ -212,7 +215,7 @@ class Listener:
 
     def _join(self, calls: list[Call], parts: list[Call]) -> None:
         try:
-            calls.append(join_parts(parts))
+            calls.append(join_parts(parts, self._known))
         except ValueError as reason:
             self.refusal = str(reason)
 

@@ -15,11 +15,12 @@ from lit_distill.probe import as_in_evaluation
 _MOST_NODES = 2000  # of an autograd graph, between one part's output and the next part's input
 
 
-def join_parts(parts: list[Call]) -> Call:
+def join_parts(parts: list[Call], known: tuple[str, ...] = ()) -> Call:
     """One call, with the first part's inputs and the last part's output.
 
     Args:
         parts: The parts' calls, in their order.
+        known: Parts that are known to make one chain in this order; without gradients, a pooling between them hides that.
 
     Raises:
         ValueError: They make no one chain; says which parts were called, and why not.
@@ -32,7 +33,7 @@ def join_parts(parts: list[Call]) -> Call:
     if len(made) < len(parts):
         raise ValueError(_refused(names, "one of them failed"))
     seen = tensors_of(parts[0].inputs)
-    for before, after in pairwise(parts):
+    for before, after in pairwise(parts) if tuple(names) != known else ():
         taken, given = tensors_of(after.inputs), tensors_of(before.raw)
         seen += given
         loose = [tensor for tensor in taken if not _comes_from(tensor, seen)]
@@ -59,15 +60,15 @@ def check_whole(model: nn.Module, call: Call) -> None:
     Raises:
         ValueError: It is not, as far as the shapes tell.
     """
-    root = getattr(model, "_orig_mod", model)
-    if type(root).forward is nn.Module.forward:  # a ModuleDict: there is no whole to compare with
-        left = [name for name, _ in root.named_parameters() if not name.startswith(tuple(f"{p}." for p in call.parts))]
-        if left:
-            raise ValueError(_refused(list(call.parts), f"{left[0]!r} is in none of them"))
-        return
     try:
         with as_in_evaluation(model), torch.no_grad():
             whole = [tensor.shape for tensor in tensors_of(call_model(model, call.inputs))]
+    except NotImplementedError:  # it has no forward, as a ModuleDict: there is no whole to compare with
+        inside = tuple(f"{part}." for part in call.parts)
+        left = [name for name, _ in model.named_parameters() if not name.startswith(inside)]
+        if left:
+            raise ValueError(_refused(list(call.parts), f"{left[0]!r} is in none of them")) from None
+        return
     except Exception as error:
         reason = f"the model called whole with the first part's inputs fails ({type(error).__name__}: {error})"
         raise ValueError(_refused(list(call.parts), reason)) from error

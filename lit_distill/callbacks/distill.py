@@ -244,6 +244,8 @@ class Distill(EvaluatesHost):
 
     def _training_step(self, module: LightningModule) -> hosting.Wrapper:
         def step(original: Callable[..., Any], batch: Any, *rest: Any) -> Any:
+            if not module.trainer.training:  # their validation_step calls it
+                return original(batch, *rest)
             self._follow(module.device)  # a learning-rate finder's trial steps come before on_fit_start
             with self._calls.hearing().listen() as calls:
                 returned = original(batch, *rest)

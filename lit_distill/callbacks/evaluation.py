@@ -94,7 +94,7 @@ class HostEvaluation:
         capture.layouts = layouts if layouts is not None else capture.layouts
         self._listener = Listener(capture)
         if parts:
-            self._listener.hear_parts(parts)
+            self._listener.hear_parts(parts, known=True)
         self._host.wrap(module, STEPS[stage], self._watch)
 
     def at(self, stage: str, loader: int, batch: int) -> None:

@@ -52,6 +52,11 @@ class BatchAlone(Theirs):
         self.model(batch[0])
 
 
+class ByTheTrainingStep(Theirs):
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.training_step(batch, batch_idx)
+
+
 class Views(Theirs):
     """Trains and validates part by part."""
 
@@ -62,7 +67,7 @@ class Views(Theirs):
         self.model[2](self.model[1](self.model[0](batch[0])))
 
 
-@pytest.mark.parametrize("kind", [Theirs, ByForward, BatchAlone, Views])
+@pytest.mark.parametrize("kind", [Theirs, ByForward, BatchAlone, ByTheTrainingStep, Views])
 def test_figures_of_both_networks(tmp_path: Path, kind: Any) -> None:
     module, network_t = theirs(kind), teacher()
     trainer = fit(module, distill(teacher=network_t), tmp_path, val=loader(10))

@@ -97,6 +97,41 @@ def test_forward_features_and_forward_head(tmp_path: Path) -> None:
     assert set(vars(module.model)) == before
 
 
+class NoForward(Theirs):
+    """Has its layers in itself, and no forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.model
+        self.backbone, self.head = nn.Linear(5, 6), nn.Linear(6, 3)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return F.cross_entropy(self.head(self.backbone(batch[0]).relu()), batch[1])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.training_step(batch, batch_idx)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class LeavesOneOut(NoForward):
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.Linear(1, 1)
+
+
+def test_a_module_without_forward_whose_parts_are_called(tmp_path: Path) -> None:
+    trainer = fit(theirs(NoForward), Distill(network(), student="."), tmp_path, val=loader())
+    assert float(trainer.callback_metrics["distill/criteria/soft"]) > 0
+    assert "distill/val/agreement" in trainer.callback_metrics  # though nothing links the parts without gradients
+
+
+def test_parts_that_are_not_all_of_it_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"\(backbone, head\).*'unused\.weight' is in none of them"):
+        fit(theirs(LeavesOneOut), Distill(network(), student="."), tmp_path)
+
+
 class FeaturesAlone(Timm):
     def __init__(self) -> None:
         super().__init__()
