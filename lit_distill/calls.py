@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lit_distill.batch import Arguments, Inputs, tensors_of
 from lit_distill.capture import LayerCalls
-from lit_distill.reading import MASK_KEYS
+from lit_distill.entries import MASK_KEYS
 
 
 @dataclass

@@ -182,7 +182,8 @@ class DistillationModule(LightningModule):
 
     def _evaluate(self, stage: str, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
         data = self._unpack(batch)
-        outputs = self.distiller.capture.arrange(self(data.inputs), {})
+        with self._acceleration.evaluation():
+            outputs = self.distiller.capture.predict(data.inputs)
         data, outputs, _ = settle(data, self._format, outputs)
         self._evaluator.update((stage, dataloader_idx, batch_idx), outputs.logits, data)
 
