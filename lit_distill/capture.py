@@ -9,11 +9,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from lit_distill.batch import Inputs, call_model
 from lit_distill.layout import Evidence, Layout, Layouts, Placement, dense, observed, timm_channels
+from lit_distill.lightning_names import is_module
 from lit_distill.outputs import OutputKey, Outputs, logits_or_reason, unread
 from lit_distill.references import chosen_call, hook_key, layer_path, match_layers
 
@@ -127,7 +127,7 @@ class Capture:
         self._handles: list[Any] = []
         inner = getattr(model, "_orig_mod", model)
         modules = dict(inner.named_modules(remove_duplicate=False))
-        self._lightning = [module for module in inner.modules() if isinstance(module, LightningModule)]
+        self._lightning = [module for module in inner.modules() if is_module(module)]
         wanted: set[str] = set()
         for reference in references:
             wanted.update(match_layers(reference, modules, f"the {owner} {type(inner).__name__}"))
@@ -359,8 +359,14 @@ def _no_logits(features: Mapping[str, Tensor]) -> Tensor:
     return next(iter(features.values())).new_zeros(0)
 
 
-def is_compiled(model: nn.Module) -> bool:
-    """Whether the model, or a part of it, runs compiled."""
+def is_compiled(model: nn.Module, itself: bool = False) -> bool:
+    """Whether the model, or a part of it, runs compiled.
+
+    Args:
+        model: The model.
+        itself: Leave its parts out.
+    """
     return any(
-        hasattr(part, "_orig_mod") or getattr(part, "_compiled_call_impl", None) is not None for part in model.modules()
+        hasattr(part, "_orig_mod") or getattr(part, "_compiled_call_impl", None) is not None
+        for part in ([model] if itself else model.modules())
     )

@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -17,6 +17,7 @@ from lit_distill.batch import Target, tensors_of
 from lit_distill.criteria import Criterion, FeatureCriterion
 from lit_distill.criteria.base import Task
 from lit_distill.layout import usual_channel_dim
+from lit_distill.lightning_names import is_a
 from lit_distill.notices import tell
 from lit_distill.outputs import Outputs
 from lit_distill.probe import count_parameters, unreached_parameters
@@ -113,8 +114,8 @@ def every_parameter_reached(loss: Tensor, module: LightningModule, criteria: Wei
     if not unreached:
         return
     names = f"{', '.join(unreached[:4])}{', …' if unreached[4:] else ''}"
-    strategy = module.trainer.strategy
-    if isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters", False):
+    strategy: Any = module.trainer.strategy
+    if is_a(strategy, "strategies.DDPStrategy") and not strategy._ddp_kwargs.get("find_unused_parameters", False):
         raise ValueError(
             f"no criterion trains {names}, which DDP does not allow. Add a "
             "criterion on the logits, freeze them, or set trainer.strategy to 'ddp_find_unused_parameters_true'."

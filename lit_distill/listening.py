@@ -2,46 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.loss import _Loss
+from torchmetrics import Metric
 
-from lit_distill.batch import Arguments, Inputs, tensors_of
-from lit_distill.capture import Capture, LayerCalls, Store
-from lit_distill.entries import MASK_KEYS
+from lit_distill.calls import Call, inputs_of, versions_of
+from lit_distill.capture import Capture, Store, is_compiled
 from lit_distill.outputs import Outputs
+from lit_distill.parts import join_parts
 
 WhichCall = int | Literal["all"] | None
-
-
-@dataclass
-class Call:
-    """One call of the model.
-
-    Attributes:
-        inputs: What it was called with.
-        with_grad: Gradients were on.
-        versions: Of the inputs' tensors, when the call began.
-        raw: What it returned.
-        layers: What the captured layers gave.
-    """
-
-    inputs: Inputs
-    with_grad: bool
-    versions: list[int]
-    raw: Any = None
-    layers: LayerCalls | None = None
-
-    @property
-    def mask(self) -> Tensor | None:
-        """True at the tokens that count, where the model was told by an argument of a usual name."""
-        named = self.inputs.named if isinstance(self.inputs, Arguments) else self.inputs
-        found = next((named[key] for key in MASK_KEYS if key in named), None) if isinstance(named, dict) else None
-        return found.bool() if isinstance(found, Tensor) else None
 
 
 def choose_calls(calls: list[Call], which: WhichCall, student: str) -> list[Call]:
@@ -75,7 +51,27 @@ class _Ear:
 
     store: Store
     calls: list[Call]
+    parts: list[Call]
     listening: bool = False
+    announced: bool = False  # a call of the model's own ``__call__`` has begun, whose forward comes next
+    under_way: Call | None = None
+
+    def begin(self, into: list[Call], args: Any, kwargs: Any, name: str = "") -> Call:
+        self.store.calls, self.store.recording = {}, True
+        inputs = inputs_of(args, kwargs)
+        call = Call(inputs, torch.is_grad_enabled(), versions_of(inputs), name)
+        into.append(call)
+        self.under_way = call
+        return call
+
+    def end(self, output: Any) -> None:
+        call = self.under_way
+        if call is not None:
+            call.raw, call.layers = output, self.store.calls
+        self.quiet()
+
+    def quiet(self) -> None:
+        self.store.calls, self.store.recording, self.under_way = {}, False, None
 
 
 class _Begin:
@@ -86,10 +82,8 @@ class _Begin:
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         if self.ear.listening:
-            store = self.ear.store
-            store.calls, store.recording = {}, True
-            inputs = _as_inputs(args, kwargs)
-            self.ear.calls.append(Call(inputs, torch.is_grad_enabled(), _versions(inputs)))
+            self.ear.begin(self.ear.calls, args, kwargs)
+            self.ear.announced = True
 
 
 class _End:
@@ -100,41 +94,147 @@ class _End:
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
         if self.ear.listening:
-            store, call = self.ear.store, self.ear.calls[-1]
-            call.raw, call.layers = output, store.calls
-            store.calls, store.recording = {}, False
+            self.ear.end(output)
+
+
+class _BeginPart:
+    """A forward pre-hook of a part of the model; calls inside another call are of no interest."""
+
+    def __init__(self, ear: _Ear, name: str) -> None:
+        self.ear = ear
+        self.name = name
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if self.ear.listening and self.ear.under_way is None:
+            self.ear.begin(self.ear.parts, args, kwargs, self.name)
+
+
+class _EndPart(_BeginPart):
+    """A forward hook of a part, which also runs where the part raised an error."""
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
+        if self.ear.listening and self.ear.under_way is not None and self.ear.under_way.name == self.name:
+            self.ear.end(output)
+
+
+class _Method:
+    """A method of the model that is called where ``__call__`` and its hooks are not: ``forward``, ``forward_features``."""
+
+    def __init__(self, ear: _Ear, original: Callable[..., Any], part: str = "") -> None:
+        self.__wrapped__ = original  # for whoever reads the signature
+        self._ear = ear
+        self._part = part
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        ear = self._ear
+        expected, ear.announced = ear.announced and not self._part, False
+        if expected or (self._part and ear.under_way is not None):
+            return self.__wrapped__(*args, **kwargs)
+        ear.begin(ear.parts if self._part else ear.calls, args, kwargs, self._part)
+        try:
+            output = self.__wrapped__(*args, **kwargs)
+        except BaseException:
+            ear.quiet()
+            raise
+        ear.end(output)
+        return output
 
 
 class Listener:
-    """Reads the calls that somebody else makes of a captured model.
+    """Reads the calls that somebody else makes of a captured model, by ``model(x)`` or ``model.forward(x)``.
 
     Args:
         capture: The model and its layers.
+
+    Attributes:
+        refusal: Why the parts that were called last cannot be read as one call; None where they can, or none were.
     """
 
     def __init__(self, capture: Capture) -> None:
         self.capture = capture
-        self._ear = _Ear(capture.store, [])
-        root = getattr(capture.model, "_orig_mod", capture.model)  # copies of a compiled model's wrapper lose its hooks
+        self.refusal: str | None = None
+        self._ear = _Ear(capture.store, [], [])
+        self._methods: list[str] = []
+        self._known: tuple[str, ...] = ()
+        root = self._root  # copies of a compiled model's wrapper lose its hooks
         self._handles = [
             root.register_forward_pre_hook(_Begin(self._ear), with_kwargs=True),
             root.register_forward_hook(_End(self._ear)),
         ]
+        self._part_handles: list[Any] = []
+
+    @property
+    def _root(self) -> nn.Module:
+        root: nn.Module = getattr(self.capture.model, "_orig_mod", self.capture.model)
+        return root
+
+    def hear_parts(self, names: Sequence[str] | None = None, known: bool = False) -> None:
+        """Read the calls of the model's parts too, where the model itself is not called.
+
+        Args:
+            names: Paths of submodules and names of methods; all of them where None.
+            known: Called in this order, they are known to make one call.
+        """
+        self.ignore_parts()
+        self._known = tuple(names or ()) if known else ()
+        root = self._root
+        methods = [name for name in dir(type(root)) if name.startswith("forward_") and callable(getattr(root, name))]
+        self._methods = [name for name in methods if names is None or name in names]
+        for name, part in root.named_modules():
+            if not name or (names is not None and name not in names) or isinstance(part, (_Loss, Metric)):
+                continue
+            begin, end = _BeginPart(self._ear, name), _EndPart(self._ear, name)
+            self._part_handles += [
+                part.register_forward_pre_hook(begin, with_kwargs=True, prepend=True),  # before a layer's input is read
+                part.register_forward_hook(end, always_call=True),
+            ]
+
+    def ignore_parts(self) -> None:
+        """Read the model's own calls alone."""
+        for handle in self._part_handles:
+            handle.remove()
+        self._part_handles, self._methods = [], []
 
     @contextmanager
     def listen(self) -> Iterator[list[Call]]:
         """Read the calls made meanwhile.
 
         Yields:
-            The calls in their order, whole once the block has ended.
+            The calls in their order, whole once the block has ended; where the model was called part by part, that one call.
         """
-        self._ear.calls, self._ear.listening = [], True
+        ear = self._ear
+        ear.calls, ear.parts, ear.listening, self.refusal = [], [], True, None
+        with self._hearing_methods():
+            try:
+                yield ear.calls
+                if ear.parts and not any(call.layers is not None for call in ear.calls):
+                    self._join(ear.calls, ear.parts)
+            finally:
+                ear.quiet()
+                ear.calls, ear.parts, ear.listening, ear.announced = [], [], False, False
+
+    def _join(self, calls: list[Call], parts: list[Call]) -> None:
         try:
-            yield self._ear.calls
+            calls.append(join_parts(parts, self._known))
+        except ValueError as reason:
+            self.refusal = str(reason)
+
+    @contextmanager
+    def _hearing_methods(self) -> Iterator[None]:
+        """Put ears around the instance's methods; a compiled model's are left alone, as it was compiled with its own."""
+        root = self._root
+        if is_compiled(root, itself=True) or isinstance(root, torch.jit.ScriptModule):
+            yield
+            return
+        before = {name: vars(root)[name] for name in ("forward", *self._methods) if name in vars(root)}
+        for name in ("forward", *self._methods):
+            vars(root)[name] = _Method(self._ear, getattr(root, name), "" if name == "forward" else name)
+        try:
+            yield
         finally:
-            store = self.capture.store
-            store.recording, store.calls = False, {}
-            self._ear.calls, self._ear.listening = [], False
+            for name in ("forward", *self._methods):
+                vars(root).pop(name, None)
+            vars(root).update(before)
 
     def read(self, call: Call, mask: Tensor | None = None, *, calibrate: bool = False) -> Outputs:
         """The model's outputs in a call.
@@ -147,7 +247,7 @@ class Listener:
         Raises:
             RuntimeError: The model changed its inputs in place, or as ``Capture.run`` does.
         """
-        if call.versions and call.versions != _versions(call.inputs):
+        if call.versions and call.versions != versions_of(call.inputs):
             raise RuntimeError(
                 "the inputs of the student were changed in place after it was called, and the teacher has to see what the "
                 "student saw: give the student a clone, model(x.clone())."
@@ -157,19 +257,8 @@ class Listener:
 
     def remove(self) -> None:
         """Take all hooks off the model."""
+        self.ignore_parts()
         for handle in self._handles:
             handle.remove()
         self._handles = []
         self.capture.remove()
-
-
-def _as_inputs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
-    if not kwargs:
-        return args[0] if len(args) == 1 and isinstance(args[0], Tensor) else args
-    return Arguments(args, kwargs) if args else kwargs
-
-
-def _versions(inputs: Inputs) -> list[int]:
-    if torch.compiler.is_compiling():
-        return []
-    return [tensor._version for tensor in tensors_of(inputs) if not tensor.is_inference()]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
-from lightning.pytorch.loggers import TensorBoardLogger
+from lit_distill.lightning_names import is_a
 
 _LAYOUT = {
     "Student and teacher": {
-        "accuracy": ["Multiline", [r"val/(.*/)?accuracy/.*"]],
-        "cross entropy": ["Multiline", [r"val/(.*/)?cross_entropy/.*"]],
-        "calibration error": ["Multiline", [r"val/(.*/)?calibration_error/.*"]],
-        "agreement": ["Multiline", [r"val/(.*/)?agreement"]],
-        "KL divergence, teacher to student": ["Multiline", [r"val/(.*/)?kl_divergence"]],
+        "accuracy": ["Multiline", [r"(distill/)?val/(.*/)?accuracy/.*"]],
+        "cross entropy": ["Multiline", [r"(distill/)?val/(.*/)?cross_entropy/.*"]],
+        "calibration error": ["Multiline", [r"(distill/)?val/(.*/)?calibration_error/.*"]],
+        "agreement": ["Multiline", [r"(distill/)?val/(.*/)?agreement"]],
+        "KL divergence, teacher to student": ["Multiline", [r"(distill/)?val/(.*/)?kl_divergence"]],
     },
     "Criteria": {
         "total loss": ["Multiline", [r"(train|distill)/loss"]],
@@ -30,9 +31,9 @@ _LAYOUT = {
 }
 
 
-def add_comparison_charts(loggers: Iterable[object]) -> None:
+def add_comparison_charts(loggers: Iterable[Any]) -> None:
     """Lay out TensorBoard's Custom Scalars page, for the loggers that write to TensorBoard."""
     for logger in loggers:
-        if isinstance(logger, TensorBoardLogger):
+        if is_a(logger, "loggers.TensorBoardLogger"):
             # On other ranks than 0 Lightning hands out a dummy that does nothing.
             logger.experiment.add_custom_scalars(_LAYOUT)

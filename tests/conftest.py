@@ -42,7 +42,7 @@ def seeded() -> Iterator[None]:
 def quick_trainer(tmp_path: Path) -> QuickTrainer:
     """Make a Trainer that is silent and writes nothing, unless asked otherwise."""
 
-    def make(**arguments: Any) -> Trainer:
+    def make(kind: type[Trainer] = Trainer, **arguments: Any) -> Trainer:
         settings: dict[str, Any] = {
             "accelerator": "cpu",
             "devices": 1,
@@ -53,7 +53,7 @@ def quick_trainer(tmp_path: Path) -> QuickTrainer:
             "enable_model_summary": False,
             "default_root_dir": str(tmp_path),
         }
-        return Trainer(**{**settings, **arguments})
+        return kind(**{**settings, **arguments})
 
     return make
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from lit_distill.batch import Arguments
+from lit_distill.calls import Call
 from lit_distill.capture import Capture
 from lit_distill.listening import Listener
 
@@ -122,3 +124,83 @@ def test_a_copy_listens_to_its_own_model(model: Net, listener: Listener, how: st
 def test_removed(model: Net, listener: Listener) -> None:
     listener.remove()
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_forward_called_directly_is_heard_once(model: Net, listener: Listener) -> None:
+    x = torch.randn(5, 3)
+    before = dict(vars(model))
+    with listener.listen() as calls:
+        out = model.forward(x, scale=2.0)
+        model(x)
+    assert len(calls) == 2
+    read = listener.read(calls[0])
+    assert read.logits is out
+    assert read.features["first"].shape == (5, 4)
+    assert dict(vars(model)) == before
+
+
+def test_an_error_in_forward_leaves_nothing_on(model: Net, listener: Listener) -> None:
+    before = dict(vars(model))
+    with pytest.raises(RuntimeError), listener.listen():
+        model.forward(torch.ones(2, 99))
+    assert dict(vars(model)) == before
+    assert not listener.capture.store.recording
+
+
+def test_a_forward_that_was_set_on_the_instance_is_put_back(model: Net, listener: Listener) -> None:
+    own = model.forward
+    vars(model)["forward"] = own
+    with listener.listen() as calls:
+        model(torch.ones(2, 3))
+    assert len(calls) == 1
+    assert vars(model)["forward"] is own
+
+
+class TestParts:
+    def heard(self, listener: Listener, step: Callable[[], object], names: list[str] | None = None) -> list[Call]:
+        listener.hear_parts(names)
+        with listener.listen() as calls:
+            step()
+        return calls
+
+    def test_one_after_another_they_are_one_call(self, model: Net, listener: Listener) -> None:
+        x = torch.randn(5, 3)
+        (call,) = self.heard(listener, lambda: model.second(torch.tanh(model.first(x))))
+        read = listener.read(call)
+        assert call.parts == ("first", "second")
+        assert call.inputs is x
+        assert torch.equal(read.logits, model(x))
+        assert read.features["first"].requires_grad
+
+    def test_without_gradients_a_view_is_known(self, model: Net, listener: Listener) -> None:
+        with torch.no_grad():
+            (call,) = self.heard(listener, lambda: model.second(model.first(torch.ones(2, 3)).view(2, 4)))
+        assert call.parts == ("first", "second")
+
+    def test_a_call_of_the_whole_comes_before_them(self, model: Net, listener: Listener) -> None:
+        calls = self.heard(listener, lambda: (model.first(torch.ones(2, 3)), model(torch.ones(2, 3))))
+        assert [call.parts for call in calls] == [()]
+        assert listener.refusal is None
+
+    def test_others_than_those_named_are_not_heard(self, model: Net, listener: Listener) -> None:
+        (call,) = self.heard(listener, lambda: model.second(model.first(torch.ones(2, 3))), ["second"])
+        assert call.parts == ("second",)
+
+    def test_losses_and_metrics_are_no_parts(self, listener: Listener, model: Net) -> None:
+        model.criterion = nn.CrossEntropyLoss()
+        y = torch.tensor([0, 1])
+        (call,) = self.heard(listener, lambda: model.criterion(model.second(model.first(torch.ones(2, 3))), y))
+        assert call.parts == ("first", "second")
+
+    def test_a_part_that_fails_leaves_the_rest_heard(self, model: Net, listener: Listener) -> None:
+        def step() -> None:
+            with pytest.raises(RuntimeError):
+                model.first(torch.ones(2, 99))
+            model(torch.ones(2, 3))
+
+        assert len(self.heard(listener, step)) == 1
+
+    def test_removed(self, model: Net, listener: Listener) -> None:
+        listener.hear_parts()
+        listener.remove()
+        assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())

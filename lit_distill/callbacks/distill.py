@@ -3,50 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 
 from lit_distill import checks
 from lit_distill.balance import Balance
-from lit_distill.batch import Batch, BatchFormat, Inputs, first_tensor, move
+from lit_distill.batch import Batch, BatchFormat, Inputs, move
 from lit_distill.callbacks import hosting
+from lit_distill.callbacks.evaluation import EvaluatesHost, HostEvaluation, task_of
+from lit_distill.callbacks.heard import Heard, rows_of
 from lit_distill.callbacks.rehearsal import rehearse
+from lit_distill.callbacks.student_calls import StudentCalls
 from lit_distill.callbacks.throughput import is_logging_step
+from lit_distill.callbacks.training_additions import TrainedAdditions
+from lit_distill.calls import Call
 from lit_distill.capture import is_compiled
 from lit_distill.checkpoint import NOTE_KEY
 from lit_distill.compiling import see_hooks
 from lit_distill.criteria import Criterion, SoftTarget
 from lit_distill.criteria.task_loss import TaskLoss
 from lit_distill.distiller import Comparison, Distiller
-from lit_distill.listening import Call, Listener, WhichCall, choose_calls
+from lit_distill.lightning_names import is_overridden
+from lit_distill.listening import WhichCall
 from lit_distill.optim import hold_task_gradient
 from lit_distill.probe import as_in_evaluation
 from lit_distill.schedules import Schedule
-from lit_distill.teachers import Teacher
+from lit_distill.teachers import Teacher, as_teacher
+from lit_distill.tensorboard import add_comparison_charts
 from lit_distill.weighted import WeightedCriteria
 
 
-class Distill(Callback):
+class Distill(EvaluatesHost):
     """Distils into a network inside any LightningModule, whose code stays as it is.
 
     In each ``training_step`` it watches the student being called, asks the teacher about the same inputs (after
     whatever the step does to them), and adds the weighted criteria to the loss that the step returns. The
     module's own loss is the criterion ``task``, of weight 1 unless ``weights`` says otherwise. All terms are logged as
-    ``distill/...``. Projectors are trained by the module's optimizer, in its first parameter group, and saved in its
-    checkpoints under ``lit_distill.``; ``lit_distill.strip`` takes them out again. The teacher is in neither.
+    ``distill/...``, and in validation and test what a distillation module logs there: ``distill/val/accuracy/teacher``,
+    ``distill/val/agreement`` and so on. Projectors are trained by the module's optimizer and saved in its checkpoints
+    under ``lit_distill.``; ``lit_distill.strip`` takes them out again. The teacher is in neither.
+
+    The module and its Trainer may be of ``lightning.pytorch`` or of ``pytorch_lightning``.
 
     Args:
         teacher: A network, which is then frozen, or a ``Teacher``.
         criteria: Criteria by name; ``soft``, a ``SoftTarget``, where None.
         weights: A weight for each criterion, and for ``task``; ``task: 0.1`` and ``soft: 0.9`` with the default criterion.
         student: The attribute of the module that holds the student, dots allowed; ``.`` is the module itself, for steps
-            that call ``self(inputs)``.
+            that call ``self(inputs)`` or ``self.forward(inputs)``. Where a step calls the student's parts one after
+            another (``forward_features`` and ``forward_head``, a backbone and a head), they count as one call.
         call: Which of the student's calls in a step counts, where it is called several times with gradients: 0 is the
             first, -1 the last, ``all`` the mean over all of them.
         schedules: As in ``DistillationModule``; ``task.weight`` too.
@@ -55,6 +64,10 @@ class Distill(Callback):
             them; and the logits in the networks' dict outputs.
         example_inputs: What the student is called with, for a few samples. Needed only where the module's training step
             cannot be run on two samples before the fit.
+        parameter_group: Index of the parameter group of the module's first optimizer that trains the projectors; the first
+            where None, with a warning where the groups have different learning rates.
+        evaluate: Compare student and teacher in the module's validation and test; the teacher runs once for each batch
+            there, and a frozen one is asked once per unchanged batch.
 
     Attributes:
         teacher: As given.
@@ -75,6 +88,8 @@ class Distill(Callback):
         balance: Balance | None = None,
         batch_format: BatchFormat | None = None,
         example_inputs: Any = None,
+        parameter_group: int | None = None,
+        evaluate: bool = True,
     ) -> None:
         if not isinstance(teacher, (nn.Module, Teacher)):
             raise TypeError(
@@ -100,13 +115,20 @@ class Distill(Callback):
             or any(criterion.needs_target for criterion in self.criteria.criteria().values())
         )
         self.distiller: Distiller | None = None
-        self._listener: Listener | None = None
+        self._calls = StudentCalls(student, call)
         self._host = hosting.Host()
+        self._heard = Heard(student)
+        self._trained = TrainedAdditions(parameter_group)
+        task = task_of(self.criteria.criteria())
+        self._evaluation = HostEvaluation(student, call, self._format, task) if evaluate else None
+        self._place: tuple[torch.device, torch.dtype] | None = None
         self._warned = False
 
     # Before the first batch ----------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self._evaluation is not None:
+            self._evaluation.restart()
         if stage != "fit":
             self._host.wrap(pl_module, "on_load_checkpoint", hosting.without_additions)
             return
@@ -124,7 +146,7 @@ class Distill(Callback):
     def _attach_after(self, trainer: Trainer, module: LightningModule, last: bool) -> hosting.Wrapper:
         def make(original: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
             original(*args, **kwargs)
-            if self._listener is not None:
+            if self._calls.listener is not None:
                 return
             if hosting.find(module, self.student) is not None:
                 self._attach(trainer, module, set_up=True)
@@ -146,7 +168,7 @@ class Distill(Callback):
             self.distiller = Distiller(student, self.teacher, self.criteria, self._format)
         else:
             self.distiller.capture.restore()
-        self._listener = Listener(self.distiller.capture)
+        self._calls.start(self.distiller.capture)
         if is_compiled(module) or getattr(module, "_compiler_ctx", None) is not None:
             see_hooks()
         self._rehearse(trainer, module, set_up)
@@ -161,32 +183,28 @@ class Distill(Callback):
         hosting.check_strategy(trainer, additions)
         module.add_module(NOTE_KEY, additions)
         self._host.wrap(module, "training_step", self._training_step(module))
-        self._host.wrap(module, "configure_optimizers", hosting.hiding_additions(module))
+        self._host.wrap(module, "configure_optimizers", self._trained.around_configure_optimizers(module))
         self._host.wrap(module, "on_load_checkpoint", self._on_load_checkpoint(module))
 
     def _rehearse(self, trainer: Trainer, module: LightningModule, set_up: bool) -> None:
-        assert self._listener is not None
         distiller = self._engine()
         parameter = next(iter(module.parameters()), torch.empty(0))
-        # The teacher may be where a fit before this one left it.
-        distiller.move(lambda tensor: move(tensor, parameter.device, parameter.dtype))
+        self._place = None  # the teacher may be where a fit before this one left it
+        self._follow(parameter.device)
         if self.example_inputs is not None:
             inputs = move(self.example_inputs, parameter.device, parameter.dtype)
             with as_in_evaluation(distiller.student), torch.no_grad():
                 outputs = distiller.capture.run(inputs, calibrate=True)
-            data = Batch(inputs)
+            data = self._heard.batch(Call(inputs, True, []), None, self._network())
+            if not is_compiled(module):
+                self._calls.expect_parts()
         else:
-            done = rehearse(trainer, module, self._listener, set_up)
+            done = rehearse(trainer, module, self._calls.hearing(), set_up)
             if done.returned is not None:
                 self._task.value = hosting.loss_of(done.returned, module).detach()
-            calls = choose_calls(done.calls, self.call, self.student)
-            if not calls:
-                raise ValueError(
-                    f"{type(module).__name__}.training_step does not call {self.student!r} with gradients on, so there is "
-                    f"nothing to distil into. {hosting.submodules(module)}"
-                )
-            data = self._data(done.batch, calls[0])
-            outputs = done.listener.read(calls[0], data.mask, calibrate=True).detach()
+            call = self._calls.learn(module, done.calls, done.listener)
+            data = self._data(done.batch, call)
+            outputs = done.listener.read(call, data.mask, calibrate=True).detach()
             distiller.capture.overwritten.update(done.listener.capture.overwritten)
             distiller.capture.layouts = done.listener.capture.layouts
         extra = distiller.registered_teacher
@@ -195,10 +213,17 @@ class Distill(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         distiller = self._engine()
-        self._host.add_to_optimizer(trainer, getattr(pl_module, NOTE_KEY))
-        parameter = next(iter(distiller.student.parameters()), torch.empty(0))
-        distiller.move(lambda tensor: move(tensor, pl_module.device, parameter.dtype))
+        self._trained.add(next(iter(trainer.optimizers), None), getattr(pl_module, NOTE_KEY))
+        self._follow(pl_module.device)
         distiller.start(trainer, pl_module, self._format.unpack)
+        add_comparison_charts(pl_module.loggers)
+
+    def _follow(self, device: torch.device) -> None:
+        """Have the teacher where the student is, and of its type."""
+        parameter = next(iter(self._engine().student.parameters()), torch.empty(0))
+        if (device, parameter.dtype) != self._place:
+            self._place = (device, parameter.dtype)
+            self._engine().move(lambda tensor: move(tensor, device, parameter.dtype))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         def read(batch: Any) -> Inputs:
@@ -219,10 +244,12 @@ class Distill(Callback):
 
     def _training_step(self, module: LightningModule) -> hosting.Wrapper:
         def step(original: Callable[..., Any], batch: Any, *rest: Any) -> Any:
-            assert self._listener is not None
-            with self._listener.listen() as calls:
+            if not module.trainer.training:  # their validation_step calls it
+                return original(batch, *rest)
+            self._follow(module.device)  # a learning-rate finder's trial steps come before on_fit_start
+            with self._calls.hearing().listen() as calls:
                 returned = original(batch, *rest)
-            chosen = choose_calls(calls, self.call, self.student)
+            chosen = self._calls.choose(module, calls)
             if returned is None or not chosen:
                 self._warn_not_called(returned is not None)
                 hold_task_gradient(module.trainer, self.criteria, [])
@@ -234,25 +261,27 @@ class Distill(Callback):
             for comparison in comparisons:
                 checks.finite(total, comparison.losses, comparison.own, module.global_step)
             hold_task_gradient(module.trainer, self.criteria, [comparison.losses for comparison in comparisons])
-            self._log(module, total, comparisons, len(first_tensor(chosen[0].inputs)))
+            self._log(module, total, comparisons, rows_of(chosen[0].inputs))
             return {**returned, "loss": total} if isinstance(returned, Mapping) else total
 
         return step
 
     def _compare(self, batch: Any, call: Call) -> Comparison:
         distiller = self._engine()
-        assert self._listener is not None
         data = self._data(batch, call)
-        student = self._listener.read(call, data.mask)
+        student = self._calls.hearing().read(call, data.mask)
         return distiller.compare(student, distiller.ask(data)(), data)
 
     def _data(self, batch: Any, call: Call) -> Batch:
         """What the student was called with, beside the labels and the teacher's own inputs where those are read."""
-        given = self._format.unpack(batch) if self._reads_batch else Batch(call.inputs)
-        mask = given.mask if given.mask_is_told or call.mask is None else call.mask
-        return replace(given, inputs=call.inputs, mask=mask)
+        given = self._format.unpack(batch) if self._reads_batch else None
+        return self._heard.batch(call, given, self._network())
 
-    def _log(self, module: LightningModule, total: Tensor, comparisons: list[Comparison], size: int) -> None:
+    def _network(self) -> nn.Module | None:
+        teacher = self._engine().teacher
+        return teacher.model if teacher is not None else None
+
+    def _log(self, module: LightningModule, total: Tensor, comparisons: list[Comparison], size: int | None) -> None:
         if not (is_logging_step(module.trainer) or module.trainer.should_stop):
             return
         figures = [self._engine().figures(comparison) for comparison in comparisons]
@@ -266,12 +295,36 @@ class Distill(Callback):
             self._warned = True
             rank_zero_warn(f"a training step did not call the student {self.student!r}: nothing was distilled in it.")
 
+    # Validation and test -------------------------------------------------------------------------
+
+    def _begin_evaluation(self, module: LightningModule, stage: str) -> None:
+        student = hosting.find(module, self.student)
+        if self._evaluation is None or student is None or getattr(module, "_compiler_ctx", None) is not None:
+            return
+        teacher = self.distiller.teacher if self.distiller is not None else self._untrained_teacher()
+        if teacher is not None:
+            parameter = next(iter(student.parameters()), torch.empty(0))
+            teacher.apply(lambda tensor: move(tensor, module.device, parameter.dtype))
+        layouts = self.distiller.capture.layouts if self.distiller is not None else None
+        self._evaluation.begin(module, student, teacher, self._calls.parts or (), stage, layouts)
+
+    def _untrained_teacher(self) -> Teacher | None:
+        """The teacher where there was no fit; none where it learns in one."""
+        assert self._evaluation is not None
+        known = self._evaluation.teacher
+        teacher = known if known is not None else as_teacher(self.teacher)
+        if not teacher.frozen:
+            return None
+        if known is None:
+            teacher.observe((), self._format)
+        return teacher
+
     # Checkpoints and the end ---------------------------------------------------------------------
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if self.distiller is not None and hasattr(pl_module, NOTE_KEY):
             self.distiller.note.write(checkpoint, self.criteria)
-            checkpoint[NOTE_KEY]["in_optimizer"] = self._host.added
+            checkpoint[NOTE_KEY] |= self._trained.note()
 
     def _on_load_checkpoint(self, module: LightningModule) -> hosting.Wrapper:
         def load(original: Callable[..., Any], checkpoint: dict[str, Any]) -> None:
@@ -300,15 +353,16 @@ class Distill(Callback):
     def _leave(self, module: LightningModule) -> None:
         """Give the module back as it was."""
         self._stop_watching()
+        self._trained.take_back()
         if isinstance(getattr(module, NOTE_KEY, None), hosting.Additions):
             delattr(module, NOTE_KEY)
 
     def _stop_watching(self) -> None:
         self._task.value = torch.zeros(())  # a step that ended by an error left its graph
         self._host.unwrap()
-        if self._listener is not None:
-            self._listener.remove()
-            self._listener = None
+        if self._evaluation is not None:
+            self._evaluation.end()
+        self._calls.stop()
 
     def _engine(self) -> Distiller:
         assert self.distiller is not None, "setup comes first"

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, StochasticWeightAveraging
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from lit_distill.callbacks.stripping import strip
 from lit_distill.checkpoint import NOTE_KEY
 from lit_distill.distiller import Distiller
+from lit_distill.lightning_names import keeps_parameters_whole
 from lit_distill.references import nearest
 from lit_distill.teachers import Teacher
 
@@ -38,14 +38,9 @@ class Additions(nn.ModuleDict):
 
 
 class Host:
-    """Remembers what was changed on a module, to undo it.
-
-    Attributes:
-        added: Number of parameters that were added to the optimizer.
-    """
+    """Remembers what was changed on a module, to undo it."""
 
     def __init__(self) -> None:
-        self.added = 0
         self._before: list[tuple[LightningModule, str, Any]] = []
 
     def wrap(self, module: LightningModule, name: str, wrapper: Wrapper) -> None:
@@ -67,32 +62,6 @@ class Host:
             else:
                 vars(module)[name] = before
         self._before = []
-
-    def add_to_optimizer(self, trainer: Trainer, additions: nn.Module) -> None:
-        """Have the module's optimizer train what was added, in its first parameter group.
-
-        A group of its own would not do: the schedulers exist already, and count groups.
-        """
-        self.added = 0
-        held = {id(p) for optimizer in trainer.optimizers for group in optimizer.param_groups for p in group["params"]}
-        missing = [p for p in additions.parameters() if p.requires_grad and id(p) not in held]
-        if missing and trainer.optimizers:
-            trainer.optimizers[0].param_groups[0]["params"].extend(missing)
-            self.added = len(missing)
-
-
-def hiding_additions(module: LightningModule) -> Wrapper:
-    """Have the module make its optimizer as if nothing had been added; ``Host.add_to_optimizer`` adds what trains."""
-
-    def make(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        additions = module._modules.pop(NOTE_KEY, None)
-        try:
-            return original(*args, **kwargs)
-        finally:
-            if additions is not None:
-                module._modules[NOTE_KEY] = additions
-
-    return make
 
 
 def without_additions(original: Callable[..., Any], checkpoint: dict[str, Any]) -> None:
@@ -122,6 +91,21 @@ def not_found(module: LightningModule, name: str) -> str:
     """Say that the student is not there, and what is."""
     hint = nearest(name, [known for known, _ in module.named_modules() if known])
     return f"{type(module).__name__} has no submodule {name!r} to distil into.{hint} {submodules(module)}"
+
+
+def not_called(module: LightningModule, name: str, refusal: str | None) -> str:
+    """Say that the training step does not call the student, and what it calls instead where that is known."""
+    kind = type(module).__name__
+    if refusal is not None:
+        whole = "self" if name == "." else f"self.{name}"
+        return (
+            f"{kind}.training_step: {refusal} Name the part to distil into, as in student="
+            f"'{'backbone' if name == '.' else f'{name}.backbone'}', or call the student whole: {whole}(x)."
+        )
+    return (
+        f"{kind}.training_step does not call {name!r} with gradients on, so there is nothing to distil into. "
+        f"{submodules(module)}"
+    )
 
 
 def loss_of(returned: Any, module: LightningModule) -> Tensor:
@@ -158,9 +142,8 @@ def check(trainer: Trainer, module: LightningModule, guest: Callback) -> None:
     for callback in callbacks:
         if callback is guest:
             break
-        if isinstance(callback, StochasticWeightAveraging) or "WeightAveraging" in {
-            c.__name__ for c in type(callback).mro()
-        }:
+        kinds = {kind.__name__ for kind in type(callback).mro()}
+        if kinds & {"StochasticWeightAveraging", "WeightAveraging"}:
             raise ValueError(
                 f"{type(callback).__name__} copies the module before Distill has added to it; put Distill before it in the "
                 "Trainer's callbacks."
@@ -203,7 +186,7 @@ def check_strategy(trainer: Trainer, additions: nn.Module) -> None:
     Raises:
         ValueError: The strategy is one.
     """
-    if isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
+    if keeps_parameters_whole(trainer.strategy):
         return
     if any(parameter.requires_grad for parameter in additions.parameters()):
         raise ValueError(

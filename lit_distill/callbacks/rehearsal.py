@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,12 +10,15 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers.logger import DummyLogger
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
+from lit_distill.calls import Call
+from lit_distill.capture import is_compiled
 from lit_distill.compiling import call_own_methods
-from lit_distill.listening import Call, Listener
+from lit_distill.copying import copied
+from lit_distill.lightning_names import is_module, is_overridden
+from lit_distill.listening import Listener
 from lit_distill.probe import in_weights_type, on_device, training_data, training_step_context
 
 
@@ -75,7 +77,9 @@ def _on_device(trainer: Trainer, module: LightningModule, batch: Any) -> Any:
 
 def _run(trainer: Trainer, module: LightningModule, listener: Listener, set_up: bool, batch: Any) -> Rehearsal:
     # Copied together, so that the copied listener hears the copied student.
-    twin, ear = copy.deepcopy((module, listener))
+    twin, ear = copied((module, listener))
+    if not is_compiled(module) and getattr(module, "_compiler_ctx", None) is None:
+        ear.hear_parts()  # of the copy: on the module itself it would cost time in each step
     call_own_methods(twin)
     parameter = next(iter(module.parameters()), torch.empty(0))
     twin.to(parameter.device)  # Lightning pretends the final device during setup
@@ -92,7 +96,7 @@ def _run(trainer: Trainer, module: LightningModule, listener: Listener, set_up: 
 @contextmanager
 def _logging_nothing(trainer: Trainer, twin: LightningModule) -> Iterator[None]:
     for module in twin.modules():
-        if isinstance(module, LightningModule):
+        if is_module(module):
             vars(module)["log"] = vars(module)["log_dict"] = _nothing
     loggers = trainer.loggers
     trainer.loggers = [DummyLogger() for _ in loggers]

@@ -28,9 +28,10 @@ def strip(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
             stripped[name] = {key: value for key, value in checkpoint[name].items() if not _is_ours(key)}
     note = stripped.pop(NOTE_KEY, None)
     added = note.get("in_optimizer", 0) if isinstance(note, Mapping) else 0
+    group = note.get("parameter_group", 0) if isinstance(note, Mapping) else 0  # none in a note of an older version
     if added and checkpoint.get("optimizer_states"):
         first, *others = checkpoint["optimizer_states"]
-        stripped["optimizer_states"] = [_without_last(first, added), *others]
+        stripped["optimizer_states"] = [_without_last(first, added, group), *others]
     return stripped
 
 
@@ -65,11 +66,12 @@ def _is_ours(key: str) -> bool:
     return key.startswith((f"{NOTE_KEY}.", f"module.{NOTE_KEY}."))
 
 
-def _without_last(optimizer: Mapping[str, Any], count: int) -> dict[str, Any]:
-    """An optimizer's state without the last parameters of its first group."""
-    first, *others = optimizer["param_groups"]
-    gone = set(first["params"][-count:])
-    groups = [{**first, "params": first["params"][:-count]}, *others]
+def _without_last(optimizer: Mapping[str, Any], count: int, index: int) -> dict[str, Any]:
+    """An optimizer's state without the last parameters of one of its groups."""
+    groups = list(optimizer["param_groups"])
+    kept = groups[index]["params"]
+    gone = set(kept[-count:])
+    groups[index] = {**groups[index], "params": kept[:-count]}
     return {
         **optimizer,
         "state": {k: v for k, v in optimizer["state"].items() if k not in gone},

@@ -13,7 +13,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lit_distill.batch import count_samples
+from lit_distill.callbacks.heard import rows_of
 
 _PAUSE = 1.0  # seconds between two figures in the progress bar
 
@@ -61,11 +61,12 @@ class Throughput(Callback):
             self._seen += 1
             if self._seen > self.warm_up:
                 self._steps.append((now - self._running[0], self._running[1]))
-        self._running = (now, count_samples(batch))
+        self._running = (now, rows_of(batch) or 0)
         seconds = sum(step[0] for step in self._steps)
-        if seconds > 0 and (is_logging_step(trainer) or now - self._shown_at > _PAUSE):
+        samples = sum(step[1] for step in self._steps)
+        if seconds > 0 and samples and (is_logging_step(trainer) or now - self._shown_at > _PAUSE):
             self._shown_at = now
-            rate = trainer.world_size * sum(step[1] for step in self._steps) / seconds
+            rate = trainer.world_size * samples / seconds
             pl_module.log("train/samples_per_second", rate, prog_bar=True, batch_size=self._running[1])
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

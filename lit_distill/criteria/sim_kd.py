@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import torch.nn.functional as F
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from lit_distill.batch import Inputs
 from lit_distill.capture import Capture
+from lit_distill.copying import copied
 from lit_distill.criteria.about import About
 from lit_distill.criteria.base import FeatureCriterion, at_least_float32
 from lit_distill.criteria.spatial import pooled
@@ -148,5 +148,5 @@ def reuse_classifier(student: nn.Module, criterion: SimKD, classifier: nn.Module
     """
     if not criterion.pairs:
         raise ValueError("this SimKD criterion was never trained, and so has no projector.")
-    parts = [copy.deepcopy(part) for part in (student, criterion.projectors[0], classifier)]
+    parts = [copied(part) for part in (student, criterion.projectors[0], classifier)]
     return ReusedClassifier(parts[0], criterion.pairs[0][0], parts[1], parts[2]).eval()

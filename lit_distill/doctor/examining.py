@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelSummary, ProgressBar
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from lit_distill.criteria import Criterion
@@ -23,6 +22,7 @@ from lit_distill.doctor.record import Record
 from lit_distill.doctor.sample import Sample
 from lit_distill.doctor.setup import Setup, copied, setup_of
 from lit_distill.doctor.subject import Subject, subject
+from lit_distill.lightning_names import is_a, trainer_class
 from lit_distill.notices import DistillationWarning
 
 MOST_STEPS = 20
@@ -86,16 +86,17 @@ def report(
     setup = setup_of(module, callbacks)
     with isolate_rng(), copied(setup) as twin:
         own = [twin.holder if callback is setup.holder else callback for callback in callbacks]
-        trainer = quiet_trainer({**options, "callbacks": own}, steps)
+        trainer = quiet_trainer({**options, "callbacks": own}, steps, trainer_class(twin.module))
         return diagnose(twin, data, trainer, options.get("precision"))
 
 
-def quiet_trainer(options: Mapping[str, Any], steps: int) -> Trainer:
+def quiet_trainer(options: Mapping[str, Any], steps: int, kind: type[Trainer] = Trainer) -> Trainer:
     """A Trainer for a few batches on one device that shows and writes nothing.
 
     Args:
         options: The arguments of the real one.
         steps: Training batches, 1 to 20.
+        kind: The Trainer's class, of the package that the module is of.
 
     Raises:
         ValueError: ``steps`` is out of range.
@@ -103,7 +104,9 @@ def quiet_trainer(options: Mapping[str, Any], steps: int) -> Trainer:
     if not 1 <= steps <= MOST_STEPS:
         raise ValueError(f"steps must be 1 to {MOST_STEPS}, not {steps}.")
     ours = {
-        "callbacks": [one for one in _callbacks(options) if not isinstance(one, (ProgressBar, ModelSummary))],
+        "callbacks": [
+            one for one in _callbacks(options) if not is_a(one, "callbacks.ProgressBar", "callbacks.ModelSummary")
+        ],
         "devices": 1,
         "num_nodes": 1,
         "strategy": "auto",
@@ -116,7 +119,7 @@ def quiet_trainer(options: Mapping[str, Any], steps: int) -> Trainer:
         "barebones": False,
     }
     with _silence():
-        trainer = Trainer(**{**options, **ours})
+        trainer = kind(**{**options, **ours})
     trainer.fit_loop.max_epochs = steps  # of small data, one epoch may be a single batch
     trainer.limit_val_batches = 1  # schedulers and callbacks may wait for a validation figure
     return trainer
@@ -214,7 +217,7 @@ def _fit(module: LightningModule, data: LightningDataModule | Any, trainer: Trai
     try:
         # What is compiled would take longer than all the rest.
         with torch.compiler.set_stance("force_eager"):
-            if isinstance(data, LightningDataModule):
+            if is_a(data, "LightningDataModule"):
                 trainer.fit(module, datamodule=data)
             else:
                 trainer.fit(module, train_dataloaders=data)
@@ -246,7 +249,10 @@ def _silence() -> Iterator[list[warnings.WarningMessage]]:
     Yields:
         The library's own warnings, as they come.
     """
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    loggers = [
+        logging.getLogger(name)
+        for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric")
+    ]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,8 +13,10 @@ from torch import nn
 from lit_distill.callbacks import Distill
 from lit_distill.checkpoint import NOTE_KEY
 from lit_distill.compiling import call_own_methods
+from lit_distill.copying import copied as deep_copied
 from lit_distill.criteria import Criterion
 from lit_distill.criteria.task_loss import TaskLoss
+from lit_distill.lightning_names import is_module
 from lit_distill.modules import DistillationModule
 from lit_distill.teachers import FrozenTeacher, Teacher
 from lit_distill.weighted import WeightedCriteria
@@ -100,8 +101,8 @@ def setup_of(module: LightningModule, callbacks: Iterable[Any] = ()) -> Setup:
         parts = frozenset({"student", "criteria", "joint_teacher"})
         return Setup(module, module, module.distiller.teacher, "criteria", parts)
     guest = next((callback for callback in callbacks if isinstance(callback, Distill)), None)
-    if guest is None or not isinstance(module, LightningModule):
-        lacks = "without the callback" if isinstance(module, LightningModule) else "which is no LightningModule"
+    if guest is None or not is_module(module):
+        lacks = "without the callback" if is_module(module) else "which is no LightningModule"
         raise TypeError(
             "the doctor examines a DistillationModule, or a LightningModule of your own with a lit_distill.Distill among "
             f"trainer_options['callbacks']; it was given a {type(module).__name__}, {lacks}."
@@ -119,10 +120,10 @@ def copied(setup: Setup) -> Iterator[Setup]:
     """
     given = setup.given
     network = given.model if isinstance(given, Teacher) else given
-    shared: dict[int, Any] = {id(network): network} if isinstance(given, (nn.Module, FrozenTeacher)) else {}
+    shared = [network] if isinstance(given, (nn.Module, FrozenTeacher)) else []
     with _network_kept(network), _teacher_kept(setup.teacher):
         try:
-            parts = copy.deepcopy((setup.module, setup.holder, given), shared)
+            parts = deep_copied((setup.module, setup.holder, given), shared)
         except Exception as error:
             raise ValueError(
                 f"the doctor examines a copy, and {type(setup.module).__name__} cannot be copied "

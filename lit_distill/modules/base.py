@@ -24,6 +24,7 @@ from lit_distill.checkpoint import class_name
 from lit_distill.criteria import Criterion
 from lit_distill.criteria.base import TASKS, Task, check_choice
 from lit_distill.distiller import Comparison, Distiller
+from lit_distill.lightning_names import explain_refused_modules
 from lit_distill.modules.acceleration import Acceleration
 from lit_distill.modules.evaluator import Evaluator
 from lit_distill.modules.hyperparameters import describe_criteria, record_hyperparameters
@@ -108,6 +109,7 @@ class DistillationModule(LightningModule):
         lr_monitor: str | None = None,
     ) -> None:
         super().__init__()
+        explain_refused_modules()
         check_choice("task", task, TASKS)
         checks.same_task(criteria, task)
         self.task: Task = task

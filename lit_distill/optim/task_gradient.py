@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 import torch._functorch.config
 from lightning.pytorch import Trainer
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
 
+from lit_distill.lightning_names import keeps_parameters_whole
 from lit_distill.optim.dot import DOT
 from lit_distill.weighted import Losses, WeightedCriteria
 
@@ -41,7 +41,7 @@ def check_apart(trainer: Trainer, criteria: WeightedCriteria) -> None:
             f"the Trainer's precision {trainer.precision} scales the loss, and leaves out steps whose gradients overflow; DOT "
             "computes the task's gradient unscaled, where it may vanish in half precision. Use bf16-mixed or 32-true."
         )
-    if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
+    if not keeps_parameters_whole(trainer.strategy):
         raise ValueError(
             f"DOT needs whole gradients, and {type(trainer.strategy).__name__} shards them; use one device or DDP."
         )

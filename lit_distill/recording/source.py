@@ -10,9 +10,9 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.connectors.data_connector import _DataLoaderSource
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.utils.data import DataLoader
 
+from lit_distill.lightning_names import classes_named, is_overridden
 from lit_distill.recording.replay import ReplayLoader
 from lit_distill.recording.seeding import Key, batch_seed, restored_generators, seed_generators
 
@@ -20,8 +20,8 @@ Replace = Callable[[DataLoader[Any]], ReplayLoader]
 _HOOKS = ("on_before_batch_transfer", "on_after_batch_transfer")
 
 
-class ReplayedLoader(CombinedLoader):
-    """The training loader, which replays from its first iteration on.
+class _Replaying:
+    """The training loader, a ``CombinedLoader``, which replays from its first iteration on.
 
     Lightning has put its distributed sampler into the loader by then, and the first batch is not drawn yet.
 
@@ -30,20 +30,42 @@ class ReplayedLoader(CombinedLoader):
         replace: Makes the replaying loader of it, recording first.
     """
 
+    flattened: list[Any]
+    _iterator: Any
+
     def __init__(self, loader: DataLoader[Any], replace: Replace) -> None:
-        super().__init__(loader, "max_size_cycle")
+        super().__init__(loader, "max_size_cycle")  # type: ignore[call-arg]
         self._replace = replace
 
-    def __iter__(self) -> ReplayedLoader:
+    def __iter__(self) -> Any:
         loader = self.flattened[0]
         if not isinstance(loader, ReplayLoader):
             self.flattened = [self._replace(loader)]
-        super().__iter__()
+        super().__iter__()  # type: ignore[misc]
         return self
 
     def __len__(self) -> int:
         # Lightning asks for it when something fails before the first iteration.
-        return super().__len__() if self._iterator is not None else len(self.flattened[0])
+        length: int = super().__len__() if self._iterator is not None else len(self.flattened[0])  # type: ignore[misc]
+        return length
+
+
+class ReplayedLoader(_Replaying, CombinedLoader):
+    """It, in a Trainer of ``lightning.pytorch``."""
+
+
+def _loader_class(trainer: object) -> type[_Replaying]:
+    """The replaying loader of the package that a Trainer is of, which takes no other's ``CombinedLoader``."""
+    if isinstance(trainer, Trainer):
+        return ReplayedLoader
+    (other,) = (
+        kind for kind in classes_named("utilities.combined_loader.CombinedLoader") if kind is not CombinedLoader
+    )
+
+    class OtherReplayedLoader(_Replaying, other):  # type: ignore[misc, valid-type]
+        pass
+
+    return OtherReplayedLoader
 
 
 class ReplayedSource(_DataLoaderSource):
@@ -52,12 +74,14 @@ class ReplayedSource(_DataLoaderSource):
     Args:
         source: Where it got it from until now.
         replace: Makes the replaying loader.
+        kind: Its class.
 
     Raises:
         ValueError: There is not one DataLoader (when asked for it).
     """
 
-    def __init__(self, source: _DataLoaderSource, replace: Replace) -> None:
+    def __init__(self, source: _DataLoaderSource, replace: Replace, kind: type[_Replaying] = ReplayedLoader) -> None:
+        self._kind = kind
         super().__init__(source.instance, source.name)
         self._source, self._replace = source, replace
 
@@ -65,7 +89,7 @@ class ReplayedSource(_DataLoaderSource):
         loader = self._source.dataloader()
         if not isinstance(loader, DataLoader):
             raise ValueError(f"a recorded teacher reads one DataLoader, not a {type(loader).__name__}.")
-        return ReplayedLoader(loader, self._replace)
+        return self._kind(loader, self._replace)
 
 
 class ReplayedFit:
@@ -84,7 +108,7 @@ class ReplayedFit:
         self._trainer, self._current, self._seed = trainer, current, seed
         loop = trainer.fit_loop
         self._source = loop._data_source
-        loop._data_source = ReplayedSource(self._source, replace)
+        loop._data_source = ReplayedSource(self._source, replace, _loader_class(trainer))
         self._wrapped: list[tuple[Any, str]] = []
         for name in _HOOKS:
             for owner in (trainer.datamodule, trainer.lightning_module):  # type: ignore[attr-defined]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +14,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from lit_distill.batch import Inputs
 from lit_distill.capture import Capture
+from lit_distill.copying import copied
 from lit_distill.outputs import Outputs
 from lit_distill.teachers.base import Teacher
 
@@ -75,7 +75,7 @@ class EMATeacher(Teacher):
 
     def bind(self, student: nn.Module) -> None:
         """Start as a copy of the student as it is now."""
-        self.model = copy.deepcopy(student).requires_grad_(False)
+        self.model = copied(student).requires_grad_(False)
         self.capture = Capture(self.model, owner="teacher")
         self._bound = True
 

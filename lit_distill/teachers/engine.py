@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from lit_distill.batch import Arguments, Inputs, first_tensor, tensors_of
 from lit_distill.capture import Capture
 from lit_distill.compiling import SteadySize, compile_in_place
+from lit_distill.copying import copied
 from lit_distill.outputs import Outputs
 from lit_distill.teachers.folding import fold_batch_norm
 from lit_distill.teachers.quantised import quantise, quantise_dynamically
@@ -41,7 +41,7 @@ class Engine:
         self.runtime = runtime
         self.place = place_of(capture.model)
         self._steady = SteadySize() if runtime.compile else None
-        twin = copy.deepcopy(capture)  # its hooks read its own model
+        twin = copied(capture)  # its hooks read its own model
         _prepare(twin, runtime)
         if runtime.precision == "int8":
             self._read = quantise(twin, [self._cast(batch) for batch in samples], needs_logits)

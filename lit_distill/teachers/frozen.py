@@ -10,7 +10,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
-from lit_distill.batch import BatchFormat, Inputs, first_tensor, tensors_of
+from lit_distill.batch import BatchFormat, Inputs, tensors_of
 from lit_distill.outputs import Outputs
 from lit_distill.teachers.base import Teacher
 from lit_distill.teachers.calibration import calibration_inputs
@@ -101,8 +101,10 @@ class FrozenTeacher(Teacher):
     # Beside the student --------------------------------------------------------------------------
 
     def ask(self, inputs: Inputs, mask: Tensor | None = None) -> Callable[[], Outputs]:
-        device = first_tensor(inputs).device
-        if self.runtime is None or not self.runtime.own_stream or device.type != "cuda":
+        if self.runtime is None or not self.runtime.own_stream:
+            return super().ask(inputs, mask)
+        device = next((tensor.device for tensor in tensors_of(inputs)), None)  # none in an object of the user's own
+        if device is None or device.type != "cuda":
             return super().ask(inputs, mask)
         return self._ask_beside(inputs, mask, device)
 

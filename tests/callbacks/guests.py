@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lit_distill import Distill, Hint, SoftTarget
+from lit_distill.lightning_names import trainer_class
 
 
 class Theirs(LightningModule):
@@ -30,6 +31,9 @@ class Theirs(LightningModule):
         self.steps.append(float(loss))
         self.log("train/loss", loss)
         return loss
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.log("val_loss", F.cross_entropy(self.model(batch[0]), batch[1]))
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         self.log("test_loss", F.cross_entropy(self.model(batch[0]), batch[1]))
@@ -75,19 +79,18 @@ def fit(module: LightningModule, guest: Callback | None, folder: Path, **options
     """Fit quietly, the same data and random numbers each time."""
     settings: dict[str, Any] = {"max_epochs": 2, "enable_checkpointing": False, "callbacks": [guest] if guest else []}
     given = {**settings, **options}
-    path, data = given.pop("ckpt_path", None), given.pop("data", None)
+    path, data, val = (given.pop(name, None) for name in ("ckpt_path", "data", "val"))
     seed_everything(7, verbose=False)
-    trainer = Trainer(
+    trainer = trainer_class(module)(
         accelerator="cpu",
         devices=1,
-        logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         log_every_n_steps=1,
         default_root_dir=folder,
-        **given,
+        **{"logger": False, **given},
     )
-    trainer.fit(module, data or loader(), ckpt_path=path)
+    trainer.fit(module, data or loader(), val, ckpt_path=path)
     return trainer
 
 

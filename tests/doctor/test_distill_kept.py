@@ -108,10 +108,22 @@ def test_tells_why_the_last_fit_failed(tmp_path: Path) -> None:
     assert ["only now" in finding.found for finding in findings if finding.check == "run"] == [True]
 
 
-def test_says_that_a_module_cannot_be_copied(tmp_path: Path) -> None:
+def test_a_module_that_keeps_the_tensors_of_a_step_is_examined(tmp_path: Path) -> None:
     module, data, guest = hosted(kind=KeepsItsLoss)
     fit(module, data, guest, tmp_path)
-    with pytest.raises(ValueError, match="examines a copy, and KeepsItsLoss cannot be copied"):
+    assert report(module, data, {"callbacks": [guest]}, 2).steps == 2
+
+
+def test_says_that_a_module_cannot_be_copied() -> None:
+    class Single:
+        def __deepcopy__(self, memo: dict[int, object]) -> Single:
+            raise RuntimeError("there is one alone")
+
+    module, data, guest = hosted()
+    module.single = Single()
+    with pytest.raises(
+        ValueError, match=r"examines a copy, and \w+ cannot be copied \(RuntimeError: there is one alone"
+    ):
         examine(module, data, {"callbacks": [guest]}, 2)
 
 

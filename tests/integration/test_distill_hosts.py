@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models import resnet18
 
 from lit_distill import AttentionTransfer, Distill, Hint, SoftTarget
+from lit_distill.lightning_names import trainer_class
 from tests.integration import hosts
 
 
@@ -95,7 +96,7 @@ def test_the_loss_is_theirs_and_the_criteria(make: Any, quick_trainer: Any) -> N
     teacher = distill.teacher
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     read = _Read()
-    trainer = quick_trainer(callbacks=[distill, read], max_epochs=2, log_every_n_steps=1)
+    trainer = quick_trainer(trainer_class(module), callbacks=[distill, read], max_epochs=2, log_every_n_steps=1)
     trainer.fit(module, loader)
     names = list(distill.criteria.criteria())
     for figure in read.figures:

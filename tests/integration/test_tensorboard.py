@@ -35,7 +35,7 @@ def test_the_event_file_holds_every_curve_the_comparison_page_and_the_final_metr
     layout = layout_pb2.Layout()
     layout.ParseFromString(events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
     charts = {chart.title: list(chart.multiline.tag) for category in layout.category for chart in category.chart}
-    assert charts["accuracy"] == ["val/(.*/)?accuracy/.*"]
+    assert charts["accuracy"] == ["(distill/)?val/(.*/)?accuracy/.*"]
 
     final = events.Scalars("hp_metric")[-1].value
     assert final == events.Scalars("val/accuracy/student")[-1].value

@@ -1,0 +1,278 @@
+"""Validation and test of a student inside somebody else's module: the figures that a distillation module logs."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+
+from lit_distill.batch import IGNORED_LABEL, Batch, BatchFormat, tensors_of
+from lit_distill.callbacks import hosting
+from lit_distill.callbacks.heard import Heard
+from lit_distill.calls import Call
+from lit_distill.capture import Capture
+from lit_distill.criteria import Criterion
+from lit_distill.criteria.base import TASKS, Task
+from lit_distill.layout import Layouts
+from lit_distill.lightning_names import is_overridden
+from lit_distill.listening import Listener, WhichCall, choose_calls
+from lit_distill.metrics import count_classes
+from lit_distill.modules.evaluator import Evaluator
+from lit_distill.notices import tell
+from lit_distill.positions import settle
+from lit_distill.teachers import Teacher
+
+STEPS = {"val": "validation_step", "test": "test_step"}
+
+
+def task_of(criteria: Mapping[str, Criterion]) -> Task:
+    """The task that the criteria are made for; ``multiclass`` where none says."""
+    told = (getattr(criterion, "task", None) for criterion in criteria.values())
+    return next((task for task in told if task in TASKS), "multiclass")
+
+
+class HostEvaluation:
+    """Watches the student in ``validation_step`` and ``test_step``, and asks the teacher about the same inputs.
+
+    What cannot be read, or does not fit, is left out and said once; the module's own validation never fails for it.
+
+    Args:
+        student: The student's name.
+        call: Which of its calls counts, as for ``Distill``.
+        batch_format: Where the labels are in a batch, and the logits in an output.
+        task: What the logits mean.
+
+    Attributes:
+        teacher: What was asked last.
+    """
+
+    def __init__(self, student: str, call: WhichCall, batch_format: BatchFormat, task: Task) -> None:
+        self._student, self._call, self._format, self._task = student, call, batch_format, task
+        self._heard = Heard(student)
+        self._host = hosting.Host()
+        self._listener: Listener | None = None
+        self.teacher: Teacher | None = None
+        self._evaluator: Evaluator | None = None
+        self._parts: tuple[str, ...] = ()
+        self._place = ("val", 0, 0)
+        self._seen = False
+        self._reads_labels = True
+        self._told: set[str] = set()
+
+    def begin(
+        self,
+        module: LightningModule,
+        student: nn.Module,
+        teacher: Teacher | None,
+        parts: tuple[str, ...],
+        stage: str,
+        layouts: Layouts | None = None,
+    ) -> None:
+        """Watch an epoch of a stage, ``val`` or ``test``.
+
+        Args:
+            module: The user's module.
+            student: The network in it.
+            teacher: What is asked; None for the student's own figures alone.
+            parts: The student's parts, where the module calls these and not itself.
+            stage: The stage.
+            layouts: Where the student's outputs hold their classes, as a fit has found; None where there was none.
+        """
+        self.end()
+        if "given up" in self._told or not is_overridden(STEPS[stage], module):
+            return
+        if self._evaluator is None or teacher is not self.teacher:
+            self._evaluator, self.teacher = Evaluator(self._task, teacher), teacher
+        self._seen, self._parts = False, parts
+        told = self._format
+        capture = Capture(student, (), told.output_key, "student", told.layout, told.class_dim)
+        capture.layouts = layouts if layouts is not None else capture.layouts
+        self._listener = Listener(capture)
+        if parts:
+            self._listener.hear_parts(parts, known=True)
+        self._host.wrap(module, STEPS[stage], self._watch)
+
+    def at(self, stage: str, loader: int, batch: int) -> None:
+        """Be told which batch comes next."""
+        self._place = (stage, loader, batch)
+
+    def finish(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        """Log the epoch's figures."""
+        ready = self._listener is not None and self._evaluator is not None and self._seen
+        if trainer.world_size > 1:  # the figures are gathered over all processes, or the others would wait
+            ready = trainer.strategy.reduce_boolean_decision(ready, all=True)
+        if not ready:
+            return
+        assert self._evaluator is not None
+        try:
+            figures = self._evaluator.finish(stage, trainer.sanity_checking)
+        except Exception as error:
+            self._give_up(error)
+            return
+        for name, value in figures.items():
+            module.log(f"distill/{name}", value, sync_dist=True)
+
+    def end(self) -> None:
+        """Leave the module and the student as they were."""
+        self._host.unwrap()
+        if self._listener is not None:
+            self._listener.remove()
+            self._listener = None
+
+    def restart(self) -> None:
+        """Forget what was left out, for a new run."""
+        self._told, self._reads_labels = set(), True
+
+    # One batch -----------------------------------------------------------------------------------
+
+    def _watch(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        listener = self._listener
+        if listener is None:
+            return original(*args, **kwargs)
+        with listener.listen() as calls:
+            returned = original(*args, **kwargs)
+        if self._evaluator is not None:
+            try:
+                self._add(args[0] if args else kwargs.get("batch"), calls)
+            except Exception as error:  # the module's own validation is none of our business
+                self._give_up(error)
+        return returned
+
+    def _add(self, batch: Any, calls: list[Call]) -> None:
+        heard = [call for call in calls if not call.parts or call.parts == self._parts]
+        for call in heard:
+            call.with_grad = True  # in validation there are none
+        chosen = choose_calls(heard, self._call, self._student)
+        if not chosen:
+            self._tell("call", f"{STEPS[self._place[0]]} does not call the student {self._student!r}")
+        given = self._read(batch)
+        for number, call in enumerate(chosen):
+            self._add_call(call, given, number * 10**9)  # places of their own
+
+    def _add_call(self, call: Call, given: Batch | None, offset: int) -> None:
+        assert self._listener is not None
+        assert self._evaluator is not None
+        data = self._heard.batch(call, given, self.teacher.model if self.teacher is not None else None)
+        data, outputs, _ = settle(data, self._format, self._listener.read(call, data.mask, calibrate=True))
+        logits = outputs.logits
+        if self._task == "multiclass" and count_classes(logits) < 2:
+            self._tell("classes", f"the student gives one number ({list(logits.shape)}), which is no choice of a class")
+            return
+        stage, loader, batch = self._place
+        place = (stage, loader, batch + offset)
+        target = self._fitting(data.target, logits, call) if self._reads_labels else None
+        data = replace(data, target=target)
+        try:
+            self._evaluator.update(place, logits, data)
+        except Exception as error:
+            if target is None:
+                raise
+            self._evaluator = Evaluator(self._task, self.teacher)  # what the failed update has begun is left out
+            self._evaluator.update(place, logits, replace(data, target=None))
+            self._without_labels(f"the labels do not fit the student's logits ({type(error).__name__}: {error})")
+        self._seen = True
+
+    # What cannot be read -------------------------------------------------------------------------
+
+    def _read(self, batch: Any) -> Batch | None:
+        try:
+            return self._format.unpack(batch)
+        except Exception as error:
+            self._without_labels(f"the labels cannot be told in a batch ({error})")
+            return None
+
+    def _fitting(self, target: Any, logits: Tensor, call: Call) -> Tensor | None:
+        """The labels, where they are labels of these logits."""
+        if target is None:
+            return None
+        why = _no_labels(target, logits, call, self._task)
+        if why is not None:
+            self._without_labels(why)
+            return None
+        assert isinstance(target, Tensor)
+        return target
+
+    def _without_labels(self, why: str) -> None:
+        self._reads_labels = False
+        self._tell("labels", f"{why}; BatchFormat(target_key=…) names them, if there are any")
+
+    def _give_up(self, error: Exception) -> None:
+        self._evaluator = None
+        self._tell("given up", f"they failed with {type(error).__name__}: {error}")
+
+    def _tell(self, kind: str, why: str) -> None:
+        if kind not in self._told:
+            self._told.add(kind)
+            which = (
+                "accuracy and other figures that need labels" if kind == "labels" else "the figures of both networks"
+            )
+            tell(f"Distill leaves out {which} in validation: {why}. Distill(evaluate=False) computes none.")
+
+
+def _no_labels(target: Any, logits: Tensor, call: Call, task: Task) -> str | None:
+    """Why a batch's labels are none of these logits; None where they may be."""
+    if not isinstance(target, Tensor):
+        return f"the labels are a {type(target).__name__}, and no tensor"
+    for given in tensors_of(call.inputs):
+        if given.shape == target.shape and target.dim() > 1 and not target.is_floating_point():
+            known = target != IGNORED_LABEL
+            if given is not target and bool((given == target)[known].all()):
+                return "the labels are the inputs themselves, which the module shifts as it likes"
+    if task == "multiclass" and target.is_floating_point():
+        rows = target.float().sum(-1) if target.dim() else target
+        if (
+            target.shape != logits.shape
+            or bool((target < 0).any())
+            or not torch.allclose(rows, torch.ones_like(rows), atol=1e-3)
+        ):
+            return f"the labels {list(target.shape)} are numbers, and no classes of {list(logits.shape)} logits"
+    return None
+
+
+class EvaluatesHost(Callback):
+    """The hooks of a callback that has a ``HostEvaluation``; with None, they do nothing."""
+
+    _evaluation: HostEvaluation | None
+
+    @abstractmethod
+    def _begin_evaluation(self, module: LightningModule, stage: str) -> None:
+        """Begin an epoch of ``val`` or ``test``."""
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begin_evaluation(pl_module, "val")
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begin_evaluation(pl_module, "test")
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if self._evaluation is not None:
+            self._evaluation.at("val", dataloader_idx, batch_idx)
+
+    def on_test_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if self._evaluation is not None:
+            self._evaluation.at("test", dataloader_idx, batch_idx)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._evaluation is not None:
+            self._evaluation.finish(trainer, pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._evaluation is not None:
+            self._evaluation.finish(trainer, pl_module, "test")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._evaluation is not None:
+            self._evaluation.end()
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._evaluation is not None:
+            self._evaluation.end()

@@ -1,0 +1,103 @@
+"""What a call of the student says: the batch that the teacher and the criteria see, and its size."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from lit_distill.batch import Arguments, Batch, Inputs, positions_and_names
+from lit_distill.calls import Call
+from lit_distill.notices import tell
+
+
+class Heard:
+    """Makes batches of calls.
+
+    Args:
+        student: The student's name, for messages.
+    """
+
+    def __init__(self, student: str) -> None:
+        self._student = student
+        self._told: set[str] = set()
+
+    def batch(self, call: Call, given: Batch | None, teacher: nn.Module | None) -> Batch:
+        """What the student was called with, beside the labels and the teacher's own inputs where those were read.
+
+        Arguments by name that the teacher's ``forward`` does not take are left out for it, and said once.
+
+        Args:
+            call: A call of the student.
+            given: The step's batch, taken apart; None where nothing of it is read.
+            teacher: The teacher's network.
+        """
+        rest = given if given is not None else Batch(call.inputs)
+        own = rest.teacher_inputs
+        if own is None and teacher is not None:
+            own = self._for_teacher(call.inputs, teacher)
+        mask = rest.mask if rest.mask_is_told or call.mask is None else call.mask
+        return dataclasses.replace(rest, inputs=call.inputs, mask=mask, teacher_inputs=own)
+
+    def _for_teacher(self, inputs: Inputs, teacher: nn.Module) -> Inputs | None:
+        positional, named = positions_and_names(inputs)
+        taken = _names_taken(teacher) if named else None
+        left = [name for name in named if taken is not None and name not in taken]
+        if not left:
+            return None
+        new = [name for name in left if name not in self._told]
+        if new:
+            self._told.update(new)
+            tell(
+                f"the student {self._student!r} is called with {', '.join(f'{name}=' for name in new)}, which the teacher "
+                f"({type(teacher).__name__}) does not take: it is called without."
+            )
+        kept = {name: value for name, value in named.items() if name not in left}
+        return Arguments(tuple(positional), kept) if kept else tuple(positional)
+
+
+def _names_taken(network: nn.Module) -> set[str] | None:
+    """The names of the arguments of a network's ``forward``; None where it takes any, or they cannot be told."""
+    try:
+        parameters = inspect.signature(getattr(network, "_orig_mod", network).forward).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return {parameter.name for parameter in parameters}
+
+
+def rows_of(data: Any) -> int | None:
+    """Number of samples in a batch or in a model's inputs, whose entries are the first level; None where it cannot be told.
+
+    Args:
+        data: Tensors, packed sequences, graphs, texts, dataclasses, and collections of these.
+    """
+    if isinstance(data, Arguments):
+        return rows_of((*data.positional, *data.named.values()))
+    if isinstance(data, Mapping):
+        return rows_of(tuple(data.values()))
+    if not isinstance(data, (list, tuple)) or isinstance(data, PackedSequence):
+        return _rows_of_entry(data)
+    if data and all(isinstance(one, str) for one in data):
+        return len(data)
+    return next((rows for one in data if (rows := _rows_of_entry(one)) is not None), None)
+
+
+def _rows_of_entry(entry: Any) -> int | None:
+    if isinstance(entry, Tensor):
+        return len(entry) if entry.dim() else None
+    if isinstance(entry, PackedSequence):
+        return int(entry.batch_sizes[0])
+    told = next((getattr(entry, name) for name in ("num_graphs", "batch_size") if hasattr(entry, name)), None)
+    if isinstance(told, int):
+        return told
+    if isinstance(entry, list):
+        return len(entry)
+    if dataclasses.is_dataclass(entry) and not isinstance(entry, type):
+        entry = tuple(getattr(entry, field.name) for field in dataclasses.fields(entry))
+    return rows_of(entry) if isinstance(entry, (tuple, Mapping)) else None

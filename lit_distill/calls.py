@@ -1,0 +1,57 @@
+"""A call of a model, as it was heard."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_distill.batch import Arguments, Inputs, tensors_of
+from lit_distill.capture import LayerCalls
+from lit_distill.entries import MASK_KEYS
+
+
+@dataclass
+class Call:
+    """One call of the model.
+
+    Attributes:
+        inputs: What it was called with.
+        with_grad: Gradients were on.
+        versions: Of the inputs' tensors, when the call began.
+        name: The part of the model that was called; empty where that was the model itself.
+        parts: Names of the parts that the call consists of, where the model was called part by part.
+        raw: What it returned.
+        layers: What the captured layers gave.
+    """
+
+    inputs: Inputs
+    with_grad: bool
+    versions: list[int]
+    name: str = ""
+    parts: tuple[str, ...] = ()
+    raw: Any = None
+    layers: LayerCalls | None = None
+
+    @property
+    def mask(self) -> Tensor | None:
+        """True at the tokens that count, where the model was told by an argument of a usual name."""
+        named = self.inputs.named if isinstance(self.inputs, Arguments) else self.inputs
+        found = next((named[key] for key in MASK_KEYS if key in named), None) if isinstance(named, dict) else None
+        return found.bool() if isinstance(found, Tensor) else None
+
+
+def inputs_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
+    """What a model is called with, in the form that ``call_model`` takes."""
+    if not kwargs:
+        return args[0] if len(args) == 1 and isinstance(args[0], Tensor) else args
+    return Arguments(args, kwargs) if args else kwargs
+
+
+def versions_of(inputs: Inputs) -> list[int]:
+    """The versions of the inputs' tensors: a change in place raises them."""
+    if torch.compiler.is_compiling():
+        return []
+    return [tensor._version for tensor in tensors_of(inputs) if not tensor.is_inference()]

@@ -1,0 +1,98 @@
+"""Copies networks, also those that hold something that ``copy.deepcopy`` refuses."""
+
+from __future__ import annotations
+
+import copy
+import types
+import weakref
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+T = TypeVar("T")
+
+_ATOMS = (
+    type,
+    types.FunctionType,
+    types.BuiltinFunctionType,
+    types.ModuleType,
+    types.CodeType,
+    weakref.ref,
+    str,
+    bytes,
+    int,
+    float,
+    complex,
+    type(None),
+)
+
+
+def copied(thing: T, shared: Iterable[object] = ()) -> T:
+    """A deep copy of a module, or of a tuple of things that belong together.
+
+    A tensor inside an autograd graph (the weight of an old-style ``weight_norm``, a loss that was kept) is copied as a plain
+    tensor. What cannot be copied at all (a lock, an open file, a generator) is shared with the original.
+
+    Args:
+        thing: What to copy.
+        shared: Objects that the copy is to share with the original.
+
+    Raises:
+        Exception: What ``copy.deepcopy`` raises, where it fails all the same.
+    """
+    memo: dict[int, Any] = {id(one): one for one in shared}
+    try:
+        return copy.deepcopy(thing, dict(memo))
+    except Exception:  # what to do about it can only be told by looking at everything inside
+        substitutes = _Substitutes(memo)
+        substitutes.find(thing)
+        return copy.deepcopy(thing, substitutes.memo)
+
+
+class _Substitutes:
+    """Finds what ``copy.deepcopy`` cannot copy, and what it is to put in the copy instead.
+
+    It goes the way that ``deepcopy`` goes, by ``__reduce_ex__``.
+
+    Args:
+        memo: What is to be put in place of which object, by ``id``.
+    """
+
+    def __init__(self, memo: dict[int, Any]) -> None:
+        self.memo = memo
+        self._seen: dict[int, object] = {}  # the objects too: the id of one that is gone would be given to another
+
+    def find(self, thing: object) -> None:
+        waiting = [thing]
+        while waiting:
+            one = waiting.pop()
+            if isinstance(one, _ATOMS) or id(one) in self.memo or id(one) in self._seen:
+                continue
+            self._seen[id(one)] = one
+            waiting.extend(self._inside(one))
+
+    def _inside(self, thing: Any) -> Iterator[object]:
+        """What a thing is made of; nothing where it copies itself, or has a substitute."""
+        if isinstance(thing, Tensor):
+            if not thing.is_leaf:
+                self.memo[id(thing)] = thing.detach().clone()
+            return
+        if isinstance(thing, (tuple, list, set, frozenset)):
+            yield from thing
+            return
+        if isinstance(thing, types.MethodType):
+            yield thing.__self__
+            return
+        if hasattr(thing, "__deepcopy__"):
+            return
+        try:
+            reduced = thing.__reduce_ex__(4)
+        except Exception:  # it can be neither copied nor pickled
+            self.memo[id(thing)] = thing
+            return
+        if isinstance(reduced, tuple):
+            _, arguments, *rest = reduced
+            yield from arguments
+            for part in rest:
+                yield from part if isinstance(part, Iterator) else (part,)
