@@ -86,7 +86,10 @@ class BatchFormat:
 
 
 def _ignore(labels: Tensor, missing: int) -> Tensor:
-    return labels if labels.is_floating_point() else labels.masked_fill(labels == missing, IGNORED_LABEL)
+    """The labels with those that are not known at -100; integers are widened first, as not every type holds that."""
+    if labels.is_floating_point():  # where 0 and 1 are probabilities, and mark nothing
+        return labels if 0 <= missing <= 1 else labels.masked_fill(labels == missing, IGNORED_LABEL)
+    return labels.long().masked_fill(labels == missing, IGNORED_LABEL)
 
 
 def unpack(

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from lit_distill.doctor.findings import Finding
-from lit_distill.doctor.sample import Sample, class_dim, positions
+from lit_distill.doctor.sample import Sample
 from lit_distill.doctor.subject import Subject, close
+from lit_distill.labels import class_dim, positions
 from lit_distill.outputs import Outputs
 
 _SAME = 1e-3  # relative difference below which two values count as equal
@@ -256,7 +257,7 @@ def length(subject: Subject) -> list[Finding] | None:
     sample = subject.draw(0)
     if sample.student.logits.dim() < 3 or not compares_classes(subject, sample) or subject.raw(sample).dim():
         return None
-    dim = 2 if sample.student.logits.dim() == 4 else 1
+    dim = 2 if sample.student.logits.dim() >= 4 else 1
 
     def twice(outputs: Outputs) -> Outputs:
         fits = outputs.mask is not None and outputs.mask.shape == positions(outputs.logits)

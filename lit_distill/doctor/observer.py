@@ -17,8 +17,9 @@ from torch.optim import Optimizer
 from lit_distill.batch import move, tensors_of
 from lit_distill.capture import is_compiled
 from lit_distill.doctor.record import Record, Watched
-from lit_distill.doctor.sample import Sample, class_dim, positions
+from lit_distill.doctor.sample import Sample
 from lit_distill.doctor.setup import Setup
+from lit_distill.labels import class_dim, positions
 from lit_distill.outputs import Outputs
 from lit_distill.weighted import Losses, WeightedCriteria
 

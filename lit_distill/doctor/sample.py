@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lit_distill.batch import Target
+from lit_distill.labels import class_dim, positions
 from lit_distill.outputs import Outputs
 
 _BATCH = 8
@@ -90,19 +91,6 @@ def _to(outputs: Outputs, dtype: torch.dtype) -> Outputs:
 def _note(tensor: Tensor, sizes: set[int]) -> Tensor:
     sizes.add(len(tensor) if tensor.dim() else 0)
     return tensor
-
-
-def class_dim(logits: Tensor) -> int:
-    """The dimension of the classes: 1 in dense logits, the last elsewhere."""
-    return 1 if logits.dim() == 4 else logits.dim() - 1
-
-
-def positions(logits: Tensor) -> torch.Size:
-    """The logits' shape without the classes; all of it for binary logits ``[B]``."""
-    if logits.dim() < 2:
-        return logits.shape
-    place = class_dim(logits)
-    return logits.shape[:place] + logits.shape[place + 1 :]
 
 
 def fewer(sample: Sample) -> Sample:

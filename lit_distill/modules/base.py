@@ -14,7 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torchmetrics import Metric
+from torchmetrics import Metric, MetricCollection
 
 from lit_distill import checks
 from lit_distill.balance import Balance
@@ -38,7 +38,7 @@ from lit_distill.weighted import WeightedCriteria
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
 Interval = Literal["epoch", "step"]
-Metrics = dict[str, Metric]
+Metrics = dict[str, Metric] | MetricCollection
 
 
 class Attendant(Callback):
@@ -70,7 +70,9 @@ class DistillationModule(LightningModule):
         teacher: A network, which is then frozen; or a ``Teacher``; or None.
         criteria: Criteria by name.
         weights: A weight for each criterion.
-        task: ``multiclass``, ``binary`` or ``multilabel``.
+        task: What the student's outputs are. ``multiclass``, ``binary`` or ``multilabel``: scores of classes.
+            ``regression``: numbers, with labels that are numbers. ``embedding``: vectors without labels of their own.
+            ``none``: nothing that figures are made of; the criteria given say all.
         optimizer: Makes the optimizer of the trainable parameters; AdamW at 1e-3 where None. A top-level
             ``optimizer`` of a config comes before it.
         lr_scheduler: Makes the scheduler.
@@ -80,8 +82,8 @@ class DistillationModule(LightningModule):
         balance: Finds the weights in force during training.
         fast: Train with what is quickest on the device: the student compiled, a frozen teacher without a runtime of
             its own in the best one (int8 or bf16 where the hardware has it). Evaluation stays as it is.
-        metrics: Torchmetrics of your own, by name, computed of both networks in validation and test: each is updated with
-            the logits and the labels.
+        metrics: Torchmetrics of your own, by name or in a ``MetricCollection``, computed of both networks in validation and
+            test, and logged as ``val/<name>/student`` and so on. ``modules.own_metrics`` says what they are updated with.
         lr_interval: When the scheduler steps: ``epoch`` or ``step``; ``epoch`` if None.
         lr_monitor: The logged figure that ``ReduceLROnPlateau`` watches, such as ``val/cross_entropy/student``.
 

@@ -170,7 +170,9 @@ def test_smoothing_out_of_range_is_refused(smoothing: float) -> None:
 
 
 def test_unknown_task_is_refused() -> None:
-    with pytest.raises(ValueError, match="task must be one of 'multiclass', 'binary', 'multilabel', not 'ranking'"):
+    with pytest.raises(
+        ValueError, match="task must be one of 'multiclass', 'binary', 'multilabel', 'regression', not 'ranking'"
+    ):
         HardTarget(task="ranking")  # type: ignore[arg-type]
 
 
