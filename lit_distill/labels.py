@@ -160,7 +160,8 @@ def _check_indices(target: Tensor, classes: int) -> None:
         found = int(values[wrong][0])
         raise ValueError(
             f"label {found} is no class: the logits are of {classes} classes, so class indices run from 0 to {classes - 1}. "
-            f"If {found} means that the label is not known, set BatchFormat(missing_label={found})."
+            f"If {found} means that the label is not known, set BatchFormat(missing_label={found}); where the outputs are no "
+            "scores of classes, set the task to what they are ('regression', 'embedding')."
         )
 
 
@@ -200,7 +201,8 @@ def _squeezed(tensor: Tensor) -> list[int]:
 
 def _misfit(target: Tensor, logits: Tensor, task: Task) -> ValueError:
     """The error for labels of another shape, with the forms that fit."""
-    shares = task == "multiclass" and target.is_floating_point() and target.dim() == logits.dim() > 1
+    column = target.dim() == logits.dim() > 1 and target.shape[class_dim(logits)] == 1
+    shares = task == "multiclass" and target.is_floating_point() and target.dim() == logits.dim() > 1 and not column
     spots, whole = list(positions(logits)), list(logits.shape)
     if task == "multiclass" and target.is_floating_point() and not shares:
         return ValueError(

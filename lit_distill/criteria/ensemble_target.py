@@ -210,6 +210,7 @@ class EnsembleTarget(Criterion):
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
         if not self.names:
             self.build(student, teacher)
+        need_classes(student.logits)
         rows = valid_rows(counted(student.logits, student.mask))
         teachers = [self._rows(name, student, teacher) for name in self.names]
         known = [z.detach() for z in teachers]  # a teacher that follows is to follow the student, not the labels

@@ -233,7 +233,7 @@ def softmax(subject: Subject) -> list[Finding] | None:
     if right in seen or not seen:
         return []
     meant = "about" in vars(type(subject.criterion))  # a published method is taken at its word
-    names = "[B, C]" if logits.dim() == 2 else "[B, T, C]" if logits.dim() == 3 else "[B, C, H, W]"
+    names = {2: "[B, C]", 3: "[B, T, C]", 4: "[B, C, H, W]"}.get(logits.dim(), "[B, C, D, H, W]")
     return [
         Finding(
             "softmax",
@@ -267,6 +267,8 @@ def length(subject: Subject) -> list[Finding] | None:
     target = sample.target
     if isinstance(target, Tensor) and target.shape == positions(sample.student.logits):
         target = torch.cat([target] * 2, 1)
+    elif isinstance(target, Tensor) and target.shape == sample.student.logits.shape:
+        target = torch.cat([target] * 2, dim)
     before = subject.value(sample)
     after = subject.value(Sample(twice(sample.student), twice(sample.teacher), target))
     if not close(after, 2 * before, _SAME):

@@ -19,7 +19,7 @@ from lit_distill.capture import is_compiled
 from lit_distill.doctor.record import Record, Watched
 from lit_distill.doctor.sample import Sample
 from lit_distill.doctor.setup import Setup
-from lit_distill.labels import class_dim, positions
+from lit_distill.labels import class_dim, class_indices
 from lit_distill.outputs import Outputs
 from lit_distill.weighted import Losses, WeightedCriteria
 
@@ -95,9 +95,9 @@ class Observer(Callback):
         logits = teacher.logits
         if not isinstance(target, Tensor) or logits.dim() < 2 or logits.shape[class_dim(logits)] < 2:
             return
-        if target.is_floating_point() and target.shape == logits.shape and target.dim() == 2:
-            target = target.argmax(-1)
-        if target.is_floating_point() or target.shape != positions(logits):
+        try:
+            target = class_indices(target, logits, check=False)
+        except ValueError:  # labels of no class
             return
         known = (target >= 0) & (target < logits.shape[class_dim(logits)])
         known = known if teacher.mask is None or teacher.mask.shape != known.shape else known & teacher.mask

@@ -123,8 +123,12 @@ def smaller(sample: Sample) -> Sample | None:
         if target.shape not in shapes:
             return None
         # Of no class more than of another, so that probabilities are still known as such.
-        share = 1 / small[-1] if target.is_floating_point() and _sums_to_one(target) else 0
+        shares = are_shares(target, logits)
+        share = 1 / small[class_dim(logits)] if shares and target.is_floating_point() else 0
+        one_hot = shares and not target.is_floating_point()
         target = torch.full(shapes[target.shape], share, dtype=target.dtype)
+        if one_hot:
+            target.select(class_dim(logits), 0).fill_(1)
 
     def outputs(of: Outputs) -> Outputs:
         mask = None
@@ -178,13 +182,17 @@ def _labels(
         labels = torch.where(torch.rand(spots, generator=generator) < right, logits.argmax(classes), other)
         if like.shape == spots and not like.is_floating_point():
             return labels
-        if like.shape == logits.shape and like.dim() == 2 and _sums_to_one(like):
-            return F.one_hot(labels, logits.shape[classes]).to(logits.dtype)
+        if are_shares(like, logits):
+            one_hot = F.one_hot(labels, logits.shape[classes]).movedim(-1, classes)
+            return one_hot.to(logits.dtype if like.is_floating_point() else like.dtype)
     if like.numel() == logits.numel():
         return (logits > 0).to(like.dtype).reshape(like.shape)
     return like
 
 
-def _sums_to_one(target: Tensor) -> bool:
-    sums = target.double().sum(-1)
-    return target.is_floating_point() and bool(torch.allclose(sums, torch.ones_like(sums), atol=1e-3))
+def are_shares(target: Tensor, logits: Tensor) -> bool:
+    """Whether labels are class probabilities or a one-hot: of the logits' shape, and 1 in all at each position."""
+    if target.shape != logits.shape or target.dim() < 2:
+        return False
+    sums = target.double().sum(class_dim(logits))
+    return bool(torch.allclose(sums, torch.ones_like(sums), atol=0.02))

@@ -41,6 +41,12 @@ Interval = Literal["epoch", "step"]
 Metrics = dict[str, Metric] | MetricCollection
 
 
+MAIN_FIGURES: dict[Task, str] = {
+    "regression": "mean_squared_error/student",
+    "embedding": "cosine_similarity",
+}  # of the tasks that have no accuracy
+
+
 class Attendant(Callback):
     """Does for a distillation what has to come before or after every other callback; stands first in the trainer's list."""
 
@@ -190,7 +196,7 @@ class DistillationModule(LightningModule):
 
     def _log_evaluation(self, stage: str) -> None:
         figures = self._evaluator.finish(stage, sanity=self.trainer.sanity_checking)
-        shown = f"{stage}/accuracy/student"
+        shown = f"{stage}/{MAIN_FIGURES.get(self.task, 'accuracy/student')}"
         for name, value in figures.items():
             self.log(name, value, prog_bar=name == shown, sync_dist=True)
         if shown in figures:

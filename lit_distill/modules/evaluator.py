@@ -134,6 +134,8 @@ class Evaluator:
     def _teacher_logits(self, place: Place, data: Batch) -> dict[str, Tensor]:
         """The teacher's logits for each task that it has a head for."""
         compared = [_ONLY] if _ONLY in self.tasks else list(self.teacher_heads)
+        if not self.metrics:  # else nothing is made of its outputs
+            compared = [name for name in compared if self.tasks[name] != "none"]
         if self.teacher is None or not compared:
             return {}
         if not self.teacher.frozen:
