@@ -108,8 +108,8 @@ class OwnMetrics:
             if key not in self._copies:
                 self._copies[key] = copy.deepcopy(template).to(self.device)
                 self._copies[key].reset()
-            if len(given):  # as of a batch whose labels are all left out
-                self._copies[key].update(given, labels)
+            if len(given):  # none are left of a batch whose labels are all unknown
+                _update(name, self._copies[key], given, labels)
 
     def compute(self) -> dict[str, Tensor]:
         """Every value by name, ``f1/student`` and so on; an entry of a metric that gives several has its own name.
@@ -126,6 +126,16 @@ class OwnMetrics:
                 label = f"{name}/{entry}" if entry else name
                 figures[f"{label}/{who}"] = _single(label, number, self.device)
         return figures
+
+
+def _update(name: str, metric: Metric, outputs: Tensor, labels: Tensor) -> None:
+    try:
+        metric.update(outputs, labels)
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"metrics[{name!r}] ({type(metric).__name__}) does not take outputs {list(outputs.shape)} and labels "
+            f"{list(labels.shape)} of {str(labels.dtype).removeprefix('torch.')}: {error}"
+        ) from error
 
 
 def _single(name: str, value: object, device: torch.device) -> Tensor:

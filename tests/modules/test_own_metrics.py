@@ -135,6 +135,12 @@ def test_without_labels_there_is_nothing_to_report() -> None:
     assert evaluator.finish("val") == {}
 
 
+def test_a_metric_that_does_not_take_the_labels_is_named() -> None:
+    evaluator = Evaluator("multiclass", None, metrics={"f1": MulticlassF1Score(2)})
+    with pytest.raises(ValueError, match=r"metrics\['f1'\] .MulticlassF1Score. does not take outputs \[6, 3\]"):
+        evaluator.update(("val", 0, 0), draw(6, 3), Batch(draw(6, 4), torch.arange(6) % 3))
+
+
 # What they are updated with ----------------------------------------------------------------------
 
 
