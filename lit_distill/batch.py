@@ -1,17 +1,19 @@
-"""One rule for what a DataLoader may yield: (inputs, target), a dict, or inputs alone."""
+"""What a batch is once it has been read, and how a network is called with it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
-INPUT_KEYS = ("inputs", "input", "image", "images", "pixel_values", "x")
-TARGET_KEYS = ("target", "targets", "label", "labels", "y")
-MASK_KEYS = ("mask", "attention_mask")
+from lit_distill.layout import Layout
+from lit_distill.outputs import OutputKey
+
+Entry = str | int | Callable[[Any], Any]
 IGNORED_LABEL = -100  # trains nothing, as in PyTorch's cross_entropy
 
 
@@ -23,6 +25,7 @@ class Arguments:
     named: Mapping[str, Any]
 
 
+# A tensor for ``model(x)``, a mapping for ``model(**x)``, a tuple for ``model(*x)``; any other object for ``model(x)``.
 Inputs = Tensor | Mapping[str, Any] | tuple[Any, ...] | Arguments
 Target = Tensor | Mapping[str, Tensor]  # labels by task, where there are several
 
@@ -34,14 +37,20 @@ class Batch:
     Attributes:
         inputs: A tensor for ``model(x)``, a mapping for ``model(**x)``, a tuple for ``model(*x)``.
         target: The labels, by task where there are several; None where the data have none.
-        mask: True at the tokens that count, or None.
+        mask: True at the positions that count, or None.
         teacher_inputs: The teacher's own inputs, or None where it gets the student's.
+        lengths: Number of positions that count in each sequence, ``[B]``, or None.
+        sample_weight: How much each sample's labels count, ``[B]``, or None.
+        mask_is_told: The user said where the mask is; else it was found by its name, and may be of other positions.
     """
 
     inputs: Inputs
     target: Target | None = None
     mask: Tensor | None = None
     teacher_inputs: Inputs | None = None
+    lengths: Tensor | None = None
+    sample_weight: Tensor | None = None
+    mask_is_told: bool = False
 
     @property
     def for_teacher(self) -> Inputs:
@@ -51,97 +60,79 @@ class Batch:
     @property
     def size(self) -> int:
         """Number of samples in the batch."""
-        return len(first_tensor(self.inputs))
+        return count_samples(self.inputs)
 
 
 @dataclass(frozen=True)
 class BatchFormat:
-    """How to read batches and outputs whose entries have unusual names.
+    """What the entries of a batch are, and how to read the networks' outputs, where names and types do not tell.
+
+    An entry is a key of a dict, an attribute of an object, an index of a tuple, or a function of the batch. The guide's page
+    "What is read of a batch" lists what is read without being told.
 
     Attributes:
-        input_key: The student's input in a dict batch.
-        target_key: The labels in a dict batch.
-        output_key: The logits in a network's dict output.
-        teacher_output_key: The logits in the teacher's dict output, where they have another name there.
-        teacher_input_key: The teacher's input in a dict batch, where it gets another view, resolution or modality of
-            the same sample.
-        missing_label: The value of an integer label that is not known (-1, say); such labels train nothing.
+        input_key: The student's input, or a list of them: those named as arguments of its ``forward`` are passed by name, the
+            others by position.
+        target_key: The labels.
+        output_key: The logits in the student's output: a key, an index, or a function of the output.
+        teacher_output_key: The same of the teacher's output; ``output_key`` if None.
+        teacher_input_key: The teacher's input, or a list of them, where it gets another view, resolution or modality of the
+            same sample.
+        missing_label: The value of a label that is not known (-1 or 255, say); such labels train nothing.
+        mask_key: True at the positions of the logits that count. ``auto`` takes an entry called ``attention_mask`` or
+            ``mask`` that can be nothing else; None takes none.
+        lengths_key: How many positions of each sequence count, ``[B]``; in place of a mask.
+        mask_from_labels: Leave positions whose label is not known out of every criterion, soft targets and hints too; by
+            default they are left out of the labels' losses alone.
+        weight_key: How much each sample's labels count, ``[B]``.
+        shift_labels: Compare each position's logits with the next position's label, as for causal language models whose
+            labels are their inputs. Refused before the fit if it is None and the labels are the inputs.
+        resize_logits: Resize dense logits of both networks to the labels' size, bilinearly.
+        class_dim: The classes' dimension in the student's logits; known from the network's modules if None.
+        teacher_class_dim: The same of the teacher's; ``class_dim`` if None.
+        layout: ``channels_first`` or ``channels_last`` for layers of the student whose modules do not tell, by reference or glob.
+        teacher_layout: The same of the teacher's layers.
+        unused: Entries that are meant to be read by nobody, so that nothing is said of them.
     """
 
-    input_key: str | None = None
-    target_key: str | None = None
-    output_key: str | None = None
-    teacher_output_key: str | None = None
-    teacher_input_key: str | None = None
+    input_key: Entry | list[str | int] | None = None
+    target_key: Entry | None = None
+    output_key: OutputKey | None = None
+    teacher_output_key: OutputKey | None = None
+    teacher_input_key: Entry | list[str | int] | None = None
     missing_label: int | None = None
+    mask_key: Entry | None = "auto"
+    lengths_key: Entry | None = None
+    mask_from_labels: bool = False
+    weight_key: Entry | None = None
+    shift_labels: bool | None = None
+    resize_logits: bool = False
+    class_dim: int | None = None
+    teacher_class_dim: int | None = None
+    layout: dict[str, Layout] | None = None
+    teacher_layout: dict[str, Layout] | None = None
+    unused: list[str | int] | None = None
 
     def unpack(self, batch: Any) -> Batch:
-        """Take a batch apart, as ``unpack`` does, by these names."""
-        data = unpack(batch, self.input_key, self.target_key, self.teacher_input_key)
-        if self.missing_label is None or data.target is None:
-            return data
-        if isinstance(data.target, Tensor):
-            return replace(data, target=_ignore(data.target, self.missing_label))
-        return replace(data, target={task: _ignore(labels, self.missing_label) for task, labels in data.target.items()})
+        """Read a batch without knowing the networks."""
+        from lit_distill.reading import BatchReader
+
+        return BatchReader(self).read(batch)
 
 
-def _ignore(labels: Tensor, missing: int) -> Tensor:
-    """The labels with those that are not known at -100; integers are widened first, as not every type holds that."""
-    if labels.is_floating_point():  # where 0 and 1 are probabilities, and mark nothing
-        return labels if 0 <= missing <= 1 else labels.masked_fill(labels == missing, IGNORED_LABEL)
-    return labels.long().masked_fill(labels == missing, IGNORED_LABEL)
-
-
-def unpack(
-    batch: Any, input_key: str | None = None, target_key: str | None = None, teacher_input_key: str | None = None
-) -> Batch:
-    """Take a batch apart.
-
-    A tensor is inputs alone; a pair is ``(inputs, target)``; in a dict the input and the target are
-    found by their usual names, and where no entry has an input's name, every entry but the target is
-    passed to the model by keyword, as Hugging Face models want it.
-
-    Args:
-        batch: What the DataLoader yielded.
-        input_key: Name of the input in a dict batch; found by its usual names where None.
-        target_key: Name of the target in a dict batch; found by its usual names where None.
-        teacher_input_key: Name of the teacher's own input in a dict batch; it gets the student's where None.
-
-    Raises:
-        ValueError: The batch has another form, or a named key is missing.
-    """
-    if isinstance(batch, Mapping):
-        return _unpack_mapping(batch, input_key, target_key, teacher_input_key)
-    if teacher_input_key is not None:
-        raise ValueError(
-            f"teacher_input_key is {teacher_input_key!r}, and the DataLoader yields a {type(batch).__name__}: only in a "
-            "dict batch can the teacher's input be told by its name."
-        )
-    if isinstance(batch, Tensor):
-        return Batch(batch)
-    if isinstance(batch, (tuple, list)) and len(batch) == 1:
-        return Batch(batch[0])
-    if isinstance(batch, (tuple, list)) and len(batch) == 2:
-        return Batch(batch[0], batch[1])
-    found = f"{len(batch)} entries" if isinstance(batch, (tuple, list)) else type(batch).__name__
-    raise ValueError(f"the DataLoader yielded {found}; (inputs, target), a dict, or inputs alone was expected.")
-
-
-def _unpack_mapping(
-    batch: Mapping[str, Any], input_key: str | None, target_key: str | None, teacher_input_key: str | None
-) -> Batch:
-    for key in (input_key, target_key, teacher_input_key):
-        if key is not None and key not in batch:
-            raise ValueError(f"no entry {key!r} in the batch; it has {sorted(batch)}.")
-    target_name = target_key or next((k for k in TARGET_KEYS if k in batch), None)
-    names = [k for k in batch if k != teacher_input_key]
-    input_name = input_key or next((k for k in INPUT_KEYS if k in names), None)
-    mask_name = next((k for k in MASK_KEYS if k in batch), None)
-    rest = {name: batch[name] for name in names if name != target_name}
-    inputs: Inputs = batch[input_name] if input_name is not None else rest
-    mask = batch[mask_name].bool() if mask_name is not None else None
-    target = batch[target_name] if target_name is not None else None
-    return Batch(inputs, target, mask, batch[teacher_input_key] if teacher_input_key is not None else None)
+def count_samples(batch: Any) -> int:
+    """Number of samples in a batch of any form: graphs in a batch of graphs, else rows of the first tensor; 1 if unknown."""
+    graphs = getattr(batch, "num_graphs", None)
+    if isinstance(graphs, int):
+        return graphs
+    if isinstance(batch, PackedSequence):
+        return int(batch.batch_sizes[0])
+    found = next((tensor for tensor in tensors_of(batch) if tensor.dim()), None)
+    if found is not None:
+        return len(found)
+    several = isinstance(batch, (list, tuple)) and bool(batch)
+    inner = next((value for value in batch if count_samples(value) > 1), None) if several else None
+    return count_samples(inner) if inner is not None else 1
 
 
 def call_model(model: nn.Module, inputs: Inputs) -> Any:
@@ -150,13 +141,18 @@ def call_model(model: nn.Module, inputs: Inputs) -> Any:
     return model(*positional, **named)
 
 
-def positions_and_names(inputs: Inputs) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+def positions_and_names(inputs: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
     """The arguments that a model is called with, by position and by name."""
-    if isinstance(inputs, Tensor):
-        return (inputs,), {}
     if isinstance(inputs, Arguments):
         return inputs.positional, inputs.named
-    return ((), inputs) if isinstance(inputs, Mapping) else (tuple(inputs), {})
+    if isinstance(inputs, Mapping):
+        return (), inputs
+    return (tuple(inputs), {}) if isinstance(inputs, (tuple, list)) and not is_one_object(inputs) else ((inputs,), {})
+
+
+def is_one_object(value: Any) -> bool:
+    """Whether a value is one argument although it is a tuple: a packed sequence is."""
+    return isinstance(value, PackedSequence)
 
 
 def first_tensor(inputs: Any) -> Tensor:
@@ -168,27 +164,43 @@ def first_tensor(inputs: Any) -> Tensor:
 
 
 def tensors_of(inputs: Any) -> list[Tensor]:
-    """Every tensor of the inputs, nested ones too, in order."""
+    """Every tensor of the inputs, nested ones and those of objects too, in order."""
     if isinstance(inputs, Tensor):
         return [inputs]
-    if isinstance(inputs, Arguments):
-        return tensors_of(inputs.positional) + tensors_of(inputs.named)
-    if isinstance(inputs, Mapping):
-        return [tensor for value in inputs.values() for tensor in tensors_of(value)]
-    if isinstance(inputs, (tuple, list)):
-        return [tensor for value in inputs for tensor in tensors_of(value)]
-    return []
+    return [tensor for value in parts_of(inputs) for tensor in tensors_of(value)]
+
+
+def parts_of(value: Any) -> Iterable[Any]:
+    """What a mapping, a sequence, ``Arguments`` or an object that holds tensors consists of."""
+    if isinstance(value, Arguments):
+        return (value.positional, value.named)
+    if isinstance(value, Mapping):
+        return value.values()
+    if isinstance(value, (tuple, list)):
+        return value
+    return attributes_of(value).values()
+
+
+def attributes_of(value: Any) -> dict[str, Any]:
+    """The named entries of an object: a dataclass's fields, a graph's tensors; nothing of plain values and modules."""
+    if isinstance(value, (str, bytes, int, float, bool, complex, type, nn.Module)) or callable(value) or value is None:
+        return {}
+    keys = getattr(value, "keys", None)  # PyTorch Geometric's graphs name what they hold
+    if callable(keys) and hasattr(value, "__getitem__"):
+        return {str(key): value[key] for key in keys()}
+    return {name: entry for name, entry in getattr(value, "__dict__", {}).items() if not name.startswith("_")}
 
 
 def move(data: Any, device: torch.device, dtype: torch.dtype | None = None) -> Any:
-    """Move nested tensors to a device, and their floating-point ones to a type."""
+    """Move nested tensors to a device, and their floating-point ones to a type; objects by their own ``to``."""
     if isinstance(data, Tensor):
         return data.to(device=device, dtype=dtype if data.is_floating_point() else None)
     if isinstance(data, Mapping):
         return {key: move(value, device, dtype) for key, value in data.items()}
     if isinstance(data, Arguments):
         return Arguments(move(data.positional, device, dtype), move(data.named, device, dtype))
-    if isinstance(data, (tuple, list)):
+    if isinstance(data, (tuple, list)) and not is_one_object(data):
         moved = [move(value, device, dtype) for value in data]
         return type(data)(*moved) if hasattr(data, "_fields") else type(data)(moved)  # a named tuple takes its fields
-    return data
+    to: Callable[..., Any] | None = getattr(data, "to", None)
+    return to(device) if callable(to) and not isinstance(data, nn.Module) else data

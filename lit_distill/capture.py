@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,8 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from lit_distill.batch import Inputs, call_model
-from lit_distill.outputs import Outputs, read_logits
+from lit_distill.layout import Evidence, Layout, Layouts, Placement, dense, observed, timm_channels
+from lit_distill.outputs import OutputKey, Outputs, logits_or_reason
 from lit_distill.references import chosen_call, hook_key, layer_path, match_layers
 
 LayerCalls = dict[str, list[tuple[Any, int | None]]]  # what each layer gave, call by call, and its version
@@ -27,17 +28,23 @@ class _AllRead(BaseException):
 class Store:
     """Where the hooks of one model write, and only while a forward pass is being read (``recording``).
 
-    ``expected`` is the number of calls that a whole pass makes; ``stop`` ends the pass at the last of them.
+    ``expected`` is the number of calls that a whole pass makes; ``stop`` ends the pass at the last of them. While
+    ``evidence`` is gathered, ``placed`` takes where each layer's tensor holds its channels; None where that cannot be told.
     """
 
     recording: bool = False
+    evidence: Evidence | None = None
+    placed: dict[str, Placement | None] = field(default_factory=dict)
     clone: set[str] = field(default_factory=set)
     calls: LayerCalls = field(default_factory=dict)
     expected: int = 0
     stop: bool = False
 
-    def put(self, key: str, value: Any) -> None:
+    def put(self, key: str, value: Any, module: nn.Module | None = None) -> None:
         self._keep(key, value)
+        tensor = self.calls[key][-1][0]
+        if self.evidence is not None and isinstance(tensor, Tensor):
+            self.placed[key] = self.evidence.place(tensor, module, key.endswith(":input"))
         if self.stop and self.count() == self.expected:
             raise _AllRead
 
@@ -49,6 +56,7 @@ class Store:
         if tensor is None:
             self.calls.setdefault(key, []).append((value, None))
             return
+        tensor = dense(tensor)
         if key in self.clone:
             tensor = tensor.clone()
         version = None if torch.compiler.is_compiling() or tensor.is_inference() else tensor._version
@@ -72,7 +80,7 @@ class _OutputHook:
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if self.store.recording:
-            self.store.put(self.key, output)
+            self.store.put(self.key, output, module)
 
 
 class _InputHook(_OutputHook):
@@ -80,7 +88,7 @@ class _InputHook(_OutputHook):
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any = None) -> None:
         if self.store.recording:
-            self.store.put(self.key, args if select_tensor(args) is not None else kwargs)
+            self.store.put(self.key, args if select_tensor(args) is not None else kwargs, module)
 
 
 class Capture:
@@ -92,8 +100,10 @@ class Capture:
     Args:
         model: Any module; one wrapped by ``torch.compile`` is read through.
         references: Layers to capture, as ``match_layers`` takes them.
-        output_key: The entry of a mapping output that holds the logits.
+        output_key: The entry of the output that holds the logits, or a function that takes them out.
         owner: ``student`` or ``teacher``, for error messages.
+        layouts: Layouts of layers that the network's modules do not tell, by reference or glob.
+        class_dim: The classes' dimension in the logits; found out if None.
 
     Raises:
         ValueError: A reference names no layer of the model.
@@ -103,12 +113,15 @@ class Capture:
         self,
         model: nn.Module,
         references: Iterable[str] = (),
-        output_key: str | None = None,
+        output_key: OutputKey | None = None,
         owner: str = "model",
+        layouts: Mapping[str, Layout] | None = None,
+        class_dim: int | None = None,
     ) -> None:
         self.model = model
         self.output_key = output_key
         self.owner = owner
+        self.layouts = Layouts(owner, layouts or {}, class_dim)
         self.store = Store()
         self._handles: list[Any] = []
         inner = getattr(model, "_orig_mod", model)
@@ -154,7 +167,8 @@ class Capture:
         """
         if calibrate:
             self.store.expected = 0
-        raw, calls = self._call(inputs, stop_early)
+        with nullcontext() if self.layouts.known and not calibrate else self.observed():
+            raw, calls = self._call(inputs, stop_early)
         if calibrate and not is_compiled(self.model):
             self.store.expected = sum(map(len, calls.values()))
         return self.read(raw, calls, mask, calibrate=calibrate, need_grad=need_grad)
@@ -183,8 +197,42 @@ class Capture:
         features = {layer: self._pick(layer, calls, calibrate) for layer in self.layers}
         if need_grad:
             self._check_gradients(features)
-        logits = read_logits(raw, self.output_key) if raw is not _STOPPED else _no_logits(features)
-        return Outputs(logits, features, mask)
+        return self.arrange(raw, features, mask)
+
+    @contextmanager
+    def observed(self) -> Iterator[None]:
+        """Find out in the forward passes meanwhile where each tensor holds its channels."""
+        modules = dict(self._inner().named_modules(remove_duplicate=False))
+        layers = list(dict.fromkeys(modules[layer_path(layer)] for layer in self.layers))
+        with observed(self._inner(), layers) as evidence:
+            self.store.evidence, self.store.placed = evidence, {}
+            try:
+                yield
+            finally:
+                self.store.evidence = None
+        self.layouts.learn(evidence, self.store.placed)
+
+    def arrange(self, raw: Any, features: Mapping[str, Tensor], mask: Tensor | None = None) -> Outputs:
+        """The outputs in the layout that criteria see.
+
+        Args:
+            raw: What the model returned.
+            features: Each layer's tensor, as the model made it.
+            mask: As in ``run``.
+
+        Raises:
+            ValueError: Which dimension holds a layer's channels cannot be told.
+        """
+        logits = logits_or_reason(raw, self.output_key, self.owner) if raw is not _STOPPED else _no_logits(features)
+        channels = {layer: timm_channels(self._inner(), layer_path(layer)) for layer in features}
+        placed = {layer: self.layouts.arrange(layer, value, channels[layer]) for layer, value in features.items()}
+        if isinstance(logits, Tensor) and raw is not _STOPPED:
+            logits = self.layouts.arrange_logits(dense(logits))
+        return Outputs(logits, placed, mask)
+
+    def _inner(self) -> nn.Module:
+        inner: nn.Module = getattr(self.model, "_orig_mod", self.model)
+        return inner
 
     def _call(self, inputs: Inputs, stop_early: bool) -> tuple[Any, LayerCalls]:
         """What the model returned, ``_STOPPED`` where it was stopped, and what the hooks read."""
@@ -192,7 +240,7 @@ class Capture:
         store.calls, store.recording, store.stop = {}, True, stop_early and store.expected > 0
         raw: Any = _STOPPED
         try:
-            with self.muted():
+            with self.muted(), _dense_encoders(bool(self.layers)):
                 raw = call_model(self.model, inputs)
         except _AllRead:
             pass
@@ -272,6 +320,20 @@ class Capture:
         modules = dict(getattr(self.model, "_orig_mod", self.model).named_modules(remove_duplicate=False))
         for key in dict.fromkeys(map(hook_key, self.layers)):
             self._register(modules[layer_path(key)], key)
+
+
+@contextmanager
+def _dense_encoders(reading: bool) -> Iterator[None]:
+    """Keep PyTorch's Transformer encoders from their fast path, whose layers give nested tensors without the padding."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    if not (reading and enabled):
+        yield
+        return
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 def _log_nothing(*args: Any, **kwargs: Any) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lit_distill.layout import usual_channel_dim
 from lit_distill.outputs import Outputs
 from lit_distill.rng import collect_rng_state, restore_rng_state
 from lit_distill.weighted import WeightedCriteria
@@ -27,6 +28,11 @@ class CheckpointNote:
     def __init__(self) -> None:
         self._shapes: dict[str, Any] | None = None
         self._rng: dict[str, Any] | None = None
+        self._read: list[str] = []
+
+    def remember_reading(self, lines: Sequence[str]) -> None:
+        """Keep what was read of a batch, for whoever reads the checkpoint."""
+        self._read = list(lines)
 
     def remember_shapes(self, student: Outputs, teacher: Outputs) -> None:
         """Keep the shapes of an example's outputs."""
@@ -44,8 +50,11 @@ class CheckpointNote:
         for who, shapes in found.items():
             for name, shape in shapes["features"].items():
                 known = self._shapes[who]["features"].get(name)
-                if known is not None and known[1:] != shape[1:]:
-                    raise ValueError(f"the {who}'s {name!r} is {shape[1:]} a sample, and was {known[1:]} before.")
+                if known is not None and _width(known) != _width(shape):
+                    raise ValueError(
+                        f"the {who}'s {name!r} has {_width(shape)[1]} channels ({shape[1:]} a sample), and had "
+                        f"{_width(known)[1]} before ({known[1:]})."
+                    )
 
     def write(self, checkpoint: dict[str, Any], criteria: WeightedCriteria) -> None:
         """Add the entry."""
@@ -53,6 +62,7 @@ class CheckpointNote:
             "criteria": {name: class_name(criterion) for name, criterion in criteria.criteria().items()},
             "shapes": self._shapes,
             "rng": collect_rng_state(),
+            "read": list(self._read),
         }
 
     def read(self, checkpoint: Mapping[str, Any], criteria: WeightedCriteria) -> None:
@@ -96,6 +106,11 @@ class CheckpointNote:
     def forget_rng(self) -> None:
         """Leave the random states as they are from now on."""
         self._rng = None
+
+
+def _width(shape: Sequence[int]) -> tuple[int, int]:
+    """A feature's number of dimensions and of channels: what layers of criteria are sized by."""
+    return len(shape), shape[usual_channel_dim(len(shape))]
 
 
 def _list(names: Mapping[str, str]) -> str:

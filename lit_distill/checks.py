@@ -13,9 +13,11 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lit_distill.batch import Target
+from lit_distill.batch import Target, tensors_of
 from lit_distill.criteria import Criterion, FeatureCriterion
 from lit_distill.criteria.base import CLASS_TASKS, Task
+from lit_distill.layout import usual_channel_dim
+from lit_distill.notices import tell
 from lit_distill.outputs import Outputs
 from lit_distill.probe import count_parameters, unreached_parameters
 from lit_distill.teachers import Teacher
@@ -111,21 +113,47 @@ def optimizers_hold_everything(module: nn.Module, optimizers: Iterable[Optimizer
         )
 
 
-def every_parameter_reached(loss: Tensor, module: LightningModule) -> None:
-    """Name the parameters that DDP would wait for in vain.
+def every_parameter_reached(loss: Tensor, module: LightningModule, criteria: WeightedCriteria) -> None:
+    """Say which trainable parameters no criterion trains.
 
     Raises:
-        ValueError: No criterion's gradient reaches a trainable parameter, and DDP was not told to look.
+        ValueError: There are some, and DDP, which was not told to look, would wait for them in vain; or there are no others.
     """
-    strategy = module.trainer.strategy
-    if not isinstance(strategy, DDPStrategy) or strategy._ddp_kwargs.get("find_unused_parameters", False):
+    if not loss.requires_grad:
         return
     unreached = unreached_parameters(loss, module)
-    if unreached:
+    if not unreached:
+        return
+    names = f"{', '.join(unreached[:4])}{', …' if unreached[4:] else ''}"
+    strategy = module.trainer.strategy
+    if isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters", False):
         raise ValueError(
-            f"no criterion trains {', '.join(unreached[:4])}{', …' if unreached[4:] else ''}, which DDP does not allow. Add a "
+            f"no criterion trains {names}, which DDP does not allow. Add a "
             "criterion on the logits, freeze them, or set trainer.strategy to 'ddp_find_unused_parameters_true'."
         )
+    waiting = any(criteria.trains(name) and not criteria.weights[name] for name in criteria.criteria())
+    if not waiting:
+        tell(
+            f"no criterion trains {names} ({len(unreached)} parameters of {type(module).__name__}): they stay as they are. "
+            "Freeze them with requires_grad_(False), or add a criterion that reads what they make."
+        )
+
+
+def no_probabilities(student: Outputs, teacher: Outputs) -> None:
+    """Say where a network puts out probabilities in place of logits: a soft target would make them nearly equal."""
+    for who, outputs in (("teacher", teacher), ("student", student)):
+        if not outputs.has_logits or outputs.logits.dim() < 2:
+            continue
+        logits = outputs.logits.detach().float()
+        dim = usual_channel_dim(logits.dim())
+        if logits.shape[dim] < 2 or not logits.numel() or float(logits.min()) < 0:
+            continue
+        if torch.allclose(logits.sum(dim), torch.ones((), device=logits.device), atol=1e-3):
+            tell(
+                f"the {who} returns probabilities (rows in [0, 1] that sum to 1), and logits are expected: a softmax of these is "
+                "nearly uniform. Take the last softmax out, or read their logarithm: "
+                f"BatchFormat({'teacher_' * (who == 'teacher')}output_key=torch.log)."
+            )
 
 
 def same_on_every_rank(module: LightningModule, teacher: nn.Module) -> None:
@@ -154,6 +182,8 @@ def logits_are_read(criteria: WeightedCriteria, student: Outputs, teacher: Outpu
         teacher: An example of the teacher's outputs.
         target: The example's labels.
     """
+    if not teacher.has_logits:
+        return False
     if not teacher.features or any(criterion.compares_logits for criterion in criteria.criteria().values()):
         return True
     found = []
@@ -204,3 +234,20 @@ def summary(
     if criteria.balance is not None:
         lines.append(f"Balance: {type(criteria.balance).__name__} sets the weights in force.")
     return "\n".join(lines)
+
+
+def explain_types(error: RuntimeError, batch: object, weights: Tensor) -> None:
+    """Say which type the inputs have where a network failed on it.
+
+    Raises:
+        ValueError: The inputs' floating-point type is not the weights', and that is what the network failed on.
+    """
+    found = {tensor.dtype for tensor in tensors_of(batch) if tensor.is_floating_point()}
+    if "type" not in str(error) or not found or weights.dtype in found:
+        return
+    name = str(next(iter(found))).removeprefix("torch.")
+    own = str(weights.dtype).removeprefix("torch.")
+    raise ValueError(
+        f"the batch is of {name} and the student's weights of {own}, which it does not convert ({error}). Convert the data to "
+        f"{own} in the data set, or set the Trainer's precision."
+    ) from error

@@ -6,7 +6,7 @@ A module that is a distillation and a callback that adds one to another module b
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +15,14 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from lit_distill import checks
-from lit_distill.batch import Batch, BatchFormat, Inputs, Target
+from lit_distill.batch import Batch, BatchFormat, Inputs
 from lit_distill.capture import Capture
 from lit_distill.checkpoint import CheckpointNote
 from lit_distill.optim import check_apart
 from lit_distill.outputs import Outputs
+from lit_distill.positions import settle
+from lit_distill.probe import unchanged
+from lit_distill.reading import BatchReader
 from lit_distill.teachers import Teacher, as_teacher
 from lit_distill.weighted import Losses, WeightedCriteria
 
@@ -64,17 +67,35 @@ class Distiller:
     ) -> None:
         self.student = student
         self.criteria = criteria
+        self.format = batch_format
         self.teacher = as_teacher(teacher) if teacher is not None else None
         if self.teacher is None:
             checks.no_teacher_needed(criteria)
         else:
             self.teacher.bind(student)
             checks.separate_networks(student, self.teacher.model)
-        self.capture = Capture(student, criteria.student_layers, batch_format.output_key, "student")
+        self.capture = Capture(
+            student,
+            criteria.student_layers,
+            batch_format.output_key,
+            "student",
+            batch_format.layout,
+            batch_format.class_dim,
+        )
         if self.teacher is not None:
-            key = batch_format.teacher_output_key or batch_format.output_key
-            self.teacher.observe(criteria.teacher_layers, key)
+            self.teacher.observe(criteria.teacher_layers, batch_format)
         self.note = CheckpointNote()
+
+    @property
+    def reads_labels(self) -> bool:
+        """Whether a criterion, or the teacher itself, reads labels."""
+        of_criteria = any(criterion.needs_target for criterion in self.criteria.criteria().values())
+        return of_criteria or (self.teacher is not None and self.teacher.needs_target)
+
+    def reader(self) -> BatchReader:
+        """What takes batches apart for the two networks."""
+        teacher = self.teacher.network if self.teacher is not None else None
+        return BatchReader(self.format, self.student, teacher, self.reads_labels)
 
     @property
     def registered_teacher(self) -> nn.Module | None:
@@ -87,8 +108,11 @@ class Distiller:
         """Ask the teacher about a batch; what is returned gives its outputs once the student has run."""
         return self.teacher.ask(data.for_teacher, data.mask) if self.teacher is not None else Outputs.nothing
 
-    def compare(self, student: Outputs, teacher: Outputs, target: Target | None) -> Comparison:
-        """Weigh the criteria for a batch's outputs."""
+    def compare(self, student: Outputs, teacher: Outputs, data: Batch) -> Comparison:
+        """Weigh the criteria for a batch's outputs, at the positions that count."""
+        data, student, settled = settle(data, self.format, student, teacher)
+        assert settled is not None
+        teacher, target = settled, data.target
         parameters = None
         if self.criteria.balance is not None:
             mine = set(map(id, self.criteria.parameters()))  # inside the student where that is a whole LightningModule
@@ -113,15 +137,18 @@ class Distiller:
 
     # Before the first batch ----------------------------------------------------------------------
 
-    def rehearse(self, student: Outputs, data: Batch, module: LightningModule | None = None) -> None:
+    def rehearse(
+        self, student: Outputs, data: Batch, module: LightningModule | None = None, read: Sequence[str] = ()
+    ) -> None:
         """Put an example through the teacher and the criteria; nothing is trained.
 
-        The criteria size their layers. To be called in evaluation mode, without gradients unless ``module`` is given.
+        The criteria size their layers. To be called without gradients unless ``module`` is given.
 
         Args:
             student: The student's outputs for the example.
             data: The example.
-            module: What DDP will wrap; given, it is checked that every parameter of it is reached.
+            module: What will train; given, what no criterion trains is said, or refused where DDP will wait for it.
+            read: Lines that say what was read of the batch.
 
         Raises:
             ValueError: The networks, the criteria and the data do not fit; the message says which and why.
@@ -131,16 +158,35 @@ class Distiller:
         teacher = asked(data.for_teacher, data.mask, calibrate=True) if asked is not None else Outputs.nothing()
         self.note.check_shapes(student, teacher)
         self.criteria.build(student, teacher)
-        self.criteria.to(student.logits.device)
-        comparison = self.compare(student, teacher, data.target)
-        if asked is not None:
+        self.criteria.to(student.device)
+        with unchanged(self.criteria):
+            self.criteria.eval()
+            comparison = self.compare(student, teacher, data)
+        settled, of_student, of_teacher = settle(data, self.format, student, teacher)
+        if asked is not None and of_teacher is not None:
             asked.needs_logits = not asked.frozen or checks.logits_are_read(
-                self.criteria, student, teacher, data.target
+                self.criteria, of_student, of_teacher, settled.target
             )
+            checks.no_probabilities(student, teacher)
         if module is not None:
-            checks.every_parameter_reached(comparison.total, module)
+            checks.every_parameter_reached(comparison.total, module, self.criteria)
         self.note.remember_shapes(student, teacher)
-        rank_zero_info(checks.summary(self.student, self.teacher, self.criteria, student, teacher))
+        self.note.remember_reading(read)
+        lines = [checks.summary(self.student, self.teacher, self.criteria, student, teacher), *read, *self._layouts()]
+        rank_zero_info("\n".join(lines))
+
+    def _layouts(self) -> list[str]:
+        """What is unusual of the layouts that were found, in lines to print."""
+        captures = {"student": self.capture}
+        if self.teacher is not None:
+            captures["teacher"] = self.teacher.capture
+        lines = []
+        for who, capture in captures.items():
+            for layer in (None, *capture.layers):
+                words = capture.layouts.words(layer)
+                if words:
+                    lines.append(f"Layout: the {who}'s {f'layer {layer!r}' if layer else 'logits'}: {words}.")
+        return lines
 
     def start(self, trainer: Trainer, module: LightningModule, unpack: Callable[[Any], Batch]) -> None:
         """Begin a fit, before its training loader is made."""

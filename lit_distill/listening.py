@@ -10,9 +10,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lit_distill.batch import MASK_KEYS, Arguments, Inputs, tensors_of
+from lit_distill.batch import Arguments, Inputs, tensors_of
 from lit_distill.capture import Capture, LayerCalls, Store
 from lit_distill.outputs import Outputs
+from lit_distill.reading import MASK_KEYS
 
 WhichCall = int | Literal["all"] | None
 

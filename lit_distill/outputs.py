@@ -2,14 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor
 
 _LOGIT_KEYS = ("logits", "out", "output", "outputs", "pred_logits")
+
+OutputKey = str | int | Callable[[Any], Tensor]
+
+
+class UnreadLogits:
+    """Stands for logits that cannot be told from a network's output: whoever reads them is told why.
+
+    Criteria that compare features alone never do, so that detectors and encoders need no logits.
+
+    Args:
+        reason: Why there are none, and what to do.
+    """
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    def refuse(self) -> NoReturn:
+        """Raise the reason as a ``ValueError``."""
+        raise ValueError(self.reason)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)  # of copying and pickling
+        self.refuse()
+
+    def __getitem__(self, index: Any) -> Any:
+        self.refuse()
+
+    def __len__(self) -> int:  # noqa: PLE0303
+        self.refuse()
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = [*args, *(kwargs or {}).values()]
+        next(value for value in given if isinstance(value, UnreadLogits)).refuse()
 
 
 @dataclass(frozen=True)
@@ -17,9 +52,10 @@ class Outputs:
     """One network's outputs for one batch.
 
     Attributes:
-        logits: Unnormalised scores, ``[B, C]``, ``[B, T, C]`` (sequences) or ``[B, C, H, W]`` (dense);
-            ``[B]`` or ``[B, 1]`` for a binary task.
-        features: Captured tensors by layer reference, in the model's own order of layers.
+        logits: Unnormalised scores, ``[B, C]``, ``[B, T, C]`` (sequences), ``[B, C, H, W]`` (dense) or ``[B, C, D, H, W]``
+            (volumes); ``[B]`` or ``[B, 1]`` for a binary task.
+        features: Captured tensors by layer reference, in the model's own order of layers: vectors ``[B, D]``, tokens
+            ``[B, N, D]``, maps ``[B, C, H, W]`` or volumes ``[B, C, D, H, W]``.
         mask: True at the positions that count: ``[B, T]`` beside ``[B, T, C]`` logits,
             ``[B, H, W]`` beside dense logits; None where all count.
         sample_weight: How much each sample's labels count, ``[B]``; None where all count alike. Read by ``HardTarget``.
@@ -30,15 +66,29 @@ class Outputs:
     mask: Tensor | None = None
     sample_weight: Tensor | None = None
 
+    @property
+    def has_logits(self) -> bool:
+        """Whether the network's output holds logits that can be read."""
+        return isinstance(self.logits, Tensor)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return next((tensor.device for tensor in self.tensors()), torch.device("cpu"))
+
+    def tensors(self) -> list[Tensor]:
+        """Logits, where there are some, and features."""
+        return [*([self.logits] if self.has_logits else []), *self.features.values()]
+
     def detach(self) -> Outputs:
         """The same values, cut from the autograd graph."""
         features = {name: feature.detach() for name, feature in self.features.items()}
-        return replace(self, logits=self.logits.detach(), features=features)
+        return replace(self, logits=self.logits.detach() if self.has_logits else self.logits, features=features)
 
     def shapes(self) -> dict[str, Any]:
-        """The shapes alone, as plain lists that a checkpoint can hold."""
+        """The shapes alone, as plain lists that a checkpoint can hold; ``[0]`` for logits that cannot be read."""
         features = {name: list(feature.shape) for name, feature in self.features.items()}
-        return {"logits": list(self.logits.shape), "features": features}
+        return {"logits": list(self.logits.shape) if self.has_logits else [0], "features": features}
 
     @classmethod
     def from_shapes(cls, shapes: Mapping[str, Any]) -> Outputs:
@@ -52,41 +102,103 @@ class Outputs:
         return cls(logits=torch.zeros(0))
 
 
-def read_logits(raw: Any, key: str | None = None) -> Tensor:
+def logits_or_reason(raw: Any, key: OutputKey | None, owner: str) -> Tensor:
+    """As ``read_logits``; where none can be told, what raises the reason once it is read."""
+    try:
+        return read_logits(raw, key, owner)
+    except ValueError as error:
+        return cast(Tensor, UnreadLogits(str(error)))
+
+
+def read_logits(raw: Any, key: OutputKey | None = None, owner: str = "model") -> Tensor:
     """Find the logits in what a model returned.
 
     Accepts a tensor, a mapping (Hugging Face's ``ModelOutput``, torchvision's segmentation dict), an
-    object with a ``logits`` attribute, or a tuple whose first tensor holds the logits.
+    object with a ``logits`` attribute, or a tuple with one tensor that can be logits: losses, indices and
+    numbers for each sample are passed over where there is a tensor of two dimensions or more.
 
     Args:
         raw: What ``model(inputs)`` returned.
-        key: The entry of a mapping to read; found by its usual names where None.
+        key: The entry to read: a key, an attribute, an index, or a function of ``raw``; found by its usual names if None.
+            A model that returns a tensor has nothing to choose from, and its tensor is read.
+        owner: ``student`` or ``teacher``, for error messages.
 
     Raises:
-        ValueError: No logits can be told from the rest.
+        ValueError: No logits can be told from the rest; the message says what there is.
     """
+    if callable(key):
+        found = key(raw)
+        if not isinstance(found, Tensor):
+            raise ValueError(f"`{_option(owner)}` made a {type(found).__name__} of the {owner}'s output, not a tensor.")
+        return found
     if isinstance(raw, Tensor):
         return raw
+    if key is not None:
+        return _entry(raw, key, owner)
     if isinstance(raw, Mapping):
-        name = key if key is not None else next((k for k in _LOGIT_KEYS if k in raw), None)
-        if name is not None and isinstance(raw.get(name), Tensor):
-            return _as_tensor(raw[name])
+        names = [name for name in _LOGIT_KEYS if name in raw]
+        found = raw.get(names[0]) if names else _only(list(raw.values()))
+        if isinstance(found, Tensor):
+            return found
         raise ValueError(
-            f"no logits {f'under {key!r} ' if key else ''}in the model's output; it has "
-            f"{sorted(map(str, raw))}. Name the entry that holds them with `output_key`."
+            f"no logits in the {owner}'s output; it has {sorted(map(str, raw))}. Name the entry that holds them with "
+            f"`{_option(owner)}`."
         )
     if isinstance(getattr(raw, "logits", None), Tensor):
-        return _as_tensor(raw.logits)
+        return cast(Tensor, raw.logits)
     if isinstance(raw, (tuple, list)):
-        found = next((item for item in raw if isinstance(item, Tensor)), None)
-        if found is not None:
-            return found
+        return _of_several(raw, owner)
     raise ValueError(
-        f"the model returned a {type(raw).__name__}; a tensor, a tuple that starts with a tensor, "
+        f"the {owner} returned a {type(raw).__name__}; a tensor, a tuple that holds one tensor of logits, "
         "or a mapping with 'logits' was expected."
     )
 
 
-def _as_tensor(value: Any) -> Tensor:
-    assert isinstance(value, Tensor)
-    return value
+def _option(owner: str) -> str:
+    return "teacher_output_key" if owner == "teacher" else "output_key"
+
+
+def _entry(raw: Any, key: str | int, owner: str) -> Tensor:
+    """The entry of an output that a key, an index or an attribute's name chooses."""
+    found = None
+    if isinstance(raw, Mapping):
+        found = raw.get(key)
+        there = f"it has {sorted(map(str, raw))}"
+    elif isinstance(key, int):
+        entries: Sequence[Any] = raw if isinstance(raw, (tuple, list)) else ()
+        found = entries[key] if -len(entries) <= key < len(entries) else None
+        there = f"it is a {type(raw).__name__} of {len(entries)}"
+    else:
+        found = getattr(raw, key, None)
+        there = f"it is a {type(raw).__name__}"
+    if isinstance(found, Tensor):
+        return found
+    raise ValueError(f"no logits under {key!r} in the {owner}'s output; {there}. Change `{_option(owner)}`.")
+
+
+def _only(values: Iterable[Any]) -> Tensor | None:
+    """The one tensor among the values, if there is one alone."""
+    found = [value for value in values if isinstance(value, Tensor)]
+    return found[0] if len(found) == 1 else None
+
+
+def _candidates(values: Iterable[Any]) -> list[Tensor]:
+    """The tensors that can be logits: of floating-point numbers, and of the most dimensions where some have only one."""
+    floats = [value for value in values if isinstance(value, Tensor) and value.is_floating_point() and value.dim()]
+    return [value for value in floats if value.dim() > 1] or floats
+
+
+def _of_several(raw: Sequence[Any], owner: str) -> Tensor:
+    found = _candidates(raw)
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise ValueError(
+            f"the {owner} returned a {type(raw).__name__} without a tensor that can be logits; a tensor, a tuple that holds "
+            "one, or a mapping with 'logits' was expected."
+        )
+    shown = ", ".join(f"{place}: {list(v.shape)}" for place, v in enumerate(raw) if isinstance(v, Tensor))
+    raise ValueError(
+        f"the {owner} returns several tensors that could be the logits ({shown}); say which holds them, by its index or by a "
+        f"function of the output: BatchFormat({_option(owner)}={len(raw) - 1})."
+    )

@@ -1,71 +1,228 @@
-"""A look at the data and the networks before the first batch: sizes projectors, finds mistakes."""
+"""A look at the data and the networks before the first batch: sizes projectors, finds mistakes.
+
+The data are read as the fit reads them, by the trainer's own loader, sampler, workers, collate function and transfer hooks. No
+loader is made twice, no stream loses a batch, and random states stay as they were.
+"""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sized
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.data import _auto_add_worker_init_fn
 from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.connectors.data_connector import _request_dataloader
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.nn.parameter import is_lazy
+from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils.data import DataLoader, IterableDataset
+
+from lit_distill.batch import move
 
 _SAMPLES = 2
 
 
-def example_batch(trainer: Trainer) -> Any:
-    """A few training samples, collated, without starting workers or touching any random state.
+@dataclass
+class TrainingData:
+    """The training loaders of a fit that is about to begin.
+
+    Attributes:
+        loaders: One, a list or a dict of them, or a ``CombinedLoader``; None for no data.
+        resumed: The fit goes on from a checkpoint.
+        rank: Of the process.
+    """
+
+    loaders: Any
+    resumed: bool = False
+    rank: int = 0
+
+    @property
+    def several(self) -> bool:
+        """Whether each training batch is a list or a dict of batches, one of each loader."""
+        return isinstance(self._structure(), (list, tuple, dict))
+
+    def example(self, whole: bool = False) -> Any:
+        """A training batch of two samples, or as much as the loop will get.
+
+        Args:
+            whole: Read a whole batch.
+
+        Returns:
+            The batch, in the loaders' structure where there are several; None where a stream cannot be read beforehand, as it
+            goes on from a checkpoint.
+
+        Raises:
+            ValueError: There is no training data, or it is empty.
+        """
+        if self.loaders is None:
+            raise ValueError("no training data: give Trainer.fit a datamodule or a train DataLoader.")
+        flat, structure = tree_flatten(self._structure())
+        if self.resumed and not all(_has_numbered_samples(loader) or isinstance(loader, Ahead) for loader in flat):
+            return None
+        with isolate_rng():
+            read = [self._read(loader, whole) for loader in flat]
+        self._replace([loader for loader, _ in read], structure)
+        return tree_unflatten([batch for _, batch in read], structure)
+
+    def _structure(self) -> Any:
+        return self.loaders.iterables if isinstance(self.loaders, CombinedLoader) else self.loaders
+
+    def _replace(self, flat: list[Any], structure: Any) -> None:
+        if isinstance(self.loaders, CombinedLoader):
+            self.loaders.flattened = flat
+        else:
+            self.loaders = tree_unflatten(flat, structure)
+
+    def _read(self, loader: Any, whole: bool) -> tuple[Any, Any]:
+        """The loader to train from, and a batch of it."""
+        if _has_numbered_samples(loader):
+            return loader, _numbered_samples(loader, whole)
+        if not isinstance(loader, Ahead):
+            _auto_add_worker_init_fn(loader, self.rank)
+            loader = Ahead(loader)
+        return loader, loader.first
+
+
+class Ahead:
+    """An iterable whose first batch was read already: its first pass begins with that one, and goes on.
+
+    Args:
+        loader: The iterable.
 
     Raises:
-        ValueError: There is no training data, or it is empty.
+        ValueError: It is empty.
     """
-    with isolate_rng():
-        loader = _given(first_loader(_training_loaders(trainer)))
-        if (
-            isinstance(loader, DataLoader)
-            and isinstance(loader.dataset, Sized)
-            and hasattr(loader.dataset, "__getitem__")
-        ):
-            if len(loader.dataset) == 0:
-                raise ValueError(f"the training data set ({type(loader.dataset).__name__}) is empty.")
-            if loader.batch_sampler is not None:
-                indices = [index % len(loader.dataset) for index in range(_SAMPLES)]
-                return loader.collate_fn([loader.dataset[index] for index in indices])
-        return _first_of(loader)
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+        self._iterator: Iterator[Any] | None = iter(loader)
+        self.first: Any = _next(self._iterator)
+
+    def __iter__(self) -> Iterator[Any]:
+        # A generator, as Lightning also asks for iterators that it never advances. No `yield from`: it would close theirs.
+        iterator, self._iterator = self._iterator, None
+        if iterator is not None:
+            first, self.first = self.first, None
+            yield first
+        for batch in self._loader if iterator is None else iterator:
+            yield batch
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "_loader":
+            raise AttributeError(name)
+        return getattr(self._loader, name)
 
 
-def whole_batch(trainer: Trainer) -> Any:
-    """The first training batch as the loop will give it, of several loaders where there are several.
-
-    Raises:
-        ValueError: There is no training data, or it is empty.
-    """
-    with isolate_rng():
-        loaders = _given(_training_loaders(trainer))
-        combined = loaders if isinstance(loaders, CombinedLoader) else CombinedLoader(loaders, "max_size_cycle")
-        return _first_of(combined)[0]
-
-
-def _training_loaders(trainer: Trainer) -> Any:
+def training_data(trainer: Trainer) -> TrainingData:
+    """The training loaders, made once: the loop gets these, and what was read of a stream."""
     # No public call covers a datamodule, a module's own loader and a loader passed to fit() at once.
     source = trainer.fit_loop._data_source
-    return source.dataloader() if source.is_defined() else None
+    vars(source).pop("dataloader", None)  # of a fit that ended before its loop asked
+    resumed = trainer.ckpt_path is not None
+    loaders = _request_dataloader(source) if source.is_defined() and source.instance is not None else None
+    data = TrainingData(loaders, resumed, trainer.global_rank)
+    instance = source.instance
+
+    def dataloader() -> Any:
+        vars(source).pop("dataloader", None)
+        return data.loaders if source.instance is instance else source.dataloader()
+
+    vars(source)["dataloader"] = dataloader
+    return data
 
 
-def _given(loaders: Any) -> Any:
-    if loaders is None:
-        raise ValueError("no training data: give Trainer.fit a datamodule or a train DataLoader.")
-    return loaders
+def training_step_context(trainer: Trainer) -> AbstractContextManager[None]:
+    """What the trainer runs training steps in: its autocast, where its precision is a mixed one."""
+    if str(trainer.precision).endswith("mixed"):
+        return trainer.precision_plugin.train_step_context()
+    return nullcontext()
 
 
-def _first_of(loader: Any) -> Any:
+def in_weights_type(trainer: Trainer, data: Any, weights: Tensor) -> Any:
+    """The data in the weights' present type, where the trainer is to convert both; else as they are.
+
+    With 64-true, bf16-true and 16-true the weights are converted after the look.
+    """
+    if str(trainer.precision) in ("64-true", "bf16-true", "16-true"):
+        return move(data, weights.device, weights.dtype)
+    return data
+
+
+def _has_numbered_samples(loader: Any) -> bool:
+    """Whether samples can be read without drawing from the loader's own iterator."""
+    kind = type(loader)
+    return (
+        isinstance(loader, DataLoader)
+        and kind.__iter__ is DataLoader.__iter__
+        and kind._get_iterator is DataLoader._get_iterator
+        and loader.batch_sampler is not None
+        and not isinstance(loader.dataset, IterableDataset)
+        and hasattr(loader.dataset, "__getitem__")
+    )
+
+
+def _numbered_samples(loader: DataLoader[Any], whole: bool) -> Any:
+    """The first samples that the loader's sampler names, collated; by a worker where it has workers."""
+    if isinstance(loader.dataset, Sized) and len(loader.dataset) == 0:
+        raise ValueError(f"the training data set ({type(loader.dataset).__name__}) is empty.")
+    keys = _first_keys(loader)
+    chosen = keys if whole else (keys * _SAMPLES)[:_SAMPLES]
+    reader = DataLoader(
+        loader.dataset,
+        batch_sampler=[chosen],  # type: ignore[arg-type]
+        num_workers=min(1, loader.num_workers),
+        collate_fn=loader.collate_fn,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context if loader.num_workers else None,
+        timeout=loader.timeout if loader.num_workers else 0,
+    )
+    return _next(iter(reader))
+
+
+def _first_keys(loader: DataLoader[Any]) -> list[Any]:
+    """The first batch of the sampler, which stays as it was."""
+    batches = copy.copy(loader.batch_sampler)
+    sampler = getattr(batches, "sampler", None)
+    if sampler is not None:
+        sampler = copy.copy(sampler)
+        batches.sampler = sampler  # type: ignore[union-attr]
+    generators = [getattr(owner, "generator", None) for owner in (loader, batches, sampler)]
+    states = [(one, one.get_state()) for one in generators if isinstance(one, torch.Generator)]
     try:
-        return next(iter(loader))
+        return list(_next(iter(batches)))  # type: ignore[arg-type]
+    finally:
+        for generator, state in states:
+            generator.set_state(state)
+
+
+def _next(iterator: Iterator[Any]) -> Any:
+    try:
+        return next(iterator)
     except StopIteration:
         raise ValueError("the training DataLoader is empty.") from None
+
+
+def on_device(trainer: Trainer, module: Any, batch: Any, device: torch.device) -> Any:
+    """Take a loader's batch the way that Lightning takes it to the training step: precision, then transfer hooks.
+
+    Args:
+        trainer: The running trainer.
+        module: The LightningModule, whose hooks or whose DataModule's are called.
+        batch: As the loader gave it.
+        device: Where to.
+    """
+    batch = trainer.precision_plugin.convert_input(batch)
+    batch = module._on_before_batch_transfer(batch, dataloader_idx=0)
+    return module._apply_batch_transfer_handler(batch, device=device, dataloader_idx=0)
 
 
 def first_loader(loaders: Any) -> Any:
@@ -83,15 +240,36 @@ def first_loader(loaders: Any) -> Any:
 @contextmanager
 def as_in_evaluation(*modules: nn.Module) -> Iterator[None]:
     """Run modules in eval mode, eagerly, leaving modes, buffers and random states as they were."""
-    modes = [(child, child.training) for module in modules for child in module.modules()]
-    for module in modules:
-        module.eval()
+    with unchanged(*modules):
+        for module in modules:
+            module.eval()
+        yield
+
+
+@contextmanager
+def unchanged(*modules: nn.Module) -> Iterator[None]:
+    """Run modules eagerly, leaving modes, buffers (statistics, observers) and random states as they were."""
+    children = [child for module in modules for child in module.modules()]
+    modes = [(child, child.training) for child in children]
+    buffers = [
+        (child, name, buffer, buffer.detach().clone())
+        for child in children
+        for name, buffer in child._buffers.items()
+        if buffer is not None and not is_lazy(buffer)
+    ]
     try:
         with isolate_rng(), torch.compiler.set_stance("force_eager"):
             yield
     finally:
         for child, training in modes:
             child.training = training
+        for child, name, buffer, value in buffers:
+            child._buffers[name] = buffer
+            if buffer.shape != value.shape:  # observers resize theirs
+                buffer.data = value
+            elif buffer.device.type != "meta" and not torch.equal(buffer, value):
+                with torch.no_grad():
+                    buffer.copy_(value)
 
 
 def unreached_parameters(loss: Tensor, module: nn.Module) -> list[str]:

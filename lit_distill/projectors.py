@@ -20,20 +20,34 @@ def feature_kind(shape: Sequence[int]) -> str:
     """Name a feature by its number of dimensions.
 
     Args:
-        shape: With the batch: ``[B, D]`` vector, ``[B, N, D]`` tokens, ``[B, C, H, W]`` map.
+        shape: With the batch: ``[B, D]`` vector, ``[B, N, D]`` tokens, ``[B, C, H, W]`` map, ``[B, C, D, H, W]`` volume.
 
     Raises:
         ValueError: Another number of dimensions.
     """
-    kinds = {2: "vector", 3: "tokens", 4: "map"}
+    kinds = {2: "vector", 3: "tokens", 4: "map", 5: "volume"}
     if len(shape) not in kinds:
         raise ValueError(
-            f"a feature of shape {list(shape)} is neither a vector [B, D], tokens [B, N, D] nor a map [B, C, H, W]."
+            f"a feature of shape {list(shape)} is neither a vector [B, D], tokens [B, N, D], a map [B, C, H, W] nor a volume "
+            "[B, C, D, H, W]."
         )
     return kinds[len(shape)]
 
 
-class Projector(nn.Module):
+class SizedProjector(nn.Module):
+    """A projector that brings positions to those of the teacher's feature at hand; its own layers know widths alone."""
+
+    def forward(self, feature: Tensor, shape: Sequence[int] | None = None) -> Tensor:
+        """Project a student's feature.
+
+        Args:
+            feature: Of the kind that the projector was made for.
+            shape: Of the teacher's feature for this batch; that which the projector was made with if None.
+        """
+        raise NotImplementedError
+
+
+class Projector(SizedProjector):
     """A student feature, reshaped, resized and mapped linearly to a teacher feature's shape.
 
     The spatial part comes first and has no parameters: a larger map is average-pooled, a smaller one
@@ -63,12 +77,18 @@ class Projector(nn.Module):
     ) -> None:
         super().__init__()
         self.source, self.target = feature_kind(student), feature_kind(teacher)
+        dense = {"map", "volume"}
+        if {self.source, self.target} == dense:
+            raise ValueError(
+                f"a student {self.source} {list(student)} and a teacher {self.target} {list(teacher)} have no positions in "
+                "common; choose pooled layers."
+            )
         if self.source == "vector" and self.target != "vector":
             raise ValueError(
                 f"a student vector {list(student)} cannot fill a teacher {self.target} {list(teacher)}; choose an "
                 "earlier layer of the student, or a pooled layer of the teacher."
             )
-        self.size = tuple(teacher[2:]) if self.target == "map" else (teacher[1],)
+        self.shape = tuple(teacher)
         self.channels = _channels(teacher)
         width = _channels(student)
         needed = width != self.channels or norm != "none" or kind != "auto"
@@ -76,25 +96,29 @@ class Projector(nn.Module):
         self.norm = self._make_norm(norm)
 
     def _make_linear(self, width: int, norm: Norm, kind: Kind) -> nn.Module:
+        dense = self.target in ("map", "volume")
         if kind == "orthogonal":
-            return OrthogonalMap(width, self.channels, channel_dim=1 if self.target == "map" else -1)
+            return OrthogonalMap(width, self.channels, channel_dim=1 if dense else -1)
         bias = norm == "none"
-        if self.target == "map":
-            return nn.Conv2d(width, self.channels, kernel_size=1, bias=bias)
+        if dense:
+            convolution = nn.Conv2d if self.target == "map" else nn.Conv3d
+            return convolution(width, self.channels, kernel_size=1, bias=bias)
         return nn.Linear(width, self.channels, bias=bias)
 
     def _make_norm(self, norm: Norm) -> nn.Module:
         if norm == "none":
             return nn.Identity()
         if norm == "layer":
-            return nn.GroupNorm(1, self.channels) if self.target == "map" else nn.LayerNorm(self.channels)
+            dense = self.target in ("map", "volume")
+            return nn.GroupNorm(1, self.channels) if dense else nn.LayerNorm(self.channels)
         if norm == "batch":
-            return nn.BatchNorm2d(self.channels) if self.target == "map" else nn.BatchNorm1d(self.channels)
+            kinds: dict[str, type[nn.Module]] = {"map": nn.BatchNorm2d, "volume": nn.BatchNorm3d}
+            return kinds.get(self.target, nn.BatchNorm1d)(self.channels)
         raise ValueError(f"norm must be 'none', 'batch' or 'layer', not {norm!r}.")
 
-    def forward(self, feature: Tensor) -> Tensor:
+    def forward(self, feature: Tensor, shape: Sequence[int] | None = None) -> Tensor:
         """Project ``feature`` (the student's kind) to the teacher's shape, ``[B, …]``."""
-        resized = self._resize(feature)
+        resized = self._resize(feature, self.shape if shape is None else shape)
         weight = next(self.linear.parameters(), None)
         if weight is not None:
             resized = resized.to(weight.dtype)
@@ -106,15 +130,16 @@ class Projector(nn.Module):
         normed = self.norm(mapped)
         return normed
 
-    def _resize(self, feature: Tensor) -> Tensor:
+    def _resize(self, feature: Tensor, shape: Sequence[int]) -> Tensor:
         if self.target == "vector":
-            return feature.flatten(2).mean(2) if self.source == "map" else _mean_tokens(feature)
-        if self.target == "map":
-            grid = feature if self.source == "map" else tokens_to_map(feature)
-            return resize_map(grid, self.size)
-        if self.source == "map":
-            return map_to_tokens(feature, self.size[0])
-        return _resize_tokens(feature, self.size[0])
+            return feature.flatten(2).mean(2) if self.source in ("map", "volume") else _mean_tokens(feature)
+        if self.target in ("map", "volume"):
+            size = tuple(shape[2:])
+            grid = feature if self.source == self.target else tokens_to_map(feature, size)
+            return resize_map(grid, size)
+        if self.source in ("map", "volume"):
+            return map_to_tokens(feature, shape[1])
+        return _resize_tokens(feature, shape[1])
 
 
 class OrthogonalMap(nn.Module):
@@ -158,7 +183,7 @@ class OrthogonalMap(nn.Module):
         return mapped.movedim(-1, self.channel_dim)
 
 
-class ProjectorEnsemble(nn.Module):
+class ProjectorEnsemble(SizedProjector):
     """``mean_k relu(P_k f)``: several projectors that start differently (Chen et al. 2022, PEFD, section 3).
 
     Args:
@@ -184,13 +209,13 @@ class ProjectorEnsemble(nn.Module):
         chosen: Kind = "linear" if kind == "auto" else kind
         self.members = nn.ModuleList(Projector(student, teacher, norm, chosen) for _ in range(count))
 
-    def forward(self, feature: Tensor) -> Tensor:
+    def forward(self, feature: Tensor, shape: Sequence[int] | None = None) -> Tensor:
         """Project ``feature`` (the student's kind) to the teacher's shape, ``[B, …]``."""
-        return torch.stack([F.relu(projector(feature)) for projector in self.members]).mean(0)
+        return torch.stack([F.relu(projector(feature, shape)) for projector in self.members]).mean(0)
 
 
 def _channels(shape: Sequence[int]) -> int:
-    return shape[1] if len(shape) == 4 else shape[-1]
+    return shape[1] if len(shape) > 3 else shape[-1]
 
 
 def _mean_tokens(feature: Tensor) -> Tensor:
@@ -198,12 +223,15 @@ def _mean_tokens(feature: Tensor) -> Tensor:
 
 
 def resize_map(feature: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Bring a map ``[B, C, H, W]`` to ``size``: pooled where larger, interpolated where smaller."""
+    """Bring a map ``[B, C, H, W]``, or a volume, to ``size``: pooled where larger, interpolated where smaller."""
     if tuple(feature.shape[2:]) == tuple(size):
         return feature
+    volume = len(size) == 3
     if all(have >= want for have, want in zip(feature.shape[2:], size, strict=True)):
+        if volume:
+            return F.adaptive_avg_pool3d(feature, (size[0], size[1], size[2]))
         return F.adaptive_avg_pool2d(feature, (size[0], size[1]))
-    return F.interpolate(feature, size=list(size), mode="bilinear", align_corners=False)
+    return F.interpolate(feature, size=list(size), mode="trilinear" if volume else "bilinear", align_corners=False)
 
 
 def split_grid(tokens: int) -> tuple[int, int] | None:
@@ -213,13 +241,20 @@ def split_grid(tokens: int) -> tuple[int, int] | None:
     return (prefix, side) if side > 1 and prefix <= _MAX_PREFIX_TOKENS else None
 
 
-def tokens_to_map(feature: Tensor) -> Tensor:
+def tokens_to_map(feature: Tensor, size: Sequence[int] = ()) -> Tensor:
     """Lay tokens ``[B, N, D]`` out as a map ``[B, D, side, side]``; prefix tokens are dropped.
 
+    Args:
+        feature: The tokens.
+        size: Of the map to be made of it in the end; tokens of as many positions have its grid, oblong or of a volume.
+
     Raises:
-        ValueError: ``N`` is not a square plus at most 8 prefix tokens.
+        ValueError: ``N`` is neither the positions of ``size`` nor a square plus at most 8 prefix tokens.
     """
-    grid = split_grid(feature.shape[1])
+    count = feature.shape[1]
+    if count == 1 or (size and count == math.prod(size)):
+        return feature.transpose(1, 2).reshape(len(feature), -1, *([1] * max(len(size), 2) if count == 1 else size))
+    grid = split_grid(count) if len(size) < 3 else None
     if grid is None:
         raise ValueError(f"{feature.shape[1]} tokens are no square grid; a map cannot be made of them.")
     prefix, side = grid

@@ -174,7 +174,7 @@ class WeightedCriteria(nn.ModuleDict):
         """
         raw: dict[str, Tensor] = {}
         terms: dict[str, Tensor] = {}
-        with torch.autocast(student.logits.device.type, enabled=False):
+        with torch.autocast(student.device.type, enabled=False):
             for name, criterion in self.criteria().items():
                 if criterion.needs_target and target is None and not self.trains(name):
                     continue
@@ -187,13 +187,13 @@ class WeightedCriteria(nn.ModuleDict):
                 if self.weights[name] != 0:
                     terms[name] = value
             total, weights = self._combine(terms, parameters or ())
-            total = student.logits.sum() * 0 if total is None else total
+            total = _zero_through(student.tensors()) if total is None else total
             waiting = [c for name, c in self.criteria().items() if self.weights[name] == 0 and self.trains(name)]
             if waiting and distributed():
                 # DDP waits for the gradient of every parameter, also of those that only another epoch trains.
                 own = [parameter for criterion in waiting for parameter in criterion.parameters()]
                 own += self.balance.parameters() if self.balance is not None and not terms else []
-                total = total + _zero_through([student.logits, *student.features.values(), *own])
+                total = total + _zero_through([*student.tensors(), *own])
         return Losses(total, raw, weights, terms, self._scheduled_settings())
 
     def _combine(

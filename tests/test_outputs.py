@@ -76,7 +76,7 @@ def test_a_key_chooses_the_entry() -> None:
         ({"logits": [1, 2]}, None, "no logits in the model's output"),
         ({3: LOGITS, "a": OTHER}, None, r"it has \['3', 'a'\]"),
         (None, None, "returned a NoneType; a tensor"),
-        ((1, "a"), None, "returned a tuple; a tensor"),
+        ((1, "a"), None, "returned a tuple without a tensor"),
         (SimpleNamespace(logits=3), None, "returned a SimpleNamespace"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -187,6 +188,7 @@ class Distill(Callback):
             data = self._data(done.batch, calls[0])
             outputs = done.listener.read(calls[0], data.mask, calibrate=True).detach()
             distiller.capture.overwritten.update(done.listener.capture.overwritten)
+            distiller.capture.layouts = done.listener.capture.layouts
         extra = distiller.registered_teacher
         with as_in_evaluation(self.criteria, *([extra] if extra is not None else [])), torch.no_grad():
             distiller.rehearse(outputs, data)
@@ -242,14 +244,13 @@ class Distill(Callback):
         assert self._listener is not None
         data = self._data(batch, call)
         student = self._listener.read(call, data.mask)
-        return distiller.compare(student, distiller.ask(data)(), data.target)
+        return distiller.compare(student, distiller.ask(data)(), data)
 
     def _data(self, batch: Any, call: Call) -> Batch:
         """What the student was called with, beside the labels and the teacher's own inputs where those are read."""
         given = self._format.unpack(batch) if self._reads_batch else Batch(call.inputs)
-        return Batch(
-            call.inputs, given.target, call.mask if call.mask is not None else given.mask, given.teacher_inputs
-        )
+        mask = given.mask if given.mask_is_told or call.mask is None else call.mask
+        return replace(given, inputs=call.inputs, mask=mask)
 
     def _log(self, module: LightningModule, total: Tensor, comparisons: list[Comparison], size: int) -> None:
         if not (is_logging_step(module.trainer) or module.trainer.should_stop):

@@ -15,10 +15,9 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
-from lit_distill.batch import move
 from lit_distill.compiling import call_own_methods
 from lit_distill.listening import Call, Listener
-from lit_distill.probe import example_batch, whole_batch
+from lit_distill.probe import in_weights_type, on_device, training_data, training_step_context
 
 
 @dataclass
@@ -50,11 +49,12 @@ def rehearse(trainer: Trainer, module: LightningModule, listener: Listener, set_
     Raises:
         ValueError: It cannot be run before the fit.
     """
+    data = training_data(trainer)
     with isolate_rng(), torch.compiler.set_stance("force_eager"):
         try:
-            return _run(trainer, module, listener, set_up, _on_device(module, example_batch(trainer)))
+            return _run(trainer, module, listener, set_up, _on_device(trainer, module, data.example()))
         except Exception:  # an assertion on the batch's size, a state of a fixed shape, …
-            batch = _on_device(module, whole_batch(trainer))
+            batch = _on_device(trainer, module, data.example(whole=True))
         try:
             return _run(trainer, module, listener, set_up, batch)
         except Exception as error:
@@ -65,11 +65,12 @@ def rehearse(trainer: Trainer, module: LightningModule, listener: Listener, set_
             ) from error
 
 
-def _on_device(module: LightningModule, batch: Any) -> Any:
-    """Take a batch the way that Lightning takes it to the device, hooks included."""
-    parameter = next(iter(module.parameters()), torch.empty(0))
-    batch = module._on_before_batch_transfer(batch)
-    return move(module._apply_batch_transfer_handler(batch, device=parameter.device), parameter.device, parameter.dtype)
+def _on_device(trainer: Trainer, module: LightningModule, batch: Any) -> Any:
+    """Take a batch the way that Lightning takes it to the training step."""
+    if batch is None:
+        raise ValueError("the training data are a stream, and the fit goes on from a checkpoint")
+    weights = next(iter(module.parameters()), torch.empty(0))
+    return in_weights_type(trainer, on_device(trainer, module, batch, weights.device), weights)
 
 
 def _run(trainer: Trainer, module: LightningModule, listener: Listener, set_up: bool, batch: Any) -> Rehearsal:
@@ -82,7 +83,7 @@ def _run(trainer: Trainer, module: LightningModule, listener: Listener, set_up: 
     with _logging_nothing(trainer, twin):
         if not set_up and is_overridden("setup", twin):
             twin.setup("fit")
-        with ear.listen() as calls:
+        with ear.capture.observed(), ear.listen() as calls, training_step_context(trainer):
             takes_index = is_param_in_hook_signature(twin.training_step, "batch_idx", min_args=2)
             returned = twin.training_step(batch, 0) if takes_index else twin.training_step(batch)
     return Rehearsal(batch, calls, returned, ear)

@@ -9,6 +9,7 @@ from torch import Tensor
 from lit_distill.criteria.about import About
 from lit_distill.criteria.base import FeatureCriterion
 from lit_distill.outputs import Outputs
+from lit_distill.positions import position_mask
 from lit_distill.projectors import resize_map
 
 
@@ -22,11 +23,11 @@ def attention_map(feature: Tensor, p: float = 2.0) -> Tensor:
     Returns:
         ``[B, H * W]`` or ``[B, N]``.
     """
-    attention = feature.abs().pow(p).mean(1 if feature.dim() == 4 else -1)
+    attention = feature.abs().pow(p).mean(1 if feature.dim() > 3 else -1)
     return F.normalize(attention.flatten(1), dim=1)
 
 
-def attention_transfer(student: Tensor, teacher: Tensor, p: float = 2.0) -> Tensor:
+def attention_transfer(student: Tensor, teacher: Tensor, p: float = 2.0, mask: Tensor | None = None) -> Tensor:
     """``mean (Q_s - Q_t)²`` over batch and positions, as in the authors' code.
 
     The paper's equation 2 takes the norm of the difference in place of the mean square. The mean over
@@ -37,11 +38,12 @@ def attention_transfer(student: Tensor, teacher: Tensor, p: float = 2.0) -> Tens
         student: ``[B, C, H, W]`` or ``[B, N, D]``; channels need not match.
         teacher: The same kind of feature.
         p: The power, 1 or more.
+        mask: True at the positions that count, ``[B, N]`` or ``[B, H, W]``; the others are nobody's attention.
 
     Raises:
         ValueError: One is a map and the other tokens, or the tokens differ in number.
     """
-    if student.dim() == 4 and teacher.dim() == 4:
+    if student.dim() == teacher.dim() > 3:
         size = tuple(min(a, b) for a, b in zip(student.shape[2:], teacher.shape[2:], strict=True))
         student, teacher = resize_map(student, size), resize_map(teacher, size)
     elif student.dim() != teacher.dim() or student.dim() != 3 or student.shape[1] != teacher.shape[1]:
@@ -49,7 +51,12 @@ def attention_transfer(student: Tensor, teacher: Tensor, p: float = 2.0) -> Tens
             f"attention maps of {list(student.shape)} and {list(teacher.shape)} cannot be compared; give two maps "
             "[B, C, H, W], or tokens [B, N, D] of one N."
         )
-    return F.mse_loss(attention_map(student, p), attention_map(teacher, p))
+    own = position_mask(mask, student)
+    if own is None:
+        return F.mse_loss(attention_map(student, p), attention_map(teacher, p))
+    keep = own.unsqueeze(1 if student.dim() > 3 else -1)
+    map_s, map_t = (attention_map(feature.masked_fill(~keep, 0), p) for feature in (student, teacher))
+    return (map_s - map_t).square().sum() / own.sum().clamp(min=1)
 
 
 class AttentionTransfer(FeatureCriterion):
@@ -75,5 +82,6 @@ class AttentionTransfer(FeatureCriterion):
         self.p = p
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
-        values = [attention_transfer(s, t, self.p) for s, t in self.pair_features(student, teacher)]
+        pairs = self.pair_features(student, teacher)
+        values = [attention_transfer(s, t, self.p, student.mask) for s, t in pairs]
         return torch.stack(values).sum()

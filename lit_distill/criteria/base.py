@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from lit_distill.criteria.about import About
 from lit_distill.labels import need_classes
 from lit_distill.outputs import Outputs
-from lit_distill.projectors import Norm, Projector
+from lit_distill.positions import position_mask
+from lit_distill.projectors import Norm, Projector, SizedProjector
 from lit_distill.references import match_layers
 
 Task = Literal["multiclass", "binary", "multilabel", "regression", "embedding", "none"]
@@ -134,11 +135,29 @@ class FeatureCriterion(Criterion):
             self.build(student, teacher)
         found = []
         for index, (name_s, name_t) in enumerate(self.pairs):
-            feature = student.features[name_s]
+            feature, taught = student.features[name_s], teacher.features[name_t]
             if self.project:
-                feature = self.projectors[index](at_least_float32(feature))  # widened first: it pools too
-            found.append((at_least_float32(feature), at_least_float32(teacher.features[name_t])))
+                feature = self._project(index, at_least_float32(feature), taught)  # widened first: it pools too
+            pair = at_least_float32(feature), at_least_float32(taught)
+            found.append(_without_padding(*pair, student.mask) if student.mask is not None else pair)
         return found
+
+    def _project(self, index: int, feature: Tensor, teacher: Tensor) -> Tensor:
+        """A pair's student feature at the teacher's shape for this batch: texts and images come in many sizes."""
+        projector = self.projectors[index]
+        found: Tensor = (
+            projector(feature, teacher.shape) if isinstance(projector, SizedProjector) else projector(feature)
+        )
+        return found
+
+
+def _without_padding(student: Tensor, teacher: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens with zeros where they do not count, so that no sum over positions has a part of them."""
+    own = position_mask(mask, student) if student.dim() == 3 else None
+    if own is None or teacher.dim() != 3 or teacher.shape[:2] != own.shape:
+        return student, teacher
+    padding = ~own.unsqueeze(-1)
+    return student.masked_fill(padding, 0), teacher.masked_fill(padding, 0)
 
 
 def layer_tuple(layers: str | Sequence[str], name: str) -> tuple[str, ...]:
@@ -218,15 +237,17 @@ def valid_rows(logits: Tensor, mask: Tensor | None = None) -> Tensor:
     """Lay logits out as rows of classes, ``[N, C]``, keeping the positions that count.
 
     Args:
-        logits: ``[B, C]``, ``[B, T, C]`` or ``[B, C, H, W]``.
-        mask: True at the positions that count: ``[B]``, ``[B, T]`` or ``[B, H, W]``.
+        logits: ``[B, C]``, ``[B, T, C]``, ``[B, C, H, W]`` or ``[B, C, D, H, W]``.
+        mask: True at the positions that count: ``[B]``, ``[B, T]``, ``[B, H, W]`` or ``[B, D, H, W]``.
 
     Raises:
         ValueError: Another number of dimensions, or a mask of another shape.
     """
-    if logits.dim() not in (2, 3, 4):
-        raise ValueError(f"logits must be [B, C], [B, T, C] or [B, C, H, W], not {list(logits.shape)}.")
-    classes_last = logits.movedim(1, -1) if logits.dim() == 4 else logits
+    if logits.dim() not in (2, 3, 4, 5):
+        raise ValueError(
+            f"logits must be [B, C], [B, T, C], [B, C, H, W] or [B, C, D, H, W], not {list(logits.shape)}."
+        )
+    classes_last = logits.movedim(1, -1) if logits.dim() > 3 else logits
     if mask is None:
         return classes_last.flatten(0, -2)
     if mask.shape != classes_last.shape[:-1]:
@@ -262,7 +283,7 @@ def check_same_classes(student: Tensor, teacher: Tensor) -> None:
     """
     if student.shape == teacher.shape:
         return
-    class_dim = 1 if student.dim() == 4 else -1
+    class_dim = 1 if student.dim() > 3 else -1
     if student.dim() == teacher.dim() and student.shape[class_dim] != teacher.shape[class_dim]:
         raise ValueError(
             f"the student has {student.shape[class_dim]} classes and the teacher {teacher.shape[class_dim]}; "

@@ -135,8 +135,8 @@ class CRD(FeatureCriterion):
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
         ((feature_s, feature_t),) = self.pair_features(student, teacher)
-        embedded_s = F.normalize(self.embed_s(pooled(feature_s)), dim=1)
-        embedded_t = F.normalize(self.embed_t(pooled(feature_t)), dim=1)
+        embedded_s = F.normalize(self.embed_s(pooled(feature_s, student.mask)), dim=1)
+        embedded_t = F.normalize(self.embed_t(pooled(feature_t, student.mask)), dim=1)
         labels = self._labels(target, len(embedded_s), embedded_s.device)
         allowed = self._allowed(labels)
         value = contrast(

@@ -15,6 +15,7 @@ from lit_distill.criteria.base import (
 )
 from lit_distill.criteria.softmax_kl import softmax_kl
 from lit_distill.outputs import Outputs
+from lit_distill.positions import position_mask
 
 _PAPER = 'Shu et al. 2021, "Channel-wise Knowledge Distillation for Dense Prediction", ICCV'
 
@@ -35,9 +36,9 @@ def cwd(student: Tensor, teacher: Tensor, temperature: float = 4.0, mask: Tensor
     """
     if student.shape != teacher.shape:
         raise ValueError(f"student {list(student.shape)} does not match teacher {list(teacher.shape)}.")
-    if student.dim() not in (3, 4):
+    if student.dim() < 3:
         raise ValueError(f"{list(student.shape)} has no positions; give a map [B, C, H, W] or tokens [B, N, C].")
-    channels_s, channels_t = (x.flatten(2) if x.dim() == 4 else x.mT for x in (student, teacher))
+    channels_s, channels_t = (x.flatten(2) if x.dim() > 3 else x.mT for x in (student, teacher))
     counted = None if mask is None else mask.bool().flatten(1).unsqueeze(1)
     return temperature**2 * softmax_kl(channels_s / temperature, channels_t / temperature, counted).mean()
 
@@ -68,7 +69,8 @@ class CWD(FeatureCriterion):
         self.temperature = check_temperature(temperature)
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
-        values = [cwd(s, t, self.temperature) for s, t in self.pair_features(student, teacher)]
+        pairs = self.pair_features(student, teacher)
+        values = [cwd(s, t, self.temperature, position_mask(student.mask, s)) for s, t in pairs]
         return torch.stack(values).mean()
 
 

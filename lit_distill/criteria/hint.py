@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lit_distill.criteria.about import About
 from lit_distill.criteria.base import FeatureCriterion, check_choice
 from lit_distill.criteria.normalisation import NORMALISATIONS, Normalise, channel_dim, normalise, unit_length
+from lit_distill.criteria.spatial import counting_rows
 from lit_distill.outputs import Outputs
 from lit_distill.projectors import KINDS, Kind, Norm, Projector, ProjectorEnsemble
 
@@ -120,8 +121,9 @@ class Hint(FeatureCriterion):
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
         kind_s: Normalise = self.normalise if self.normalise_student else "none"
-        values = [
-            hint(normalise(feature_s, kind_s), normalise(feature_t, self.normalise), self.distance)
-            for feature_s, feature_t in self.pair_features(student, teacher)
-        ]
+        values = []
+        for feature_s, feature_t in self.pair_features(student, teacher):
+            if feature_s.shape == feature_t.shape:
+                feature_s, feature_t = (counting_rows(feature, student.mask) for feature in (feature_s, feature_t))
+            values.append(hint(normalise(feature_s, kind_s), normalise(feature_t, self.normalise), self.distance))
         return torch.stack(values).mean()

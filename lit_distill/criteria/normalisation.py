@@ -19,7 +19,7 @@ def normalise(feature: Tensor, kind: Normalise) -> Tensor:
     and positions, a BatchNorm without weights in training (Cao et al. 2022, PKD).
 
     Args:
-        feature: ``[B, D]``, ``[B, N, D]`` or ``[B, C, H, W]``.
+        feature: ``[B, D]``, ``[B, N, D]``, ``[B, C, H, W]`` or a volume.
         kind: Which normalisation.
     """
     dim = channel_dim(feature)
@@ -33,8 +33,8 @@ def normalise(feature: Tensor, kind: Normalise) -> Tensor:
 
 
 def channel_dim(feature: Tensor) -> int:
-    """The channels' dimension: 1 in a map, the last in vectors and tokens."""
-    return 1 if feature.dim() == 4 else -1
+    """The channels' dimension: 1 in a map or a volume, the last in vectors and tokens."""
+    return 1 if feature.dim() > 3 else -1
 
 
 def unit_length(vectors: Tensor, dim: int = -1) -> Tensor:

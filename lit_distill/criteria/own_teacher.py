@@ -164,7 +164,7 @@ class OwnTeacher(Criterion):
 
     def _exit(self, index: int, student: Outputs) -> Tensor:
         """An exit's logits, in the shape of the student's."""
-        feature = pooled(at_least_float32(student.features[self.layers[index]]))
+        feature = pooled(at_least_float32(student.features[self.layers[index]]), student.mask)
         linear = self.exits[index]
         assert isinstance(linear, nn.Linear)
         return at_least_float32(linear(feature.to(linear.weight.dtype))).reshape(student.logits.shape)
@@ -173,5 +173,7 @@ class OwnTeacher(Criterion):
         """The sum over exits of how far their features are from the deepest, which is cut from its graph."""
         deepest = at_least_float32(self._deepest(student)).detach()
         features = [at_least_float32(student.features[name]) for name in self.layers]
-        projected = [projector(feature) for projector, feature in zip(self.projectors, features, strict=True)]
+        projected = [
+            projector(feature, deepest.shape) for projector, feature in zip(self.projectors, features, strict=True)
+        ]
         return torch.stack([hint(at_least_float32(feature), deepest) for feature in projected]).sum()

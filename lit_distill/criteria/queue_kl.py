@@ -111,7 +111,7 @@ class QueueKL(FeatureCriterion):
 
     def _embeddings(self, student: Outputs, teacher: Outputs) -> tuple[Tensor, Tensor]:
         ((feature_s, feature_t),) = self.pair_features(student, teacher)
-        return pooled(feature_s), pooled(feature_t)
+        return pooled(feature_s, student.mask), pooled(feature_t, student.mask)
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
         if self.projector is None:

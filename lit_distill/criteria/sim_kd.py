@@ -14,11 +14,11 @@ from lit_distill.criteria.about import About
 from lit_distill.criteria.base import FeatureCriterion, at_least_float32
 from lit_distill.criteria.spatial import pooled
 from lit_distill.outputs import Outputs
-from lit_distill.projectors import resize_map
+from lit_distill.projectors import SizedProjector, resize_map
 from lit_distill.references import hook_key
 
 
-class SimKDProjector(nn.Module):
+class SimKDProjector(SizedProjector):
     """Brings the student's last map to the teacher's channels by a bottleneck of three convolutions.
 
     1x1, 3x3 and 1x1, each without bias and followed by batch norm and ReLU; ``1 / factor`` of the teacher's channels in
@@ -46,9 +46,12 @@ class SimKDProjector(nn.Module):
             *_block(width_s, middle, 1), *_block(middle, middle, 3), *_block(middle, width_t, 1)
         )
 
-    def forward(self, feature: Tensor) -> Tensor:
-        """``[B, C_s, H, W]`` to ``[B, C_t, *size]``."""
-        projected: Tensor = self.bottleneck(resize_map(feature, self.size))
+    def forward(self, feature: Tensor, shape: Sequence[int] | None = None) -> Tensor:
+        """``[B, C_s, H, W]`` to ``[B, C_t, *size]``, the smaller of the two maps' sizes."""
+        size = self.size
+        if shape is not None:
+            size = (min(feature.shape[2], shape[2]), min(feature.shape[3], shape[3]))
+        projected: Tensor = self.bottleneck(resize_map(feature, size))
         return projected
 
 

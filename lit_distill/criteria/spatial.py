@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from lit_distill.positions import position_mask
 from lit_distill.projectors import feature_kind, resize_map
 
 
@@ -26,7 +27,7 @@ def at_common_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(
             f"{student.shape[1]} student tokens cannot be compared with {teacher.shape[1]} teacher tokens."
         )
-    if student.dim() == 4:
+    if student.dim() > 3:
         size = tuple(min(a, b) for a, b in zip(student.shape[2:], teacher.shape[2:], strict=True))
         return resize_map(student, size), resize_map(teacher, size)
     return student, teacher
@@ -43,7 +44,32 @@ def need_maps(method: str, *features: Tensor) -> None:
             raise ValueError(f"{method} compares maps [B, C, H, W], and a feature is {list(feature.shape)}.")
 
 
-def pooled(feature: Tensor) -> Tensor:
-    """The mean over positions: ``[B, D]`` of a vector ``[B, D]``, tokens ``[B, N, D]`` or a map ``[B, D, H, W]``."""
+def pooled(feature: Tensor, mask: Tensor | None = None) -> Tensor:
+    """The mean over positions: ``[B, D]`` of a vector ``[B, D]``, tokens ``[B, N, D]``, a map ``[B, D, H, W]`` or a volume.
+
+    Args:
+        feature: The feature.
+        mask: True at the positions that count; all count where None, or where it is of other positions.
+    """
     kind = feature_kind(feature.shape)
-    return feature if kind == "vector" else feature.mean(1) if kind == "tokens" else feature.mean((2, 3))
+    if kind == "vector":
+        return feature
+    own = position_mask(mask, feature)
+    if own is None:
+        return feature.mean(1) if kind == "tokens" else feature.flatten(2).mean(2)
+    rows = feature if kind == "tokens" else feature.flatten(2).mT
+    keep = own.flatten(1).unsqueeze(-1)
+    return rows.masked_fill(~keep, 0).sum(1) / keep.sum(1).clamp(min=1)
+
+
+def counting_rows(feature: Tensor, mask: Tensor | None) -> Tensor:
+    """The positions that count as rows ``[M, D]``; the feature as it is where all count.
+
+    Args:
+        feature: As in ``pooled``.
+        mask: As in ``pooled``.
+    """
+    own = position_mask(mask, feature)
+    if own is None:
+        return feature
+    return (feature if feature.dim() == 3 else feature.movedim(1, -1))[own]

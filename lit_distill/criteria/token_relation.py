@@ -66,7 +66,7 @@ def patches(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: They have no places, or places that cannot be matched.
     """
-    if min(student.dim(), teacher.dim()) < 3 or max(student.dim(), teacher.dim()) > 4:
+    if min(student.dim(), teacher.dim()) < 3 or max(student.dim(), teacher.dim()) > 5:
         raise ValueError(
             f"relations of tokens need maps [B, C, H, W] or tokens [B, N, D]; these are {list(student.shape)} and "
             f"{list(teacher.shape)}."
@@ -79,7 +79,7 @@ def patches(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
             f"tokens of {list(student.shape)} and {list(teacher.shape)} cannot be matched: one is no square grid, and "
             "their numbers differ."
         )
-    map_s, map_t = (feature if feature.dim() == 4 else tokens_to_map(feature) for feature in (student, teacher))
+    map_s, map_t = (feature if feature.dim() > 3 else tokens_to_map(feature) for feature in (student, teacher))
     size = tuple(min(a, b) for a, b in zip(map_s.shape[2:], map_t.shape[2:], strict=True))
     tokens_s, tokens_t = (resize_map(grid, size).flatten(2).mT for grid in (map_s, map_t))
     return tokens_s, tokens_t

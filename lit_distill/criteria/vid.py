@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from lit_distill.criteria.about import About
 from lit_distill.criteria.base import FeatureCriterion
 from lit_distill.criteria.normalisation import channel_dim
-from lit_distill.criteria.spatial import at_common_size
+from lit_distill.criteria.spatial import at_common_size, counting_rows
 from lit_distill.outputs import Outputs
+from lit_distill.positions import position_mask
 
 _EPS = 1e-5  # the least variance, as in the authors' code
 
@@ -85,6 +86,8 @@ class VID(FeatureCriterion):
         values = []
         for (feature_s, feature_t), network, variance in zip(pairs, self.means, self.variances(), strict=True):
             same_s, same_t = at_common_size(feature_s, feature_t)
+            if position_mask(student.mask, same_s) is not None:
+                same_s, same_t = (counting_rows(feature, student.mask) for feature in (same_s, same_t))
             dim = channel_dim(same_s)
             values.append(vid(network(same_s.movedim(dim, -1)), same_t.movedim(dim, -1), variance))
         return torch.stack(values).sum()

@@ -5,7 +5,7 @@ batch -> student and teacher outputs -> criteria -> weighted sum -> logs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -28,8 +28,9 @@ from lit_distill.modules.acceleration import Acceleration
 from lit_distill.modules.evaluator import Evaluator
 from lit_distill.modules.hyperparameters import describe_criteria, record_hyperparameters
 from lit_distill.optim import hold_task_gradient
-from lit_distill.outputs import read_logits
-from lit_distill.probe import as_in_evaluation, example_batch
+from lit_distill.positions import settle
+from lit_distill.probe import in_weights_type, on_device, training_data, training_step_context, unchanged
+from lit_distill.reporting import describe, join
 from lit_distill.schedules import Schedule
 from lit_distill.teachers import Teacher
 from lit_distill.tensorboard import add_comparison_charts
@@ -128,6 +129,8 @@ class DistillationModule(LightningModule):
         self._lr_interval, self._lr_monitor = lr_interval, lr_monitor
         self._acceleration = Acceleration(fast)
         self._looked_ahead = False
+        self._reader = self.distiller.reader()
+        self._several_loaders = False
         self._evaluator = Evaluator(task, self._teacher, metrics=metrics)
         plain = {
             "task": task,
@@ -154,11 +157,11 @@ class DistillationModule(LightningModule):
     # One batch -----------------------------------------------------------------------------------
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        data = self._unpack(batch)
+        data = self._unpack_training(batch)
         answer = self.distiller.ask(data)
         with self._acceleration.training(data.size):
-            student = self.distiller.capture.run(data.inputs, data.mask, need_grad=True)
-        comparison = self.distiller.compare(student, answer(), data.target)
+            student = self.distiller.capture.run(data.inputs, need_grad=True)
+        comparison = self.distiller.compare(student, answer(), data)
         checks.finite(comparison.total, comparison.losses, comparison.own, self.global_step)
         hold_task_gradient(self.trainer, self.criteria, [comparison.losses])
         self._log_training(comparison, data.size)
@@ -185,8 +188,9 @@ class DistillationModule(LightningModule):
 
     def _evaluate(self, stage: str, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
         data = self._unpack(batch)
-        student = read_logits(self(data.inputs), self._format.output_key)
-        self._evaluator.update((stage, dataloader_idx, batch_idx), student, data)
+        outputs = self.distiller.capture.arrange(self(data.inputs), {})
+        data, outputs, _ = settle(data, self._format, outputs)
+        self._evaluator.update((stage, dataloader_idx, batch_idx), outputs.logits, data)
 
     def on_validation_epoch_end(self) -> None:
         self._log_evaluation("val")
@@ -204,7 +208,10 @@ class DistillationModule(LightningModule):
             self.log("hp_metric", figures[shown], sync_dist=True)
 
     def _unpack(self, batch: Any) -> Batch:
-        return self._format.unpack(batch)
+        return self._reader.read(batch)
+
+    def _unpack_training(self, batch: Any) -> Batch:
+        return join(batch, self._reader) if self._several_loaders else self._reader.read(batch)
 
     # Before the first batch ----------------------------------------------------------------------
 
@@ -222,23 +229,43 @@ class DistillationModule(LightningModule):
             self.look_ahead()
 
     def look_ahead(self) -> None:
-        """Look at two training samples: size the projectors, and find what would fail later."""
-        batch = example_batch(self.trainer)
-        parameter = next(iter(self.student.parameters()), torch.empty(0))
-        self.dry_run(self._unpack(move(batch, parameter.device, parameter.dtype)))
+        """Look at two training samples, or at a batch where two do not do: size projectors, find what would fail later."""
         self._looked_ahead = True
+        data = training_data(self.trainer)
+        self._several_loaders = data.several
+        try:
+            self._look_at(data.example())
+        except Exception:  # of a network or a collate function that wants a whole batch
+            self._look_at(data.example(whole=True))
 
-    def dry_run(self, data: Batch) -> None:
+    def _look_at(self, batch: Any) -> None:
+        if batch is None:  # a stream that goes on from a checkpoint, which has the shapes
+            return
+        weights = next(iter(self.student.parameters()), torch.empty(0))
+        moved = in_weights_type(self.trainer, on_device(self.trainer, self, batch, weights.device), weights)
+        read = describe(moved, self._reader, self._several_loaders)
+        try:
+            with training_step_context(self.trainer):
+                self.dry_run(self._unpack_training(moved), read)
+        except RuntimeError as error:
+            checks.explain_types(error, moved, weights)
+            raise
+
+    def dry_run(self, data: Batch, read: Sequence[str] = ()) -> None:
         """Run an example through both networks and the criteria; nothing is trained.
+
+        Args:
+            data: The example.
+            read: Lines that say what was read of the batch, to print.
 
         Raises:
             ValueError: The networks, the criteria and the data do not fit; the message says which and why.
         """
-        distributed = self._trainer is not None and self.trainer.world_size > 1
-        trained = [self.student, self.criteria, *([self.joint_teacher] if self.joint_teacher else [])]
-        with as_in_evaluation(*trained), torch.set_grad_enabled(distributed):
-            student = self.distiller.capture.run(data.inputs, data.mask, calibrate=True)
-            self.distiller.rehearse(student, data, self if distributed else None)
+        networks = [self.student, *([self._teacher.model] if self._teacher is not None else [])]
+        with unchanged(*networks), torch.enable_grad():
+            self.student.train()
+            student = self.distiller.capture.run(data.inputs, calibrate=True)
+            self.distiller.rehearse(student, data, self if self._trainer is not None else None, read)
 
     def on_fit_start(self) -> None:
         self._looked_ahead = False
@@ -246,7 +273,7 @@ class DistillationModule(LightningModule):
             self.student.train()
         checks.optimizers_hold_everything(self, self.trainer.optimizers)
         self._acceleration.start(self.student, self._teacher, self.device, str(self.trainer.precision))
-        self.distiller.start(self.trainer, self, self._unpack)
+        self.distiller.start(self.trainer, self, self._unpack_training)
         add_comparison_charts(self.loggers)
 
     def on_train_start(self) -> None:
@@ -259,7 +286,7 @@ class DistillationModule(LightningModule):
 
     def _read_inputs(self, batch: Any) -> Inputs:
         batch = self.trainer.precision_plugin.convert_input(batch)
-        return self._unpack(move(batch, self.device)).for_teacher
+        return self._unpack_training(move(batch, self.device)).for_teacher
 
     def configure_optimizers(self) -> Any:
         trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]

@@ -120,7 +120,7 @@ class MultiTaskDistillation(DistillationModule):
     def _evaluate(self, stage: str, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
         data = self._unpack(batch)
         with self._acceleration.evaluation():
-            outputs = self.distiller.capture.run(data.inputs, data.mask)
+            outputs = self.distiller.capture.run(data.inputs)
         logits = {name: outputs.features[layer] for name, layer in self.heads.items()}
         self._evaluator.update((stage, dataloader_idx, batch_idx), logits, data)
 

@@ -98,7 +98,7 @@ class MutualDistillation(DistillationModule):
     def _evaluate(self, stage: str, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
         data = self._unpack(batch)
         with self._acceleration.evaluation():
-            outputs = self.distiller.capture.run(data.inputs, data.mask)
+            outputs = self.distiller.capture.run(data.inputs)
         members = {f"peer_{name}": outputs.features[name] for name in self._names}
         self._evaluator.update((stage, dataloader_idx, batch_idx), outputs.logits, data, members)
 

@@ -59,10 +59,10 @@ class ReplayedSource(_DataLoaderSource):
 
     def __init__(self, source: _DataLoaderSource, replace: Replace) -> None:
         super().__init__(source.instance, source.name)
-        self._replace = replace
+        self._source, self._replace = source, replace
 
     def dataloader(self) -> Any:
-        loader = super().dataloader()
+        loader = self._source.dataloader()
         if not isinstance(loader, DataLoader):
             raise ValueError(f"a recorded teacher reads one DataLoader, not a {type(loader).__name__}.")
         return ReplayedLoader(loader, self._replace)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
-from lit_distill.batch import Batch, Inputs, Target
+from lit_distill.batch import Batch, BatchFormat, Inputs, Target
 from lit_distill.capture import Capture
 from lit_distill.outputs import Outputs
 
@@ -41,10 +41,23 @@ class Teacher(ABC):
         self.model = model
         self.capture = Capture(model, owner="teacher")
 
-    def observe(self, layers: Iterable[str], output_key: str | None = None) -> None:
-        """Capture these layers from now on, in place of those before."""
+    @property
+    def network(self) -> nn.Module | None:
+        """The network whose ``forward`` says what inputs the teacher takes; None where it takes what the student takes."""
+        return self.model
+
+    def observe(self, layers: Iterable[str], format_: BatchFormat | None = None) -> None:
+        """Capture these layers from now on, in place of those before.
+
+        Args:
+            layers: References.
+            format_: How to read the teacher's outputs.
+        """
+        told = format_ or BatchFormat()
+        key = told.teacher_output_key if told.teacher_output_key is not None else told.output_key
+        class_dim = told.teacher_class_dim if told.teacher_class_dim is not None else told.class_dim
         self.capture.remove()
-        self.capture = Capture(self.model, layers, output_key, "teacher")
+        self.capture = Capture(self.model, layers, key, "teacher", told.teacher_layout, class_dim)
         self.needs_logits = True
 
     @property

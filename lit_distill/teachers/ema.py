@@ -69,6 +69,10 @@ class EMATeacher(Teacher):
     def registered(self) -> nn.Module | None:
         return self.model if self._bound else None
 
+    @property
+    def network(self) -> None:
+        return None
+
     def bind(self, student: nn.Module) -> None:
         """Start as a copy of the student as it is now."""
         self.model = copy.deepcopy(student).requires_grad_(False)

@@ -61,7 +61,8 @@ class Engine:
         with torch.no_grad(), self._own_precision(first_tensor(inputs).device):
             parts = [self._run(part) for part in _split(self._cast(inputs), self.runtime.batch_size)]
             outputs = _join(parts) if len(parts) > 1 else parts[0][1]
-        logits = outputs.logits.float() if self.runtime.precision != "32" else outputs.logits
+        narrowed = self.runtime.precision != "32" and outputs.has_logits
+        logits = outputs.logits.float() if narrowed else outputs.logits
         return Outputs(logits, outputs.features, mask)
 
     def _run(self, inputs: Inputs) -> tuple[int, Outputs]:
@@ -158,5 +159,7 @@ def _join(parts: Sequence[tuple[int, Outputs]]) -> Outputs:
 
     first = parts[0][1]
     features = {layer: cat(f"layer {layer!r}", [part.features[layer] for _, part in parts]) for layer in first.features}
-    logits = [part.logits for _, part in parts]
-    return Outputs(cat("the logits", logits) if first.logits.numel() else first.logits, features)
+    logits = first.logits
+    if first.has_logits and logits.numel():
+        logits = cat("the logits", [part.logits for _, part in parts])
+    return Outputs(logits, features)

@@ -10,7 +10,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
-from lit_distill.batch import Inputs, first_tensor, tensors_of
+from lit_distill.batch import BatchFormat, Inputs, first_tensor, tensors_of
 from lit_distill.outputs import Outputs
 from lit_distill.teachers.base import Teacher
 from lit_distill.teachers.calibration import calibration_inputs
@@ -94,8 +94,8 @@ class FrozenTeacher(Teacher):
             self.prepare_runtime(tuple)
         return self._engine
 
-    def observe(self, layers: Iterable[str], output_key: str | None = None) -> None:
-        super().observe(layers, output_key)
+    def observe(self, layers: Iterable[str], format_: BatchFormat | None = None) -> None:
+        super().observe(layers, format_)
         self._engine = None
 
     # Beside the student --------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, fx, nn
 
 from lit_distill.batch import Inputs, call_model, positions_and_names, tensors_of
 from lit_distill.capture import Capture, select_tensor
-from lit_distill.outputs import Outputs, read_logits
+from lit_distill.outputs import Outputs
 from lit_distill.references import chosen_call, hook_key, layer_path
 
 Read = Callable[[Inputs], Outputs]
@@ -173,8 +174,8 @@ def _check_near(capture: Capture, converted: nn.Module, inputs: Inputs) -> None:
 def _answer(capture: Capture, graph: nn.Module, inputs: Inputs) -> Outputs:
     raw, found = call_model(graph, inputs)
     features = {layer: _as_float(select_tensor(value)) for layer, value in found.items()}
-    logits = read_logits(raw, capture.output_key) if raw is not None else next(iter(features.values())).new_zeros(0)
-    return Outputs(logits, features)
+    outputs = capture.arrange(raw, features)
+    return outputs if raw is not None else replace(outputs, logits=next(iter(features.values())).new_zeros(0))
 
 
 def _as_float(value: Tensor | None) -> Tensor:

@@ -1,0 +1,339 @@
+"""Finds which dimension of a network's tensor holds its channels or classes, and brings it to one layout.
+
+Criteria see vectors ``[B, D]``, tokens ``[B, N, D]``, maps ``[B, C, H, W]`` and volumes ``[B, C, D, H, W]``, whatever the
+network makes: a ``Conv1d`` gives ``[B, C, L]``, Swin's stages ``[B, H, W, C]``, an LSTM by default ``[T, B, D]``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+Layout = Literal["channels_first", "channels_last"]
+LAYOUTS: tuple[Layout, ...] = ("channels_first", "channels_last")
+_LOGITS = ""  # stands for the network's output among its layers
+_CONVOLUTION = re.compile(r"Conv\w*[123]d")
+_SEQUENTIAL = (
+    nn.RNNBase,
+    nn.MultiheadAttention,
+    nn.TransformerEncoder,
+    nn.TransformerEncoderLayer,
+    nn.TransformerDecoder,
+    nn.TransformerDecoderLayer,
+)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a tensor of ``dims`` dimensions holds its samples and its channels.
+
+    Attributes:
+        dims: Number of dimensions.
+        channel: The channels' dimension.
+        batch: The samples' dimension.
+    """
+
+    dims: int
+    channel: int
+    batch: int = 0
+
+    def arrange(self, tensor: Tensor) -> Tensor:
+        """The tensor in the layout that criteria see; a view."""
+        if tensor.dim() != self.dims or self.dims < 3:
+            return tensor
+        if self.batch:
+            return tensor.movedim(self.batch, 0)
+        return tensor.movedim(self.channel, usual_channel_dim(self.dims))
+
+    def words(self) -> str:
+        """What is unusual about it; empty where nothing is."""
+        if self.batch:
+            return "sequence first in the network"
+        if self.dims < 3 or self.channel == usual_channel_dim(self.dims):
+            return ""
+        return "channels first in the network" if self.dims == 3 else "channels last in the network"
+
+
+def usual_channel_dim(dims: int) -> int:
+    """The channels' dimension as criteria see a tensor: 1 in maps and volumes, the last in vectors and tokens."""
+    return 1 if dims > 3 else dims - 1
+
+
+@dataclass(frozen=True)
+class Width:
+    """Channels that a module of a known kind put out.
+
+    Attributes:
+        channels: How many.
+        first: They are in dimension 1; else in the last.
+    """
+
+    channels: int
+    first: bool
+
+    def dim(self, dims: int) -> int:
+        """Their dimension among so many."""
+        return 1 if self.first else dims - 1
+
+
+def width_of(module: nn.Module, entering: bool = False) -> Width | None:
+    """The channels that a module puts out, or takes, where its kind tells; None of other modules."""
+    return _width_of_convolution(module, entering) or _width_of_norm(module) or _width_of_linear(module, entering)
+
+
+def _width_of_convolution(module: nn.Module, entering: bool) -> Width | None:
+    quantised = _CONVOLUTION.search(type(module).__name__) and hasattr(module, "out_channels")
+    if not (quantised or isinstance(module, nn.modules.conv._ConvNd)):
+        return None
+    return Width(int(module.in_channels if entering else module.out_channels), True)  # type: ignore[arg-type]
+
+
+def _width_of_norm(module: nn.Module) -> Width | None:
+    if isinstance(module, (nn.modules.batchnorm._NormBase, nn.GroupNorm)):
+        return Width(module.num_channels if isinstance(module, nn.GroupNorm) else module.num_features, True)
+    if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+        # timm's and torchvision's LayerNorm2d and ConvNeXt's own are LayerNorms over dimension 1.
+        first = "2d" in type(module).__name__ or getattr(module, "data_format", "") == "channels_first"
+        return Width(module.normalized_shape[-1], first)
+    return None
+
+
+def _width_of_linear(module: nn.Module, entering: bool) -> Width | None:
+    if isinstance(module, nn.RNNBase):
+        each = module.proj_size or module.hidden_size
+        return Width(module.input_size if entering else each * (1 + module.bidirectional), False)
+    if isinstance(module, nn.MultiheadAttention):
+        return Width(module.embed_dim, False)
+    # `nf` is of the Conv1D in Hugging Face's GPT-2, which is a linear layer.
+    for name in ("in_features",) if entering else ("out_features", "embedding_dim", "nf"):
+        value = getattr(module, name, None)
+        if isinstance(value, int):
+            return Width(value, False)
+    return None
+
+
+class Evidence:
+    """What the modules of known kinds put out in one forward pass, in their order."""
+
+    def __init__(self) -> None:
+        self.widths: list[Width] = []
+        self.last: Tensor | None = None
+        self.started: dict[nn.Module, int] = {}
+
+    def add(self, width: Width, output: Tensor) -> None:
+        self.widths.append(width)
+        self.last = output
+
+    def place(self, tensor: Tensor, module: nn.Module | None = None, entering: bool = False) -> Placement | None:
+        """Say where a tensor that was just made holds its channels.
+
+        Args:
+            tensor: What a layer, or the whole network, put out.
+            module: The layer; the whole network if None.
+            entering: The tensor is what the layer is about to take.
+
+        Returns:
+            None where the modules contradict each other.
+        """
+        dims = tensor.dim()
+        if dims < 3:
+            return Placement(dims, dims - 1)
+        batch = 1 if dims == 3 and isinstance(module, _SEQUENTIAL) and not _batch_first(module) else 0
+        if batch:
+            return Placement(dims, 2, batch)
+        own = width_of(module, entering) if module is not None else None
+        if own is not None and tensor.shape[own.dim(dims)] == own.channels:
+            return Placement(dims, own.dim(dims))
+        widths = self.widths[0 if entering or module is None else self.started.get(module, 0) :] or self.widths[-1:]
+        if entering:
+            widths = widths[-1:]
+        found = self._followed(tensor, widths) if widths else usual_channel_dim(dims)
+        return Placement(dims, found) if found is not None else None
+
+    def _followed(self, tensor: Tensor, widths: list[Width]) -> int | None:
+        dims, width = tensor.dim(), widths[-1]
+        same = self._by_memory(tensor, width)
+        if same is not None:
+            return same
+        fitting = [dim for dim in (1, dims - 1) if tensor.shape[dim] == width.channels]
+        if len(fitting) == 1:
+            return fitting[0]
+        kinds = {width.first for width in widths}
+        return width.dim(dims) if len(kinds) == 1 else None
+
+    def _by_memory(self, tensor: Tensor, width: Width) -> int | None:
+        """The channels' dimension where the tensor is the last module's own output, or a view of it."""
+        last = self.last
+        if last is None or last.device.type == "meta" or last.numel() != tensor.numel():
+            return None
+        if last.data_ptr() != tensor.data_ptr() or not tensor.numel():
+            return None
+        place = width.dim(last.dim())
+        fitting = [
+            dim
+            for dim in range(1, tensor.dim())
+            if tensor.shape[dim] == last.shape[place] and tensor.stride(dim) == last.stride(place)
+        ]
+        return fitting[0] if len(fitting) == 1 else None
+
+
+def _batch_first(module: nn.Module) -> bool:
+    found = next((part for part in module.modules() if hasattr(part, "batch_first")), None)
+    return bool(getattr(found, "batch_first", True))
+
+
+@contextmanager
+def observed(model: nn.Module, layers: list[nn.Module]) -> Iterator[Evidence]:
+    """Watch one forward pass of a network.
+
+    Args:
+        model: The network.
+        layers: The layers whose outputs will be placed.
+    """
+    evidence = Evidence()
+
+    def begin(module: nn.Module, args: Any) -> None:
+        evidence.started[module] = len(evidence.widths)
+
+    def end(module: nn.Module, args: Any, output: Any) -> None:
+        width = width_of(module)
+        tensor = output if isinstance(output, Tensor) else output[0] if isinstance(output, tuple) and output else None
+        if width is not None and isinstance(tensor, Tensor) and not tensor.is_nested and tensor.dim() > 2:
+            evidence.add(width, tensor)
+
+    handles = [module.register_forward_pre_hook(begin, prepend=True) for module in layers]
+    # First among a module's hooks, so that a layer's own width is known when the layer is read.
+    handles += [m.register_forward_hook(end, prepend=True) for m in model.modules() if width_of(m) is not None]
+    try:
+        yield evidence
+    finally:
+        for handle in handles:
+            handle.remove()
+        evidence.started = {}
+
+
+class Layouts:
+    """Where each layer of a network, and its output, holds the channels: told, or found in a forward pass.
+
+    Args:
+        owner: ``student`` or ``teacher``, for error messages.
+        given: What the user told of layers, by reference or glob.
+        class_dim: The classes' dimension in the logits, where the user told it.
+    """
+
+    def __init__(self, owner: str, given: Mapping[str, Layout], class_dim: int | None) -> None:
+        self.owner, self.given, self.class_dim = owner, dict(given), class_dim
+        self.known = False
+        self._found: dict[str, Placement | None] = {}
+        self._chosen: dict[str, Placement] = {}
+        self._evidence: Evidence | None = None
+
+    def learn(self, evidence: Evidence, found: Mapping[str, Placement | None]) -> None:
+        """Take over what a forward pass showed.
+
+        Args:
+            evidence: What the network's modules put out.
+            found: The placement of each layer's tensor, without the number of its call; None where it cannot be told.
+        """
+        self.known, self._evidence = True, evidence
+        self._found, self._chosen = dict(found), {}
+
+    def arrange(self, layer: str, feature: Tensor, channels: int | None = None) -> Tensor:
+        """A layer's tensor in the layout that criteria see.
+
+        Args:
+            layer: Its reference.
+            feature: As the network made it.
+            channels: The number of its channels, where the network itself says it.
+
+        Raises:
+            ValueError: Which dimension holds the channels cannot be told.
+        """
+        dims = feature.dim()
+        placement = self._chosen.get(layer)
+        if placement is None or placement.dims != dims:
+            placement = self._told(layer, dims) or self._seen(layer, feature, channels)
+            self._chosen[layer] = placement
+        return placement.arrange(feature)
+
+    def arrange_logits(self, logits: Tensor) -> Tensor:
+        """The logits in the layout that criteria see.
+
+        Raises:
+            ValueError: Which dimension holds the classes cannot be told, or ``class_dim`` is none of theirs.
+        """
+        dims = logits.dim()
+        placement = self._chosen.get(_LOGITS)
+        if placement is None or placement.dims != dims:
+            placement = self._place_logits(logits)
+            self._chosen[_LOGITS] = placement
+        self._evidence = None  # it keeps an activation
+        return placement.arrange(logits)
+
+    def words(self, layer: str | None = None) -> str:
+        """What is unusual of a layer, or of the logits; empty where nothing is."""
+        placement = self._chosen.get(layer or _LOGITS)
+        return placement.words() if placement is not None else ""
+
+    def _told(self, layer: str, dims: int) -> Placement | None:
+        for pattern, layout in self.given.items():
+            if fnmatchcase(layer, pattern) and dims > 2:
+                return Placement(dims, 1 if layout == "channels_first" else dims - 1)
+        return None
+
+    def _seen(self, layer: str, feature: Tensor, channels: int | None) -> Placement:
+        dims = feature.dim()
+        usual = Placement(dims, usual_channel_dim(dims))
+        found = self._found.get(layer.partition("#")[0], usual)
+        if found is not None:
+            return found if found.dims == dims else usual
+        fitting = [dim for dim in (1, dims - 1) if feature.shape[dim] == channels]
+        if len(fitting) == 1:
+            return Placement(dims, fitting[0])
+        raise ValueError(
+            f"which dimension of the {self.owner}'s layer {layer!r}, {list(feature.shape)}, holds the channels cannot be told "
+            f"from its modules; say it: BatchFormat({self._prefix()}layout={{{layer!r}: 'channels_first'}}), or "
+            "'channels_last'."
+        )
+
+    def _place_logits(self, logits: Tensor) -> Placement:
+        dims = logits.dim()
+        if self.class_dim is not None and dims > 2:
+            if not -dims <= self.class_dim < dims or self.class_dim % dims == 0:
+                raise ValueError(
+                    f"class_dim is {self.class_dim}, and the {self.owner}'s logits are {list(logits.shape)}; dimension 0 holds "
+                    "the samples."
+                )
+            return Placement(dims, self.class_dim % dims)
+        usual = Placement(dims, usual_channel_dim(dims))
+        found = self._evidence.place(logits) if self._evidence is not None else usual
+        if found is None:
+            raise ValueError(
+                f"which dimension of the {self.owner}'s logits, {list(logits.shape)}, holds the classes cannot be told from its "
+                f"modules; say it: BatchFormat({self._prefix()}class_dim=1), or -1."
+            )
+        return found
+
+    def _prefix(self) -> str:
+        return "teacher_" if self.owner == "teacher" else ""
+
+
+def timm_channels(model: nn.Module, layer: str) -> int | None:
+    """The number of channels that timm's ``feature_info`` gives for a layer; None where it does not."""
+    known = getattr(model, "feature_info", None)
+    for entry in known if isinstance(known, list) else getattr(known, "info", ()) or ():
+        if isinstance(entry, Mapping) and entry.get("module") == layer and isinstance(entry.get("num_chs"), int):
+            return int(entry["num_chs"])
+    return None
+
+
+def dense(tensor: Tensor) -> Tensor:
+    """Pad a nested tensor with zeros; leave others as they are."""
+    return torch.nested.to_padded_tensor(tensor, 0.0) if tensor.is_nested else tensor

@@ -1,0 +1,160 @@
+"""Which positions count: one rule for logits and features, whatever says it.
+
+A mask that the batch gives, lengths, or labels that are not known. A mask found by its name that does not fit the logits is of
+other positions (an encoder's, an audio's samples), and is left out; one that was told is refused then.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lit_distill.batch import IGNORED_LABEL, Batch, BatchFormat
+from lit_distill.outputs import Outputs
+
+
+def settle(
+    data: Batch, format_: BatchFormat, student: Outputs, teacher: Outputs | None = None
+) -> tuple[Batch, Outputs, Outputs | None]:
+    """Give both networks' outputs the positions and samples that count, at one size.
+
+    Args:
+        data: The batch.
+        format_: What the user told of it.
+        student: The student's outputs.
+        teacher: The teacher's, or None.
+
+    Returns:
+        The three; the batch with the mask that was found.
+
+    Raises:
+        ValueError: A mask or lengths that were told do not fit the logits.
+    """
+    if format_.resize_logits and isinstance(data.target, Tensor):
+        student = _resized(student, data.target)
+        teacher = _resized(teacher, data.target) if teacher is not None else None
+    mask = positions_that_count(data, student, format_.mask_from_labels)
+    if mask is not None and mask.dim() == 1 and data.mask_is_told and student.has_logits:
+        return _chosen_samples(data, mask, student, teacher)
+    data = replace(data, mask=mask, lengths=None)
+    weight = data.sample_weight
+    student = replace(student, mask=mask, sample_weight=weight)
+    return data, student, replace(teacher, mask=mask, sample_weight=weight) if teacher is not None else None
+
+
+def positions_that_count(data: Batch, outputs: Outputs, from_labels: bool) -> Tensor | None:
+    """The mask of a network's positions, or None where all count.
+
+    Args:
+        data: The batch.
+        outputs: The network's outputs.
+        from_labels: Leave out positions whose label is not known.
+
+    Raises:
+        ValueError: A mask or lengths that were told do not fit.
+    """
+    expected = _positions(outputs)
+    mask = _from_lengths(data.lengths, outputs) if data.lengths is not None else data.mask
+    if mask is not None and mask.dim() > 2 and mask.shape[1] == 1 and expected != mask.shape:
+        mask = mask.squeeze(1)
+    if mask is not None and expected is not None and mask.shape != expected:
+        if data.mask_is_told:
+            raise ValueError(
+                f"the mask {list(mask.shape)} does not fit the logits' positions {list(expected)}; say where theirs is: "
+                "BatchFormat(mask_key=…), a function of the batch perhaps, or mask_key=None for none."
+            )
+        mask = None
+    target = data.target
+    if not (from_labels and isinstance(target, Tensor) and not target.is_floating_point() and target.dim() > 1):
+        return mask
+    known = (target.squeeze(1) if target.dim() > 2 and target.shape[1] == 1 else target) != IGNORED_LABEL
+    if expected is not None and known.shape != expected:
+        raise ValueError(
+            f"mask_from_labels is set, and the labels {list(target.shape)} are not of the logits' positions {list(expected)}."
+        )
+    return known if mask is None else mask & known
+
+
+def _positions(outputs: Outputs) -> torch.Size | None:
+    """The shape of the logits' positions; of samples ``[B]`` and classes ``[B, C]``, None: a mask is of tokens inside."""
+    if not outputs.has_logits or outputs.logits.dim() < 3:
+        return None
+    shape = outputs.logits.shape
+    return shape[:-1] if len(shape) == 3 else torch.Size([shape[0], *shape[2:]])
+
+
+def _from_lengths(lengths: Tensor, outputs: Outputs) -> Tensor:
+    """True at the first positions of each sequence, ``[B, T]``."""
+    tokens = [feature.shape[1] for feature in outputs.features.values() if feature.dim() == 3]
+    logits = outputs.logits.shape[1] if outputs.has_logits and outputs.logits.dim() == 3 else None
+    longest = int(lengths.max()) if lengths.numel() else 0
+    count = logits if logits is not None else next((n for n in tokens if n >= longest), longest)
+    if longest > count:
+        raise ValueError(
+            f"lengths reach {longest}, and the logits have {count} positions; give the lengths in the logits' positions: "
+            "BatchFormat(lengths_key=…), a function of the batch perhaps."
+        )
+    return torch.arange(count, device=lengths.device) < lengths.unsqueeze(1)
+
+
+def _chosen_samples(
+    data: Batch, mask: Tensor, student: Outputs, teacher: Outputs | None
+) -> tuple[Batch, Outputs, Outputs | None]:
+    """The samples that count alone, such as a graph's training nodes."""
+    size = len(mask)
+
+    def rows(tensor: Tensor) -> Tensor:
+        return tensor[mask] if tensor.dim() and len(tensor) == size else tensor
+
+    def of(outputs: Outputs) -> Outputs:
+        features = {name: rows(feature) for name, feature in outputs.features.items()}
+        weight = rows(data.sample_weight) if data.sample_weight is not None else None
+        return Outputs(rows(outputs.logits) if outputs.has_logits else outputs.logits, features, None, weight)
+
+    if student.logits.dim() and len(student.logits) != size:
+        raise ValueError(
+            f"the mask [{size}] does not fit the logits {list(student.logits.shape)}; give one value a sample."
+        )
+    target = data.target
+    kept = rows(target) if isinstance(target, Tensor) else target
+    return replace(data, mask=None, target=kept), of(student), of(teacher) if teacher is not None else None
+
+
+def _resized(outputs: Outputs, target: Tensor) -> Outputs:
+    """The outputs with dense logits at the labels' size."""
+    if not outputs.has_logits or outputs.logits.dim() < 4:
+        return outputs
+    spatial = outputs.logits.dim() - 2
+    size = tuple(target.shape[-spatial:])
+    if tuple(outputs.logits.shape[2:]) == size:
+        return outputs
+    mode = "bilinear" if spatial == 2 else "trilinear"
+    logits = outputs.logits if outputs.logits.dtype == torch.float64 else outputs.logits.float()
+    return replace(outputs, logits=F.interpolate(logits, size=size, mode=mode, align_corners=False))
+
+
+def position_mask(mask: Tensor | None, feature: Tensor) -> Tensor | None:
+    """The mask of a feature's positions, as it applies to it.
+
+    Args:
+        mask: The batch's, ``[B, T]`` or ``[B, H, W]`` or of volumes; or None.
+        feature: Tokens ``[B, N, D]`` or a map ``[B, C, H, W]``, or of volumes; vectors have no positions.
+
+    Returns:
+        ``[B, N]``, or ``[B, H, W]`` at the feature's size, where each position that touches one that counts does; None where
+        the mask is of other positions.
+    """
+    if mask is None or feature.dim() < 3 or len(mask) != len(feature):
+        return None
+    if feature.dim() == 3:
+        return mask if mask.shape == feature.shape[:2] else None
+    if mask.dim() != feature.dim() - 1:
+        return None
+    size = tuple(feature.shape[2:])
+    if tuple(mask.shape[1:]) == size:
+        return mask
+    pool = F.adaptive_max_pool2d if len(size) == 2 else F.adaptive_max_pool3d
+    return pool(mask.float().unsqueeze(1), size).squeeze(1) > 0  # type: ignore[operator, arg-type]

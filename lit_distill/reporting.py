@@ -1,0 +1,182 @@
+"""Says what is read of a training batch, and joins the batches of several loaders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_distill.batch import IGNORED_LABEL, Batch, Inputs, Target, positions_and_names, tensors_of
+from lit_distill.notices import tell
+from lit_distill.reading import ID_KEYS, BatchReader, Roles
+
+
+def describe(batch: Any, reader: BatchReader, several: bool = False) -> list[str]:
+    """Say who gets which entry of a batch, and warn of tensors that nobody gets.
+
+    Args:
+        batch: The batch, or one of each loader.
+        reader: Reads it.
+        several: The batch is a list or a dict of batches, one of each training loader.
+
+    Returns:
+        Lines to print.
+
+    Raises:
+        ValueError: It cannot be read, or its labels are its inputs and nobody said whether to shift them.
+    """
+    lines = []
+    for name, part in _parts(batch).items() if several else [("", batch)]:
+        if part is None:
+            continue
+        data, roles = reader.read_with_roles(part)
+        _refuse_unshifted(data, reader)
+        _warn_of_unused(roles, reader)
+        lines.append(f"Batch{f' of {name!r}' if name != '' else ''}: {_roles_in_words(data, roles, reader)}.")
+    return lines
+
+
+def _roles_in_words(data: Batch, roles: Roles, reader: BatchReader) -> str:
+    def named(role: str) -> str:
+        return ", ".join(roles.given.get(role, [])) or "none"
+
+    words = [f"student: {named('student')}"]
+    if data.teacher_inputs is not None:
+        words.append(f"teacher: {named('teacher')}")
+    labels = named("labels")
+    unread = labels != "none" and not reader.labels_are_read
+    words.append(f"labels: {labels}{' (read by no criterion)' if unread else ''}")
+    words.append(f"mask: {named('mask') if data.mask is not None else 'none'}")
+    words += [f"{role}: {named(role)}" for role in ("lengths", "weights") if role in roles.given]
+    left = [str(name) for name in roles.left()]
+    return "; ".join([*words, *([f"not used: {', '.join(left)}"] if left else [])])
+
+
+def _warn_of_unused(roles: Roles, reader: BatchReader) -> None:
+    meant = {str(name) for name in reader.format.unused or []} | set(ID_KEYS)
+    lost = [str(n) for n in roles.left() if str(n) not in meant and isinstance(roles.entries[n], Tensor)]
+    if lost and reader.format.input_key is None:
+        tell(
+            f"{', '.join(map(repr, lost))} of the batch reach{'es' * (len(lost) == 1)} neither network and no criterion. If "
+            f"that is meant, say so: BatchFormat(unused={lost!r}); else name what is read, with input_key for example."
+        )
+
+
+def _refuse_unshifted(data: Batch, reader: BatchReader) -> None:
+    labels = data.target
+    if reader.format.shift_labels is not None or not reader.labels_are_read or not isinstance(labels, Tensor):
+        return
+    if labels.dim() != 2 or labels.is_floating_point():
+        return
+    known = labels != IGNORED_LABEL
+    for inputs in tensors_of(data.inputs):
+        same = inputs.shape == labels.shape and inputs.dtype == labels.dtype and bool(known.any())
+        if same and torch.equal(inputs[known], labels[known]):
+            raise ValueError(
+                "the labels are the inputs themselves, as for causal language models that shift them inside: compared as they are, "
+                "the student would learn to copy its input. Set BatchFormat(shift_labels=True) to compare each position with "
+                "the next label, or False to keep them as they are."
+            )
+
+
+def _parts(batch: Any) -> Mapping[Any, Any]:
+    return batch if isinstance(batch, Mapping) else dict(enumerate(batch))
+
+
+def join(batch: Any, reader: BatchReader) -> Batch:
+    """Read one batch of several loaders as one: labelled and unlabelled data, or data of several sources.
+
+    The parts' samples follow each other; those of a part without labels have the label -100, which trains nothing. A loader
+    that has ended (``max_size``) is left out.
+
+    Args:
+        batch: A list or a dict of batches.
+        reader: Reads each.
+
+    Raises:
+        ValueError: The parts cannot be put into one batch; the message says which and why.
+    """
+    parts = {name: reader.read(part) for name, part in _parts(batch).items() if part is not None}
+    names, read = list(parts), list(parts.values())
+    if len(read) == 1:
+        return read[0]
+    own = [data.teacher_inputs for data in read]
+    if any(inputs is None for inputs in own) != all(inputs is None for inputs in own):
+        raise ValueError(
+            f"of the loaders {_quoted(names)} only some give the teacher inputs of its own; give all of them."
+        )
+    return Batch(
+        _join_inputs([data.inputs for data in read], names),
+        _join_targets(read, names),
+        _join_tensors([data.mask for data in read], names, "a mask"),
+        _join_inputs([inputs for inputs in own if inputs is not None], names) if own[0] is not None else None,
+        _join_tensors([data.lengths for data in read], names, "lengths"),
+        _join_tensors([data.sample_weight for data in read], names, "weights"),
+        any(data.mask_is_told for data in read),
+    )
+
+
+def _quoted(names: Sequence[Any]) -> str:
+    return ", ".join(map(repr, names))
+
+
+def _join_inputs(inputs: Sequence[Inputs], names: Sequence[Any]) -> Inputs:
+    if all(isinstance(one, Tensor) for one in inputs):
+        return _cat([one for one in inputs if isinstance(one, Tensor)], names, "inputs")
+    calls = [positions_and_names(one) for one in inputs]
+    first = calls[0]
+    alike = all(len(p) == len(first[0]) and n.keys() == first[1].keys() for p, n in calls)
+    tensors = all(isinstance(value, Tensor) for p, n in calls for value in (*p, *n.values()))
+    if not (alike and tensors):
+        raise ValueError(
+            f"the batches of the loaders {_quoted(names)} are of different forms and cannot be joined; give them the same "
+            "entries, or one DataLoader over torch.utils.data.ConcatDataset."
+        )
+    positional = tuple(_cat([p[i] for p, _ in calls], names, f"input {i}") for i in range(len(first[0])))
+    named = {key: _cat([n[key] for _, n in calls], names, repr(key)) for key in first[1]}
+    return named if not positional else positional
+
+
+def _cat(tensors: Sequence[Tensor], names: Sequence[Any], what: str) -> Tensor:
+    shapes = [list(tensor.shape) for tensor in tensors]
+    if any(not shape or shape[1:] != shapes[0][1:] for shape in shapes):
+        raise ValueError(
+            f"the loaders {_quoted(names)} give {what} of shapes {shapes}, which cannot be joined; bring them to one shape."
+        )
+    return torch.cat(list(tensors))
+
+
+def _join_tensors(tensors: Sequence[Tensor | None], names: Sequence[Any], what: str) -> Tensor | None:
+    given = [tensor for tensor in tensors if tensor is not None]
+    if not given:
+        return None
+    if len(given) < len(tensors):
+        raise ValueError(f"of the loaders {_quoted(names)} only some give {what}; give all of them.")
+    return _cat(given, names, what)
+
+
+def _join_targets(read: Sequence[Batch], names: Sequence[Any]) -> Target | None:
+    targets = [data.target for data in read]
+    given = [target for target in targets if target is not None]
+    if not given:
+        return None
+    if not all(isinstance(target, Tensor) for target in given):
+        raise ValueError(
+            f"the loaders {_quoted(names)} give labels of several tasks, which cannot be joined; use one loader."
+        )
+    like = next(target for target in given if isinstance(target, Tensor))
+    filled = []
+    for data in read:
+        if isinstance(data.target, Tensor):
+            filled.append(data.target)
+        elif like.is_floating_point() and like.dim() > 1:
+            raise ValueError(
+                f"of the loaders {_quoted(names)} some give class probabilities and some no labels; give class indices, of which "
+                "-100 is none."
+            )
+        else:
+            dtype = like.dtype if like.is_floating_point() else torch.long
+            filled.append(like.new_full((data.size, *like.shape[1:]), IGNORED_LABEL, dtype=dtype))
+    return _cat(filled, names, "labels")
