@@ -28,6 +28,7 @@ from lit_distill.modules.acceleration import Acceleration
 from lit_distill.modules.evaluator import Evaluator
 from lit_distill.modules.hyperparameters import describe_criteria, record_hyperparameters
 from lit_distill.optim import hold_task_gradient
+from lit_distill.outputs import Outputs
 from lit_distill.positions import settle
 from lit_distill.probe import in_weights_type, on_device, training_data, training_step_context, unchanged
 from lit_distill.reporting import describe, join
@@ -187,10 +188,15 @@ class DistillationModule(LightningModule):
         return self(self._unpack(batch).inputs)
 
     def _evaluate(self, stage: str, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
-        data = self._unpack(batch)
-        outputs = self.distiller.capture.arrange(self(data.inputs), {})
-        data, outputs, _ = settle(data, self._format, outputs)
-        self._evaluator.update((stage, dataloader_idx, batch_idx), outputs.logits, data)
+        given = self._unpack(batch)
+        raw = self.distiller.capture.arrange(self(given.inputs), {})
+        data, outputs, _ = settle(given, self._format, raw)
+
+        def arrange(logits: Tensor) -> Tensor:
+            teacher = settle(given, self._format, raw, Outputs(logits))[2]
+            return logits if teacher is None else teacher.logits
+
+        self._evaluator.update((stage, dataloader_idx, batch_idx), outputs.logits, data, arrange=arrange)
 
     def on_validation_epoch_end(self) -> None:
         self._log_evaluation("val")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from lit_distill.criteria.base import CLASS_TASKS, Task
 from lit_distill.metrics import Evaluation, TeacherMemory, count_classes
 from lit_distill.modules.own_metrics import OwnMetrics, named_metrics
 from lit_distill.notices import tell
+from lit_distill.outputs import UnreadLogits
 from lit_distill.teachers import Teacher
 
 Place = tuple[str, int, int]
@@ -64,6 +65,7 @@ class Evaluator:
         student: Tensor | Mapping[str, Tensor],
         data: Batch,
         members: Mapping[str, Tensor] | None = None,
+        arrange: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         """Add a batch.
 
@@ -72,12 +74,17 @@ class Evaluator:
             student: The student's logits; by task where it has several heads.
             data: The batch.
             members: Logits of the networks that the student is made of, by the names to log them under.
+            arrange: Brings the teacher's logits to the positions and the size of the student's; as they are if None.
 
         Raises:
             ValueError: The labels are not of the tasks that the student has heads for.
         """
+        if self._passes_over(student):
+            return
         heads = {_ONLY: student} if isinstance(student, Tensor) else student
         teacher = self._teacher_logits(place, data)
+        if arrange is not None:
+            teacher = {name: arrange(logits) for name, logits in teacher.items()}
         for name, logits in heads.items():
             target, taught = self._labels(data.target, name), teacher.get(name)
             if taught is not None and taught.shape != logits.shape:
@@ -94,6 +101,17 @@ class Evaluator:
             networks = {"student": logits, **({"teacher": taught} if taught is not None else {}), **(members or {})}
             for who, outputs in networks.items():
                 self._own[where].update(who, outputs, target, data.mask, fits=evaluation.misfit is None)
+
+    def _passes_over(self, student: object) -> bool:
+        """Whether nothing is made of a batch: no figure is asked for, or no logits can be told in the student's output."""
+        if _ONLY not in self.tasks:
+            return False
+        if self.tasks[_ONLY] == "none" and not self.metrics:
+            return True
+        if isinstance(student, UnreadLogits):
+            self._tell_of_misfit(_ONLY, student.reason)
+            return True
+        return False
 
     def _begin(self, where: tuple[int, str], logits: Tensor) -> None:
         """Start an epoch of a head's figures over a DataLoader."""
@@ -154,7 +172,7 @@ class Evaluator:
     def _ask(self, teacher: Teacher, data: Batch) -> dict[str, Tensor]:
         outputs = teacher.predict(data.for_teacher, data.mask)
         if _ONLY in self.tasks:
-            return {_ONLY: outputs.logits}
+            return {_ONLY: outputs.logits} if outputs.has_logits else {}
         return {task: outputs.features[layer] for task, layer in self.teacher_heads.items()}
 
     def finish(self, stage: str, sanity: bool = False) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from lit_distill import (
+    BatchFormat,
     CombinedDistillation,
     DistillationModule,
     FeatureDistillation,
@@ -283,3 +284,42 @@ def test_every_form_of_labels_trains_and_measures_the_same(form: Callable[[Tenso
     want, found = run(target), run(form(target))
     kept = [name for name in want if name.startswith(("val/", "train/loss", "train/criteria"))]
     assert {name: found[name] for name in kept} == pytest.approx({name: want[name] for name in kept}, rel=1e-5)
+
+
+# Sizes, positions and outputs that are told ------------------------------------------------------
+
+
+@pytest.mark.parametrize("conv", [nn.Conv2d, nn.Conv3d])
+def test_logits_resized_to_the_labels_are_measured_of_both_networks(conv: Any) -> None:
+    depth = 2 if conv is nn.Conv2d else 3
+    student, teacher = conv(1, 3, 4, stride=4), conv(1, 3, 2, stride=2)
+    x, y = torch.randn(4, 1, *[8] * depth), torch.randint(0, 3, (4, *[8] * depth))
+    module = LogitDistillation(student, teacher, batch_format=BatchFormat(resize_logits=True), optimizer=still)
+    found = figures(fit(module, loader(y, x)))
+    mode = "bilinear" if depth == 2 else "trilinear"
+    for who, network in (("student", student), ("teacher", teacher)):
+        large = F.interpolate(network(x), size=y.shape[1:], mode=mode, align_corners=False)
+        accuracy = (large.argmax(1) == y).float().mean()
+        assert found[f"val/accuracy/{who}"] == pytest.approx(float(accuracy), rel=1e-5)
+    assert "val/agreement" in found
+
+
+class ManyOutputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = self.body(x)
+        return hidden, self.head(hidden)
+
+
+def test_outputs_without_logits_are_validated_where_none_are_read() -> None:
+    def module(task: Any) -> FeatureDistillation:
+        hint = {"hint": Hint("body", "body")}
+        return FeatureDistillation(ManyOutputs(), ManyOutputs(), criteria=hint, weights={"hint": 1.0}, task=task)
+
+    data: DataLoader[Any] = DataLoader(Unlabelled(), batch_size=4)
+    assert figures(fit(module("none"), data)) == {}
+    with pytest.warns(DistillationWarning, match="several tensors that could be the logits"):
+        assert figures(fit(module("multiclass"), data)) == {}
