@@ -15,6 +15,7 @@ class BinnedCalibrationError(Metric):
 
     Args:
         bins: Number of bins of equal width.
+        dtype: Of the sums: in float32 they stop growing at some 10^7 predictions a bin; not every device has float64.
     """
 
     full_state_update = False
@@ -22,12 +23,12 @@ class BinnedCalibrationError(Metric):
     confidences: Tensor
     hits: Tensor
 
-    def __init__(self, bins: int = 15) -> None:
+    def __init__(self, bins: int = 15, dtype: torch.dtype = torch.float64) -> None:
         super().__init__()
         self.bins = bins
         for name in ("counts", "confidences", "hits"):
             # One more: a confidence of exactly 1 has a place of its own, as in torchmetrics.
-            self.add_state(name, torch.zeros(bins + 1, dtype=torch.float64), dist_reduce_fx="sum")
+            self.add_state(name, torch.zeros(bins + 1, dtype=dtype), dist_reduce_fx="sum")
 
     def update(self, confidence: Tensor, hit: Tensor) -> None:
         """Add predictions.

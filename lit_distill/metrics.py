@@ -15,7 +15,8 @@ from lit_distill.calibration import BinnedCalibrationError
 from lit_distill.criteria.base import CLASS_TASKS, Task, at_least_float32
 from lit_distill.criteria.hard_target import hard_target, hard_target_binary
 from lit_distill.criteria.soft_target import soft_target, soft_target_bernoulli
-from lit_distill.labels import class_dim, counted_rows, labelled, need_classes, read_labels, unknown
+from lit_distill.label_rows import counted_rows, labelled
+from lit_distill.labels import class_dim, need_classes, read_labels, unknown
 
 _BINS = 15
 FIGURES: dict[Task, tuple[str, ...]] = {
@@ -171,7 +172,7 @@ class Evaluation:
 
     def _make(self, kind: str) -> Metric:
         if kind == "calibration_error":
-            return BinnedCalibrationError(_BINS)
+            return BinnedCalibrationError(_BINS, torch.float32 if self.device.type == "mps" else torch.float64)
         if self.task == "multiclass":
             return MulticlassAccuracy(num_classes=self.classes, average="micro")
         return BinaryAccuracy()

@@ -8,16 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lit_distill.criteria.base import Task
-from lit_distill.labels import (
-    class_dim,
-    class_indices,
-    counted_rows,
-    labelled,
-    need_classes,
-    positions,
-    read_labels,
-    sample_classes,
-)
+from lit_distill.label_rows import counted_rows, labelled
+from lit_distill.labels import class_dim, class_indices, need_classes, positions, read_labels, sample_classes
 from lit_distill.notices import DistillationWarning
 
 INTEGERS = [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8]

@@ -21,7 +21,8 @@ from lit_distill.criteria.base import (
 )
 from lit_distill.criteria.hard_target import hard_target
 from lit_distill.criteria.standardization import standardize as standardized
-from lit_distill.labels import labelled, need_classes, unknown
+from lit_distill.label_rows import labelled
+from lit_distill.labels import need_classes, unknown
 from lit_distill.mixture import favour_small, log_mixture, normalised
 from lit_distill.outputs import Outputs
 from lit_distill.references import match_layers

@@ -78,5 +78,10 @@ def check_three_classes(logits: Tensor, method: str) -> None:
     if logits.shape[1] < 3:
         raise ValueError(
             f"{method} needs at least 3 classes, and there {'are' if logits.shape[1] > 1 else 'is'} {logits.shape[1]}: "
-            "it compares the classes beside the label's among each other. Use SoftTarget."
+            "it compares the classes beside the label's among each other. Use "
+            + (
+                "SoftTarget."
+                if logits.shape[1] > 1
+                else "SoftTarget(task='binary') for a sigmoid, LogitMSE for numbers."
+            )
         )

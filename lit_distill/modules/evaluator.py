@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
@@ -213,7 +212,7 @@ class Evaluator:
         chance = 1 / max(2, classes)
         if float(accuracy) < 1.5 * chance and self.tasks[name] == "multiclass":
             where = f" in task {name!r}" if name != _ONLY else ""
-            rank_zero_warn(
+            tell(
                 f"the teacher's accuracy{where} is {float(accuracy):.1%}, near the {chance:.1%} of chance: was it trained, "
                 "were its weights loaded, and does it get the input size and normalisation that it was trained with?"
             )

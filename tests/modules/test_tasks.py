@@ -323,3 +323,27 @@ def test_outputs_without_logits_are_validated_where_none_are_read() -> None:
     assert figures(fit(module("none"), data)) == {}
     with pytest.warns(DistillationWarning, match="several tensors that could be the logits"):
         assert figures(fit(module("multiclass"), data)) == {}
+
+
+def test_a_joint_teacher_of_another_task_is_named() -> None:
+    module = LogitDistillation(net(), JointTeacher(net(8)), task="regression")
+    with pytest.raises(ValueError, match=r"teacher's own loss, JointTeacher\(task='multiclass'\): .*task='regression'"):
+        fit(module, loader(torch.randn(8, 3)))
+
+
+@pytest.mark.parametrize("task", ["multiclass", "binary", "regression"])
+def test_a_batchs_sample_weights_weigh_the_labels_loss(task: Any) -> None:
+    out = 3 if task == "multiclass" else 1
+    student, weight = net(out=out), torch.tensor([0.0, 1.0, 2.0, 0.5])
+    target = torch.randint(0, 2, (4,)) if task != "regression" else torch.randn(4)
+    x = torch.randn(4, 4)
+    rows = [{"x": a, "y": b, "w": w} for a, b, w in zip(x, target, weight, strict=True)]
+    module = SupervisedModule(student, task=task, optimizer=still, batch_format=BatchFormat(weight_key="w"))
+    found = fit(module, DataLoader(rows, batch_size=4))  # type: ignore[arg-type]
+    z = student(x)
+    losses = {
+        "multiclass": lambda: F.cross_entropy(z, target, reduction="none"),
+        "binary": lambda: F.binary_cross_entropy_with_logits(z[:, 0], target.float(), reduction="none"),
+        "regression": lambda: F.mse_loss(z[:, 0], target, reduction="none"),
+    }[task]()
+    assert float(found["train/loss"]) == pytest.approx(float((weight * losses).sum() / weight.sum()), rel=1e-5)
