@@ -93,10 +93,12 @@ class Observer(Callback):
 
     def _count_right(self, teacher: Outputs, target: Any) -> None:
         logits = teacher.logits
+        if getattr(self._setup.holder, "task", "multiclass") != "multiclass":
+            return
         if not isinstance(target, Tensor) or logits.dim() < 2 or logits.shape[class_dim(logits)] < 2:
             return
         try:
-            target = class_indices(target, logits, check=False)
+            target = class_indices(target, logits, check=True)
         except ValueError:  # labels of no class
             return
         known = (target >= 0) & (target < logits.shape[class_dim(logits)])
