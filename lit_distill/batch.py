@@ -90,7 +90,8 @@ class BatchFormat:
         resize_logits: Resize dense logits of both networks to the labels' size, bilinearly.
         class_dim: The classes' dimension in the student's logits; known from the network's modules if None.
         teacher_class_dim: The same of the teacher's; ``class_dim`` if None.
-        layout: ``channels_first`` or ``channels_last`` for layers of the student whose modules do not tell, by reference or glob.
+        layout: ``channels_first`` or ``channels_last`` for layers of the student whose modules do not tell, by reference or
+            glob.
         teacher_layout: The same of the teacher's layers.
         unused: Entries that are meant to be read by nobody, so that nothing is said of them.
     """
@@ -163,14 +164,19 @@ def first_tensor(inputs: Any) -> Tensor:
     return found
 
 
-def tensors_of(inputs: Any) -> list[Tensor]:
-    """Every tensor of the inputs, nested ones and those of objects too, in order."""
+def tensors_of(inputs: Any, depth: int = 6) -> list[Tensor]:
+    """Every tensor of the inputs, nested ones and those of objects too, in order.
+
+    Args:
+        inputs: Anything.
+        depth: How deep to look: objects may refer to each other in a circle.
+    """
     if isinstance(inputs, Tensor):
         return [inputs]
-    return [tensor for value in parts_of(inputs) for tensor in tensors_of(value)]
+    return [tensor for value in _parts_of(inputs) for tensor in tensors_of(value, depth - 1)] if depth else []
 
 
-def parts_of(value: Any) -> Iterable[Any]:
+def _parts_of(value: Any) -> Iterable[Any]:
     """What a mapping, a sequence, ``Arguments`` or an object that holds tensors consists of."""
     if isinstance(value, Arguments):
         return (value.positional, value.named)
@@ -178,7 +184,7 @@ def parts_of(value: Any) -> Iterable[Any]:
         return value.values()
     if isinstance(value, (tuple, list)):
         return value
-    return attributes_of(value).values()
+    return [entry for entry in attributes_of(value).values() if isinstance(entry, (Tensor, Mapping, tuple, list))]
 
 
 def attributes_of(value: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from lit_distill.batch import Inputs, call_model
 from lit_distill.layout import Evidence, Layout, Layouts, Placement, dense, observed, timm_channels
-from lit_distill.outputs import OutputKey, Outputs, logits_or_reason
+from lit_distill.outputs import OutputKey, Outputs, logits_or_reason, unread
 from lit_distill.references import chosen_call, hook_key, layer_path, match_layers
 
 LayerCalls = dict[str, list[tuple[Any, int | None]]]  # what each layer gave, call by call, and its version
@@ -224,11 +225,25 @@ class Capture:
             ValueError: Which dimension holds a layer's channels cannot be told.
         """
         logits = logits_or_reason(raw, self.output_key, self.owner) if raw is not _STOPPED else _no_logits(features)
-        channels = {layer: timm_channels(self._inner(), layer_path(layer)) for layer in features}
-        placed = {layer: self.layouts.arrange(layer, value, channels[layer]) for layer, value in features.items()}
+        channels = partial(timm_channels, self._inner())
+        placed = {layer: self.layouts.arrange(layer, value, channels) for layer, value in features.items()}
         if isinstance(logits, Tensor) and raw is not _STOPPED:
-            logits = self.layouts.arrange_logits(dense(logits))
+            try:
+                logits = self.layouts.arrange_logits(dense(logits))
+            except ValueError as error:
+                logits = unread(str(error))
+        self.layouts.forget()
         return Outputs(logits, placed, mask)
+
+    def predict(self, inputs: Inputs) -> Outputs:
+        """Run the model for its logits alone.
+
+        Args:
+            inputs: What the model takes.
+        """
+        with nullcontext() if self.layouts.known else self.observed(), self.muted():
+            raw = call_model(self.model, inputs)
+        return self.arrange(raw, {})
 
     def _inner(self) -> nn.Module:
         inner: nn.Module = getattr(self.model, "_orig_mod", self.model)

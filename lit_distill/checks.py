@@ -150,8 +150,8 @@ def no_probabilities(student: Outputs, teacher: Outputs) -> None:
             continue
         if torch.allclose(logits.sum(dim), torch.ones((), device=logits.device), atol=1e-3):
             tell(
-                f"the {who} returns probabilities (rows in [0, 1] that sum to 1), and logits are expected: a softmax of these is "
-                "nearly uniform. Take the last softmax out, or read their logarithm: "
+                f"the {who} returns probabilities (rows in [0, 1] that sum to 1), and logits are expected: a softmax of these "
+                "is nearly uniform. Take the last softmax out, or read their logarithm: "
                 f"BatchFormat({'teacher_' * (who == 'teacher')}output_key=torch.log)."
             )
 

@@ -7,7 +7,7 @@ network makes: a ``Conv1d`` gives ``[B, C, L]``, Swin's stages ``[B, H, W, C]``,
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -17,9 +17,11 @@ import torch
 from torch import Tensor, nn
 
 Layout = Literal["channels_first", "channels_last"]
+Channels = Callable[[str], int | None]
 LAYOUTS: tuple[Layout, ...] = ("channels_first", "channels_last")
 _LOGITS = ""  # stands for the network's output among its layers
 _CONVOLUTION = re.compile(r"Conv\w*[123]d")
+
 _SEQUENTIAL = (
     nn.RNNBase,
     nn.MultiheadAttention,
@@ -245,13 +247,17 @@ class Layouts:
         self.known, self._evidence = True, evidence
         self._found, self._chosen = dict(found), {}
 
-    def arrange(self, layer: str, feature: Tensor, channels: int | None = None) -> Tensor:
+    def forget(self) -> None:
+        """Let go of the activation that the evidence keeps."""
+        self._evidence = None
+
+    def arrange(self, layer: str, feature: Tensor, channels: Channels) -> Tensor:
         """A layer's tensor in the layout that criteria see.
 
         Args:
             layer: Its reference.
             feature: As the network made it.
-            channels: The number of its channels, where the network itself says it.
+            channels: Gives the number of a layer's channels, where the network itself says it.
 
         Raises:
             ValueError: Which dimension holds the channels cannot be told.
@@ -274,7 +280,6 @@ class Layouts:
         if placement is None or placement.dims != dims:
             placement = self._place_logits(logits)
             self._chosen[_LOGITS] = placement
-        self._evidence = None  # it keeps an activation
         return placement.arrange(logits)
 
     def words(self, layer: str | None = None) -> str:
@@ -288,13 +293,14 @@ class Layouts:
                 return Placement(dims, 1 if layout == "channels_first" else dims - 1)
         return None
 
-    def _seen(self, layer: str, feature: Tensor, channels: int | None) -> Placement:
+    def _seen(self, layer: str, feature: Tensor, channels: Channels) -> Placement:
         dims = feature.dim()
         usual = Placement(dims, usual_channel_dim(dims))
         found = self._found.get(layer.partition("#")[0], usual)
         if found is not None:
             return found if found.dims == dims else usual
-        fitting = [dim for dim in (1, dims - 1) if feature.shape[dim] == channels]
+        number = channels(layer.partition("#")[0].partition(":")[0])
+        fitting = [dim for dim in (1, dims - 1) if feature.shape[dim] == number]
         if len(fitting) == 1:
             return Placement(dims, fitting[0])
         raise ValueError(
@@ -316,8 +322,8 @@ class Layouts:
         found = self._evidence.place(logits) if self._evidence is not None else usual
         if found is None:
             raise ValueError(
-                f"which dimension of the {self.owner}'s logits, {list(logits.shape)}, holds the classes cannot be told from its "
-                f"modules; say it: BatchFormat({self._prefix()}class_dim=1), or -1."
+                f"which dimension of the {self.owner}'s logits, {list(logits.shape)}, holds the classes cannot be told from "
+                f"its modules; say it: BatchFormat({self._prefix()}class_dim=1), or -1."
             )
         return found
 

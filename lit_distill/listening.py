@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from lit_distill.batch import Arguments, Inputs, tensors_of
 from lit_distill.capture import Capture, LayerCalls, Store
+from lit_distill.entries import MASK_KEYS
 from lit_distill.outputs import Outputs
-from lit_distill.reading import MASK_KEYS
 
 WhichCall = int | Literal["all"] | None
 

@@ -220,7 +220,7 @@ def step_time(distiller: Distiller, data: Batch, rounds: int = 3) -> float:
         start = time.perf_counter()
         answer = distiller.ask(data)
         student = distiller.capture.run(data.inputs)
-        torch.autograd.backward(distiller.compare(student, answer(), data.target).total)
+        torch.autograd.backward(distiller.compare(student, answer(), data).total)
         best = min(best, time.perf_counter() - start)
         _clear(distiller.student, distiller.criteria)
     return best

@@ -107,7 +107,12 @@ def logits_or_reason(raw: Any, key: OutputKey | None, owner: str) -> Tensor:
     try:
         return read_logits(raw, key, owner)
     except ValueError as error:
-        return cast(Tensor, UnreadLogits(str(error)))
+        return unread(str(error))
+
+
+def unread(reason: str) -> Tensor:
+    """What stands for logits that cannot be told; see ``UnreadLogits``."""
+    return cast(Tensor, UnreadLogits(reason))
 
 
 def read_logits(raw: Any, key: OutputKey | None = None, owner: str = "model") -> Tensor:
@@ -127,10 +132,10 @@ def read_logits(raw: Any, key: OutputKey | None = None, owner: str = "model") ->
         ValueError: No logits can be told from the rest; the message says what there is.
     """
     if callable(key):
-        found = key(raw)
-        if not isinstance(found, Tensor):
-            raise ValueError(f"`{_option(owner)}` made a {type(found).__name__} of the {owner}'s output, not a tensor.")
-        return found
+        made = key(raw)
+        if not isinstance(made, Tensor):
+            raise ValueError(f"`{_option(owner)}` made a {type(made).__name__} of the {owner}'s output, not a tensor.")
+        return made
     if isinstance(raw, Tensor):
         return raw
     if key is not None:

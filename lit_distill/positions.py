@@ -83,7 +83,7 @@ def _positions(outputs: Outputs) -> torch.Size | None:
     if not outputs.has_logits or outputs.logits.dim() < 3:
         return None
     shape = outputs.logits.shape
-    return shape[:-1] if len(shape) == 3 else torch.Size([shape[0], *shape[2:]])
+    return torch.Size(shape[:-1] if len(shape) == 3 else [shape[0], *shape[2:]])
 
 
 def _from_lengths(lengths: Tensor, outputs: Outputs) -> Tensor:
@@ -156,5 +156,6 @@ def position_mask(mask: Tensor | None, feature: Tensor) -> Tensor | None:
     size = tuple(feature.shape[2:])
     if tuple(mask.shape[1:]) == size:
         return mask
-    pool = F.adaptive_max_pool2d if len(size) == 2 else F.adaptive_max_pool3d
-    return pool(mask.float().unsqueeze(1), size).squeeze(1) > 0  # type: ignore[operator, arg-type]
+    counting = mask.float().unsqueeze(1)
+    pooled = F.adaptive_max_pool2d(counting, size) if len(size) == 2 else F.adaptive_max_pool3d(counting, size)
+    return pooled.squeeze(1) > 0

@@ -110,7 +110,7 @@ class Ahead:
         if iterator is not None:
             first, self.first = self.first, None
             yield first
-        for batch in self._loader if iterator is None else iterator:
+        for batch in self._loader if iterator is None else iterator:  # noqa: UP028
             yield batch
 
     def __len__(self) -> int:
@@ -178,7 +178,7 @@ def _numbered_samples(loader: DataLoader[Any], whole: bool) -> Any:
     chosen = keys if whole else (keys * _SAMPLES)[:_SAMPLES]
     reader = DataLoader(
         loader.dataset,
-        batch_sampler=[chosen],  # type: ignore[arg-type]
+        batch_sampler=[chosen],
         num_workers=min(1, loader.num_workers),
         collate_fn=loader.collate_fn,
         worker_init_fn=loader.worker_init_fn,
@@ -190,15 +190,15 @@ def _numbered_samples(loader: DataLoader[Any], whole: bool) -> Any:
 
 def _first_keys(loader: DataLoader[Any]) -> list[Any]:
     """The first batch of the sampler, which stays as it was."""
-    batches = copy.copy(loader.batch_sampler)
+    batches: Any = copy.copy(loader.batch_sampler)
     sampler = getattr(batches, "sampler", None)
     if sampler is not None:
         sampler = copy.copy(sampler)
-        batches.sampler = sampler  # type: ignore[union-attr]
+        batches.sampler = sampler
     generators = [getattr(owner, "generator", None) for owner in (loader, batches, sampler)]
     states = [(one, one.get_state()) for one in generators if isinstance(one, torch.Generator)]
     try:
-        return list(_next(iter(batches)))  # type: ignore[arg-type]
+        return list(_next(iter(batches)))
     finally:
         for generator, state in states:
             generator.set_state(state)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from lit_distill.batch import IGNORED_LABEL, Batch, Inputs, Target, positions_and_names, tensors_of
+from lit_distill.entries import ID_KEYS, Roles
 from lit_distill.notices import tell
-from lit_distill.reading import ID_KEYS, BatchReader, Roles
+from lit_distill.reading import BatchReader
 
 
 def describe(batch: Any, reader: BatchReader, several: bool = False) -> list[str]:
@@ -75,9 +76,9 @@ def _refuse_unshifted(data: Batch, reader: BatchReader) -> None:
         same = inputs.shape == labels.shape and inputs.dtype == labels.dtype and bool(known.any())
         if same and torch.equal(inputs[known], labels[known]):
             raise ValueError(
-                "the labels are the inputs themselves, as for causal language models that shift them inside: compared as they are, "
-                "the student would learn to copy its input. Set BatchFormat(shift_labels=True) to compare each position with "
-                "the next label, or False to keep them as they are."
+                "the labels are the inputs themselves, as for causal language models that shift them inside: compared as they "
+                "are, the student would learn to copy its input. Set BatchFormat(shift_labels=True) to compare each position "
+                "with the next label, or False to keep them as they are."
             )
 
 
@@ -136,7 +137,7 @@ def _join_inputs(inputs: Sequence[Inputs], names: Sequence[Any]) -> Inputs:
         )
     positional = tuple(_cat([p[i] for p, _ in calls], names, f"input {i}") for i in range(len(first[0])))
     named = {key: _cat([n[key] for _, n in calls], names, repr(key)) for key in first[1]}
-    return named if not positional else positional
+    return positional if positional else named
 
 
 def _cat(tensors: Sequence[Tensor], names: Sequence[Any], what: str) -> Tensor:
@@ -173,8 +174,8 @@ def _join_targets(read: Sequence[Batch], names: Sequence[Any]) -> Target | None:
             filled.append(data.target)
         elif like.is_floating_point() and like.dim() > 1:
             raise ValueError(
-                f"of the loaders {_quoted(names)} some give class probabilities and some no labels; give class indices, of which "
-                "-100 is none."
+                f"of the loaders {_quoted(names)} some give class probabilities and some no labels; give class indices, of "
+                "which -100 is none."
             )
         else:
             dtype = like.dtype if like.is_floating_point() else torch.long

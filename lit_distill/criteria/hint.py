@@ -122,8 +122,8 @@ class Hint(FeatureCriterion):
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
         kind_s: Normalise = self.normalise if self.normalise_student else "none"
         values = []
-        for feature_s, feature_t in self.pair_features(student, teacher):
-            if feature_s.shape == feature_t.shape:
-                feature_s, feature_t = (counting_rows(feature, student.mask) for feature in (feature_s, feature_t))
+        for pair in self.pair_features(student, teacher):
+            alike = pair[0].shape == pair[1].shape
+            feature_s, feature_t = (counting_rows(one, student.mask) if alike else one for one in pair)
             values.append(hint(normalise(feature_s, kind_s), normalise(feature_t, self.normalise), self.distance))
         return torch.stack(values).mean()

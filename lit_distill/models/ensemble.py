@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lit_distill.criteria.base import Task, at_least_float32, check_choice, check_class_task, check_temperature
 from lit_distill.labels import need_classes
 from lit_distill.mixture import favour_small, log_mixture, normalised
-from lit_distill.outputs import read_logits
+from lit_distill.outputs import OutputKey, read_logits
 
 Average = Literal["probabilities", "logits", "confidence", "none"]
 AVERAGES: tuple[Average, ...] = get_args(Average)
@@ -59,7 +59,7 @@ class Ensemble(nn.Module):
         weights: list[float] | None = None,
         average: Average = "probabilities",
         temperature: float = 1.0,
-        output_key: str | None = None,
+        output_key: OutputKey | None = None,
         task: Task = "multiclass",
     ) -> None:
         super().__init__()
@@ -93,12 +93,21 @@ class Ensemble(nn.Module):
         return f"weights=[{weights}], average={self.average!r}, temperature={self.temperature:g}, task={self.task!r}"
 
 
+class SeveralLogits(tuple[Tensor, ...]):
+    """The members' logits; the first stand for all where one network's are asked for."""
+
+    @property
+    def logits(self) -> Tensor:
+        """The first member's."""
+        return self[0]
+
+
 def combine(
     raw: Sequence[Any],
     weights: Sequence[float],
     average: Average,
     temperature: float = 1.0,
-    output_key: str | None = None,
+    output_key: OutputKey | None = None,
     task: Task = "multiclass",
 ) -> Any:
     """The members' outputs as one.
@@ -119,7 +128,7 @@ def combine(
     """
     logits = [read_logits(output, output_key) for output in raw]
     if average == "none":
-        return tuple(logits)
+        return SeveralLogits(logits)
     _check_shapes(logits)
     wide = [at_least_float32(z) for z in logits]
     if average == "confidence":

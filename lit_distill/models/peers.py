@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lit_distill.capture import select_tensor
 from lit_distill.criteria.base import Task
 from lit_distill.models.ensemble import Ensemble, combine
-from lit_distill.outputs import read_logits
+from lit_distill.outputs import OutputKey, read_logits
 
 
 class Peers(Ensemble):
@@ -29,7 +29,7 @@ class Peers(Ensemble):
             first tensor that it returns.
     """
 
-    def __init__(self, peers: list[nn.Module], task: Task = "multiclass", output_key: str | None = None) -> None:
+    def __init__(self, peers: list[nn.Module], task: Task = "multiclass", output_key: OutputKey | None = None) -> None:
         if len(peers) < 2:
             raise ValueError(f"peers must be at least 2 networks, not {len(peers)}.")
         for (first, one), (second, other) in combinations(enumerate(peers), 2):

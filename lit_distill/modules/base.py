@@ -189,7 +189,8 @@ class DistillationModule(LightningModule):
 
     def _evaluate(self, stage: str, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
         given = self._unpack(batch)
-        raw = self.distiller.capture.arrange(self(given.inputs), {})
+        with self._acceleration.evaluation():
+            raw = self.distiller.capture.predict(given.inputs)
         data, outputs, _ = settle(given, self._format, raw)
 
         def arrange(logits: Tensor) -> Tensor:

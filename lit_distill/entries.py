@@ -1,0 +1,97 @@
+"""The entries of a batch by name or index, and who got which."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from lit_distill.batch import Entry, attributes_of, is_one_object
+
+INPUT_KEYS = ("inputs", "input", "image", "images", "pixel_values", "x")
+TARGET_KEYS = ("target", "targets", "label", "labels", "y")
+MASK_KEYS = ("mask", "attention_mask")
+ID_KEYS = ("id", "ids", "idx", "index", "indices", "sample_id", "key", "__key__", "__url__", "path", "file", "filename")
+
+Entries = Mapping[Any, Any]
+
+
+class Roles:
+    """Takes entries out of a batch, and remembers who got which.
+
+    Args:
+        batch: The whole batch, for functions of it.
+        entries: Its entries by name or index.
+    """
+
+    def __init__(self, batch: Any, entries: Entries) -> None:
+        self.batch, self.entries = batch, entries
+        self.given: dict[str, list[str]] = {}
+
+    def take(self, entry: Entry, role: str) -> Any:
+        """An entry that the user named.
+
+        Raises:
+            ValueError: There is none of that name.
+        """
+        if callable(entry):
+            self.note(role, getattr(entry, "__name__", "a function"))
+            return entry(self.batch)
+        self.check(entry)
+        return self.use(entry, role)
+
+    def check(self, entry: Any) -> None:
+        """Refuse an entry that is not there.
+
+        Raises:
+            ValueError: It is not.
+        """
+        if entry not in self.entries:
+            what = "index" if isinstance(entry, int) else "entry"
+            raise ValueError(f"no {what} {entry!r} in the batch; it has {sorted(map(str, self.entries))}.")
+
+    def use(self, name: Any, role: str) -> Any:
+        """An entry that is there."""
+        self.note(role, str(name))
+        return self.entries[name]
+
+    def note(self, role: str, name: str) -> None:
+        """Remember who got an entry."""
+        names = self.given.setdefault(role, [])
+        if name not in names:
+            names.append(name)
+
+    def left(self) -> list[Any]:
+        """Names of the entries that nobody got."""
+        taken = {name for names in self.given.values() for name in names}
+        return [name for name in self.entries if str(name) not in taken]
+
+    def without(self, names: Iterable[Any]) -> dict[Any, Any]:
+        """The entries but some."""
+        gone = set(names)
+        return {name: value for name, value in self.entries.items() if name not in gone}
+
+
+def entries_of(batch: Any) -> Entries:
+    """The entries of a mapping, a sequence, a named tuple or an object; none of a tensor."""
+    if isinstance(batch, Mapping):
+        return batch
+    if is_named(batch):
+        return dict(batch._asdict())
+    if isinstance(batch, (tuple, list)) and not is_one_object(batch):
+        return dict(enumerate(batch))
+    return attributes_of(batch) if not isinstance(batch, Tensor) and not is_one_object(batch) else {}
+
+
+def is_named(batch: Any) -> bool:
+    """Whether a batch is a named tuple with an entry of a usual name."""
+    fields = getattr(batch, "_fields", ()) if not is_one_object(batch) else ()
+    return bool(set(fields) & {*INPUT_KEYS, *TARGET_KEYS, "input_ids"})
+
+
+def listed(entry: Any) -> list[Any]:
+    """The names that an option gives; none of a function."""
+    if entry is None or entry == "auto" or callable(entry):
+        return []
+    return list(entry) if isinstance(entry, (list, tuple)) else [entry]
