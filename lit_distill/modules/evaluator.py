@@ -78,7 +78,7 @@ class Evaluator:
         Raises:
             ValueError: The labels are not of the tasks that the student has heads for.
         """
-        if self._passes_over(student):
+        if self._passes_over(student, data.target):
             return
         heads = {_ONLY: student} if isinstance(student, Tensor) else student
         teacher = self._teacher_logits(place, data)
@@ -101,13 +101,14 @@ class Evaluator:
             for who, outputs in networks.items():
                 self._own[where].update(who, outputs, target, data.mask, fits=evaluation.misfit is None)
 
-    def _passes_over(self, student: object) -> bool:
+    def _passes_over(self, student: object, target: Target | None) -> bool:
         """Whether nothing is made of a batch: no figure is asked for, or no logits can be told in the student's output."""
         if _ONLY not in self.tasks:
             return False
         if self.tasks[_ONLY] == "none" and not self.metrics:
             return True
         if isinstance(student, UnreadLogits):
+            self._labels(target, _ONLY)  # those of several tasks are refused first
             self._tell_of_misfit(_ONLY, student.reason)
             return True
         return False
