@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from lit_distill.batch import Target, tensors_of
 from lit_distill.criteria import Criterion, FeatureCriterion
-from lit_distill.criteria.base import Task
+from lit_distill.criteria.base import CLASS_TASKS, Task
 from lit_distill.layout import usual_channel_dim
 from lit_distill.lightning_names import is_a
 from lit_distill.notices import tell
@@ -32,12 +32,24 @@ def same_task(criteria: Mapping[str, Criterion], task: Task) -> None:
         ValueError: A criterion's task differs.
     """
     for name, criterion in criteria.items():
-        found = getattr(criterion, "task", task)
-        if found != task:
-            raise ValueError(
-                f"criterion {name!r} ({type(criterion).__name__}) is for the task {found!r}, and the module's task is "
-                f"{task!r}; give both the same."
-            )
+        found = task_of(criterion)
+        if task == "none" or found is None or found == task:
+            continue
+        without = task not in CLASS_TASKS and found in CLASS_TASKS
+        remedy = (
+            " Outputs that are no classes are compared by LogitMSE; task='none' takes any criteria." if without else ""
+        )
+        raise ValueError(
+            f"criterion {name!r} ({_kind(criterion)}) is for the task {found!r}, and the module's task is {task!r}; give "
+            f"both the same.{remedy}"
+        )
+
+
+def task_of(criterion: Criterion) -> Task | None:
+    """The task that a criterion is for, or the one that it wraps; None where it is for any."""
+    found: Task | None = getattr(criterion, "task", None)
+    inner = getattr(criterion, "criterion", None)
+    return task_of(inner) if found is None and isinstance(inner, Criterion) else found
 
 
 def no_teacher_needed(criteria: WeightedCriteria) -> None:

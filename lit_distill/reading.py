@@ -243,12 +243,10 @@ class BatchReader:
 
 def ignore(labels: Tensor, missing: int) -> Tensor:
     """Mark the labels of one value as not known; integers are widened first, for -100 to fit."""
-    if labels.dtype == torch.bool:
-        return labels
-    if labels.is_floating_point():
-        unknown = labels == missing
-        return labels.masked_fill(unknown, IGNORED_LABEL) if bool(unknown.any()) else labels
-    return labels.long().masked_fill(labels == missing, IGNORED_LABEL)
+    if labels.dtype == torch.bool or (labels.is_floating_point() and 0 <= missing <= 1):
+        return labels  # 0 and 1 are probabilities among floats, and mark nothing
+    wide = labels if labels.is_floating_point() else labels.long()
+    return wide.masked_fill(labels == missing, IGNORED_LABEL)
 
 
 def shifted(labels: Tensor) -> Tensor:

@@ -168,9 +168,24 @@ class TestFormat:
         assert isinstance(tasks, dict)
         assert {task: values.tolist() for task, values in tasks.items()} == {"a": [2, -100, 0], "b": [-100, -100, 5]}
 
-    def test_class_probabilities_are_left_alone(self) -> None:
-        mixed = torch.tensor([[0.25, 0.75]])
-        assert BatchFormat(missing_label=-1).unpack((torch.rand(1, 2), mixed)).target is mixed
+    @pytest.mark.parametrize("missing", [-1, 0, 1])
+    def test_class_probabilities_are_left_alone(self, missing: int) -> None:
+        mixed = torch.tensor([[0.0, 1.0], [0.3, 0.7]])
+        found = BatchFormat(missing_label=missing).unpack((torch.rand(2, 2), mixed)).target
+        assert isinstance(found, torch.Tensor)
+        assert torch.equal(found, mixed)
+
+    @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64, torch.float32])
+    def test_a_missing_label_is_marked_in_every_type(self, dtype: torch.dtype) -> None:
+        labels = torch.tensor([[2, 255], [7, 0]]).to(dtype)
+        found = BatchFormat(missing_label=255).unpack((torch.rand(2, 2), labels)).target
+        assert isinstance(found, torch.Tensor)
+        assert found.tolist() == [[2, -100], [7, 0]]
+
+    def test_unknown_findings_that_are_floats_are_marked(self) -> None:
+        found = BatchFormat(missing_label=-1).unpack((torch.rand(1, 3), torch.tensor([[-1.0, 0.0, 1.0]]))).target
+        assert isinstance(found, torch.Tensor)
+        assert found.tolist() == [[-100.0, 0.0, 1.0]]
 
 
 class TestArguments:

@@ -338,3 +338,78 @@ def test_a_members_figures_are_its_own_and_leave_the_students_alone() -> None:
         for name, value in network_by_hand(rows.tolist(), labels.tolist()).items():
             assert found.pop(f"{name}/{who}") == pytest.approx(value, rel=1e-5, abs=1e-6)
     assert not found
+
+
+@pytest.mark.parametrize("task", ["binary", "multilabel", "regression"])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float32])
+def test_ignored_labels_of_single_numbers_count_for_nothing(task: Task, dtype: torch.dtype) -> None:
+    student, labels = draw(8, 3), (draw(8, 3, seed=1) > 0).to(dtype)
+    if task == "binary":
+        student, labels = student[:, 0], labels[:, 0]
+    hidden = draw(*labels.shape, seed=2) > 0.5
+    found, want = Evaluation(task, 3, CPU), Evaluation("regression" if task == "regression" else "binary", 1, CPU)
+    found.update(student, None, labels.masked_fill(hidden, -100), None)
+    want.update(student[~hidden], None, labels[~hidden], None)
+    assert {k: v.item() for k, v in found.compute().items()} == pytest.approx(
+        {k: v.item() for k, v in want.compute().items()}, rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("task", ["binary", "multilabel"])
+def test_probable_labels_count_as_what_is_likelier(task: Task) -> None:
+    logits, labels = torch.tensor([[2.0], [2.0], [-2.0]]), torch.tensor([[0.9], [0.6], [0.1]])
+    evaluation = Evaluation(task, 1, CPU)
+    evaluation.update(logits, None, labels, None)
+    assert evaluation.compute()["accuracy/student"] == 1
+
+
+def test_dense_class_probabilities_count_as_their_likeliest() -> None:
+    student, shares = draw(2, 3, 4, 5), draw(2, 3, 4, 5, seed=1).softmax(1)
+    soft, hard = Evaluation("multiclass", 3, CPU), Evaluation("multiclass", 3, CPU)
+    soft.update(student, None, shares, None)
+    hard.update(student, None, shares.argmax(1), None)
+    assert soft.compute() == hard.compute()
+
+
+def test_volumes_are_measured_as_their_voxels() -> None:
+    student, teacher, labels = draw(2, 3, 2, 4, 5), draw(2, 3, 2, 4, 5, seed=1), labels_of(2, 2, 4, 5, classes=3)
+    evaluation = Evaluation("multiclass", count_classes(student), CPU)
+    evaluation.update(student, teacher, labels, None)
+    rows_s, rows_t = (z.movedim(1, -1).flatten(0, -2) for z in (student, teacher))
+    check_rows(evaluation.compute(), rows_s, rows_t, labels.flatten())
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "reason"),
+    [
+        ("multiclass", torch.tensor([0, 1, 2, 64]), "label 64 is no class"),
+        ("multiclass", torch.randn(4, 3), "class probabilities"),
+        ("multilabel", torch.full((4, 3), 2), "neither 0, 1"),
+        ("regression", torch.zeros(4, 2), "are numbers"),
+    ],
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_one_batch_that_does_not_fit_leaves_the_epoch_without_figures(
+    task: Task, labels: Tensor, reason: str, first: bool
+) -> None:
+    fitting = torch.tensor([0, 1, 2, 0]) if task == "multiclass" else torch.zeros(4, 3)
+    evaluation = Evaluation(task, 3, CPU)
+    for target in (labels, fitting) if first else (fitting, labels):
+        evaluation.update(draw(4, 3), draw(4, 3, seed=1), target, None)
+    assert evaluation.compute() == {}
+    assert evaluation.misfit is not None
+    assert reason in evaluation.misfit
+
+
+def test_what_is_kept_of_an_epoch_does_not_grow() -> None:
+    def kept(batches: int, task: Task) -> int:
+        evaluation = Evaluation(task, 3, CPU)
+        for _ in range(batches):
+            labels = labels_of(2, 8, 8, classes=2)
+            target = labels if task == "multiclass" else labels.unsqueeze(1).expand(-1, 3, -1, -1).float()
+            evaluation.update(draw(2, 3, 8, 8), draw(2, 3, 8, 8, seed=1), target, None)
+        states = [state for metric in evaluation._metrics.values() for state in metric.metric_state.values()]
+        return sum(len(s) * 10**6 if isinstance(s, list) else s.numel() for s in states)
+
+    for task in ("multiclass", "multilabel", "regression", "embedding"):
+        assert kept(1, task) == kept(5, task) < 10**3  # type: ignore[arg-type]

@@ -5,19 +5,21 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from lit_distill.criteria.about import About
+from lit_distill.labels import need_classes
 from lit_distill.outputs import Outputs
 from lit_distill.positions import position_mask
 from lit_distill.projectors import Norm, Projector, SizedProjector
 from lit_distill.references import match_layers
 
-Task = Literal["multiclass", "binary", "multilabel"]
-TASKS: tuple[Task, ...] = ("multiclass", "binary", "multilabel")
+Task = Literal["multiclass", "binary", "multilabel", "regression", "embedding", "none"]
+TASKS: tuple[Task, ...] = get_args(Task)
+CLASS_TASKS: tuple[Task, ...] = TASKS[:3]
 
 
 class Criterion(nn.Module, ABC):
@@ -214,6 +216,23 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}.")
 
 
+def check_class_task(owner: str, task: str) -> None:
+    """Refuse a task without classes, for what compares classes.
+
+    Raises:
+        ValueError: The task is another; the message says what to use.
+    """
+    try:
+        check_choice("task", task, CLASS_TASKS)
+    except ValueError as error:
+        if task not in TASKS:
+            raise
+        raise ValueError(
+            f"{error} {owner} is for outputs that are scores of classes; compare the outputs themselves by LogitMSE, and "
+            "learn labels that are numbers by HardTarget(task='regression')."
+        ) from None
+
+
 def valid_rows(logits: Tensor, mask: Tensor | None = None) -> Tensor:
     """Lay logits out as rows of classes, ``[N, C]``, keeping the positions that count.
 
@@ -251,6 +270,8 @@ def paired_rows(student: Outputs, teacher: Outputs) -> tuple[Tensor, Tensor]:
         ValueError: The shapes differ; where the classes do, that is said.
     """
     check_same_classes(student.logits, teacher.logits)
+    if student.logits.dim() == 1:
+        need_classes(student.logits)
     return valid_rows(counted(student.logits, student.mask)), valid_rows(counted(teacher.logits, student.mask))
 
 

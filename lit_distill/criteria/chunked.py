@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lit_distill.criteria.base import check_same_classes, valid_rows
+from lit_distill.labels import positions
 
 RowLoss = Callable[[Tensor, Tensor], Tensor]
 
@@ -32,9 +33,10 @@ def mean_over_rows(loss: RowLoss, student: Tensor, teacher: Tensor, mask: Tensor
         loss: From a chunk of both networks' logits to a vector of losses, in float32 or wider; each must
             depend on its own row alone. With a mask it is given the rows that count, ``[n, C]``; without, the
             logits in their own layout.
-        student: ``[N, C]``, ``[B, T, C]`` or ``[B, C, H, W]``; whatever ``loss`` takes where there is no mask.
+        student: ``[N, C]``, ``[B, T, C]``, ``[B, C, H, W]`` or ``[B, C, D, H, W]``; whatever ``loss`` takes where there is
+            no mask.
         teacher: The same shape.
-        mask: True at the rows that count: ``[N]``, ``[B, T]`` or ``[B, H, W]``.
+        mask: True at the rows that count: ``[N]``, ``[B, T]``, ``[B, H, W]`` or ``[B, D, H, W]``.
 
     Raises:
         ValueError: The shapes do not fit each other.
@@ -60,8 +62,7 @@ def _counting(student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Te
 
 def _check_mask(logits: Tensor, mask: Tensor | None) -> None:
     """Refuse a mask of another shape beforehand: some of its rows could fit by chance."""
-    positions = logits.shape[:1] + logits.shape[2:] if logits.dim() == 4 else logits.shape[:-1]
-    if mask is not None and mask.shape != positions:
+    if mask is not None and mask.shape != positions(logits):
         raise ValueError(f"a mask of shape {list(mask.shape)} does not fit logits {list(logits.shape)}.")
 
 

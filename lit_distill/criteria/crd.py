@@ -8,9 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lit_distill.batch import IGNORED_LABEL
 from lit_distill.criteria.about import About
 from lit_distill.criteria.base import FeatureCriterion, check_choice, check_temperature
 from lit_distill.criteria.spatial import pooled
+from lit_distill.labels import sample_classes
 from lit_distill.outputs import Outputs
 
 Objective = Literal["nce", "info_nce"]
@@ -150,12 +152,13 @@ class CRD(FeatureCriterion):
         """Each sample's class, ``[B]``; -1, which is none, where classes play no part."""
         if not self.class_negatives or target is None:
             return torch.full((batch,), -1, device=device)
-        labels = target.argmax(1) if target.is_floating_point() and target.dim() == 2 else target
-        if labels.shape != (batch,):
+        try:
+            labels = sample_classes(target, batch)
+        except ValueError as error:
             raise ValueError(
                 f"class_negatives needs one label a sample, and the labels are {list(target.shape)}; turn it off."
-            )
-        return labels
+            ) from error
+        return labels.masked_fill(labels == IGNORED_LABEL, -1)
 
     def _allowed(self, labels: Tensor) -> Tensor:
         """Which of the batch's samples and of the queue are negatives of which sample, ``[B, B + K]``."""

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_distill.criteria.about import About
-from lit_distill.criteria.base import Criterion, paired_rows
+from lit_distill.criteria.base import Criterion, Task, paired_rows
 from lit_distill.criteria.soft_target import kl_divergence
 from lit_distill.criteria.standardization import standardize
+from lit_distill.labels import need_classes
 from lit_distill.outputs import Outputs
 
 
@@ -36,6 +37,7 @@ def soft_target_at(student: Tensor, teacher: Tensor, temperature: Tensor) -> Ten
         teacher: Logits ``[N, C]``.
         temperature: A scalar above 0, which may carry a gradient.
     """
+    need_classes(student)
     log_s = F.log_softmax(student / temperature, dim=-1)
     log_t = F.log_softmax(teacher / temperature, dim=-1)
     return temperature.square() * kl_divergence(log_t, log_s).mean()
@@ -64,6 +66,7 @@ class CTKD(Criterion):
 
     about = About("CTKD", 'Li et al. 2023, "Curriculum Temperature for Knowledge Distillation", AAAI', weight=0.9)
     compares_logits = True
+    task: Task = "multiclass"
 
     def __init__(self, low: float = 1.0, span: float = 20.0, strength: float = 1.0, standardize: bool = False) -> None:
         super().__init__()

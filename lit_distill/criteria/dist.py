@@ -9,6 +9,7 @@ from lit_distill.criteria.about import About
 from lit_distill.criteria.arguments import check_shares
 from lit_distill.criteria.base import Criterion, Task, check_temperature, paired_rows
 from lit_distill.criteria.standardization import standardize as standardized
+from lit_distill.labels import need_classes
 from lit_distill.outputs import Outputs
 
 _EPSILON = 1e-8  # the authors'
@@ -49,6 +50,7 @@ def dist(student: Tensor, teacher: Tensor, beta: float = 1.0, gamma: float = 1.0
         gamma: The weight of the relation within a class.
         tau: The temperature, above 0.
     """
+    need_classes(student)
     p_s, p_t = F.softmax(student / tau, dim=1), F.softmax(teacher / tau, dim=1)
     inter = 1 - pearson(p_s, p_t).mean()
     intra = 1 - pearson(p_s.t(), p_t.t()).mean()

@@ -21,6 +21,8 @@ from lit_distill.criteria.base import (
 )
 from lit_distill.criteria.hard_target import hard_target
 from lit_distill.criteria.standardization import standardize as standardized
+from lit_distill.label_rows import labelled
+from lit_distill.labels import need_classes, unknown
 from lit_distill.mixture import favour_small, log_mixture, normalised
 from lit_distill.outputs import Outputs
 from lit_distill.references import match_layers
@@ -43,6 +45,7 @@ def ensemble_target(
         weights: For each teacher a number, or a tensor that broadcasts to ``[N, 1]``; they sum to 1.
         temperature: ``T`` above 0.
     """
+    need_classes(student)
     log_t = log_mixture(teachers, weights, temperature)
     log_s = F.log_softmax(student / temperature, -1)
     return temperature**2 * (log_t.exp() * (log_t - log_s)).sum(-1).mean()
@@ -61,6 +64,8 @@ def confidence_weights(teachers: Sequence[Tensor], target: Tensor) -> Tensor:
     Returns:
         ``[K, N, 1]``, summing to 1 over the teachers.
     """
+    if target.is_floating_point():  # not known: equal weights
+        target = target.masked_fill(unknown(target).unsqueeze(-1), 0).to(teachers[0].dtype)
     losses = [F.cross_entropy(z, target, reduction="none", ignore_index=IGNORED_LABEL) for z in teachers]
     return favour_small(torch.stack(losses).softmax(0)).unsqueeze(-1)
 
@@ -206,6 +211,7 @@ class EnsembleTarget(Criterion):
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
         if not self.names:
             self.build(student, teacher)
+        need_classes(student.logits)
         rows = valid_rows(counted(student.logits, student.mask))
         teachers = [self._rows(name, student, teacher) for name in self.names]
         known = [z.detach() for z in teachers]  # a teacher that follows is to follow the student, not the labels
@@ -239,6 +245,4 @@ def _row_labels(student: Outputs, target: Tensor | None) -> Tensor:
     """The labels of the rows that count: class indices ``[N]`` or probabilities ``[N, C]``."""
     if target is None:
         raise ValueError("this weighting needs labels, and the batch has none; use 'average' or 'agreement'.")
-    if student.logits.dim() == 2:
-        return target
-    return target.flatten() if student.mask is None else target[student.mask.bool()]
+    return labelled(student.logits, target, "multiclass", student.mask).labels

@@ -8,6 +8,7 @@ from torch import Tensor
 from lit_distill.criteria.about import About
 from lit_distill.criteria.base import Criterion, Task, at_least_float32, check_same_classes, valid_rows
 from lit_distill.criteria.chunked import mean_over_rows
+from lit_distill.labels import need_classes
 from lit_distill.outputs import Outputs
 
 
@@ -19,6 +20,7 @@ def hard_distillation(student: Tensor, teacher: Tensor, mask: Tensor | None = No
         teacher: Logits, the same shape.
         mask: True at the rows that count: ``[N]``, ``[B, T]`` or ``[B, H, W]``; all count where None.
     """
+    need_classes(student)
 
     def loss(rows_s: Tensor, rows_t: Tensor) -> Tensor:
         return F.cross_entropy(at_least_float32(valid_rows(rows_s)), valid_rows(rows_t).argmax(-1), reduction="none")

@@ -2,51 +2,184 @@
 
 from __future__ import annotations
 
+import math
+from typing import Literal, get_args
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lit_distill.batch import IGNORED_LABEL
-from lit_distill.criteria.base import TASKS, Criterion, Task, at_least_float32, check_choice, counted, valid_rows
+from lit_distill.criteria.base import TASKS, Criterion, Task, at_least_float32, check_choice
+from lit_distill.label_rows import labelled
+from lit_distill.labels import need_classes, unknown
 from lit_distill.outputs import Outputs
 
+Distance = Literal["l2", "l1", "smooth_l1"]
+DISTANCES: tuple[Distance, ...] = get_args(Distance)
+LABEL_TASKS: tuple[Task, ...] = ("multiclass", "binary", "multilabel", "regression")
 
-def hard_target(logits: Tensor, target: Tensor, label_smoothing: float = 0.0) -> Tensor:
+
+def hard_target(
+    logits: Tensor,
+    target: Tensor,
+    label_smoothing: float = 0.0,
+    class_weights: Tensor | None = None,
+    sample_weight: Tensor | None = None,
+) -> Tensor:
     """Cross-entropy with the labels: ``-mean log softmax(z)[y]``.
 
+    Weighted, it is ``sum_n s_n w_y(n) l_n / sum_n s_n w_y(n)``, PyTorch's weighted mean with sample weights ``s`` in it; with
+    class probabilities the weights ``w_c`` are in ``l`` alone, and the mean is by ``s``, as PyTorch's is.
+
     Args:
-        logits: ``[N, C]``.
+        logits: ``[N, C]`` of two classes or more.
         target: Class indices ``[N]`` (-100 is left out; the value is 0 where nothing is left), or class probabilities
             ``[N, C]`` (after MixUp).
         label_smoothing: ``eps`` in [0, 1): the label's mass becomes ``1 - eps + eps / C`` (Szegedy et al.
             2016, section 7).
+        class_weights: ``[C]``, or None where all count alike.
+        sample_weight: ``[N]``, at least 0, or None where all count alike.
+
+    Raises:
+        ValueError: There is one class alone, or another number of class weights.
     """
+    need_classes(logits)
+    class_weights = _class_weights(class_weights, logits)
+    known = ~unknown(target) if target.is_floating_point() else target != IGNORED_LABEL
     if target.is_floating_point():
-        return F.cross_entropy(logits, target, label_smoothing=label_smoothing)
-    # Not PyTorch's mean: over a batch without any label that is NaN.
-    total = F.cross_entropy(
-        logits, target, label_smoothing=label_smoothing, ignore_index=IGNORED_LABEL, reduction="sum"
+        target = target.to(logits.dtype).masked_fill(~known.unsqueeze(-1), 0)
+    weighted = class_weights is not None or sample_weight is not None
+    if not weighted and not target.is_floating_point():
+        # Not PyTorch's mean: over a batch without any label that is NaN.
+        total = F.cross_entropy(
+            logits, target, label_smoothing=label_smoothing, ignore_index=IGNORED_LABEL, reduction="sum"
+        )
+        return total / known.sum().clamp(min=1)
+    losses = F.cross_entropy(
+        logits, target, class_weights, label_smoothing=label_smoothing, ignore_index=IGNORED_LABEL, reduction="none"
     )
-    return total / (target != IGNORED_LABEL).sum().clamp(min=1)
+    counts = known.to(losses.dtype) if sample_weight is None else known * sample_weight.to(losses.dtype)
+    masses = counts
+    if class_weights is not None and not target.is_floating_point():
+        masses = counts * class_weights[target.clamp(min=0)]
+    return _ratio((losses * counts).sum(), masses.sum())
 
 
-def hard_target_binary(logits: Tensor, target: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Binary cross-entropy, mean over samples and classes.
+def hard_target_binary(
+    logits: Tensor,
+    target: Tensor,
+    label_smoothing: float = 0.0,
+    class_weights: Tensor | None = None,
+    sample_weight: Tensor | None = None,
+) -> Tensor:
+    """Binary cross-entropy, mean over the labels that are known, of samples and classes.
 
     Args:
-        logits: Any shape.
-        target: 0, 1 or a probability, the same shape.
+        logits: Any shape; ``[N, C]`` with weights.
+        target: 0, 1, a probability or -100 (left out; the value is 0 where nothing is left), the same shape.
         label_smoothing: ``eps`` in [0, 1): targets become ``y (1 - eps) + eps / 2``.
+        class_weights: Each class's weight of the positive term, ``[C]`` or ``[1]`` (``pos_weight`` in PyTorch).
+        sample_weight: ``[N]``, at least 0: the mean over labels is weighted by that of their sample.
+
+    Raises:
+        ValueError: There is another number of class weights.
     """
-    soft = target.to(logits.dtype) * (1 - label_smoothing) + label_smoothing / 2
-    return F.binary_cross_entropy_with_logits(logits, soft)
+    known = target != IGNORED_LABEL
+    soft = target.to(logits.dtype).masked_fill(~known, 0) * (1 - label_smoothing) + label_smoothing / 2
+    if class_weights is not None and len(class_weights) > 1:
+        class_weights = _class_weights(class_weights, logits)
+    positive = class_weights.to(logits) if class_weights is not None else None
+    losses = F.binary_cross_entropy_with_logits(logits, soft, pos_weight=positive, reduction="none")
+    return _mean_of_known(losses, known, sample_weight)
+
+
+def hard_target_regression(
+    outputs: Tensor, target: Tensor, distance: Distance = "l2", sample_weight: Tensor | None = None
+) -> Tensor:
+    """The mean distance from the labels, over samples and numbers.
+
+    Args:
+        outputs: ``[N, C]``.
+        target: Numbers, the same shape; -100 is left out, and the value is 0 where nothing is left.
+        distance: ``l2`` (the square), ``l1`` (the absolute difference) or ``smooth_l1`` (the square below 1, halved).
+        sample_weight: ``[N]``, as in ``hard_target_binary``.
+    """
+    known = target != IGNORED_LABEL
+    wanted = torch.where(known, target.to(outputs.dtype), outputs.detach())
+    losses = {"l2": F.mse_loss, "l1": F.l1_loss, "smooth_l1": F.smooth_l1_loss}[distance](
+        outputs, wanted, reduction="none"
+    )
+    return _mean_of_known(losses, known, sample_weight)
+
+
+def _mean_of_known(losses: Tensor, known: Tensor, sample_weight: Tensor | None) -> Tensor:
+    counts = known.to(losses.dtype)
+    if sample_weight is not None:
+        counts = counts * sample_weight.to(losses.dtype).reshape(-1, *[1] * (losses.dim() - 1))
+    return _ratio((losses * counts).sum(), counts.sum())
+
+
+def _ratio(total: Tensor, mass: Tensor) -> Tensor:
+    """``total / mass``; 0 where nothing has a mass."""
+    return total / torch.where(mass > 0, mass, torch.ones_like(mass))
+
+
+def _class_weights(weights: Tensor | None, logits: Tensor) -> Tensor | None:
+    if weights is None:
+        return None
+    if len(weights) != logits.shape[-1]:
+        raise ValueError(f"{len(weights)} class weights for {logits.shape[-1]} classes; give each class one.")
+    return weights.to(logits)
+
+
+def label_loss(
+    student: Outputs,
+    logits: Tensor,
+    target: Tensor,
+    task: Task,
+    label_smoothing: float = 0.0,
+    class_weights: Tensor | None = None,
+    distance: Distance = "l2",
+) -> Tensor:
+    """The loss on labels of any form that ``lit_distill.labels`` reads, at the positions that count.
+
+    Args:
+        student: Whose mask says which positions count, and whose sample weights how much.
+        logits: The student's, or an early exit's.
+        target: The labels.
+        task: ``multiclass``, ``binary``, ``multilabel`` or ``regression``.
+        label_smoothing: As in ``hard_target``; not for ``regression``.
+        class_weights: As in ``hard_target`` and ``hard_target_binary``; not for ``regression``.
+        distance: As in ``hard_target_regression``.
+    """
+    logits = at_least_float32(logits)
+    if task == "multiclass":
+        need_classes(logits)
+    found = labelled(logits, target, task, student.mask, student.sample_weight)
+    if task == "regression":
+        return hard_target_regression(found.logits, found.labels, distance, found.weight)
+    loss = hard_target if task == "multiclass" else hard_target_binary
+    return loss(found.logits, found.labels, label_smoothing, class_weights, found.weight)
 
 
 class HardTarget(Criterion):
     """The student's own loss on the labels.
 
+    The usual forms of labels are understood (``lit_distill.labels.read_labels``): class indices of any integer type, one-hot
+    and class probabilities; 0, 1 and probabilities for ``binary`` and ``multilabel``; numbers for ``regression``. A label of
+    -100 is not known, and counts nothing in every task. Where the student's outputs carry sample weights, each sample's loss
+    is weighed by its own: ``sum w·l / sum w``.
+
     Args:
         label_smoothing: In [0, 1).
-        task: ``multiclass`` (cross-entropy), ``binary`` or ``multilabel`` (binary cross-entropy).
+        task: ``multiclass`` (cross-entropy), ``binary`` or ``multilabel`` (binary cross-entropy) or ``regression``
+            (``distance``).
+        class_weights: A number above or at 0 for each class. For ``multiclass`` the weight of the class in PyTorch's weighted
+            mean; for ``binary`` and ``multilabel`` the weight of the positive term (``pos_weight``), one number for all
+            classes or one for each. The modules' defaults have none: give ``criteria={"hard": HardTarget(class_weights=…),
+            …}``.
+        distance: Of ``regression``: ``l2`` (mean squared error), ``l1`` or ``smooth_l1``.
 
     Raises:
         ValueError: An argument is out of range.
@@ -55,24 +188,49 @@ class HardTarget(Criterion):
     needs_target = True
     needs_teacher = False
 
-    def __init__(self, label_smoothing: float = 0.0, task: Task = "multiclass") -> None:
+    def __init__(
+        self,
+        label_smoothing: float = 0.0,
+        task: Task = "multiclass",
+        class_weights: list[float] | None = None,
+        distance: Distance = "l2",
+    ) -> None:
         super().__init__()
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"label_smoothing must be in [0, 1), not {label_smoothing}.")
-        check_choice("task", task, TASKS)
+        _check_arguments(label_smoothing, task, class_weights, distance)
         self.label_smoothing = label_smoothing
         self.task: Task = task
+        self.distance: Distance = distance
+        self.class_weights: Tensor | None
+        weights = torch.tensor([float(weight) for weight in class_weights]) if class_weights is not None else None
+        self.register_buffer("class_weights", weights, persistent=False)
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
         if target is None:
             raise ValueError("HardTarget needs labels, and the batch has none.")
-        logits = at_least_float32(student.logits)
-        if self.task != "multiclass":
-            labels = counted(target.reshape(logits.shape), student.mask)
-            return hard_target_binary(counted(logits, student.mask), labels, self.label_smoothing)
-        if logits.dim() == 2:
-            return hard_target(logits, target, self.label_smoothing)
-        mask = student.mask
-        rows = valid_rows(logits, mask)
-        labels = target.flatten() if mask is None else target[mask.bool()]
-        return hard_target(rows, labels, self.label_smoothing)
+        return label_loss(
+            student, student.logits, target, self.task, self.label_smoothing, self.class_weights, self.distance
+        )
+
+
+def _check_arguments(label_smoothing: float, task: Task, class_weights: list[float] | None, distance: Distance) -> None:
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing must be in [0, 1), not {label_smoothing}.")
+    if task in TASKS and task not in LABEL_TASKS:
+        raise ValueError(
+            f"HardTarget has no loss on labels for the task {task!r}; leave it out, or give it one of the tasks "
+            f"{', '.join(map(repr, LABEL_TASKS))}."
+        )
+    check_choice("task", task, LABEL_TASKS)
+    check_choice("distance", distance, DISTANCES)
+    if task == "regression" and (label_smoothing or class_weights is not None):
+        raise ValueError(
+            "label_smoothing and class_weights are of classes, and the task is 'regression'; leave them out."
+        )
+    if task != "regression" and distance != "l2":
+        raise ValueError(f"distance is of the task 'regression', and the task is {task!r}; leave it out.")
+    if class_weights is None:
+        return
+    if isinstance(class_weights, str) or not len(class_weights):
+        raise ValueError(f"class_weights must be a list of a number for each class, not {class_weights!r}.")
+    if not all(math.isfinite(weight) and weight >= 0 for weight in class_weights) or not any(class_weights):
+        raise ValueError(f"class_weights must be finite, at least 0 and not all 0, not {list(class_weights)}.")

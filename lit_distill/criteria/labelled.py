@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lit_distill.batch import IGNORED_LABEL
-from lit_distill.criteria.base import paired_rows, valid_rows
+from lit_distill.criteria.base import paired_rows
 from lit_distill.criteria.standardization import standardize as standardized
+from lit_distill.labels import class_indices
 from lit_distill.outputs import Outputs
 
 
@@ -20,8 +21,8 @@ def labelled_rows(
     Args:
         student: Its outputs; its mask says which positions count.
         teacher: Its outputs.
-        target: Class indices ``[B]``, ``[B, T]`` or ``[B, H, W]``; or class probabilities of the logits' shape (after
-            MixUp), of which the likeliest class is taken.
+        target: Labels of any form that ``lit_distill.labels.read_labels`` takes; of class probabilities (after MixUp) the
+            likeliest class is taken.
         standardize: Whether to standardize both networks' logits.
 
     Returns:
@@ -34,16 +35,8 @@ def labelled_rows(
         raise ValueError("labels are needed, and the batch has none.")
     rows_s, rows_t = paired_rows(student, teacher)
     mask = student.mask if student.logits.dim() > 2 else None  # else it belongs to the inputs' tokens
-    if target.is_floating_point():
-        if target.shape != student.logits.shape:
-            raise ValueError(
-                f"class probabilities {list(target.shape)} do not fit logits {list(student.logits.shape)}."
-            )
-        labels = valid_rows(target, mask).argmax(-1)
-    else:
-        labels = target.flatten() if mask is None else target[mask.bool()]
-    if len(labels) != len(rows_s):
-        raise ValueError(f"labels {list(target.shape)} do not fit logits {list(student.logits.shape)}.")
+    indices = class_indices(target, student.logits)
+    labels = indices.flatten() if mask is None else indices[mask.bool()]
     if standardize:
         rows_s, rows_t = standardized(rows_s), standardized(rows_t)
     return rows_s, rows_t, labels
@@ -85,5 +78,10 @@ def check_three_classes(logits: Tensor, method: str) -> None:
     if logits.shape[1] < 3:
         raise ValueError(
             f"{method} needs at least 3 classes, and there {'are' if logits.shape[1] > 1 else 'is'} {logits.shape[1]}: "
-            "it compares the classes beside the label's among each other. Use SoftTarget."
+            "it compares the classes beside the label's among each other. Use "
+            + (
+                "SoftTarget."
+                if logits.shape[1] > 1
+                else "SoftTarget(task='binary') for a sigmoid, LogitMSE for numbers."
+            )
         )

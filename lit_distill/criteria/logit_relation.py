@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from lit_distill.criteria.about import About
-from lit_distill.criteria.base import Criterion, check_temperature, paired_rows
+from lit_distill.criteria.base import Criterion, Task, check_temperature, paired_rows
 from lit_distill.criteria.standardization import standardize as standardized
+from lit_distill.labels import need_classes
 from lit_distill.outputs import Outputs
 
 
@@ -27,6 +28,7 @@ def logit_relation(
         batch: Weight of the samples' relation.
         classes: Weight of the classes' relation.
     """
+    need_classes(student)
     p_s, p_t = (student / temperature).softmax(-1), (teacher / temperature).softmax(-1)
     value = student.new_zeros(())
     if batch:
@@ -58,6 +60,7 @@ class LogitRelation(Criterion):
 
     about = About("MLKD, relations", 'Jin et al. 2023, "Multi-Level Logit Distillation", CVPR', weight=5.0)
     compares_logits = True
+    task: Task = "multiclass"
 
     def __init__(
         self,

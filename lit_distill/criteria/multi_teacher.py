@@ -77,7 +77,7 @@ class Standardiser(nn.Module):
         """
         if self.kind == "none":
             return student, teacher
-        channels_last = teacher.movedim(1, -1) if teacher.dim() == 4 else teacher
+        channels_last = teacher.movedim(1, -1) if teacher.dim() >= 4 else teacher
         rows = channels_last.detach().flatten(0, -2)
         if self.training and torch.is_grad_enabled() and int(self.seen) < self.batches:
             self._look(rows)
@@ -85,11 +85,11 @@ class Standardiser(nn.Module):
         if self.kind == "dimension":
             deviation = covariance.sqrt()
             standard = (channels_last - mean) / torch.where(deviation > 0, deviation, 1)
-            return student, standard.movedim(-1, 1) if teacher.dim() == 4 else standard
+            return student, standard.movedim(-1, 1) if teacher.dim() >= 4 else standard
         rotation, scale = (self.rotation, self.scale) if int(self.seen) else phi_s(covariance)
         turned_t = (channels_last - mean) / scale.to(mean) @ rotation.to(mean).T
-        turned_s = (student.movedim(1, -1) if student.dim() == 4 else student) @ rotation.to(student).T
-        if teacher.dim() == 4:
+        turned_s = (student.movedim(1, -1) if student.dim() >= 4 else student) @ rotation.to(student).T
+        if teacher.dim() >= 4:
             return turned_s.movedim(-1, 1), turned_t.movedim(-1, 1)
         return turned_s, turned_t
 

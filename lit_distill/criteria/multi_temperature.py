@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lit_distill.criteria.about import About
-from lit_distill.criteria.base import Criterion, check_same_classes, check_temperature
+from lit_distill.criteria.base import Criterion, Task, check_same_classes, check_temperature
 from lit_distill.criteria.soft_target import soft_target
 from lit_distill.outputs import Outputs
 
@@ -49,6 +49,7 @@ class MultiTemperature(Criterion):
 
     about = About("MLKD, instances", 'Jin et al. 2023, "Multi-Level Logit Distillation", CVPR', weight=5.0)
     compares_logits = True
+    task: Task = "multiclass"
 
     def __init__(self, temperatures: tuple[float, ...] = (2.0, 3.0, 4.0, 5.0, 6.0), standardize: bool = False) -> None:
         super().__init__()

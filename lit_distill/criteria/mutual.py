@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_distill.criteria.about import About
-from lit_distill.criteria.base import TASKS, Criterion, Task, check_choice, check_temperature
+from lit_distill.criteria.base import Criterion, Task, check_class_task, check_temperature
 from lit_distill.criteria.soft_target import soft_target, soft_target_bernoulli
 from lit_distill.outputs import Outputs
 
@@ -70,7 +70,7 @@ class Mutual(Criterion):
         self, peers: list[str], temperature: float = 1.0, task: Task = "multiclass", standardize: bool = False
     ) -> None:
         super().__init__()
-        check_choice("task", task, TASKS)
+        check_class_task("Mutual", task)
         if len(peers) < 2 or len(set(peers)) < len(peers):
             raise ValueError(f"peers must name at least 2 different layers, not {peers!r}; Peers has '0', '1', ….")
         if standardize and task != "multiclass":

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_distill.criteria.about import About
-from lit_distill.criteria.base import Criterion, at_least_float32, check_temperature, expand_layers, layer_tuple
+from lit_distill.criteria.base import Criterion, Task, at_least_float32, check_temperature, expand_layers, layer_tuple
 from lit_distill.criteria.labelled import labelled_rows, mean_of_labelled
 from lit_distill.criteria.spatial import pooled
+from lit_distill.labels import need_classes
 from lit_distill.outputs import Outputs
 
 
@@ -30,6 +31,7 @@ def ofa(student: Tensor, teacher: Tensor, target: Tensor, gamma: float = 1.5, te
         gamma: At least 1.
         temperature: ``T`` above 0.
     """
+    need_classes(student)
     log_s = F.log_softmax(student / temperature, dim=-1)
     p_t = F.softmax(teacher / temperature, dim=-1)
     label = torch.zeros_like(p_t).scatter_(1, target.clamp(min=0).unsqueeze(1), 1.0)
@@ -117,6 +119,7 @@ class OFA(Criterion):
     )
     needs_target = True
     compares_logits = True
+    task: Task = "multiclass"
 
     def __init__(
         self,

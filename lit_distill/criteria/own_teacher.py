@@ -13,16 +13,15 @@ from torch import Tensor, nn
 
 from lit_distill.criteria.about import About
 from lit_distill.criteria.base import (
-    TASKS,
     Criterion,
     Task,
     at_least_float32,
-    check_choice,
+    check_class_task,
     check_temperature,
     expand_layers,
     layer_tuple,
 )
-from lit_distill.criteria.hard_target import hard_target, hard_target_binary
+from lit_distill.criteria.hard_target import label_loss
 from lit_distill.criteria.hint import hint
 from lit_distill.criteria.soft_target import soft_target, soft_target_bernoulli
 from lit_distill.criteria.spatial import pooled
@@ -37,23 +36,22 @@ def own_teacher(
     alpha: float = 0.3,
     temperature: float = 3.0,
     task: Task = "multiclass",
+    sample_weight: Tensor | None = None,
 ) -> Tensor:
     """``(1 - α) CE(q_i, y) + α T² KL(q_C || q_i)`` of one early exit; the deepest exit is cut from its graph.
 
     Args:
         early: The exit's logits, ``[B, C]``; ``[B]`` or ``[B, 1]`` for a binary task.
         deepest: The network's own logits, the same shape.
-        target: As in ``hard_target``, or in ``hard_target_binary`` for the other tasks.
+        target: As in ``HardTarget``.
         alpha: The deepest exit's share, in [0, 1].
         temperature: Above 0, of both exits in the second term.
         task: ``multiclass``, ``binary`` or ``multilabel``.
+        sample_weight: How much each sample's labels count, ``[B]``; None where all count alike.
     """
-    if task == "multiclass":
-        hard, soft = hard_target(early, target), soft_target(early, deepest.detach(), temperature)
-    else:
-        hard = hard_target_binary(early, target.reshape(early.shape))
-        soft = soft_target_bernoulli(early, deepest.detach(), temperature)
-    return (1 - alpha) * hard + alpha * soft
+    divergence = soft_target if task == "multiclass" else soft_target_bernoulli
+    hard = label_loss(Outputs(early, sample_weight=sample_weight), early, target, task)
+    return (1 - alpha) * hard + alpha * divergence(early, deepest.detach(), temperature)
 
 
 class OwnTeacher(Criterion):
@@ -97,7 +95,7 @@ class OwnTeacher(Criterion):
         task: Task = "multiclass",
     ) -> None:
         super().__init__()
-        check_choice("task", task, TASKS)
+        check_class_task("OwnTeacher", task)
         if not 0 <= alpha <= 1:
             raise ValueError(f"alpha must be in [0, 1], not {alpha}.")
         if not (math.isfinite(feature_weight) and feature_weight >= 0):
@@ -149,7 +147,15 @@ class OwnTeacher(Criterion):
             self.build(student, teacher)
         deepest = at_least_float32(student.logits)
         terms = [
-            own_teacher(self._exit(index, student), deepest, target, self.alpha, self.temperature, self.task)
+            own_teacher(
+                self._exit(index, student),
+                deepest,
+                target,
+                self.alpha,
+                self.temperature,
+                self.task,
+                student.sample_weight,
+            )
             for index in range(len(self.layers))
         ]
         if self.deepest_layer is not None:

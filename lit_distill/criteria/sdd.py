@@ -13,6 +13,7 @@ from lit_distill.criteria.base import FeatureCriterion, check_same_classes, chec
 from lit_distill.criteria.soft_target import kl_divergence
 from lit_distill.criteria.spatial import need_maps
 from lit_distill.criteria.standardization import standardize as standardized
+from lit_distill.labels import class_indices, need_classes
 from lit_distill.outputs import Outputs, read_logits
 from lit_distill.references import hook_key
 
@@ -38,6 +39,7 @@ def sdd(
         complementary: The weight of regions that say other than the whole.
         standardize: Whether to standardize each region's logits of both first.
     """
+    need_classes(student)
     if standardize:
         student, teacher = standardized(student), standardized(teacher)
     log_s, log_t = (F.log_softmax(logits / temperature, dim=-1) for logits in (student, teacher))
@@ -132,14 +134,14 @@ class SDD(FeatureCriterion):
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
         if target is None:
             raise ValueError("SDD needs labels, and the batch has none.")
-        labels = target.argmax(1) if target.is_floating_point() and target.dim() == 2 else target
         values = []
         for regions_s, regions_t in self.pair_features(student, teacher):
             check_same_classes(regions_s, regions_t)
-            if regions_s.dim() != 3 or labels.shape != regions_s.shape[:1]:
+            if regions_s.dim() != 3 or target.shape[:1] != regions_s.shape[:1]:
                 raise ValueError(
                     f"SDD reads regions' logits [B, R, C] and labels [B], and they are {list(regions_s.shape)} and "
                     f"{list(target.shape)}; wrap both networks in RegionLogits."
                 )
+            labels = class_indices(target, regions_s[:, 0])
             values.append(sdd(regions_s, regions_t, labels, self.temperature, self.complementary, self.standardize))
         return torch.stack(values).mean()

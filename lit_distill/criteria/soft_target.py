@@ -11,17 +11,18 @@ from torch import Tensor
 
 from lit_distill.criteria.about import About
 from lit_distill.criteria.base import (
-    TASKS,
     Criterion,
     Task,
     at_least_float32,
     check_choice,
+    check_class_task,
     check_same_classes,
     check_temperature,
     valid_rows,
 )
 from lit_distill.criteria.chunked import mean_over_rows
 from lit_distill.criteria.standardization import standardize as standardized
+from lit_distill.labels import need_classes
 from lit_distill.outputs import Outputs
 
 Divergence = Literal["forward", "reverse", "jensen_shannon", "skew"]
@@ -63,6 +64,7 @@ def soft_target(
         skew: The teacher's share of the mixture of ``skew``, in (0, 1).
         standardize: Whether to standardize each row of both first (``standardization.standardize``).
     """
+    need_classes(student)
 
     def loss(rows_s: Tensor, rows_t: Tensor) -> Tensor:
         rows_s, rows_t = at_least_float32(valid_rows(rows_s)), at_least_float32(valid_rows(rows_t))
@@ -164,7 +166,7 @@ class SoftTarget(Criterion):
     ) -> None:
         super().__init__()
         check_choice("divergence", divergence, DIVERGENCES)
-        check_choice("task", task, TASKS)
+        check_class_task("SoftTarget", task)
         for name, share in (("beta", beta), ("skew", skew)):
             if not 0 < share < 1:
                 raise ValueError(f"{name} must be in (0, 1), not {share}.")

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from lit_distill.batch import IGNORED_LABEL
 from lit_distill.criteria.about import About
-from lit_distill.criteria.base import Criterion, Task, at_least_float32, check_temperature, valid_rows
+from lit_distill.criteria.base import Criterion, Task, at_least_float32, check_temperature
 from lit_distill.criteria.soft_target import soft_target
+from lit_distill.label_rows import labelled
+from lit_distill.labels import need_classes, unknown
 from lit_distill.outputs import Outputs
 
 
@@ -51,9 +53,9 @@ def teacher_free(logits: Tensor, target: Tensor, confidence: float = 0.99, tempe
         confidence: As in ``virtual_teacher``.
         temperature: Above 0.
     """
-    if not target.is_floating_point():
-        known = target != IGNORED_LABEL
-        logits, target = logits[known], target[known]
+    need_classes(logits)
+    known = ~unknown(target) if target.is_floating_point() else target != IGNORED_LABEL
+    logits, target = logits[known], target[known]
     if not len(logits):
         return at_least_float32(logits).sum()
     teacher = virtual_teacher(target, logits.shape[-1], confidence)
@@ -96,8 +98,6 @@ class TeacherFree(Criterion):
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
         if target is None:
             raise ValueError("TeacherFree needs labels, and the batch has none.")
-        # A mask beside [B, C] logits belongs to the inputs' tokens.
-        mask = student.mask if student.logits.dim() > 2 else None
-        rows = valid_rows(student.logits, mask)
-        labels = target if target.is_floating_point() else target.flatten() if mask is None else target[mask.bool()]
-        return teacher_free(rows, labels, self.confidence, self.temperature)
+        need_classes(student.logits)
+        rows = labelled(student.logits, target, self.task, student.mask)
+        return teacher_free(rows.logits, rows.labels, self.confidence, self.temperature)

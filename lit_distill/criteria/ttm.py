@@ -12,6 +12,7 @@ from lit_distill.criteria.base import Criterion, Task, at_least_float32, check_s
 from lit_distill.criteria.chunked import mean_over_rows
 from lit_distill.criteria.soft_target import kl_divergence
 from lit_distill.criteria.standardization import standardize as standardized
+from lit_distill.labels import need_classes
 from lit_distill.outputs import Outputs
 
 
@@ -37,6 +38,7 @@ def ttm(
         mask: True at the rows that count: ``[N]``, ``[B, T]`` or ``[B, H, W]``; all count where None.
         standardize: Whether to standardize each row of both first.
     """
+    need_classes(student)
 
     def loss(rows_s: Tensor, rows_t: Tensor) -> Tensor:
         rows_s, rows_t = at_least_float32(valid_rows(rows_s)), at_least_float32(valid_rows(rows_t))

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from lit_distill.doctor.findings import Finding
-from lit_distill.doctor.sample import Sample, class_dim, positions
+from lit_distill.doctor.sample import Sample
 from lit_distill.doctor.subject import Subject, close
+from lit_distill.labels import class_dim, positions
 from lit_distill.outputs import Outputs
 
 _SAME = 1e-3  # relative difference below which two values count as equal
@@ -232,7 +233,7 @@ def softmax(subject: Subject) -> list[Finding] | None:
     if right in seen or not seen:
         return []
     meant = "about" in vars(type(subject.criterion))  # a published method is taken at its word
-    names = "[B, C]" if logits.dim() == 2 else "[B, T, C]" if logits.dim() == 3 else "[B, C, H, W]"
+    names = {2: "[B, C]", 3: "[B, T, C]", 4: "[B, C, H, W]"}.get(logits.dim(), "[B, C, D, H, W]")
     return [
         Finding(
             "softmax",
@@ -256,7 +257,7 @@ def length(subject: Subject) -> list[Finding] | None:
     sample = subject.draw(0)
     if sample.student.logits.dim() < 3 or not compares_classes(subject, sample) or subject.raw(sample).dim():
         return None
-    dim = 2 if sample.student.logits.dim() == 4 else 1
+    dim = 2 if sample.student.logits.dim() >= 4 else 1
 
     def twice(outputs: Outputs) -> Outputs:
         fits = outputs.mask is not None and outputs.mask.shape == positions(outputs.logits)
@@ -266,6 +267,8 @@ def length(subject: Subject) -> list[Finding] | None:
     target = sample.target
     if isinstance(target, Tensor) and target.shape == positions(sample.student.logits):
         target = torch.cat([target] * 2, 1)
+    elif isinstance(target, Tensor) and target.shape == sample.student.logits.shape:
+        target = torch.cat([target] * 2, dim)
     before = subject.value(sample)
     after = subject.value(Sample(twice(sample.student), twice(sample.teacher), target))
     if not close(after, 2 * before, _SAME):

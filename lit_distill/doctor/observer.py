@@ -17,8 +17,9 @@ from torch.optim import Optimizer
 from lit_distill.batch import move, tensors_of
 from lit_distill.capture import is_compiled
 from lit_distill.doctor.record import Record, Watched
-from lit_distill.doctor.sample import Sample, class_dim, positions
+from lit_distill.doctor.sample import Sample
 from lit_distill.doctor.setup import Setup
+from lit_distill.labels import class_dim, class_indices
 from lit_distill.outputs import Outputs
 from lit_distill.weighted import Losses, WeightedCriteria
 
@@ -92,11 +93,13 @@ class Observer(Callback):
 
     def _count_right(self, teacher: Outputs, target: Any) -> None:
         logits = teacher.logits
+        if getattr(self._setup.holder, "task", "multiclass") != "multiclass":
+            return
         if not isinstance(target, Tensor) or logits.dim() < 2 or logits.shape[class_dim(logits)] < 2:
             return
-        if target.is_floating_point() and target.shape == logits.shape and target.dim() == 2:
-            target = target.argmax(-1)
-        if target.is_floating_point() or target.shape != positions(logits):
+        try:
+            target = class_indices(target, logits, check=True)
+        except ValueError:  # labels of no class
             return
         known = (target >= 0) & (target < logits.shape[class_dim(logits)])
         known = known if teacher.mask is None or teacher.mask.shape != known.shape else known & teacher.mask

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lit_distill.batch import Target
+from lit_distill.labels import class_dim, positions
 from lit_distill.outputs import Outputs
 
 _BATCH = 8
@@ -92,19 +93,6 @@ def _note(tensor: Tensor, sizes: set[int]) -> Tensor:
     return tensor
 
 
-def class_dim(logits: Tensor) -> int:
-    """The dimension of the classes: 1 in dense logits, the last elsewhere."""
-    return 1 if logits.dim() == 4 else logits.dim() - 1
-
-
-def positions(logits: Tensor) -> torch.Size:
-    """The logits' shape without the classes; all of it for binary logits ``[B]``."""
-    if logits.dim() < 2:
-        return logits.shape
-    place = class_dim(logits)
-    return logits.shape[:place] + logits.shape[place + 1 :]
-
-
 def fewer(sample: Sample) -> Sample:
     """The first few samples of a batch, on the CPU and in float64; all where tensors are not by sample."""
     if sample.by_sample():
@@ -135,8 +123,12 @@ def smaller(sample: Sample) -> Sample | None:
         if target.shape not in shapes:
             return None
         # Of no class more than of another, so that probabilities are still known as such.
-        share = 1 / small[-1] if target.is_floating_point() and _sums_to_one(target) else 0
+        shares = are_shares(target, logits)
+        share = 1 / small[class_dim(logits)] if shares and target.is_floating_point() else 0
+        one_hot = shares and not target.is_floating_point()
         target = torch.full(shapes[target.shape], share, dtype=target.dtype)
+        if one_hot:
+            target.select(class_dim(logits), 0).fill_(1)
 
     def outputs(of: Outputs) -> Outputs:
         mask = None
@@ -190,13 +182,17 @@ def _labels(
         labels = torch.where(torch.rand(spots, generator=generator) < right, logits.argmax(classes), other)
         if like.shape == spots and not like.is_floating_point():
             return labels
-        if like.shape == logits.shape and like.dim() == 2 and _sums_to_one(like):
-            return F.one_hot(labels, logits.shape[classes]).to(logits.dtype)
+        if are_shares(like, logits):
+            one_hot = F.one_hot(labels, logits.shape[classes]).movedim(-1, classes)
+            return one_hot.to(logits.dtype if like.is_floating_point() else like.dtype)
     if like.numel() == logits.numel():
         return (logits > 0).to(like.dtype).reshape(like.shape)
     return like
 
 
-def _sums_to_one(target: Tensor) -> bool:
-    sums = target.double().sum(-1)
-    return target.is_floating_point() and bool(torch.allclose(sums, torch.ones_like(sums), atol=1e-3))
+def are_shares(target: Tensor, logits: Tensor) -> bool:
+    """Whether labels are class probabilities or a one-hot: of the logits' shape, and 1 in all at each position."""
+    if target.shape != logits.shape or target.dim() < 2:
+        return False
+    sums = target.double().sum(class_dim(logits))
+    return bool(torch.allclose(sums, torch.ones_like(sums), atol=0.02))

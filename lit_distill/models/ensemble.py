@@ -10,7 +10,8 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_distill.criteria.base import TASKS, Task, at_least_float32, check_choice, check_temperature
+from lit_distill.criteria.base import Task, at_least_float32, check_choice, check_class_task, check_temperature
+from lit_distill.labels import need_classes
 from lit_distill.mixture import favour_small, log_mixture, normalised
 from lit_distill.outputs import OutputKey, read_logits
 
@@ -63,7 +64,7 @@ class Ensemble(nn.Module):
     ) -> None:
         super().__init__()
         check_choice("average", average, AVERAGES)
-        check_choice("task", task, TASKS)
+        check_class_task("Ensemble", task)
         _check_members(models)
         if weights is not None and average in ("confidence", "none"):
             raise ValueError(f"weights do nothing with average {average!r}; leave one of the two out.")
@@ -144,6 +145,7 @@ torch.fx.wrap("combine")  # one node in a traced graph: what it does depends on 
 
 def _mixed(logits: Sequence[Tensor], weights: Sequence[float | Tensor], temperature: float, task: Task) -> Tensor:
     if task == "multiclass":
+        _need_classes(logits[0])
         return temperature * log_mixture(logits, weights, temperature, _class_dim(logits[0]))
     weights = [weight.unsqueeze(-1) if isinstance(weight, Tensor) else weight for weight in weights]
     pair = log_mixture([_as_pair(z) for z in logits], weights, temperature)
@@ -152,6 +154,8 @@ def _mixed(logits: Sequence[Tensor], weights: Sequence[float | Tensor], temperat
 
 def _confident(logits: Sequence[Tensor], temperature: float, task: Task) -> Tensor:
     multiclass = task == "multiclass"
+    if multiclass:
+        _need_classes(logits[0])
     dim = _class_dim(logits[0]) if multiclass else -1
     log_p = F.log_softmax(torch.stack([z if multiclass else _as_pair(z) for z in logits]), dim)
     doubt = -(log_p.exp() * log_p).sum(dim, keepdim=multiclass) + 1e-12  # members that are all certain share it equally
@@ -166,7 +170,16 @@ def _as_pair(logits: Tensor) -> Tensor:
 
 def _class_dim(logits: Tensor) -> int:
     """Where the classes are, the same with and without a leading dimension of members."""
-    return -3 if logits.dim() == 4 else -1
+    return 1 - logits.dim() if logits.dim() >= 4 else -1
+
+
+def _need_classes(logits: Tensor) -> None:
+    try:
+        need_classes(logits)
+    except ValueError as error:
+        raise ValueError(
+            f"{error} In an Ensemble, set task='binary', or average='logits' for the mean of the outputs."
+        ) from error
 
 
 def _check_members(models: Sequence[nn.Module]) -> None:

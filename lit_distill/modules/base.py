@@ -14,7 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torchmetrics import Metric
+from torchmetrics import Metric, MetricCollection
 
 from lit_distill import checks
 from lit_distill.balance import Balance
@@ -29,6 +29,7 @@ from lit_distill.modules.acceleration import Acceleration
 from lit_distill.modules.evaluator import Evaluator
 from lit_distill.modules.hyperparameters import describe_criteria, record_hyperparameters
 from lit_distill.optim import hold_task_gradient
+from lit_distill.outputs import Outputs
 from lit_distill.positions import settle
 from lit_distill.probe import in_weights_type, on_device, training_data, training_step_context, unchanged
 from lit_distill.reporting import describe, join
@@ -40,7 +41,13 @@ from lit_distill.weighted import WeightedCriteria
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
 Interval = Literal["epoch", "step"]
-Metrics = dict[str, Metric]
+Metrics = dict[str, Metric] | MetricCollection
+
+
+MAIN_FIGURES: dict[Task, str] = {
+    "regression": "mean_squared_error/student",
+    "embedding": "cosine_similarity",
+}  # of the tasks that have no accuracy
 
 
 class Attendant(Callback):
@@ -72,7 +79,9 @@ class DistillationModule(LightningModule):
         teacher: A network, which is then frozen; or a ``Teacher``; or None.
         criteria: Criteria by name.
         weights: A weight for each criterion.
-        task: ``multiclass``, ``binary`` or ``multilabel``.
+        task: What the student's outputs are. ``multiclass``, ``binary`` or ``multilabel``: scores of classes.
+            ``regression``: numbers, with labels that are numbers. ``embedding``: vectors without labels of their own.
+            ``none``: nothing that figures are made of; the criteria given say all.
         optimizer: Makes the optimizer of the trainable parameters; AdamW at 1e-3 where None. A top-level
             ``optimizer`` of a config comes before it.
         lr_scheduler: Makes the scheduler.
@@ -82,8 +91,8 @@ class DistillationModule(LightningModule):
         balance: Finds the weights in force during training.
         fast: Train with what is quickest on the device: the student compiled, a frozen teacher without a runtime of
             its own in the best one (int8 or bf16 where the hardware has it). Evaluation stays as it is.
-        metrics: Torchmetrics of your own, by name, computed of both networks in validation and test: each is updated with
-            the logits and the labels.
+        metrics: Torchmetrics of your own, by name or in a ``MetricCollection``, computed of both networks in validation and
+            test, and logged as ``val/<name>/student`` and so on. ``modules.own_metrics`` says what they are updated with.
         lr_interval: When the scheduler steps: ``epoch`` or ``step``; ``epoch`` if None.
         lr_monitor: The logged figure that ``ReduceLROnPlateau`` watches, such as ``val/cross_entropy/student``.
 
@@ -181,11 +190,16 @@ class DistillationModule(LightningModule):
         return self(self._unpack(batch).inputs)
 
     def _evaluate(self, stage: str, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
-        data = self._unpack(batch)
+        given = self._unpack(batch)
         with self._acceleration.evaluation():
-            outputs = self.distiller.capture.predict(data.inputs)
-        data, outputs, _ = settle(data, self._format, outputs)
-        self._evaluator.update((stage, dataloader_idx, batch_idx), outputs.logits, data)
+            raw = self.distiller.capture.predict(given.inputs)
+        data, outputs, _ = settle(given, self._format, raw)
+
+        def arrange(logits: Tensor) -> Tensor:
+            teacher = settle(given, self._format, raw, Outputs(logits))[2]
+            return logits if teacher is None else teacher.logits
+
+        self._evaluator.update((stage, dataloader_idx, batch_idx), outputs.logits, data, arrange=arrange)
 
     def on_validation_epoch_end(self) -> None:
         self._log_evaluation("val")
@@ -195,7 +209,7 @@ class DistillationModule(LightningModule):
 
     def _log_evaluation(self, stage: str) -> None:
         figures = self._evaluator.finish(stage, sanity=self.trainer.sanity_checking)
-        shown = f"{stage}/accuracy/student"
+        shown = f"{stage}/{MAIN_FIGURES.get(self.task, 'accuracy/student')}"
         for name, value in figures.items():
             self.log(name, value, prog_bar=name == shown, sync_dist=True)
         if shown in figures:

@@ -6,7 +6,7 @@ from torch import nn
 
 from lit_distill.balance import Balance
 from lit_distill.batch import BatchFormat
-from lit_distill.criteria import Criterion, HardTarget, Hint, SoftTarget
+from lit_distill.criteria import Criterion, Hint
 from lit_distill.criteria.base import Task
 from lit_distill.modules.base import DistillationModule, Interval, Metrics, OptimizerFactory, SchedulerFactory
 from lit_distill.modules.defaults import (
@@ -15,6 +15,7 @@ from lit_distill.modules.defaults import (
     choose,
     comparing_logits,
     layer_pair,
+    logit_criteria,
     need_layers,
     refuse_unused,
 )
@@ -37,7 +38,7 @@ class CombinedDistillation(DistillationModule):
         criteria: Criteria by name, in place of the three; one must read layers and one compare logits.
         weights: A weight for each criterion; needed with ``criteria``.
         temperature: Of the default soft target.
-        task: ``multiclass``, ``binary`` or ``multilabel``.
+        task: As in ``DistillationModule``.
         optimizer: As in ``DistillationModule``.
         lr_scheduler: As in ``DistillationModule``.
         batch_format: As in ``DistillationModule``.
@@ -75,14 +76,12 @@ class CombinedDistillation(DistillationModule):
         given = {"student_layer": student_layer, "teacher_layer": teacher_layer}
         refuse_unused({**given, "temperature": changed_temperature(temperature)}, criteria)
         default: dict[str, Criterion] = {}
+        shares: dict[str, float] = {}
         if criteria is None:
             layers = layer_pair("CombinedDistillation", student_layer, teacher_layer)
-            default = {
-                "hard": HardTarget(task=task),
-                "soft": SoftTarget(temperature, task=task),
-                "hint": Hint(*layers, normalise="channel"),
-            }
-        chosen, weighting = choose(criteria, weights, default, {"hard": 0.1, "soft": 0.9, "hint": 1.0})
+            default, shares = logit_criteria("CombinedDistillation", task, temperature)
+            default, shares = {**default, "hint": Hint(*layers, normalise="channel")}, {**shares, "hint": 1.0}
+        chosen, weighting = choose(criteria, weights, default, shares)
         need_layers("CombinedDistillation", chosen)
         if not comparing_logits(chosen):
             raise ValueError(

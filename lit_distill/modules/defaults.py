@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from lit_distill.criteria import Criterion
+from lit_distill.criteria import Criterion, HardTarget, LogitMSE, SoftTarget
+from lit_distill.criteria.base import CLASS_TASKS, TASKS, Task, check_choice
+from lit_distill.criteria.hard_target import LABEL_TASKS
 
 DEFAULT_TEMPERATURE = 4.0
 
@@ -26,6 +28,63 @@ def choose(
         example = ", ".join(f"{name!r}: 1.0" for name in criteria)
         raise ValueError(f"criteria were given without weights; add weights={{{example}}}.")
     return criteria, weights
+
+
+def label_criteria(task: Task) -> dict[str, Criterion]:
+    """The default loss on labels, where the task has one."""
+    return {"hard": HardTarget(task=task)} if task in LABEL_TASKS else {}
+
+
+def logit_criteria(
+    owner: str, task: Task, temperature: float, weights: tuple[float, float] = (0.1, 0.9)
+) -> tuple[dict[str, Criterion], dict[str, float]]:
+    """The default criteria on labels and logits, and their weights; what remains has the weight 1 where there are no labels.
+
+    Args:
+        owner: The module that they are of.
+        task: What the outputs are.
+        temperature: Of the soft target of classes.
+        weights: Of the labels' loss and of the comparison.
+
+    Raises:
+        ValueError: The task has no default criteria, or no use for the temperature.
+    """
+    check_choice("task", task, TASKS)
+    if task == "none":
+        raise ValueError(f"{owner} has no default criteria for the task 'none'; give criteria and weights.")
+    if task in CLASS_TASKS:
+        return {**label_criteria(task), "soft": SoftTarget(temperature, task=task)}, dict(
+            zip(("hard", "soft"), weights, strict=True)
+        )
+    refuse_temperature(task, temperature)
+    criteria = {**label_criteria(task), "soft": LogitMSE()}
+    return criteria, dict(zip(criteria, weights, strict=True)) if len(criteria) > 1 else {"soft": 1.0}
+
+
+def refuse_temperature(task: Task, temperature: float) -> None:
+    """Refuse a temperature that was set where no soft target of classes is made.
+
+    Raises:
+        ValueError: It was set, and nothing would read it.
+    """
+    if temperature != DEFAULT_TEMPERATURE:
+        raise ValueError(
+            f"temperature {temperature:g} is of soft targets of classes, and the task {task!r} has none; leave it out."
+        )
+
+
+def refuse_task(owner: str, task: Task, known: Sequence[Task], reason: str) -> None:
+    """Refuse a task that a module has no use for.
+
+    Raises:
+        ValueError: It is not among those known.
+    """
+    check_choice("task", task, TASKS)
+    if task not in known:
+        raise ValueError(
+            f"{owner} does not take the task {task!r}: {reason}. It takes {', '.join(map(repr, known))}; for others use "
+            "DistillationModule with criteria of your own."
+        )
 
 
 def refuse_unused(given: Mapping[str, object], criteria: Mapping[str, Criterion] | None) -> None:

@@ -6,10 +6,17 @@ from torch import nn
 
 from lit_distill.balance import Balance
 from lit_distill.batch import BatchFormat
-from lit_distill.criteria import Criterion, HardTarget, Hint
+from lit_distill.criteria import Criterion, Hint
 from lit_distill.criteria.base import Task
 from lit_distill.modules.base import DistillationModule, Interval, Metrics, OptimizerFactory, SchedulerFactory
-from lit_distill.modules.defaults import choose, comparing_logits, layer_pair, need_layers, refuse_unused
+from lit_distill.modules.defaults import (
+    choose,
+    comparing_logits,
+    label_criteria,
+    layer_pair,
+    need_layers,
+    refuse_unused,
+)
 from lit_distill.modules.hyperparameters import record_hyperparameters
 from lit_distill.schedules import Schedule
 from lit_distill.teachers import Teacher
@@ -19,8 +26,8 @@ class FeatureDistillation(DistillationModule):
     """The student learns from labels and from the teacher's features (Romero et al. 2015).
 
     Starts with ``hard`` (weight 1) and ``hint`` (weight 1) on the given layers, each channel normalised so
-    that the weight means the same for every layer. With a ``JointTeacher`` both networks train at the same
-    time.
+    that the weight means the same for every layer; without ``hard`` where the task has no labels. With a ``JointTeacher``
+    both networks train at the same time.
 
     Args:
         student: The network to train.
@@ -29,7 +36,7 @@ class FeatureDistillation(DistillationModule):
         teacher_layer: The teacher's layer, or a glob, of the default hint.
         criteria: Criteria by name, in place of the two; one must read layers, none compare logits.
         weights: A weight for each criterion; needed with ``criteria``.
-        task: ``multiclass``, ``binary`` or ``multilabel``.
+        task: As in ``DistillationModule``.
         optimizer: As in ``DistillationModule``.
         lr_scheduler: As in ``DistillationModule``.
         batch_format: As in ``DistillationModule``.
@@ -68,8 +75,8 @@ class FeatureDistillation(DistillationModule):
         default: dict[str, Criterion] = {}
         if criteria is None:
             layers = layer_pair("FeatureDistillation", student_layer, teacher_layer)
-            default = {"hard": HardTarget(task=task), "hint": Hint(*layers, normalise="channel")}
-        chosen, weighting = choose(criteria, weights, default, {"hard": 1.0, "hint": 1.0})
+            default = {**label_criteria(task), "hint": Hint(*layers, normalise="channel")}
+        chosen, weighting = choose(criteria, weights, default, dict.fromkeys(default, 1.0))
         need_layers("FeatureDistillation", chosen)
         logits = comparing_logits(chosen)
         if logits:

@@ -6,10 +6,17 @@ from torch import nn
 
 from lit_distill.balance import Balance
 from lit_distill.batch import BatchFormat
-from lit_distill.criteria import Criterion, HardTarget, SoftTarget
+from lit_distill.criteria import Criterion
 from lit_distill.criteria.base import Task
 from lit_distill.modules.base import DistillationModule, Interval, Metrics, OptimizerFactory, SchedulerFactory
-from lit_distill.modules.defaults import DEFAULT_TEMPERATURE, changed_temperature, choose, refuse_layers, refuse_unused
+from lit_distill.modules.defaults import (
+    DEFAULT_TEMPERATURE,
+    changed_temperature,
+    choose,
+    logit_criteria,
+    refuse_layers,
+    refuse_unused,
+)
 from lit_distill.modules.hyperparameters import record_hyperparameters
 from lit_distill.schedules import Schedule
 from lit_distill.teachers import Teacher
@@ -21,13 +28,17 @@ class LogitDistillation(DistillationModule):
     Starts with ``hard`` (weight 0.1) and ``soft`` (weight 0.9, temperature 4), the values that CIFAR
     experiments use. Without labels, give ``criteria={"soft": SoftTarget()}, weights={"soft": 1.0}``.
 
+    For the task ``regression`` both are mean squared errors, ``HardTarget(task="regression")`` and ``LogitMSE``. For
+    ``embedding`` there is ``soft`` alone, of weight 1: ``LogitMSE``, so that the student's vectors can stand in the place of
+    the teacher's, whatever distance they are searched by. The task ``none`` has no default.
+
     Args:
         student: The network to train.
         teacher: A network, which is then frozen, or a ``Teacher``.
         criteria: Criteria by name, in place of the two; none may read layers.
         weights: A weight for each criterion; needed with ``criteria``.
-        temperature: Of the default soft target.
-        task: ``multiclass``, ``binary`` or ``multilabel``.
+        temperature: Of the default soft target of classes.
+        task: As in ``DistillationModule``.
         optimizer: As in ``DistillationModule``.
         lr_scheduler: As in ``DistillationModule``.
         batch_format: As in ``DistillationModule``.
@@ -61,8 +72,8 @@ class LogitDistillation(DistillationModule):
         lr_monitor: str | None = None,
     ) -> None:
         refuse_unused({"temperature": changed_temperature(temperature)}, criteria)
-        default: dict[str, Criterion] = {"hard": HardTarget(task=task), "soft": SoftTarget(temperature, task=task)}
-        chosen, weighting = choose(criteria, weights, default, {"hard": 0.1, "soft": 0.9})
+        default, shares = logit_criteria("LogitDistillation", task, temperature) if criteria is None else ({}, {})
+        chosen, weighting = choose(criteria, weights, default, shares)
         refuse_layers("LogitDistillation", chosen)
         super().__init__(
             student,

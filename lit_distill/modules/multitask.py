@@ -10,10 +10,18 @@ from torch import nn
 
 from lit_distill.balance import Balance
 from lit_distill.batch import BatchFormat
-from lit_distill.criteria import Criterion, HardTarget, OnHead, SoftTarget
-from lit_distill.criteria.base import TASKS, Task, check_choice
+from lit_distill.checks import task_of
+from lit_distill.criteria import Criterion, OnHead
+from lit_distill.criteria.base import CLASS_TASKS, TASKS, Task, check_choice
 from lit_distill.modules.base import DistillationModule, Interval, Metrics, OptimizerFactory, SchedulerFactory
-from lit_distill.modules.defaults import DEFAULT_TEMPERATURE, changed_temperature, choose, refuse_unused
+from lit_distill.modules.defaults import (
+    DEFAULT_TEMPERATURE,
+    changed_temperature,
+    choose,
+    logit_criteria,
+    refuse_temperature,
+    refuse_unused,
+)
 from lit_distill.modules.evaluator import Evaluator
 from lit_distill.modules.hyperparameters import record_hyperparameters
 from lit_distill.references import nearest
@@ -39,7 +47,7 @@ class MultiTaskDistillation(DistillationModule):
         criteria: Criteria by name, in place of these; wrap each in ``OnHead``.
         weights: A weight for each criterion; needed with ``criteria``.
         temperature: Of the default soft targets.
-        task: ``multiclass``, ``binary`` or ``multilabel``, of all tasks; or by the task's name where they differ.
+        task: As in ``DistillationModule``, of all tasks; or by the task's name where they differ.
         optimizer: As in ``DistillationModule``.
         lr_scheduler: As in ``DistillationModule``.
         batch_format: As in ``DistillationModule``. For networks that return a mapping, ``output_key`` is the first task's
@@ -80,7 +88,7 @@ class MultiTaskDistillation(DistillationModule):
             raise ValueError("heads is empty; name the student's layer of each task: {colour: heads.colour, …}.")
         kinds = task_kinds(heads, task)
         taught = _taught_heads(heads, teacher, teacher_heads)
-        default, shares = _default_criteria(heads, taught, kinds, temperature)
+        default, shares = _default_criteria(heads, taught, kinds, temperature) if criteria is None else ({}, {})
         chosen, weighting = choose(criteria, weights, default, shares)
         _check_heads(heads, kinds, chosen)
         layout = batch_format or BatchFormat()
@@ -91,7 +99,7 @@ class MultiTaskDistillation(DistillationModule):
             teacher,
             chosen,
             weighting,
-            "multiclass",
+            "none",
             optimizer,
             lr_scheduler,
             layout,
@@ -155,12 +163,20 @@ def _default_criteria(
     criteria: dict[str, Criterion] = {}
     weights: dict[str, float] = {}
     for name, layer in heads.items():
-        criteria[f"hard_{name}"] = OnHead(HardTarget(task=kinds[name]), layer, task_name=name)
-        weights[f"hard_{name}"] = 0.1 if name in taught else 1.0
+        classes = kinds[name] in CLASS_TASKS
+        found, shares = logit_criteria(
+            f"the task {name!r} of MultiTaskDistillation",
+            kinds[name],
+            temperature if classes else DEFAULT_TEMPERATURE,
+        )
+        if "hard" in found:
+            criteria[f"hard_{name}"] = OnHead(found["hard"], layer, task_name=name)
+            weights[f"hard_{name}"] = shares["hard"] if name in taught else 1.0
         if name in taught:
-            soft = SoftTarget(temperature, task=kinds[name])
-            criteria[f"soft_{name}"] = OnHead(soft, layer, taught[name], name)
-            weights[f"soft_{name}"] = 0.9
+            criteria[f"soft_{name}"] = OnHead(found["soft"], layer, taught[name], name)
+            weights[f"soft_{name}"] = shares["soft"]
+    if not any(kind in CLASS_TASKS for kind in kinds.values()):
+        refuse_temperature(next(iter(kinds.values())), temperature)
     return criteria, weights
 
 
@@ -174,8 +190,8 @@ def _check_heads(heads: Mapping[str, str], kinds: Mapping[str, Task], criteria: 
                 "leave it out of heads."
             )
         for key, one in own.items():
-            kind = getattr(one.criterion, "task", kinds[name])
-            if kind != kinds[name]:
+            kind = task_of(one)
+            if kinds[name] != "none" and kind is not None and kind != kinds[name]:
                 raise ValueError(
                     f"criterion {key!r} ({type(one.criterion).__name__}) is for the task {kind!r}, and {name!r} is "
                     f"{kinds[name]!r}; give both the same."

@@ -12,10 +12,10 @@ from torch import nn
 from lit_distill.balance import Balance
 from lit_distill.batch import BatchFormat
 from lit_distill.criteria import Criterion, HardTarget, Mutual, OnHead
-from lit_distill.criteria.base import Task
+from lit_distill.criteria.base import CLASS_TASKS, Task
 from lit_distill.models.peers import Peers
 from lit_distill.modules.base import DistillationModule, Interval, Metrics, OptimizerFactory, SchedulerFactory
-from lit_distill.modules.defaults import choose, refuse_unused
+from lit_distill.modules.defaults import choose, refuse_task, refuse_unused
 from lit_distill.modules.hyperparameters import record_hyperparameters
 from lit_distill.schedules import Schedule
 
@@ -36,7 +36,7 @@ class MutualDistillation(DistillationModule):
         criteria: Criteria by name, in place of these; the peers' logits are the student's layers ``0``, ``1``, ….
         weights: A weight for each criterion; needed with ``criteria``.
         temperature: Of the default ``mutual``.
-        task: ``multiclass``, ``binary`` or ``multilabel``.
+        task: As in ``DistillationModule``.
         optimizer: As in ``DistillationModule``.
         lr_scheduler: As in ``DistillationModule``.
         batch_format: As in ``DistillationModule``.
@@ -68,6 +68,7 @@ class MutualDistillation(DistillationModule):
         lr_interval: Interval | None = None,
         lr_monitor: str | None = None,
     ) -> None:
+        refuse_task("MutualDistillation", task, CLASS_TASKS, "peers compare and average predictions of classes")
         refuse_unused({"temperature": None if temperature == DEFAULT_TEMPERATURE else temperature}, criteria)
         student = Peers(peers, task, batch_format.output_key if batch_format is not None else None)
         _warn_of_twins(student)

@@ -7,9 +7,9 @@ from torch import nn
 from lit_distill.balance import Balance
 from lit_distill.batch import BatchFormat
 from lit_distill.criteria import Criterion, HardTarget, OwnTeacher
-from lit_distill.criteria.base import Task
+from lit_distill.criteria.base import CLASS_TASKS, Task
 from lit_distill.modules.base import DistillationModule, Interval, Metrics, OptimizerFactory, SchedulerFactory
-from lit_distill.modules.defaults import choose, refuse_unused
+from lit_distill.modules.defaults import choose, refuse_task, refuse_unused
 from lit_distill.modules.hyperparameters import record_hyperparameters
 from lit_distill.schedules import Schedule
 
@@ -27,7 +27,7 @@ class SelfDistillation(DistillationModule):
         deepest_layer: The feature for the exits' features to match; none match where None.
         criteria: Criteria by name, in place of the two.
         weights: A weight for each criterion; needed with ``criteria``.
-        task: ``multiclass``, ``binary`` or ``multilabel``.
+        task: As in ``DistillationModule``.
         optimizer: As in ``DistillationModule``.
         lr_scheduler: As in ``DistillationModule``.
         batch_format: As in ``DistillationModule``.
@@ -69,6 +69,7 @@ class SelfDistillation(DistillationModule):
                     "SelfDistillation needs layers for its exits: give student_layer (such as 'layer2', or a list), or your "
                     "own criteria."
                 )
+            refuse_task("SelfDistillation", task, CLASS_TASKS, "its exits classify; give your own criteria")
             default = {"hard": HardTarget(task=task), "own": OwnTeacher(student_layer, deepest_layer, task=task)}
         chosen, weighting = choose(criteria, weights, default, {"hard": 1.0, "own": 1.0})
         super().__init__(

@@ -7,7 +7,9 @@ from torch import nn
 from lit_distill.batch import BatchFormat
 from lit_distill.criteria import Criterion, HardTarget
 from lit_distill.criteria.base import Task
+from lit_distill.criteria.hard_target import LABEL_TASKS
 from lit_distill.modules.base import DistillationModule, Interval, Metrics, OptimizerFactory, SchedulerFactory
+from lit_distill.modules.defaults import refuse_task
 
 
 class SupervisedModule(DistillationModule):
@@ -18,7 +20,7 @@ class SupervisedModule(DistillationModule):
     Args:
         model: The network; ``module.student`` holds it.
         label_smoothing: Of the cross-entropy, in [0, 1).
-        task: ``multiclass``, ``binary`` or ``multilabel``.
+        task: As in ``DistillationModule``.
         optimizer: As in ``DistillationModule``.
         lr_scheduler: As in ``DistillationModule``.
         batch_format: As in ``DistillationModule``.
@@ -44,6 +46,7 @@ class SupervisedModule(DistillationModule):
         lr_interval: Interval | None = None,
         lr_monitor: str | None = None,
     ) -> None:
+        refuse_task("SupervisedModule", task, LABEL_TASKS, "it trains on labels alone")
         criteria: dict[str, Criterion] = {"hard": HardTarget(label_smoothing, task)}
         super().__init__(
             model,

@@ -68,5 +68,8 @@ class JointTeacher(Teacher):
             raise ValueError(
                 f"a joint teacher learns one task, and the batches have labels of several: {', '.join(target)}."
             )
-        loss: Tensor = self._hard(outputs, Outputs.nothing(), target)
+        try:
+            loss: Tensor = self._hard(outputs, Outputs.nothing(), target)
+        except ValueError as error:
+            raise ValueError(f"the teacher's own loss, JointTeacher(task={self.task!r}): {error}") from error
         return self.weight * loss

@@ -170,7 +170,9 @@ def test_smoothing_out_of_range_is_refused(smoothing: float) -> None:
 
 
 def test_unknown_task_is_refused() -> None:
-    with pytest.raises(ValueError, match="task must be one of 'multiclass', 'binary', 'multilabel', not 'ranking'"):
+    with pytest.raises(
+        ValueError, match="task must be one of 'multiclass', 'binary', 'multilabel', 'regression', not 'ranking'"
+    ):
         HardTarget(task="ranking")  # type: ignore[arg-type]
 
 
@@ -198,3 +200,178 @@ def test_the_mean_is_over_the_labelled(smoothing: float) -> None:
     assert hard_target(logits, target, smoothing).item() == pytest.approx(
         -(soft * log_p).sum(1).mean().item(), abs=1e-12
     )
+
+
+# Weights of classes and of samples -----------------------------------------------------------------
+
+
+def weighted(
+    criterion: HardTarget, logits: Tensor, target: Tensor, weight: Tensor, mask: Tensor | None = None
+) -> Tensor:
+    value: Tensor = criterion(Outputs(logits, mask=mask, sample_weight=weight), NOTHING, target)
+    return value
+
+
+def test_class_weights_are_pytorchs_weighted_mean() -> None:
+    logits, target, weights = draw(6, 3), torch.tensor([0, 1, 2, 1, IGNORED_LABEL, 0]), [1.0, 5.0, 0.5]
+    for smoothing in (0.0, 0.1):
+        found = value_of(HardTarget(smoothing, class_weights=weights), logits, target)
+        want = torch.nn.CrossEntropyLoss(torch.tensor(weights).double(), label_smoothing=smoothing)(logits, target)
+        assert found.item() == pytest.approx(want.item(), rel=1e-12)
+
+
+def test_class_weights_of_class_probabilities_are_pytorchs() -> None:
+    logits, shares, weights = draw(6, 3), draw(6, 3, seed=1).softmax(1), [1.0, 5.0, 0.5]
+    found = value_of(HardTarget(class_weights=weights), logits, shares)
+    want = torch.nn.CrossEntropyLoss(torch.tensor(weights).double())(logits, shares)
+    assert found.item() == pytest.approx(want.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("task", "shape", "weights"), [("binary", (6,), [4.0]), ("multilabel", (6, 3), [1.0, 5.0, 0.5])]
+)
+def test_class_weights_of_sigmoids_are_those_of_the_positive_term(
+    task: str, shape: tuple[int, ...], weights: list[float]
+) -> None:
+    logits, target = draw(*shape), (draw(*shape, seed=1) > 0).long()
+    found = value_of(HardTarget(task=task, class_weights=weights), logits, target)  # type: ignore[arg-type]
+    p = logits.sigmoid()
+    want = -(torch.tensor(weights) * target * p.log() + (1 - target) * (1 - p).log()).mean()
+    assert found.item() == pytest.approx(want.item(), rel=1e-12)
+
+
+TASK_CASES = [("multiclass", 3), ("binary", 1), ("multilabel", 3), ("regression", 3)]
+LAYOUT_CASES = [(5,), (5, 4), (5, 2, 3), (5, 2, 2, 3)]
+
+
+def case(task: str, classes: int, layout: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Logits and labels of a task in a layout, classes where that layout has them."""
+    last, labels = draw(*layout, classes), (draw(*layout, classes, seed=1) > 0).double()
+    if task == "multiclass":
+        indices = draw(*layout, classes, seed=1).argmax(-1)
+        return (last.movedim(-1, 1) if len(layout) > 2 else last), indices
+    if len(layout) > 2:
+        return last.movedim(-1, 1), labels.movedim(-1, 1)
+    return last, labels
+
+
+@pytest.mark.parametrize(("task", "classes"), TASK_CASES)
+@pytest.mark.parametrize("layout", LAYOUT_CASES)
+class TestSampleWeights:
+    def test_equal_ones_change_nothing(self, task: str, classes: int, layout: tuple[int, ...]) -> None:
+        logits, target = case(task, classes, layout)
+        criterion = HardTarget(task=task)  # type: ignore[arg-type]
+        found = weighted(criterion, logits, target, torch.full((5,), 0.3))
+        assert found.item() == pytest.approx(value_of(criterion, logits, target).item(), rel=1e-6)
+
+    def test_the_value_is_the_weighted_mean_of_the_samples_losses(
+        self, task: str, classes: int, layout: tuple[int, ...]
+    ) -> None:
+        logits, target = case(task, classes, layout)
+        criterion, weight = HardTarget(task=task), torch.tensor([0.0, 1.0, 2.0, 0.5, 3.0])  # type: ignore[arg-type]
+        alone = [value_of(criterion, logits[i : i + 1], target[i : i + 1]).item() for i in range(5)]
+        want = sum(w * v for w, v in zip(weight.tolist(), alone, strict=True)) / weight.sum().item()
+        for form in (weight, weight.unsqueeze(1)):
+            assert weighted(criterion, logits, target, form).item() == pytest.approx(want, rel=1e-6)
+
+    def test_a_sample_of_weight_0_gets_no_gradient(self, task: str, classes: int, layout: tuple[int, ...]) -> None:
+        logits, target = case(task, classes, layout)
+        leaf = logits.clone().requires_grad_()
+        weighted(HardTarget(task=task), leaf, target, torch.tensor([1.0, 0, 1, 1, 0])).backward()  # type: ignore[arg-type]
+        assert leaf.grad is not None
+        assert [bool(g.any()) for g in leaf.grad] == [True, False, True, True, False]
+
+    def test_ignored_labels_count_nothing(self, task: str, classes: int, layout: tuple[int, ...]) -> None:
+        logits, target = case(task, classes, layout)
+        criterion = HardTarget(task=task)  # type: ignore[arg-type]
+        hidden = target.clone()
+        hidden[[1, 3]] = IGNORED_LABEL
+        keep = [0, 2, 4]
+        want = value_of(criterion, logits[keep], target[keep]).item()
+        assert value_of(criterion, logits, hidden).item() == pytest.approx(want, rel=1e-12)
+        weight = torch.tensor([1.0, 9.0, 2.0, 9.0, 3.0])
+        want = weighted(criterion, logits[keep], target[keep], weight[keep]).item()
+        assert weighted(criterion, logits, hidden, weight).item() == pytest.approx(want, rel=1e-6)
+        nothing = value_of(criterion, logits, torch.full_like(target, IGNORED_LABEL))
+        assert nothing.item() == 0
+
+
+def test_single_unknown_labels_of_a_sample_are_left_out() -> None:
+    logits, target = draw(4, 3), torch.tensor([[0, 1, -100], [1, -100, 1], [0, 0, 0], [-100, -100, -100]])
+    known = target >= 0
+    for form in (target, target.float(), target.to(torch.int8)):
+        found = value_of(HardTarget(0.1, "multilabel"), logits, form)
+        want = hard_target_binary(logits[known], target[known], 0.1)
+        assert found.item() == pytest.approx(want.item(), rel=1e-12)
+
+
+def test_weights_of_classes_and_samples_multiply() -> None:
+    logits, target, weights = draw(4, 3), torch.tensor([0, 1, 2, 1]), torch.tensor([1.0, 5.0, 0.5]).double()
+    sample = torch.tensor([1.0, 2.0, 0.5, 0.0]).double()
+    found = weighted(HardTarget(class_weights=weights.tolist()), logits, target, sample)
+    losses = -logits.log_softmax(1)[torch.arange(4), target]
+    mass = sample * weights[target]
+    assert found.item() == pytest.approx(((mass * losses).sum() / mass.sum()).item(), rel=1e-12)
+
+
+def test_weights_that_are_all_0_teach_nothing() -> None:
+    logits = draw(3, 4).requires_grad_()
+    value = weighted(HardTarget(), logits, torch.tensor([0, 1, 2]), torch.zeros(3))
+    value.backward()
+    assert value.item() == 0
+    assert logits.grad is not None
+    assert not logits.grad.any()
+
+
+def test_class_weights_follow_the_criterion_and_are_in_no_state_dict() -> None:
+    criterion = HardTarget(class_weights=[1.0, 2.0])
+    assert criterion.class_weights is not None
+    assert "class_weights" not in criterion.state_dict()
+    assert criterion.double().class_weights.dtype == torch.float64  # type: ignore[union-attr]
+
+
+# Regression ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("distance", "by_hand"),
+    [("l2", lambda d: d * d), ("l1", abs), ("smooth_l1", lambda d: d * d / 2 if abs(d) < 1 else abs(d) - 0.5)],
+)
+def test_a_regression_is_the_mean_distance(distance: str, by_hand: object) -> None:
+    outputs, target = draw(6, 2), draw(6, 2, seed=1)
+    gaps = (outputs - target).flatten().tolist()
+    found = value_of(HardTarget(task="regression", distance=distance), outputs, target)  # type: ignore[arg-type]
+    assert found.item() == pytest.approx(sum(by_hand(d) for d in gaps) / len(gaps), rel=1e-12)  # type: ignore[operator]
+
+
+def test_a_column_of_outputs_and_a_vector_of_labels_are_not_broadcast() -> None:
+    outputs, target = draw(6, 1), draw(6, seed=1)
+    found = value_of(HardTarget(task="regression"), outputs, target)
+    assert found.item() == pytest.approx((outputs.flatten() - target).square().mean().item(), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"class_weights": [1.0, -1.0]}, "class_weights must be finite, at least 0 and not all 0"),
+        ({"class_weights": [0.0, 0.0]}, "not all 0"),
+        ({"class_weights": []}, "class_weights must be a list"),
+        ({"class_weights": "balanced"}, "class_weights must be a list of a number for each class, not 'balanced'"),
+        ({"task": "regression", "class_weights": [1.0]}, "are of classes, and the task is 'regression'"),
+        ({"task": "regression", "label_smoothing": 0.1}, "are of classes, and the task is 'regression'"),
+        ({"distance": "l1"}, "distance is of the task 'regression', and the task is 'multiclass'"),
+        ({"task": "regression", "distance": "huber"}, "distance must be one of 'l2', 'l1', 'smooth_l1'"),
+        ({"task": "embedding"}, "no loss on labels for the task 'embedding'"),
+        ({"task": "none"}, "no loss on labels for the task 'none'"),
+    ],
+)
+def test_arguments_that_do_nothing_or_do_not_fit_are_refused(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        HardTarget(**arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("task", "shape"), [("multiclass", (4, 3)), ("multilabel", (4, 3))])
+def test_another_number_of_class_weights_is_refused(task: str, shape: tuple[int, ...]) -> None:
+    target = torch.zeros(4).long() if task == "multiclass" else torch.zeros(shape)
+    with pytest.raises(ValueError, match="2 class weights for 3 classes"):
+        value_of(HardTarget(task=task, class_weights=[1.0, 2.0]), draw(*shape), target)  # type: ignore[arg-type]

@@ -612,7 +612,7 @@ class Never(Callback):
             "use FeatureDistillation",
         ),
         (lambda: CombinedDistillation(Net(4), Net(6), "conv"), "give student_layer and teacher_layer"),
-        (lambda: LogitDistillation(Net(4), Net(6), task="regression"), "task must be one of"),  # type: ignore[arg-type]
+        (lambda: LogitDistillation(Net(4), Net(6), task="ranking"), "task must be one of"),  # type: ignore[arg-type]
     ],
 )
 def test_mistakes_are_found_before_the_first_batch(

@@ -263,7 +263,7 @@ def two(**options: Any) -> Any:
         ({"teacher": None, "teacher_heads": HEADS}, "teacher_heads are given, and there is no teacher"),
         ({"task": {"colour": "binary"}}, "task says nothing of 'shape'"),
         ({"task": {"colour": "binary", "shap": "binary"}}, "task names 'shap', .* Did you mean 'shape'"),
-        ({"task": {"colour": "binary", "shape": "regression"}}, "the task 'shape' must be one of"),
+        ({"task": {"colour": "binary", "shape": "ranking"}}, "the task 'shape' must be one of"),
         (
             {"criteria": {"a": OnHead(HardTarget(), "heads.colour")}, "weights": {"a": 1.0}},
             "no criterion is on .* 'shape'",
