@@ -62,6 +62,10 @@ class Roles:
         if name not in names:
             names.append(name)
 
+    def words(self, name: str) -> str:
+        """What to call an entry in a sentence."""
+        return f"entry {name}" if isinstance(self.batch, (tuple, list)) and name.isdigit() else name
+
     def left(self) -> list[Any]:
         """Names of the entries that nobody got."""
         taken = {name for names in self.given.values() for name in names}

@@ -16,7 +16,6 @@ import torch
 from lightning.fabric.utilities.data import _auto_add_worker_init_fn
 from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.connectors.data_connector import _request_dataloader
-from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -71,10 +70,10 @@ class TrainingData:
         return tree_unflatten([batch for _, batch in read], structure)
 
     def _structure(self) -> Any:
-        return self.loaders.iterables if isinstance(self.loaders, CombinedLoader) else self.loaders
+        return self.loaders.iterables if _is_combined(self.loaders) else self.loaders
 
     def _replace(self, flat: list[Any], structure: Any) -> None:
-        if isinstance(self.loaders, CombinedLoader):
+        if _is_combined(self.loaders):
             self.loaders.flattened = flat
         else:
             self.loaders = tree_unflatten(flat, structure)
@@ -100,7 +99,7 @@ class Ahead:
     """
 
     def __init__(self, loader: Any) -> None:
-        self._loader = loader
+        self.loader = loader
         self._iterator: Iterator[Any] | None = iter(loader)
         self.first: Any = _next(self._iterator)
 
@@ -110,16 +109,16 @@ class Ahead:
         if iterator is not None:
             first, self.first = self.first, None
             yield first
-        for batch in self._loader if iterator is None else iterator:  # noqa: UP028
+        for batch in self.loader if iterator is None else iterator:  # noqa: UP028
             yield batch
 
     def __len__(self) -> int:
-        return len(self._loader)
+        return len(self.loader)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "_loader":
+        if name.startswith("__") or name == "loader":
             raise AttributeError(name)
-        return getattr(self._loader, name)
+        return getattr(self.loader, name)
 
 
 def training_data(trainer: Trainer) -> TrainingData:
@@ -155,6 +154,11 @@ def in_weights_type(trainer: Trainer, data: Any, weights: Tensor) -> Any:
     if str(trainer.precision) in ("64-true", "bf16-true", "16-true"):
         return move(data, weights.device, weights.dtype)
     return data
+
+
+def _is_combined(loaders: Any) -> bool:
+    """Whether loaders are a ``CombinedLoader`` of Lightning's, by either of its names."""
+    return hasattr(loaders, "iterables") and hasattr(loaders, "flattened")
 
 
 def _has_numbered_samples(loader: Any) -> bool:

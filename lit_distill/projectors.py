@@ -268,6 +268,8 @@ def map_to_tokens(feature: Tensor, count: int) -> Tensor:
     if grid is None:
         return _resize_tokens(feature.flatten(2).transpose(1, 2), count)
     prefix, side = grid
+    if feature.dim() > 4:  # a volume's positions are no square
+        return _resize_tokens(feature.flatten(2).transpose(1, 2), count)
     tokens = resize_map(feature, (side, side)).flatten(2).transpose(1, 2)
     return torch.cat([tokens.mean(1, keepdim=True).expand(-1, prefix, -1), tokens], dim=1)
 

@@ -41,7 +41,7 @@ def describe(batch: Any, reader: BatchReader, several: bool = False) -> list[str
 
 def _roles_in_words(data: Batch, roles: Roles, reader: BatchReader) -> str:
     def named(role: str) -> str:
-        return ", ".join(roles.given.get(role, [])) or "none"
+        return ", ".join(map(roles.words, roles.given.get(role, []))) or "none"
 
     words = [f"student: {named('student')}"]
     if data.teacher_inputs is not None:
@@ -51,7 +51,7 @@ def _roles_in_words(data: Batch, roles: Roles, reader: BatchReader) -> str:
     words.append(f"labels: {labels}{' (read by no criterion)' if unread else ''}")
     words.append(f"mask: {named('mask') if data.mask is not None else 'none'}")
     words += [f"{role}: {named(role)}" for role in ("lengths", "weights") if role in roles.given]
-    left = [str(name) for name in roles.left()]
+    left = [roles.words(str(name)) for name in roles.left()]
     return "; ".join([*words, *([f"not used: {', '.join(left)}"] if left else [])])
 
 

@@ -36,6 +36,12 @@ PAIRS = {
     "tokens with class token to map": ((4, 17, 5), (4, 7, 4, 4)),
     "map to vector": ((4, 5, 3, 3), (4, 7)),
     "tokens to vector": ((4, 6, 5), (4, 7)),
+    "volume, smaller": ((4, 3, 4, 6, 8), (4, 6, 2, 3, 4)),
+    "volume, larger": ((4, 3, 2, 2, 2), (4, 6, 4, 4, 4)),
+    "volume to vector": ((4, 5, 2, 3, 3), (4, 7)),
+    "volume to tokens": ((4, 5, 2, 3, 3), (4, 9, 7)),
+    "tokens to volume": ((4, 18, 5), (4, 7, 2, 3, 3)),
+    "one token to a map": ((4, 1, 5), (4, 7, 3, 3)),
 }
 pairs = pytest.mark.parametrize(("student", "teacher"), PAIRS.values(), ids=PAIRS.keys())
 
@@ -220,14 +226,16 @@ def test_memory_formats_give_the_same_value(target: tuple[int, ...]) -> None:
         torch.testing.assert_close(projector(other), projector(feature))
 
 
-@pytest.mark.parametrize(("shape", "kind"), [((2, 3), "vector"), ((2, 3, 4), "tokens"), ((2, 3, 4, 5), "map")])
+@pytest.mark.parametrize(
+    ("shape", "kind"), [((2, 3), "vector"), ((2, 3, 4), "tokens"), ((2, 3, 4, 5), "map"), ((2, 3, 4, 5, 6), "volume")]
+)
 def test_feature_kinds(shape: tuple[int, ...], kind: str) -> None:
     assert feature_kind(shape) == kind
 
 
-@pytest.mark.parametrize("shape", [(2,), (2, 3, 4, 5, 6)])
+@pytest.mark.parametrize("shape", [(2,), (2, 3, 4, 5, 6, 7)])
 def test_other_dimensions_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"neither a vector \[B, D\], tokens \[B, N, D\] nor a map"):
+    with pytest.raises(ValueError, match=r"neither a vector \[B, D\], tokens \[B, N, D\], a map"):
         Projector(shape, (2, 3))
 
 
@@ -343,3 +351,31 @@ def test_an_ensemble_is_the_mean_of_rectified_projectors(student: tuple[int, ...
 def test_an_ensemble_maps_at_equal_widths_too() -> None:
     assert len(list(ProjectorEnsemble((2, 5), (2, 5), 3).parameters())) == 6
     assert len(list(Projector((2, 5), (2, 5), kind="linear").parameters())) == 2
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "now", "wanted"),
+    [
+        ((4, 5, 8), (4, 5, 6), (3, 9, 8), (3, 9, 6)),
+        ((4, 5, 8), (4, 5, 6), (3, 7, 8), (3, 11, 6)),
+        ((4, 8, 4, 4), (4, 6, 4, 4), (2, 8, 9, 7), (2, 6, 3, 3)),
+        ((4, 8, 4, 4), (4, 16, 6), (2, 8, 9, 9), (2, 81, 6)),
+        ((4, 8, 2, 4, 4), (4, 6, 2, 4, 4), (2, 8, 4, 9, 7), (2, 6, 3, 3, 3)),
+    ],
+)
+@pytest.mark.parametrize("make", [Projector, ProjectorEnsemble])
+def test_positions_are_those_of_the_teachers_feature_at_hand(
+    source: tuple[int, ...],
+    target: tuple[int, ...],
+    now: tuple[int, ...],
+    wanted: tuple[int, ...],
+    make: type[Projector],
+) -> None:
+    projector = make(source, target)
+    assert projector(draw(*now), wanted).shape == wanted
+    assert projector(draw(*source)).shape == target
+
+
+def test_maps_and_volumes_have_no_positions_in_common() -> None:
+    with pytest.raises(ValueError, match="no positions in common"):
+        Projector((2, 3, 4, 4), (2, 3, 4, 4, 4))

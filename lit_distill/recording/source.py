@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch.utils.data import DataLoader
 
 from lit_distill.lightning_names import classes_named, is_overridden
+from lit_distill.probe import Ahead
 from lit_distill.recording.replay import ReplayLoader
 from lit_distill.recording.seeding import Key, batch_seed, restored_generators, seed_generators
 
@@ -87,6 +88,8 @@ class ReplayedSource(_DataLoaderSource):
 
     def dataloader(self) -> Any:
         loader = self._source.dataloader()
+        if isinstance(loader, Ahead):
+            loader = loader.loader
         if not isinstance(loader, DataLoader):
             raise ValueError(f"a recorded teacher reads one DataLoader, not a {type(loader).__name__}.")
         return self._kind(loader, self._replace)

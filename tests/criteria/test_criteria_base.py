@@ -148,9 +148,9 @@ def test_counted_keeps_the_shape_where_nothing_is_left_out() -> None:
     assert torch.equal(counted(logits, mask), logits.reshape(4, 3)[[0, 2, 3]])
 
 
-@pytest.mark.parametrize("shape", [(3,), (2, 3, 4, 5, 6)])
+@pytest.mark.parametrize("shape", [(3,), (2, 3, 4, 5, 6, 7)])
 def test_other_dimensions_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"logits must be \[B, C\], \[B, T, C\] or \[B, C, H, W\]"):
+    with pytest.raises(ValueError, match=r"logits must be \[B, C\], \[B, T, C\], \[B, C, H, W\] or \[B, C, D, H, W\]"):
         valid_rows(torch.zeros(shape))
 
 

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lit_distill import DistillationModule, HardTarget, Outputs
+from lit_distill.batch import Batch
 from lit_distill.criteria import HardDistillation, OnHead
 from tests.conftest import QuickTrainer
 from tests.criteria.logits_by_hand import as_pixels, as_tokens, draw, gradient_of, labels, softmax, value_of
@@ -87,7 +88,7 @@ def test_each_token_of_deit_learns_from_its_own_side(two_outputs: bool) -> None:
     images, target = draw(6, 3, 8, 8).float(), labels(6, classes=5)
     decisions = module.teacher(images).argmax(1)  # type: ignore[misc]
     outputs = module.distiller.capture.run(images, None, need_grad=True)
-    module.distiller.compare(outputs, Outputs(module.teacher(images)), target).total.backward()  # type: ignore[misc]
+    module.distiller.compare(outputs, Outputs(module.teacher(images)), Batch(images, target)).total.backward()  # type: ignore[misc]
     found = {name: parameter.grad for name, parameter in student.named_parameters()}
     tokens = student.forward_features(images)
     for head, token, answer in (("head", 0, target), ("head_dist", 1, decisions)):

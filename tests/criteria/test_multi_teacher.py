@@ -154,7 +154,7 @@ def test_an_ensembles_members_teach_one_student() -> None:
     values = []
     for _ in range(60):
         comparison = module.distiller.compare(
-            module.distiller.capture.run(data[0]), module.distiller.ask(module._unpack(data))(), data[1]
+            module.distiller.capture.run(data[0]), module.distiller.ask(module._unpack(data))(), module._unpack(data)
         )
         optimizer.zero_grad()
         comparison.total.backward()
