@@ -113,7 +113,9 @@ class DistillationCLI(LightningCLI):
         if len(optimizer.param_groups) == 1:
             trainable = [parameter for parameter in lightning_module.parameters() if parameter.requires_grad]
             optimizer.param_groups[0]["params"] = trainable
-        return LightningCLI.configure_optimizers(lightning_module, optimizer, lr_scheduler)
+        if not isinstance(lightning_module, DistillationModule):
+            return LightningCLI.configure_optimizers(lightning_module, optimizer, lr_scheduler)
+        return lightning_module.optimization.take(optimizer, lr_scheduler, lightning_module._trainer)
 
     def before_fit(self) -> None:
         """Where only a recording is wanted, have the fit end before its first batch and leave nothing else behind."""

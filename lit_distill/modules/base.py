@@ -5,15 +5,13 @@ batch -> student and teacher outputs -> criteria -> weighted sum -> logs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 
 from lit_distill import checks
@@ -27,6 +25,8 @@ from lit_distill.distiller import Comparison, Distiller
 from lit_distill.modules.acceleration import Acceleration
 from lit_distill.modules.evaluator import Evaluator
 from lit_distill.modules.hyperparameters import describe_criteria, record_hyperparameters
+from lit_distill.modules.optimization import Interval, Optimization, OptimizerFactory, SchedulerFactory
+from lit_distill.modules.passed_over import tell_passed_over
 from lit_distill.optim import hold_task_gradient
 from lit_distill.outputs import read_logits
 from lit_distill.probe import as_in_evaluation, example_batch
@@ -35,9 +35,6 @@ from lit_distill.teachers import Teacher
 from lit_distill.tensorboard import add_comparison_charts
 from lit_distill.weighted import WeightedCriteria
 
-OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
-SchedulerFactory = Callable[[Optimizer], LRScheduler]
-Interval = Literal["epoch", "step"]
 Metrics = dict[str, Metric]
 
 
@@ -82,7 +79,8 @@ class DistillationModule(LightningModule):
             its own in the best one (int8 or bf16 where the hardware has it). Evaluation stays as it is.
         metrics: Torchmetrics of your own, by name, computed of both networks in validation and test: each is updated with
             the logits and the labels.
-        lr_interval: When the scheduler steps: ``epoch`` or ``step``; ``epoch`` if None.
+        lr_interval: When the scheduler steps: ``epoch`` or ``step``. If None, each epoch; OneCycleLR, CyclicLR and their
+            like step with the optimizer where they plan more steps than the fit has epochs.
         lr_monitor: The logged figure that ``ReduceLROnPlateau`` watches, such as ``val/cross_entropy/student``.
 
     Raises:
@@ -116,8 +114,7 @@ class DistillationModule(LightningModule):
         self.distiller = Distiller(student, teacher, self.criteria, self._format)
         self._teacher = self.distiller.teacher
         self.joint_teacher = self.distiller.registered_teacher
-        self._optimizer, self._lr_scheduler = optimizer, lr_scheduler
-        self._lr_interval, self._lr_monitor = lr_interval, lr_monitor
+        self.optimization = Optimization(optimizer, lr_scheduler, lr_interval, lr_monitor)
         self._acceleration = Acceleration(fast)
         self._looked_ahead = False
         self._evaluator = Evaluator(task, self._teacher, metrics=metrics)
@@ -137,6 +134,16 @@ class DistillationModule(LightningModule):
     def teacher(self) -> nn.Module | None:
         """The teacher's network, frozen or training, or None."""
         return self._teacher.model if self._teacher is not None else None
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate that training starts with; Lightning's learning-rate finder sets it."""
+        trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return self.optimization.first_rate(trainable)
+
+    @learning_rate.setter
+    def learning_rate(self, rate: float | None) -> None:
+        self.optimization.adopt(rate, self._trainer)
 
     def forward(self, inputs: Inputs) -> Any:
         """What the student alone returns."""
@@ -237,11 +244,14 @@ class DistillationModule(LightningModule):
         if not self.student.training:  # as `from_pretrained` returns it
             self.student.train()
         checks.optimizers_hold_everything(self, self.trainer.optimizers)
+        chosen = self.optimization.told or "configure_optimizers" in vars(self)  # the latter by a config
+        tell_passed_over(self.student, self.trainer.optimizers, chosen)
         self._acceleration.start(self.student, self._teacher, self.device, str(self.trainer.precision))
         self.distiller.start(self.trainer, self, self._unpack)
         add_comparison_charts(self.loggers)
 
     def on_train_start(self) -> None:
+        self.optimization.check(self.trainer)
         self.distiller.prepare(self.trainer, self._read_inputs)
         self._acceleration.report(self._teacher)
 
@@ -255,8 +265,7 @@ class DistillationModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = self._optimizer(trainable) if self._optimizer else torch.optim.AdamW(trainable, lr=1e-3)
-        return optimizer if self._lr_scheduler is None else ([optimizer], [self._lr_scheduler(optimizer)])
+        return self.optimization.configure(trainable, self._trainer)
 
     # Checkpoints and devices ---------------------------------------------------------------------
 

@@ -12,10 +12,11 @@ from lit_distill.balance import Balance
 from lit_distill.batch import BatchFormat
 from lit_distill.criteria import Criterion, HardTarget, OnHead, SoftTarget
 from lit_distill.criteria.base import TASKS, Task, check_choice
-from lit_distill.modules.base import DistillationModule, Interval, Metrics, OptimizerFactory, SchedulerFactory
+from lit_distill.modules.base import DistillationModule, Metrics
 from lit_distill.modules.defaults import DEFAULT_TEMPERATURE, changed_temperature, choose, refuse_unused
 from lit_distill.modules.evaluator import Evaluator
 from lit_distill.modules.hyperparameters import record_hyperparameters
+from lit_distill.modules.optimization import Interval, OptimizerFactory, SchedulerFactory
 from lit_distill.references import nearest
 from lit_distill.schedules import Schedule
 from lit_distill.teachers import JointTeacher, Teacher
