@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from lit_distill.batch import Inputs, call_model
+from lit_distill.formats import refuse_hidden_layers
 from lit_distill.outputs import Outputs, read_logits
 from lit_distill.references import chosen_call, hook_key, layer_path, match_layers
 
@@ -119,6 +120,7 @@ class Capture:
             wanted.update(match_layers(reference, modules, f"the {owner} {type(inner).__name__}"))
         order = {name: position for position, name in enumerate(modules)}
         self.layers = sorted(wanted, key=lambda reference: (order[layer_path(reference)], reference))
+        refuse_hidden_layers(inner, map(layer_path, self.layers), owner)
         self.restore()
 
     def _register(self, module: nn.Module, key: str) -> None:

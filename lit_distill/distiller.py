@@ -18,6 +18,7 @@ from lit_distill import checks
 from lit_distill.batch import Batch, BatchFormat, Inputs, Target
 from lit_distill.capture import Capture
 from lit_distill.checkpoint import CheckpointNote
+from lit_distill.formats import refuse_fixed_mode
 from lit_distill.optim import check_apart
 from lit_distill.outputs import Outputs
 from lit_distill.teachers import Teacher, as_teacher
@@ -62,6 +63,7 @@ class Distiller:
         criteria: WeightedCriteria,
         batch_format: BatchFormat,
     ) -> None:
+        refuse_fixed_mode(student, "student")
         self.student = student
         self.criteria = criteria
         self.teacher = as_teacher(teacher) if teacher is not None else None

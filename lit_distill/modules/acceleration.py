@@ -13,6 +13,7 @@ from torch import nn
 
 from lit_distill.capture import is_compiled
 from lit_distill.compiling import SteadySize, compile_in_place, eagerly, why_not_compile
+from lit_distill.formats import format_of
 from lit_distill.teachers import FrozenTeacher, Teacher, TeacherRuntime
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # of glibc's malloc.h
@@ -61,7 +62,8 @@ class Acceleration:
             self._compiled = SteadySize()
         self._bfloat16 = _bfloat16_or_why_not(device, precision)
         self._autocast = device if self._bfloat16 == "on" else None
-        if isinstance(teacher, FrozenTeacher) and (teacher.runtime is None or teacher is self._chosen):
+        formed = teacher is not None and format_of(teacher.model) is not None  # its graph is made already
+        if isinstance(teacher, FrozenTeacher) and not formed and (teacher.runtime is None or teacher is self._chosen):
             self._chosen = teacher
             teacher.prefer(runtimes_for(device, precision, compiled=reason is None))
 

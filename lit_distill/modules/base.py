@@ -187,6 +187,13 @@ class DistillationModule(LightningModule):
         student = read_logits(self(data.inputs), self._format.output_key)
         self._evaluator.update((stage, dataloader_idx, batch_idx), student, data)
 
+    def on_validation_start(self) -> None:
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            self._evaluator.forget()
+
+    def on_test_start(self) -> None:
+        self._evaluator.forget()
+
     def on_validation_epoch_end(self) -> None:
         self._log_evaluation("val")
 
@@ -241,6 +248,7 @@ class DistillationModule(LightningModule):
 
     def on_fit_start(self) -> None:
         self._looked_ahead = False
+        self._evaluator.forget()
         if not self.student.training:  # as `from_pretrained` returns it
             self.student.train()
         checks.optimizers_hold_everything(self, self.trainer.optimizers)

@@ -15,6 +15,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from lit_distill.batch import Inputs
 from lit_distill.capture import Capture
+from lit_distill.formats import require_gradients
 from lit_distill.outputs import Outputs
 from lit_distill.teachers.base import Teacher
 
@@ -71,7 +72,9 @@ class EMATeacher(Teacher):
 
     def bind(self, student: nn.Module) -> None:
         """Start as a copy of the student as it is now."""
-        self.model = copy.deepcopy(student).requires_grad_(False)
+        with torch.no_grad():  # a copy of TorchScript would have the student's graph
+            self.model = copy.deepcopy(student)
+        require_gradients(self.model, False)
         self.capture = Capture(self.model, owner="teacher")
         self._bound = True
 
