@@ -190,6 +190,8 @@ class Capture:
 
     def _call(self, inputs: Inputs, stop_early: bool) -> tuple[Any, LayerCalls]:
         """What the model returned, ``_STOPPED`` where it was stopped, and what the hooks read."""
+        if self.layers and not self._handles:
+            self.restore()
         store = self.store
         store.calls, store.recording, store.stop = {}, True, stop_early and store.expected > 0
         raw: Any = _STOPPED
@@ -264,13 +266,14 @@ class Capture:
         return self.store.clone
 
     def remove(self) -> None:
-        """Take the hooks off the model, for export."""
+        """Take the hooks off the model, which is plain then; ``run`` puts them back."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
 
     def restore(self) -> None:
         """Put the hooks back, onto the modules that are at the layers' paths now."""
+        self.remove()
         modules = dict(getattr(self.model, "_orig_mod", self.model).named_modules(remove_duplicate=False))
         for key in dict.fromkeys(map(hook_key, self.layers)):
             self._register(modules[layer_path(key)], key)

@@ -172,9 +172,11 @@ class Distiller:
             self.teacher.end_batch(self.student, trainer.global_step)
 
     def stop(self) -> None:
-        """End a fit."""
+        """End a run: both networks are plain modules, until they are used again."""
+        self.capture.remove()
         if self.teacher is not None:
             self.teacher.detach()
+            self.teacher.capture.remove()
 
     def move(self, fn: Callable[[Tensor], Tensor]) -> None:
         """Have a teacher that is no submodule follow the module to another device or type."""

@@ -37,6 +37,7 @@ class Acceleration:
         self._compiled: SteadySize | None = None
         self._autocast: torch.device | None = None
         self._bfloat16 = "off"
+        self._rearranged: list[torch.Tensor] = []
         self._chosen: Teacher | None = None
 
     def start(self, student: nn.Module, teacher: Teacher | None, device: torch.device, precision: str) -> None:
@@ -56,8 +57,7 @@ class Acceleration:
         if reason is not None:
             rank_zero_warn(f"fast: nothing is compiled, as torch.compile does not work here: {reason}")
         elif not is_compiled(student):
-            if any(parameter.dim() == 4 for parameter in student.parameters()):
-                student.to(memory_format=torch.channels_last)
+            self._rearrange(student)
             compile_in_place(student)
             self._compiled = SteadySize()
         self._bfloat16 = _bfloat16_or_why_not(device, precision)
@@ -68,11 +68,23 @@ class Acceleration:
             teacher.prefer(runtimes_for(device, precision, compiled=reason is None))
 
     def stop(self, student: nn.Module) -> None:
-        """Leave the student as it came: not compiled."""
+        """Leave the student as it came: not compiled, its weights in their own layout."""
+        for tensor in self._rearranged:
+            tensor.data = tensor.data.contiguous()
+            if tensor.grad is not None:
+                tensor.grad = tensor.grad.contiguous()
+        self._rearranged = []
         give_memory_back()
         if self._compiled is not None:
             student._compiled_call_impl = None
             self._compiled = None
+
+    def _rearrange(self, student: nn.Module) -> None:
+        """Bring images' weights to the channels-last layout, and remember which were in the usual one."""
+        images = [tensor for tensor in (*student.parameters(), *student.buffers()) if tensor.dim() == 4]
+        if images:
+            self._rearranged = [tensor for tensor in images if tensor.is_contiguous()]
+            student.to(memory_format=torch.channels_last)
 
     def report(self, teacher: Teacher | None) -> None:
         """Say what was chosen and why, once the teacher is prepared."""

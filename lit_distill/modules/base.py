@@ -55,12 +55,20 @@ class Attendant(Callback):
         if isinstance(pl_module, DistillationModule):
             pl_module.distiller.end_batch(trainer)
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if isinstance(pl_module, DistillationModule):
+            pl_module.leave_plain()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if isinstance(pl_module, DistillationModule):
+            pl_module.leave_plain()
+
 
 class DistillationModule(LightningModule):
     """A student, a teacher and a weighted set of named criteria. All else is Lightning's.
 
     A frozen teacher is no submodule: it is in no optimizer and no checkpoint, yet follows the device. The
-    student is ``module.student``; projectors live in ``module.criteria``.
+    student is ``module.student``, a plain module after each run; projectors live in ``module.criteria``.
 
     Args:
         student: The network to train.
@@ -129,6 +137,7 @@ class DistillationModule(LightningModule):
             "balance_class": class_name(balance) if balance is not None else "none",
         }
         record_hyperparameters(self, plain)
+        self.distiller.stop()
 
     @property
     def teacher(self) -> nn.Module | None:
@@ -264,6 +273,10 @@ class DistillationModule(LightningModule):
         self._acceleration.report(self._teacher)
 
     def on_fit_end(self) -> None:
+        self.leave_plain()
+
+    def leave_plain(self) -> None:
+        """Leave both networks as plain modules, as after every run: no hooks, not compiled, in their own layout."""
         self._acceleration.stop(self.student)
         self.distiller.stop()
 

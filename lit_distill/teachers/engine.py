@@ -43,7 +43,8 @@ class Engine:
         self.weights = weights_mark(capture.model)
         self._type = _TYPES.get(runtime.precision, floating_type(capture.model))
         self._steady = SteadySize() if runtime.compile else None
-        twin = copy.deepcopy(capture)  # its hooks read its own model
+        twin = copy.deepcopy(capture)
+        twin.restore()  # hooks that read its own model
         _prepare(twin, runtime)
         if runtime.precision == "int8":
             self._read = quantise(twin, [self._cast(batch) for batch in samples], needs_logits)
