@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, fx, nn
 from lit_distill.batch import Arguments
 from lit_distill.notices import tell
 
+_OTHER_SIZE = ("Guard failed", "Expected input", "expected shape")
 _MODES = {"dropout": 2, "batch_norm": 5}  # the argument of PyTorch's operators that holds the training mode
 
 
@@ -77,6 +79,20 @@ def freeze(model: nn.Module) -> nn.Module:
                 "Export it again after model.eval()."
             )
     return model
+
+
+@contextmanager
+def explaining_fixed_sizes(model: nn.Module) -> Iterator[None]:
+    """Say what to do where an exported program gets inputs of another size than it was exported for."""
+    try:
+        yield
+    except (AssertionError, RuntimeError) as error:
+        if not any(sign in str(error) for sign in _OTHER_SIZE) or not any(map(is_exported, model.modules())):
+            raise
+        raise ValueError(
+            f"the teacher {_name(model)} was exported for inputs of another size ({str(error).splitlines()[0]}): export it "
+            "with dynamic_shapes, such as torch.export.export(network, (images,), dynamic_shapes=({0: torch.export.Dim('batch')},))."
+        ) from error
 
 
 def refuse_fixed_mode(model: nn.Module, owner: str) -> None:

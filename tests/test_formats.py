@@ -217,6 +217,15 @@ def test_a_teacher_exported_in_training_mode_is_said() -> None:
         freeze(exported().module())
 
 
+def test_a_program_of_one_size_says_how_to_export_it_for_all(quick_trainer: Callable[..., Trainer]) -> None:
+    fixed = torch.export.export(network().eval(), (torch.randn(3, 4),)).module()
+    with pytest.raises(ValueError, match=r"exported for inputs of another size.*dynamic_shapes"):
+        quick_trainer().fit(LogitDistillation(network(), fixed), data())
+    with pytest.raises(ValueError, match="dynamic_shapes"):
+        FrozenTeacher(nn.Sequential(fixed)).predict(torch.randn(2, 4))
+    assert FrozenTeacher(fixed)(torch.randn(3, 4)).logits.shape == (3, 3)
+
+
 def test_what_is_no_network_is_refused_with_what_to_give() -> None:
     with pytest.raises(TypeError, match=r"ExportedProgram, not a network; give program.module\(\)"):
         LogitDistillation(network(), exported())

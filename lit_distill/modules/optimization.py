@@ -80,7 +80,10 @@ class Optimization:
         if self._make_scheduler is None:
             self._refuse_without_schedule()
             return optimizer
-        return self.with_schedule(optimizer, self._make_scheduler(optimizer), trainer)
+        scheduler = self._make_scheduler(optimizer)
+        if self.learning_rate is not None:
+            _tell_of_own_rates(scheduler, self.learning_rate)
+        return self.with_schedule(optimizer, scheduler, trainer)
 
     def take(self, optimizer: Optimizer, scheduler: Any, trainer: Trainer | None) -> Any:
         """What ``configure_optimizers`` returns where a config has made the optimizer and its scheduler.
@@ -241,13 +244,19 @@ def rescale(optimizer: Optimizer, schedulers: Iterable[Any], rate: float) -> Non
     for scheduler in schedulers:
         if getattr(scheduler, "optimizer", None) is not optimizer:
             continue
-        if rates_of_its_own(scheduler) is not None:
-            tell(
-                f"the learning rate {rate:g} that was set has no effect in the schedule {type(scheduler).__name__}, which "
-                "has rates of its own; set its max_lr."
-            )
-        elif hasattr(scheduler, "base_lrs"):
+        if not _tell_of_own_rates(scheduler, rate) and hasattr(scheduler, "base_lrs"):
             scheduler.base_lrs = [rate] * len(scheduler.base_lrs)
+
+
+def _tell_of_own_rates(scheduler: Any, rate: float) -> bool:
+    """Say that a rate has no effect in a schedule that has rates of its own; whether it has."""
+    own = rates_of_its_own(scheduler) is not None
+    if own:
+        tell(
+            f"the learning rate {rate:g} that was set has no effect in the schedule {type(scheduler).__name__}, which has "
+            "rates of its own; set its max_lr."
+        )
+    return own
 
 
 def _set_rate(group: dict[str, Any], rate: float) -> None:

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from lit_distill.batch import Inputs, tensors_of
-from lit_distill.formats import cast_floats, floating_type, freeze, set_mode, weights_mark
+from lit_distill.formats import cast_floats, explaining_fixed_sizes, floating_type, freeze, set_mode, weights_mark
 from lit_distill.notices import tell
 from lit_distill.outputs import Outputs
 from lit_distill.teachers.base import Teacher
@@ -48,13 +48,13 @@ class FrozenTeacher(Teacher):
             return self._as_the_students(engine(inputs, mask))
         inputs = cast_floats(inputs, floating_type(self.model))
         # no_grad, not inference_mode: the outputs enter the student's graph.
-        with torch.no_grad():
+        with torch.no_grad(), explaining_fixed_sizes(self.model):
             outputs = self.capture.run(inputs, mask, calibrate=calibrate, stop_early=not self.needs_logits)
         return self._as_the_students(outputs)
 
     def predict(self, inputs: Inputs, mask: Tensor | None = None) -> Outputs:
         set_mode(self.model, False)
-        with torch.no_grad():
+        with torch.no_grad(), explaining_fixed_sizes(self.model):
             outputs = self.capture.run(cast_floats(inputs, floating_type(self.model)), mask)
         return self._as_the_students(outputs)
 

@@ -296,6 +296,13 @@ def test_a_schedule_with_rates_of_its_own_says_that_the_rate_does_nothing() -> N
     assert "max_lr" in message
 
 
+def test_the_finder_beside_a_schedule_with_rates_of_its_own_says_so(quick_trainer: Callable[..., Trainer]) -> None:
+    module = distillation(lr_scheduler=partial(lr_scheduler.OneCycleLR, max_lr=RATE, total_steps=40))
+    module.learning_rate = 0.01
+    (message,) = told(lambda: fit(quick_trainer, module))
+    assert "max_lr" in message
+
+
 def test_a_configs_schedule_is_as_lightning_takes_it() -> None:
     from lightning.pytorch.cli import ReduceLROnPlateau
 
