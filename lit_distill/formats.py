@@ -91,7 +91,7 @@ def explaining_fixed_sizes(model: nn.Module) -> Iterator[None]:
             raise
         raise ValueError(
             f"the teacher {_name(model)} was exported for inputs of another size ({str(error).splitlines()[0]}): export it "
-            "with dynamic_shapes, such as torch.export.export(network, (images,), dynamic_shapes=({0: torch.export.Dim('batch')},))."
+            "with dynamic_shapes, for one input ({0: torch.export.Dim('batch')},)."
         ) from error
 
 
