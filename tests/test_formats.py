@@ -28,6 +28,11 @@ from lit_distill.formats import cast_floats, freeze, is_exported, map_tensors, s
 from lit_distill.models import Ensemble, SmallCNN
 from lit_distill.notices import DistillationWarning
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`torch.jit.*is deprecated"),
+    pytest.mark.filterwarnings("ignore:the teacher's accuracy.*chance"),  # the teachers here were never trained
+]
+
 
 def network() -> nn.Module:
     torch.manual_seed(3)
@@ -84,7 +89,6 @@ def data() -> DataLoader[Any]:
     return DataLoader(TensorDataset(x, torch.randint(0, 3, (16,), generator=generator)), batch_size=8)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("recorded", [False, True], ids=["live", "recorded"])
 def test_a_teacher_of_any_format_teaches(quick_trainer: Callable[..., Trainer], kind: str, recorded: bool) -> None:

@@ -136,6 +136,7 @@ def test_a_class_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pyt
         load(network(), tmp_path / "theirs.ckpt", trust=True)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol 4")
 @pytest.mark.parametrize("trust", [False, True])
 def test_damage_is_said_as_such(tmp_path: Path, trust: bool) -> None:
     path = tmp_path / "theirs.ckpt"
@@ -148,7 +149,7 @@ def test_damage_is_said_as_such(tmp_path: Path, trust: bool) -> None:
         load(network(), path, trust=trust)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*torch.jit.*")
+@pytest.mark.filterwarnings("ignore:`torch.jit.*is deprecated")
 @pytest.mark.parametrize("trust", [False, True])
 def test_archives_of_programs_are_named_with_how_to_use_them(tmp_path: Path, trust: bool) -> None:
     torch.jit.save(torch.jit.script(network()), tmp_path / "script.pt")

@@ -23,6 +23,11 @@ from lit_distill.modules import FeatureDistillation, MutualDistillation
 from lit_distill.notices import DistillationWarning
 
 RATE = 0.1
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:the teacher's accuracy.*chance"),  # the teachers here were never trained
+    pytest.mark.filterwarnings("ignore:A `OneCycleLR` scheduler is using"),  # Lightning's, where it is right so
+]
 sgd = partial(SGD, lr=RATE)
 
 

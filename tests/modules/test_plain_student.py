@@ -36,6 +36,12 @@ from lit_distill.modules import DistillationModule, acceleration
 
 CONV = "0"
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`torch.jit.*is deprecated"),
+    pytest.mark.filterwarnings("ignore:the teacher's accuracy.*chance"),  # the teachers here were never trained
+    pytest.mark.filterwarnings("ignore:Found .* module.s. in eval mode"),  # moving averages, and students by hand
+]
+
 
 def net(width: int = 4) -> nn.Sequential:
     return nn.Sequential(
@@ -108,7 +114,6 @@ def run(trainer: Trainer, module: DistillationModule, verb: str = "fit") -> None
     getattr(trainer, verb)(module, *loaders)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("kind", MODULES)
 def test_the_student_of_a_fit_is_saved_scripted_traced_and_exported(
     quick_trainer: Callable[..., Trainer], kind: str, tmp_path: Path
