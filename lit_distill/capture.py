@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_distill.batch import Inputs, call_model
+from lit_distill.formats import refuse_hidden_layers
 from lit_distill.layout import Evidence, Layout, Layouts, Placement, dense, observed, timm_channels
 from lit_distill.lightning_names import is_module
 from lit_distill.outputs import OutputKey, Outputs, logits_or_reason, unread
@@ -133,6 +134,7 @@ class Capture:
             wanted.update(match_layers(reference, modules, f"the {owner} {type(inner).__name__}"))
         order = {name: position for position, name in enumerate(modules)}
         self.layers = sorted(wanted, key=lambda reference: (order[layer_path(reference)], reference))
+        refuse_hidden_layers(inner, map(layer_path, self.layers), owner)
         self.restore()
 
     def _register(self, module: nn.Module, key: str) -> None:
@@ -251,6 +253,8 @@ class Capture:
 
     def _call(self, inputs: Inputs, stop_early: bool) -> tuple[Any, LayerCalls]:
         """What the model returned, ``_STOPPED`` where it was stopped, and what the hooks read."""
+        if self.layers and not self._handles:
+            self.restore()
         store = self.store
         store.calls, store.recording, store.stop = {}, True, stop_early and store.expected > 0
         raw: Any = _STOPPED
@@ -325,13 +329,14 @@ class Capture:
         return self.store.clone
 
     def remove(self) -> None:
-        """Take the hooks off the model, for export."""
+        """Take the hooks off the model, which is plain then; ``run`` puts them back."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
 
     def restore(self) -> None:
         """Put the hooks back, onto the modules that are at the layers' paths now."""
+        self.remove()
         modules = dict(getattr(self.model, "_orig_mod", self.model).named_modules(remove_duplicate=False))
         for key in dict.fromkeys(map(hook_key, self.layers)):
             self._register(modules[layer_path(key)], key)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import pickle
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ from lightning.pytorch.cli import (
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lit_distill.checkpoint_file import read_checkpoint
 from lit_distill.modules import DistillationModule
 from lit_distill.references import nearest
 from lit_distill.teachers import RecordedTeacher
@@ -93,7 +93,10 @@ class DistillationCLI(LightningCLI):
         path = self.config[subcommand].get("ckpt_path") if subcommand else None
         if not path or not Path(path).is_file():
             return
-        saved = torch.load(path, weights_only=True, map_location="cpu").get("hyper_parameters", {})
+        try:
+            saved = read_checkpoint(Path(path)).get("hyper_parameters", {})
+        except ValueError:  # whoever loads it says so
+            return
         model = self.config[subcommand].model
         asked = {"_class_path": model.class_path, **model.init_args.as_dict()} if model else {}
         for line in differences(saved, asked):
@@ -113,7 +116,9 @@ class DistillationCLI(LightningCLI):
         if len(optimizer.param_groups) == 1:
             trainable = [parameter for parameter in lightning_module.parameters() if parameter.requires_grad]
             optimizer.param_groups[0]["params"] = trainable
-        return LightningCLI.configure_optimizers(lightning_module, optimizer, lr_scheduler)
+        if not isinstance(lightning_module, DistillationModule):
+            return LightningCLI.configure_optimizers(lightning_module, optimizer, lr_scheduler)
+        return lightning_module.optimization.take(optimizer, lr_scheduler, lightning_module._trainer)
 
     def before_fit(self) -> None:
         """Where only a recording is wanted, have the fit end before its first batch and leave nothing else behind."""
@@ -259,10 +264,15 @@ def _strip(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("source", metavar="IN", type=Path, help="the checkpoint")
     parser.add_argument("destination", metavar="OUT", type=Path, help="where to write what is left")
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="read a checkpoint whose hyper-parameters are Python objects; loading it can run code that its maker put there",
+    )
     options = parser.parse_args(arguments)
     from lit_distill.callbacks.stripping import strip_file
 
     try:
-        print(*strip_file(options.source, options.destination), sep="\n")
-    except (ValueError, OSError, RuntimeError, pickle.UnpicklingError) as error:  # the last two: damaged bytes
+        print(*strip_file(options.source, options.destination, options.trust), sep="\n")
+    except (ValueError, OSError, RuntimeError) as error:  # the last: what cannot be written
         raise SystemExit(f"lit-distill strip: {options.source}: {error}") from error

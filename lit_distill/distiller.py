@@ -18,6 +18,7 @@ from lit_distill import checks
 from lit_distill.batch import Batch, BatchFormat, Inputs
 from lit_distill.capture import Capture
 from lit_distill.checkpoint import CheckpointNote
+from lit_distill.formats import refuse_fixed_mode
 from lit_distill.optim import check_apart
 from lit_distill.outputs import Outputs
 from lit_distill.positions import settle
@@ -65,6 +66,7 @@ class Distiller:
         criteria: WeightedCriteria,
         batch_format: BatchFormat,
     ) -> None:
+        refuse_fixed_mode(student, "student")
         self.student = student
         self.criteria = criteria
         self.format = batch_format
@@ -216,9 +218,11 @@ class Distiller:
             self.teacher.end_batch(self.student, trainer.global_step)
 
     def stop(self) -> None:
-        """End a fit."""
+        """End a run: both networks are plain modules, until they are used again."""
+        self.capture.remove()
         if self.teacher is not None:
             self.teacher.detach()
+            self.teacher.capture.remove()
 
     def move(self, fn: Callable[[Tensor], Tensor]) -> None:
         """Have a teacher that is no submodule follow the module to another device or type."""

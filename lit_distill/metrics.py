@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import MeanMetric, Metric, SumMetric
 from torchmetrics.classification import BinaryAccuracy, MulticlassAccuracy
 
-from lit_distill.batch import IGNORED_LABEL, Inputs, tensors_of
+from lit_distill.batch import IGNORED_LABEL
 from lit_distill.calibration import BinnedCalibrationError
 from lit_distill.criteria.base import CLASS_TASKS, Task, at_least_float32
 from lit_distill.criteria.hard_target import hard_target, hard_target_binary
@@ -181,53 +179,3 @@ class Evaluation:
 def count_classes(logits: Tensor) -> int:
     """Number of classes of logits ``[B]``, ``[B, C]``, ``[B, T, C]``, ``[B, C, H, W]`` or ``[B, C, D, H, W]``."""
     return logits.shape[class_dim(logits)] if logits.dim() > 1 else 1
-
-
-@dataclass
-class _Remembered:
-    mark: Tensor
-    logits: Tensor
-
-
-class TeacherMemory:
-    """A frozen teacher's logits for evaluation batches that do not change: computed once, not each epoch.
-
-    A batch is known by its place and by a positional sum over each sample's inputs; where that differs, the
-    teacher is asked again.
-
-    Args:
-        limit: Most bytes to keep; later batches are recomputed each time.
-    """
-
-    def __init__(self, limit: int = 256 * 2**20) -> None:
-        self.limit = limit
-        self._batches: dict[tuple[str, int, int], _Remembered] = {}
-        self._bytes = 0
-
-    def recall(self, place: tuple[str, int, int], inputs: Inputs) -> Tensor | None:
-        """The logits for this batch, if it is the one that was seen at this place."""
-        known = self._batches.get(place)
-        if known is None:
-            return None
-        mark = _mark(inputs)
-        return known.logits if known.mark.shape == mark.shape and torch.equal(known.mark, mark) else None
-
-    def keep(self, place: tuple[str, int, int], inputs: Inputs, logits: Tensor) -> None:
-        """Remember the logits of a batch, if there is room."""
-        size = logits.numel() * logits.element_size()
-        known = self._batches.pop(place, None)
-        if known is not None:
-            self._bytes -= known.logits.numel() * known.logits.element_size()
-        if self._bytes + size <= self.limit:
-            self._batches[place] = _Remembered(_mark(inputs), logits.detach().cpu().clone())
-            self._bytes += size
-
-
-def _mark(inputs: Inputs) -> Tensor:
-    """A number a sample that changes with the values and with their places."""
-    marks = []
-    for tensor in tensors_of(inputs):
-        flat = tensor.detach().flatten(1) if tensor.dim() > 1 else tensor.detach().unsqueeze(1)
-        ramp = torch.arange(1, flat.shape[1] + 1, device=flat.device, dtype=torch.float64).sqrt()
-        marks.append((flat.double() * ramp).sum(1).cpu())
-    return torch.stack(marks)

@@ -241,13 +241,14 @@ class TestValues:
         with pytest.raises(RuntimeError, match=r"gave NoneType and no tensor.*attn_implementation='eager'"):
             Capture(Returning("none"), ["layer"]).run(x)
 
-    def test_remove_takes_the_hooks_off(self, x: Tensor) -> None:
+    def test_remove_takes_the_hooks_off_and_run_puts_them_back(self, x: Tensor) -> None:
         model = Chain()
         capture = Capture(model, ["first", "second:input"])
         capture.remove()
         assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
-        with pytest.raises(RuntimeError, match="did not run"):
-            capture.run(x)
+        assert list(capture.run(x).features) == ["first", "second:input"]
+        capture.restore()
+        assert len(model.first._forward_hooks) == 1
 
     def test_two_captures_of_one_model(self, x: Tensor) -> None:
         model = Chain()

@@ -5,10 +5,9 @@ import torch
 from torch import Tensor
 
 from lit_distill.criteria.base import Task
-from lit_distill.metrics import Evaluation, TeacherMemory, count_classes
+from lit_distill.metrics import Evaluation, count_classes
 
 CPU = torch.device("cpu")
-PLACE = ("val", 0, 0)
 Rows = list[list[float]]
 
 
@@ -232,99 +231,6 @@ def test_a_copy_of_the_teacher_agrees_fully(task: Task, shape: tuple[int, ...]) 
 )
 def test_count_classes(shape: tuple[int, ...], classes: int) -> None:
     assert count_classes(torch.zeros(shape)) == classes
-
-
-def test_memory_recalls_what_it_kept_as_a_copy() -> None:
-    memory, images, logits = TeacherMemory(), draw(4, 3, 5, 5), draw(4, 10).requires_grad_()
-    assert memory.recall(PLACE, images) is None
-    memory.keep(PLACE, images, logits)
-    with torch.no_grad():
-        kept = logits.clone()
-        logits.zero_()
-    found = memory.recall(PLACE, images.clone())
-    assert found is not None
-    assert torch.equal(found, kept)
-    assert not found.requires_grad
-
-
-@pytest.mark.parametrize("place", [("test", 0, 0), ("val", 1, 0), ("val", 0, 1)])
-def test_memory_tells_places_apart(place: tuple[str, int, int]) -> None:
-    memory, images = TeacherMemory(), draw(4, 3, 5, 5)
-    memory.keep(PLACE, images, draw(4, 10))
-    assert memory.recall(place, images) is None
-
-
-def changed_images() -> dict[str, Tensor]:
-    images = draw(4, 3, 5, 5)
-    one_flipped, one_pixel = images.clone(), images.clone()
-    one_flipped[2] = images[2].flip(-1)
-    one_pixel[3, 0, 0, 0] += 0.01
-    return {
-        "all flipped sideways": images.flip(-1),
-        "all upside down": images.flip(-2),
-        "channels swapped": images.flip(1),
-        "one flipped": one_flipped,
-        "one pixel": one_pixel,
-        "another order": images[[1, 0, 2, 3]],
-        "fewer": images[:3],
-        "shifted": images.roll(1, -1),
-    }
-
-
-@pytest.mark.parametrize("change", changed_images())
-def test_memory_notices_changed_data(change: str) -> None:
-    memory = TeacherMemory()
-    memory.keep(PLACE, draw(4, 3, 5, 5), draw(4, 10))
-    assert memory.recall(PLACE, changed_images()[change]) is None
-
-
-def test_memory_reads_every_tensor_of_the_inputs() -> None:
-    memory, ids, mask = TeacherMemory(), labels_of(3, 6, classes=50), torch.ones(3, 6, dtype=torch.long)
-    memory.keep(PLACE, {"input_ids": ids, "attention_mask": mask}, draw(3, 2))
-    assert memory.recall(PLACE, {"input_ids": ids, "attention_mask": mask}) is not None
-    shorter = mask.clone()
-    shorter[1, 5] = 0
-    assert memory.recall(PLACE, {"input_ids": ids, "attention_mask": shorter}) is None
-    assert memory.recall(PLACE, {"input_ids": ids.flip(1), "attention_mask": mask}) is None
-
-
-def test_memory_reads_samples_of_one_number() -> None:
-    memory = TeacherMemory()
-    memory.keep(PLACE, torch.tensor([1.0, 2.0]), draw(2, 3))
-    assert memory.recall(PLACE, torch.tensor([1.0, 2.0])) is not None
-    assert memory.recall(PLACE, torch.tensor([2.0, 1.0])) is None
-
-
-def test_memory_replaces_a_changed_batch() -> None:
-    memory, images = TeacherMemory(), draw(4, 3, 5, 5)
-    memory.keep(PLACE, images, draw(4, 10))
-    memory.keep(PLACE, images.flip(-1), draw(4, 10, seed=1))
-    assert memory.recall(PLACE, images) is None
-    found = memory.recall(PLACE, images.flip(-1))
-    assert found is not None
-    assert torch.equal(found, draw(4, 10, seed=1))
-
-
-def test_memory_stops_at_its_limit_and_frees_what_it_replaces() -> None:
-    images, logits = draw(2, 3), draw(2, 10)  # 80 bytes of logits
-    memory = TeacherMemory(limit=200)
-    for index in range(3):
-        memory.keep(("val", 0, index), images + index, logits)
-    assert [memory.recall(("val", 0, i), images + i) is not None for i in range(3)] == [True, True, False]
-    for _ in range(5):
-        memory.keep(("val", 0, 1), images + 9, logits)
-    assert memory.recall(("val", 0, 1), images + 9) is not None
-    assert memory.recall(("val", 0, 0), images) is not None
-    memory.keep(("val", 0, 1), images, draw(100, 10))
-    assert memory.recall(("val", 0, 1), images) is None
-    memory.keep(("val", 0, 2), images, logits)
-    assert memory.recall(("val", 0, 2), images) is not None
-
-
-def test_a_limit_of_zero_keeps_nothing() -> None:
-    memory = TeacherMemory(limit=0)
-    memory.keep(PLACE, draw(2, 3), draw(2, 10))
-    assert memory.recall(PLACE, draw(2, 3)) is None
 
 
 def test_a_members_figures_are_its_own_and_leave_the_students_alone() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from lit_distill.checkpoint import NOTE_KEY
+from lit_distill.checkpoint_file import read_checkpoint
 
 _WEIGHTS = ("state_dict", "current_model_state", "averaging_state")
 
@@ -35,25 +36,31 @@ def strip(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     return stripped
 
 
-def strip_file(source: str | Path, destination: str | Path) -> list[str]:
+def strip_file(source: str | Path, destination: str | Path, trust: bool = False) -> list[str]:
     """Strip a checkpoint file.
 
     Args:
         source: The checkpoint.
         destination: Where to write the stripped one; may be the same file.
+        trust: Read a file that holds Python objects too, as hyper-parameters may be; loading it can run code.
 
     Returns:
         What was done, in lines to print.
 
     Raises:
-        ValueError: The file is no Lightning checkpoint.
+        ValueError: The file is no Lightning checkpoint, or holds Python objects and is not trusted.
     """
-    checkpoint = torch.load(source, map_location="cpu", weights_only=True)
+    checkpoint = read_checkpoint(Path(source), trust)
     if not isinstance(checkpoint, Mapping) or "state_dict" not in checkpoint:
         raise ValueError(f"{source} is no Lightning checkpoint: it has no 'state_dict'.")
     stripped = strip(checkpoint)
     gone = [key for key in checkpoint["state_dict"] if _is_ours(key)]
-    torch.save(stripped, destination)
+    partial = Path(f"{destination}.partial")
+    try:
+        torch.save(stripped, partial)
+        partial.replace(destination)  # the source may be the destination, and must not be lost half way
+    finally:
+        partial.unlink(missing_ok=True)
     what = (
         f"{len(gone)} tensors taken out ({', '.join(gone[:3])}{', …' if gone[3:] else ''})"
         if gone

@@ -2,42 +2,46 @@
 
 from __future__ import annotations
 
-import pickle
 import pkgutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+
+from lit_distill.checkpoint_file import read_checkpoint
 
 _NESTED_KEYS = ("state_dict", "model_state_dict", "model", "net", "student", "module", "weights")
 _COUNTER = "num_batches_tracked"
 _SHOWN = 5
 
 
-def load(model: nn.Module, checkpoint: str | Path, prefix: str | None = None) -> nn.Module:
+def load(model: nn.Module, checkpoint: str | Path, prefix: str | None = None, trust: bool = False) -> nn.Module:
     """Load a checkpoint's weights into a model, strictly.
 
     Reads ``.pt``, ``.pth``, ``.th``, ``.ckpt`` (Lightning's too) and ``.safetensors``. The state dict may be
     nested (``state_dict``, ``model``, …) and its keys may carry a wrapper's prefix (``module.``, ``model.``,
     ``_orig_mod.``, ``student.``, …): the prefix under which the keys and shapes are the model's is found.
-    Tensors from any device are mapped to the CPU. Nothing in the file is executed.
+    Tensors from any device are mapped to the CPU. Nothing in the file is executed, unless ``trust`` says so.
 
     Args:
         model: The network to fill, returned.
         checkpoint: The file.
         prefix: The prefix of the keys to read, where several fit (as ``teacher`` and ``student`` of one
             architecture would; ``student`` comes first).
+        trust: Read a file that holds Python objects beside weights, such as hyper-parameters that are a
+            ``functools.partial``, a class or a Namespace, or a whole module. Loading it can run any code that its maker put
+            there.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is damaged, holds code, or does not fit the model; what differs is listed.
+        ValueError: The file is damaged, holds Python objects and is not trusted, or does not fit the model; what differs is
+            listed.
     """
     path = Path(checkpoint)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path} (looked in {path.parent.absolute()}).")
-    state = {_unwrap(key): value for key, value in _state_dict(_read(path), path).items()}
+    state = {_unwrap(key): value for key, value in _state_dict(_read(path, trust), path).items()}
     wanted = _shapes(model.state_dict())
     fitting = [p for p in _prefixes(state) if not _differences(wanted, _under(state, p))]
     if prefix is not None:
@@ -75,7 +79,7 @@ def build(function: str, arguments: dict[str, Any] | None = None) -> nn.Module:
     return made
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path, trust: bool) -> Any:
     if path.suffix == ".safetensors":
         try:
             from safetensors import SafetensorError
@@ -86,43 +90,26 @@ def _read(path: Path) -> Any:
             return load_file(path, device="cpu")
         except (SafetensorError, ValueError, OSError) as error:
             raise ValueError(f"{path.name} is damaged or no safetensors file: {error}") from error
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "global" in str(error).lower():
-            raise ValueError(
-                f"{path.name} holds Python objects beside weights, and loading them could run code; it was refused. "
-                f"Have its author save `model.state_dict()` alone. ({_blocked(error)})"
-            ) from error
-        raise ValueError(f"{path.name} is damaged or no checkpoint: {_reason(error)}") from error
-    except Exception as error:  # damaged bytes can fail in any way
-        raise ValueError(f"{path.name} is damaged or no checkpoint: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _reason(error: Exception) -> str:
-    _, found, reason = str(error).partition("WeightsUnpickler error: ")
-    return reason.strip().splitlines()[0] if found and reason.strip() else _first_line(error)
-
-
-def _blocked(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if "GLOBAL" in line]
-    return lines[0] if lines else _first_line(error)
+    return read_checkpoint(path, trust)
 
 
 def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
+    content = _state_of(content)
     if isinstance(content, Mapping):
         for key in _NESTED_KEYS:
-            if isinstance(content.get(key), Mapping) and _tensors(content[key]):
-                return _tensors(content[key])
+            nested = _state_of(content.get(key))
+            if isinstance(nested, Mapping) and _tensors(nested):
+                return _tensors(nested)
         if _tensors(content):
             return _tensors(content)
         held = ", ".join(map(str, content)) or "nothing"
         raise ValueError(f"{path.name} holds no state dict; it holds: {held}.")
     raise ValueError(f"{path.name} holds a {type(content).__name__}, not a state dict.")
+
+
+def _state_of(content: Any) -> Any:
+    """A whole module's state dict; all else as it is."""
+    return content.state_dict() if isinstance(content, nn.Module) else content
 
 
 def _tensors(mapping: Mapping[Any, Any]) -> dict[str, Tensor]:

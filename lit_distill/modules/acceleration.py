@@ -13,6 +13,7 @@ from torch import nn
 
 from lit_distill.capture import is_compiled
 from lit_distill.compiling import SteadySize, compile_in_place, eagerly, why_not_compile
+from lit_distill.formats import format_of
 from lit_distill.teachers import FrozenTeacher, Teacher, TeacherRuntime
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # of glibc's malloc.h
@@ -36,6 +37,7 @@ class Acceleration:
         self._compiled: SteadySize | None = None
         self._autocast: torch.device | None = None
         self._bfloat16 = "off"
+        self._rearranged: list[torch.Tensor] = []
         self._chosen: Teacher | None = None
 
     def start(self, student: nn.Module, teacher: Teacher | None, device: torch.device, precision: str) -> None:
@@ -55,22 +57,34 @@ class Acceleration:
         if reason is not None:
             rank_zero_warn(f"fast: nothing is compiled, as torch.compile does not work here: {reason}")
         elif not is_compiled(student):
-            if any(parameter.dim() == 4 for parameter in student.parameters()):
-                student.to(memory_format=torch.channels_last)
+            self._rearrange(student)
             compile_in_place(student)
             self._compiled = SteadySize()
         self._bfloat16 = _bfloat16_or_why_not(device, precision)
         self._autocast = device if self._bfloat16 == "on" else None
-        if isinstance(teacher, FrozenTeacher) and (teacher.runtime is None or teacher is self._chosen):
+        formed = teacher is not None and format_of(teacher.model) is not None  # its graph is made already
+        if isinstance(teacher, FrozenTeacher) and not formed and (teacher.runtime is None or teacher is self._chosen):
             self._chosen = teacher
             teacher.prefer(runtimes_for(device, precision, compiled=reason is None))
 
     def stop(self, student: nn.Module) -> None:
-        """Leave the student as it came: not compiled."""
+        """Leave the student as it came: not compiled, its weights in their own layout."""
+        for tensor in self._rearranged:
+            tensor.data = tensor.data.contiguous()
+            if tensor.grad is not None:
+                tensor.grad = tensor.grad.contiguous()
+        self._rearranged = []
         give_memory_back()
         if self._compiled is not None:
             student._compiled_call_impl = None
             self._compiled = None
+
+    def _rearrange(self, student: nn.Module) -> None:
+        """Bring images' weights to the channels-last layout, and remember which were in the usual one."""
+        images = [tensor for tensor in (*student.parameters(), *student.buffers()) if tensor.dim() == 4]
+        if images:
+            self._rearranged = [tensor for tensor in images if tensor.is_contiguous()]
+            student.to(memory_format=torch.channels_last)
 
     def report(self, teacher: Teacher | None) -> None:
         """Say what was chosen and why, once the teacher is prepared."""

@@ -5,15 +5,13 @@ batch -> student and teacher outputs -> criteria -> weighted sum -> logs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric, MetricCollection
 
 from lit_distill import checks
@@ -28,6 +26,8 @@ from lit_distill.lightning_names import explain_refused_modules
 from lit_distill.modules.acceleration import Acceleration
 from lit_distill.modules.evaluator import Evaluator
 from lit_distill.modules.hyperparameters import describe_criteria, record_hyperparameters
+from lit_distill.modules.optimization import Interval, Optimization, OptimizerFactory, SchedulerFactory
+from lit_distill.modules.passed_over import tell_passed_over
 from lit_distill.optim import hold_task_gradient
 from lit_distill.outputs import Outputs
 from lit_distill.positions import settle
@@ -38,9 +38,6 @@ from lit_distill.teachers import Teacher
 from lit_distill.tensorboard import add_comparison_charts
 from lit_distill.weighted import WeightedCriteria
 
-OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
-SchedulerFactory = Callable[[Optimizer], LRScheduler]
-Interval = Literal["epoch", "step"]
 Metrics = dict[str, Metric] | MetricCollection
 
 
@@ -67,12 +64,20 @@ class Attendant(Callback):
         if isinstance(pl_module, DistillationModule):
             pl_module.distiller.end_batch(trainer)
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if isinstance(pl_module, DistillationModule):
+            pl_module.leave_plain()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if isinstance(pl_module, DistillationModule):
+            pl_module.leave_plain()
+
 
 class DistillationModule(LightningModule):
     """A student, a teacher and a weighted set of named criteria. All else is Lightning's.
 
     A frozen teacher is no submodule: it is in no optimizer and no checkpoint, yet follows the device. The
-    student is ``module.student``; projectors live in ``module.criteria``.
+    student is ``module.student``, a plain module after each run; projectors live in ``module.criteria``.
 
     Args:
         student: The network to train.
@@ -93,7 +98,8 @@ class DistillationModule(LightningModule):
             its own in the best one (int8 or bf16 where the hardware has it). Evaluation stays as it is.
         metrics: Torchmetrics of your own, by name or in a ``MetricCollection``, computed of both networks in validation and
             test, and logged as ``val/<name>/student`` and so on. ``modules.own_metrics`` says what they are updated with.
-        lr_interval: When the scheduler steps: ``epoch`` or ``step``; ``epoch`` if None.
+        lr_interval: When the scheduler steps: ``epoch`` or ``step``. If None, each epoch; OneCycleLR, CyclicLR and their
+            like step with the optimizer where they plan more steps than the fit has epochs.
         lr_monitor: The logged figure that ``ReduceLROnPlateau`` watches, such as ``val/cross_entropy/student``.
 
     Raises:
@@ -128,8 +134,7 @@ class DistillationModule(LightningModule):
         self.distiller = Distiller(student, teacher, self.criteria, self._format)
         self._teacher = self.distiller.teacher
         self.joint_teacher = self.distiller.registered_teacher
-        self._optimizer, self._lr_scheduler = optimizer, lr_scheduler
-        self._lr_interval, self._lr_monitor = lr_interval, lr_monitor
+        self.optimization = Optimization(optimizer, lr_scheduler, lr_interval, lr_monitor)
         self._acceleration = Acceleration(fast)
         self._looked_ahead = False
         self._reader = self.distiller.reader()
@@ -146,11 +151,22 @@ class DistillationModule(LightningModule):
             "balance_class": class_name(balance) if balance is not None else "none",
         }
         record_hyperparameters(self, plain)
+        self.distiller.stop()
 
     @property
     def teacher(self) -> nn.Module | None:
         """The teacher's network, frozen or training, or None."""
         return self._teacher.model if self._teacher is not None else None
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate that training starts with; Lightning's learning-rate finder sets it."""
+        trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return self.optimization.first_rate(trainable)
+
+    @learning_rate.setter
+    def learning_rate(self, rate: float | None) -> None:
+        self.optimization.adopt(rate, self._trainer)
 
     def forward(self, inputs: Inputs) -> Any:
         """What the student alone returns."""
@@ -200,6 +216,13 @@ class DistillationModule(LightningModule):
             return logits if teacher is None else teacher.logits
 
         self._evaluator.update((stage, dataloader_idx, batch_idx), outputs.logits, data, arrange=arrange)
+
+    def on_validation_start(self) -> None:
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            self._evaluator.forget()
+
+    def on_test_start(self) -> None:
+        self._evaluator.forget()
 
     def on_validation_epoch_end(self) -> None:
         self._log_evaluation("val")
@@ -278,18 +301,26 @@ class DistillationModule(LightningModule):
 
     def on_fit_start(self) -> None:
         self._looked_ahead = False
+        self._evaluator.forget()
         if not self.student.training:  # as `from_pretrained` returns it
             self.student.train()
         checks.optimizers_hold_everything(self, self.trainer.optimizers)
+        chosen = self.optimization.told or "configure_optimizers" in vars(self)  # the latter by a config
+        tell_passed_over(self.student, self.trainer.optimizers, chosen)
         self._acceleration.start(self.student, self._teacher, self.device, str(self.trainer.precision))
         self.distiller.start(self.trainer, self, self._unpack_training)
         add_comparison_charts(self.loggers)
 
     def on_train_start(self) -> None:
+        self.optimization.check(self.trainer)
         self.distiller.prepare(self.trainer, self._read_inputs)
         self._acceleration.report(self._teacher)
 
     def on_fit_end(self) -> None:
+        self.leave_plain()
+
+    def leave_plain(self) -> None:
+        """Leave both networks as plain modules, as after every run: no hooks, not compiled, in their own layout."""
         self._acceleration.stop(self.student)
         self.distiller.stop()
 
@@ -299,8 +330,7 @@ class DistillationModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = self._optimizer(trainable) if self._optimizer else torch.optim.AdamW(trainable, lr=1e-3)
-        return optimizer if self._lr_scheduler is None else ([optimizer], [self._lr_scheduler(optimizer)])
+        return self.optimization.configure(trainable, self._trainer)
 
     # Checkpoints and devices ---------------------------------------------------------------------
 

@@ -12,8 +12,10 @@ from torchmetrics import Metric, MetricCollection
 
 from lit_distill.batch import Batch, Target
 from lit_distill.criteria.base import CLASS_TASKS, Task
-from lit_distill.metrics import Evaluation, TeacherMemory, count_classes
+from lit_distill.formats import weights_mark
+from lit_distill.metrics import Evaluation, count_classes
 from lit_distill.modules.own_metrics import OwnMetrics, named_metrics
+from lit_distill.modules.teacher_memory import TeacherMemory
 from lit_distill.notices import tell
 from lit_distill.outputs import UnreadLogits
 from lit_distill.teachers import Teacher
@@ -161,13 +163,18 @@ class Evaluator:
         stage, loader, batch = place
         inputs = data.for_teacher
         places = {name: (f"{stage}/{name}", loader, batch) for name in compared}
-        known = {name: self._memory.recall(where, inputs) for name, where in places.items()}
+        weights = weights_mark(self.teacher.model)
+        known = {name: self._memory.recall(where, inputs, weights) for name, where in places.items()}
         found = {name: logits for name, logits in known.items() if logits is not None}
         if len(found) < len(places):
             found = self._ask(self.teacher, data)
             for name, logits in found.items():
-                self._memory.keep(places[name], inputs, logits)
+                self._memory.keep(places[name], inputs, logits, weights)
         return found
+
+    def forget(self) -> None:
+        """Ask the teacher anew from now on: between runs, anything about it may change."""
+        self._memory.forget()
 
     def _ask(self, teacher: Teacher, data: Batch) -> dict[str, Tensor]:
         outputs = teacher.predict(data.for_teacher, data.mask)

@@ -8,7 +8,7 @@ from lit_distill.balance import Balance
 from lit_distill.batch import BatchFormat
 from lit_distill.criteria import Criterion
 from lit_distill.criteria.base import Task
-from lit_distill.modules.base import DistillationModule, Interval, Metrics, OptimizerFactory, SchedulerFactory
+from lit_distill.modules.base import DistillationModule, Metrics
 from lit_distill.modules.defaults import (
     DEFAULT_TEMPERATURE,
     changed_temperature,
@@ -18,6 +18,7 @@ from lit_distill.modules.defaults import (
     refuse_unused,
 )
 from lit_distill.modules.hyperparameters import record_hyperparameters
+from lit_distill.modules.optimization import Interval, OptimizerFactory, SchedulerFactory
 from lit_distill.schedules import Schedule
 from lit_distill.teachers import Teacher
 

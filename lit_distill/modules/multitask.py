@@ -13,7 +13,7 @@ from lit_distill.batch import BatchFormat
 from lit_distill.checks import task_of
 from lit_distill.criteria import Criterion, OnHead
 from lit_distill.criteria.base import CLASS_TASKS, TASKS, Task, check_choice
-from lit_distill.modules.base import DistillationModule, Interval, Metrics, OptimizerFactory, SchedulerFactory
+from lit_distill.modules.base import DistillationModule, Metrics
 from lit_distill.modules.defaults import (
     DEFAULT_TEMPERATURE,
     changed_temperature,
@@ -24,6 +24,7 @@ from lit_distill.modules.defaults import (
 )
 from lit_distill.modules.evaluator import Evaluator
 from lit_distill.modules.hyperparameters import record_hyperparameters
+from lit_distill.modules.optimization import Interval, OptimizerFactory, SchedulerFactory
 from lit_distill.references import nearest
 from lit_distill.schedules import Schedule
 from lit_distill.teachers import JointTeacher, Teacher

@@ -14,9 +14,10 @@ from lit_distill.batch import BatchFormat
 from lit_distill.criteria import Criterion, HardTarget, Mutual, OnHead
 from lit_distill.criteria.base import CLASS_TASKS, Task
 from lit_distill.models.peers import Peers
-from lit_distill.modules.base import DistillationModule, Interval, Metrics, OptimizerFactory, SchedulerFactory
+from lit_distill.modules.base import DistillationModule, Metrics
 from lit_distill.modules.defaults import choose, refuse_task, refuse_unused
 from lit_distill.modules.hyperparameters import record_hyperparameters
+from lit_distill.modules.optimization import Interval, OptimizerFactory, SchedulerFactory
 from lit_distill.schedules import Schedule
 
 DEFAULT_TEMPERATURE = 1.0

@@ -69,6 +69,9 @@ class Encoding:
         self.layers: tuple[str, ...] = tuple(shapes["features"])
         fields: list[tuple[Any, ...]] = _logit_fields(logits, self._class_axis, formats) if self._has_logits else []
         self._classes = logits[self._class_axis] if logits else 1
+        self._shapes = {name: tuple(shape[1:]) for name, shape in shapes["features"].items()}
+        if self._has_logits:
+            self._shapes[_LOGITS] = logits
         for layer in self.layers:
             fields += _number_fields(layer, tuple(shapes["features"][layer][1:]), formats.features)
         self.dtype = np.dtype(fields)
@@ -77,8 +80,9 @@ class Encoding:
         """Records ``[B]`` of a batch's outputs.
 
         Raises:
-            ValueError: A value is not finite, or too large for the type.
+            ValueError: A value is not finite, or too large for the type; or the outputs have another size than before.
         """
+        self._refuse_other_shapes(outputs)
         size = len(outputs.logits) if self._has_logits else len(outputs.features[self.layers[0]])
         rows = np.zeros(size, self.dtype)
         if self._has_logits:
@@ -89,6 +93,16 @@ class Encoding:
         for layer in self.layers:
             _put(rows, layer, outputs.features[layer], self.formats.features)
         return rows
+
+    def _refuse_other_shapes(self, outputs: Outputs) -> None:
+        for name, known in self._shapes.items():
+            found = tuple((outputs.logits if name == _LOGITS else outputs.features[name]).shape[1:])
+            if found != known:
+                raise ValueError(
+                    f"a recorded teacher needs outputs of one size, and the {name} of a sample are {list(known)} in one batch "
+                    f"and {list(found)} in another: pad or resize every batch to one size in the collate function, or use a "
+                    "frozen teacher."
+                )
 
     def decode(self, rows: Rows, like: Tensor) -> Outputs:
         """Outputs of records, of the type and on the device of ``like``."""

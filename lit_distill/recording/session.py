@@ -84,6 +84,11 @@ class Session:
         """Go on to the batch that the training step gets next."""
         self.keys = self._loader.delivered.popleft() if self._loader is not None and self._loader.delivered else None
 
+    @property
+    def epoch(self) -> int:
+        """The trainer's current epoch."""
+        return self._trainer.current_epoch
+
     def read(self, like: Tensor) -> Outputs:
         """The recorded outputs for the current batch, of the type and on the device of ``like``."""
         assert self.keys is not None

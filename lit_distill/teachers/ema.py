@@ -15,6 +15,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from lit_distill.batch import Inputs
 from lit_distill.capture import Capture
 from lit_distill.copying import copied
+from lit_distill.formats import require_gradients
 from lit_distill.outputs import Outputs
 from lit_distill.teachers.base import Teacher
 
@@ -75,7 +76,9 @@ class EMATeacher(Teacher):
 
     def bind(self, student: nn.Module) -> None:
         """Start as a copy of the student as it is now."""
-        self.model = copied(student).requires_grad_(False)
+        with torch.no_grad():  # a copy of TorchScript would have the student's graph
+            self.model = copied(student)
+        require_gradients(self.model, False)
         self.capture = Capture(self.model, owner="teacher")
         self._bound = True
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from lit_distill.batch import Arguments, Inputs, first_tensor, tensors_of
+from lit_distill.batch import Inputs, tensors_of
 from lit_distill.capture import Capture
 from lit_distill.compiling import SteadySize, compile_in_place
 from lit_distill.copying import copied
+from lit_distill.formats import floating_type, format_of, map_tensors, weights_mark
 from lit_distill.outputs import Outputs
 from lit_distill.teachers.folding import fold_batch_norm
 from lit_distill.teachers.quantised import quantise, quantise_dynamically
@@ -39,9 +40,11 @@ class Engine:
         self, capture: Capture, runtime: TeacherRuntime, needs_logits: bool = True, samples: Sequence[Inputs] = ()
     ) -> None:
         self.runtime = runtime
-        self.place = place_of(capture.model)
+        self.weights = weights_mark(capture.model)
+        self._type = _TYPES.get(runtime.precision, floating_type(capture.model))
         self._steady = SteadySize() if runtime.compile else None
-        twin = copied(capture)  # its hooks read its own model
+        twin = copied(capture)
+        twin.restore()  # hooks that read its own model
         _prepare(twin, runtime)
         if runtime.precision == "int8":
             self._read = quantise(twin, [self._cast(batch) for batch in samples], needs_logits)
@@ -58,7 +61,7 @@ class Engine:
         Raises:
             ValueError: ``batch_size`` is set, and an input or a feature does not have the samples first.
         """
-        with torch.no_grad(), self._own_precision(first_tensor(inputs).device):
+        with torch.no_grad(), self._own_precision(_device_of(inputs)):
             parts = [self._run(part) for part in _split(self._cast(inputs), self.runtime.batch_size)]
             outputs = _join(parts) if len(parts) > 1 else parts[0][1]
         narrowed = self.runtime.precision != "32" and outputs.has_logits
@@ -66,7 +69,7 @@ class Engine:
         return Outputs(logits, outputs.features, mask)
 
     def _run(self, inputs: Inputs) -> tuple[int, Outputs]:
-        size = len(first_tensor(inputs))
+        size = count_samples(inputs)
         if self._steady is None:
             return size, self._read(inputs)
         with self._steady.context(size):
@@ -82,25 +85,28 @@ class Engine:
                 yield
 
     def _cast(self, inputs: Inputs) -> Inputs:
-        dtype = _TYPES.get(self.runtime.precision)
-
         def cast(tensor: Tensor) -> Tensor:
-            if dtype is not None and tensor.is_floating_point():
-                tensor = tensor.to(dtype)
+            if self._type is not None and tensor.is_floating_point():
+                tensor = tensor.to(self._type)
             images = self.runtime.channels_last and tensor.dim() == 4
             return tensor.contiguous(memory_format=torch.channels_last) if images else tensor
 
-        return _map(cast, inputs)
+        cast_inputs: Inputs = map_tensors(cast, inputs)
+        return cast_inputs
 
 
-def place_of(model: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """Device and type of a model's first parameter."""
-    parameter = next(model.parameters(), torch.empty(0))
-    return parameter.device, parameter.dtype
+def _device_of(inputs: Inputs) -> torch.device:
+    return next((tensor.device for tensor in tensors_of(inputs)), torch.device("cpu"))
+
+
+def count_samples(inputs: Inputs) -> int:
+    """Number of samples: the length of the first tensor that has one; 0 where there is none."""
+    return next((len(tensor) for tensor in tensors_of(inputs) if tensor.dim()), 0)
 
 
 def _prepare(capture: Capture, runtime: TeacherRuntime) -> None:
     model = capture.model
+    _refuse_other_formats(model, runtime)
     if runtime.fold_batch_norm:
         fold_batch_norm(model)  # before the type narrows
     dtype = _TYPES.get(runtime.precision)
@@ -116,20 +122,18 @@ def _prepare(capture: Capture, runtime: TeacherRuntime) -> None:
         compile_in_place(model)
 
 
-def _map(function: Callable[[Tensor], Tensor], inputs: Inputs) -> Inputs:
-    """Apply a function to each tensor of the inputs, whose form stays."""
-    if isinstance(inputs, Tensor):
-        return function(inputs)
-    if isinstance(inputs, Mapping):
-        return {key: function(value) if isinstance(value, Tensor) else value for key, value in inputs.items()}
-    if isinstance(inputs, Arguments):
-        named = {key: function(value) if isinstance(value, Tensor) else value for key, value in inputs.named.items()}
-        return Arguments(tuple(function(v) if isinstance(v, Tensor) else v for v in inputs.positional), named)
-    return tuple(function(value) if isinstance(value, Tensor) else value for value in inputs)
+def _refuse_other_formats(model: nn.Module, runtime: TeacherRuntime) -> None:
+    kind = format_of(model)
+    rebuilt = runtime.precision != "32" or runtime.compile or runtime.fold_batch_norm or runtime.channels_last
+    if kind is not None and rebuilt:
+        raise ValueError(
+            f"the teacher is {kind}, whose graph is made already: it runs in precision '32' without compile, channels_last and "
+            "fold_batch_norm alone. Prepare the network before you export it, or give the Python network."
+        )
 
 
 def _split(inputs: Inputs, most: int | None) -> Iterator[Inputs]:
-    size = len(first_tensor(inputs))
+    size = count_samples(inputs)
     if most is None or size <= most:
         yield inputs
         return
@@ -140,7 +144,7 @@ def _split(inputs: Inputs, most: int | None) -> Iterator[Inputs]:
             f"first (their shapes are {shapes}). Leave batch_size None."
         )
     for start in range(0, size, most):
-        yield _map(partial(_rows, slice(start, start + most)), inputs)
+        yield map_tensors(partial(_rows, slice(start, start + most)), inputs)
 
 
 def _rows(rows: slice, tensor: Tensor) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,15 +13,20 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from lit_distill.batch import BatchFormat, Inputs, tensors_of
+from lit_distill.formats import cast_floats, explaining_fixed_sizes, floating_type, freeze, set_mode, weights_mark
+from lit_distill.notices import tell
 from lit_distill.outputs import Outputs
 from lit_distill.teachers.base import Teacher
 from lit_distill.teachers.calibration import calibration_inputs
-from lit_distill.teachers.engine import Engine, place_of
+from lit_distill.teachers.engine import Engine
 from lit_distill.teachers.runtime import TeacherRuntime
 
 
 class FrozenTeacher(Teacher):
     """A network in eval mode with no gradients, whatever anyone calls.
+
+    It may be a program of ``torch.export``, TorchScript, quantised, or have weights of another type than the student's:
+    inputs are cast to its type, and what narrower weights give is cast to the student's.
 
     Args:
         model: The network; it is put in eval mode and its parameters stop asking for gradients.
@@ -27,25 +34,42 @@ class FrozenTeacher(Teacher):
     """
 
     def __init__(self, model: nn.Module, runtime: TeacherRuntime | None = None) -> None:
-        super().__init__(model.eval().requires_grad_(False))
+        super().__init__(freeze(model))
         self.runtime = runtime
         self._fallbacks: Sequence[TeacherRuntime] = ()
         self._engine: Engine | None = None
         self._stream: torch.cuda.Stream | None = None
+        self._student: weakref.ref[nn.Module] | None = None
 
     def __call__(self, inputs: Inputs, mask: Tensor | None = None, *, calibrate: bool = False) -> Outputs:
-        self.model.eval()
+        set_mode(self.model, False)
         engine = None if calibrate else self._ready_engine()
         if engine is not None:
-            return engine(inputs, mask)
+            return self._as_the_students(engine(inputs, mask))
+        inputs = cast_floats(inputs, floating_type(self.model))
         # no_grad, not inference_mode: the outputs enter the student's graph.
-        with torch.no_grad():
-            return self.capture.run(inputs, mask, calibrate=calibrate, stop_early=not self.needs_logits)
+        with torch.no_grad(), explaining_fixed_sizes(self.model):
+            outputs = self.capture.run(inputs, mask, calibrate=calibrate, stop_early=not self.needs_logits)
+        return self._as_the_students(outputs)
 
     def predict(self, inputs: Inputs, mask: Tensor | None = None) -> Outputs:
-        self.model.eval()
-        with torch.no_grad():
-            return self.capture.run(inputs, mask)
+        set_mode(self.model, False)
+        with torch.no_grad(), explaining_fixed_sizes(self.model):
+            outputs = self.capture.run(cast_floats(inputs, floating_type(self.model)), mask)
+        return self._as_the_students(outputs)
+
+    def bind(self, student: nn.Module) -> None:
+        self._student = weakref.ref(student)
+
+    def _as_the_students(self, outputs: Outputs) -> Outputs:
+        """What weights of another type give, in the student's type; float32 beside a half student stays as it is."""
+        student = self._student() if self._student is not None else None
+        wanted = floating_type(student) if student is not None else None
+        own = floating_type(self.model)
+        if wanted is None or own is None or own == wanted or (own == torch.float32 and wanted.itemsize < own.itemsize):
+            return outputs
+        features = cast_floats(outputs.features, wanted)
+        return replace(outputs, logits=cast_floats(outputs.logits, wanted), features=features)
 
     # The prepared copy ---------------------------------------------------------------------------
 
@@ -87,10 +111,18 @@ class FrozenTeacher(Teacher):
                 self.runtime, self._fallbacks = self._fallbacks[0], self._fallbacks[1:]
 
     def _ready_engine(self) -> Engine | None:
-        """The copy, made anew where the network has moved since; None where there is none or it waits for batches."""
-        if self.runtime is None or self.runtime.calibrated:
+        """The copy, made anew where the weights have changed or moved; None where there is none or it waits for batches."""
+        if self.runtime is None or (self._engine is None and self.runtime.calibrated):
+            return None
+        if self._engine is not None and self._engine.weights == weights_mark(self.model):
             return self._engine
-        if self._engine is None or self._engine.place != place_of(self.model):
+        if self.runtime.calibrated:
+            self._engine = None
+            tell(
+                f"the teacher's weights changed during the fit, and its copy in {self.runtime.precision!r} was calibrated "
+                "for those before: until the next fit the network itself is asked."
+            )
+        else:
             self.prepare_runtime(tuple)
         return self._engine
 
@@ -103,10 +135,8 @@ class FrozenTeacher(Teacher):
     def ask(self, inputs: Inputs, mask: Tensor | None = None) -> Callable[[], Outputs]:
         if self.runtime is None or not self.runtime.own_stream:
             return super().ask(inputs, mask)
-        device = next((tensor.device for tensor in tensors_of(inputs)), None)  # none in an object of the user's own
-        if device is None or device.type != "cuda":
-            return super().ask(inputs, mask)
-        return self._ask_beside(inputs, mask, device)
+        device = next((tensor.device for tensor in tensors_of(inputs)), torch.device("cpu"))
+        return self._ask_beside(inputs, mask, device) if device.type == "cuda" else super().ask(inputs, mask)
 
     def _ask_beside(self, inputs: Inputs, mask: Tensor | None, device: torch.device) -> Callable[[], Outputs]:
         if self._stream is None or self._stream.device != device:
@@ -121,7 +151,7 @@ class FrozenTeacher(Teacher):
         def wait() -> Outputs:
             current = torch.cuda.current_stream(device)
             current.wait_stream(stream)
-            for tensor in (outputs.logits, *outputs.features.values()):
+            for tensor in outputs.tensors():
                 tensor.record_stream(current)  # not freed while the criteria read it
             return outputs
 
@@ -137,4 +167,4 @@ class FrozenTeacher(Teacher):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_engine": None, "_stream": None}
+        return {**vars(self), "_engine": None, "_stream": None, "_student": None}

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from lit_distill.batch import Inputs, Target
 from lit_distill.criteria import HardTarget
 from lit_distill.criteria.base import Task
+from lit_distill.formats import refuse_fixed_mode, require_gradients
 from lit_distill.outputs import Outputs
 from lit_distill.teachers.base import Teacher
 
@@ -42,7 +43,9 @@ class JointTeacher(Teacher):
         follow: bool = False,
         task: Task = "multiclass",
     ) -> None:
-        super().__init__(model.requires_grad_(True).train())
+        refuse_fixed_mode(model, "teacher")
+        require_gradients(model, True)
+        super().__init__(model.train())
         if not weight > 0:
             raise ValueError(f"the teacher's own weight must be above 0, not {weight}.")
         self.weight = weight

@@ -11,11 +11,13 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
-from lit_distill.batch import Batch, Inputs, first_tensor
+from lit_distill.batch import Batch, Inputs
+from lit_distill.formats import weights_mark
 from lit_distill.outputs import Outputs
 from lit_distill.recording import FeatureFormat, Formats, LogitFormat
 from lit_distill.recording.fingerprint import fingerprint_model
 from lit_distill.recording.session import Session, Settings, disagreement
+from lit_distill.teachers.engine import count_samples
 from lit_distill.teachers.frozen import FrozenTeacher
 from lit_distill.teachers.runtime import TeacherRuntime
 
@@ -31,7 +33,9 @@ class RecordedTeacher(FrozenTeacher):
     the samples that meet in a batch are fixed for each view.
 
     In a folder, a recording is made once and used by any later run on the same teacher, data and
-    transforms; another is refused, and one that was cut off is finished. Evaluation asks the live teacher.
+    transforms; another is refused, and one that was cut off is finished. Evaluation asks the live teacher. So does the
+    first batch of each epoch, to notice data that have changed since they were recorded. All samples' outputs must have
+    one size: pad texts to one length.
 
     Args:
         model: The teacher.
@@ -71,7 +75,8 @@ class RecordedTeacher(FrozenTeacher):
         self.settings = Settings(folder, views, seed, Formats(logits, top_k, features), ignore_versions)
         self.pool_features = pool_features
         self._session: Session | None = None
-        self._checked = False
+        self._checked: int | None = None  # the last epoch in which the live teacher was asked
+        self._weights = weights_mark(self.model)
         self._like = torch.zeros(())
 
     @property
@@ -85,7 +90,7 @@ class RecordedTeacher(FrozenTeacher):
         self.detach()
         self._session = None
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # a few batches are not worth a recording
-            self._checked = False
+            self._checked, self._weights = None, weights_mark(self.model)
             self._session = Session(trainer, self.settings, unpack, self._live, self._calibrate, self._marks)
 
     def prepare(self, trainer: Trainer, read: Callable[[Any], Inputs]) -> None:
@@ -108,27 +113,33 @@ class RecordedTeacher(FrozenTeacher):
         session = self._session
         if calibrate or session is None or session.keys is None:
             return self._pooled(super().__call__(inputs, mask, calibrate=calibrate))
-        if len(session.keys) != len(first_tensor(inputs)):
+        if len(session.keys) != count_samples(inputs):
             raise ValueError(
-                f"a training batch has {len(first_tensor(inputs))} samples, and {len(session.keys)} came from the loader: "
+                f"a training batch has {count_samples(inputs)} samples, and {len(session.keys)} came from the loader: "
                 "which is which cannot be told. Use a frozen teacher."
             )
         outputs = replace(session.read(self._like), mask=mask)
-        if not self._checked:
+        if self._checked != session.epoch:
+            self._checked = session.epoch
             self._check(outputs, self._pooled(super().__call__(inputs, mask)))
         return outputs
 
     def _check(self, recorded: Outputs, live: Outputs) -> None:
-        """Compare the first batch with the live teacher: what a recording cannot replay shows here."""
-        self._checked = True
+        """Compare an epoch's first batch with the live teacher: what a recording cannot replay shows here."""
         assert self._session is not None
+        if weights_mark(self.model) != self._weights:
+            raise ValueError(
+                "the teacher's weights were changed after its outputs were recorded. Change them before the fit, or use a "
+                "frozen teacher."
+            )
         encoding = self._session.encoding
         far = disagreement(recorded, encoding.decode(encoding.encode(live), self._like))
         if far > _MOST_FAR:
             raise ValueError(
-                f"the recorded outputs of {far:.0%} of the first batch are not what the teacher says to these inputs: the "
-                "inputs change after they are loaded, in a way that the recording cannot repeat (a change inside "
-                "training_step, a generator of its own). Take that out, or use a frozen teacher."
+                f"the recorded outputs of {far:.0%} of the first batch of epoch {self._checked} are not what the teacher says "
+                "to these inputs: they change in a way that the recording cannot repeat (a transform, MixUp or an image size "
+                "that is switched between epochs, a change inside training_step, a generator of its own). Take that out, or "
+                "use a frozen teacher."
             )
 
     def apply(self, fn: Callable[[Tensor], Tensor]) -> None:

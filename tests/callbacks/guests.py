@@ -28,7 +28,7 @@ class Theirs(LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         loss = F.cross_entropy(self.model(batch[0]), batch[1])
-        self.steps.append(float(loss))
+        self.steps.append(float(loss.detach()))
         self.log("train/loss", loss)
         return loss
 

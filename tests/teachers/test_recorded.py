@@ -310,9 +310,9 @@ def test_the_teacher_runs_once_a_view(data: TensorDataset, quick_trainer: MakeTr
         module.__class__ = LogitDistillation
         quick_trainer(max_epochs=4).fit(module, DataLoader(data, batch_size=4, shuffle=True))
         counts.append((module.teacher.count, module._teacher.recorded))
-    # Beside the samples: the look ahead (2), the example that gives the shapes (2) and the first batch's check (4).
-    assert counts[0] == (SAMPLES + 8, SAMPLES)
-    assert counts[1] == (8, 0)
+    # Beside the samples: the look ahead (2), the example that gives the shapes (2) and each epoch's check (4 times 4).
+    assert counts[0] == (SAMPLES + 20, SAMPLES)
+    assert counts[1] == (20, 0)
 
 
 def test_validation_asks_the_live_teacher(data: TensorDataset, quick_trainer: MakeTrainer) -> None:

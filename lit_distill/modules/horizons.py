@@ -1,0 +1,117 @@
+"""How far ahead a learning rate's schedule plans, to tell those made for steps from those made for epochs."""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch.optim import lr_scheduler
+
+from lit_distill.notices import tell
+
+_FAR = 3
+_POINTS = 8
+_PLANS = ("T_max", "T_0", "step_size", "total_iters")
+_PLANNED_STEPS = ("num_training_steps", "num_warmup_steps")  # what Hugging Face's schedules are made with
+
+
+def rates_of_its_own(scheduler: Any) -> int | None:
+    """Steps that a schedule with rates of its own plans (OneCycleLR, CyclicLR and their like); None for others."""
+    planned = getattr(scheduler, "total_steps", None)
+    if planned is None and isinstance(scheduler, lr_scheduler.CyclicLR):
+        planned = scheduler.total_size
+    return int(planned) if isinstance(planned, (int, float)) else None
+
+
+def made_for_steps(scheduler: Any, steps: int, epochs: int) -> str | None:
+    """Why a schedule that moves once an epoch looks made for optimizer steps; None where it does not.
+
+    Args:
+        scheduler: The scheduler.
+        steps: Optimizer steps of the fit.
+        epochs: Epochs of the fit.
+    """
+    for part in _parts(scheduler):
+        for name, planned in _plans(part):
+            near = planned > epochs and abs(planned - steps) <= 0.1 * steps
+            if planned >= _FAR * max(1, epochs) or near:
+                return f"{type(part).__name__} plans {planned} ({name})"
+        for function in _functions(part):
+            if _moves_by_step(function, steps, epochs):
+                return f"the function of {type(part).__name__} hardly changes over {epochs} epochs"
+    return None
+
+
+def refuse_too_short(scheduler: Any, steps: int, epochs: int) -> None:
+    """Refuse a schedule by steps that cannot be stepped to the end of the fit; warn of one that begins again.
+
+    Args:
+        scheduler: The scheduler.
+        steps: Optimizer steps of the fit.
+        epochs: Epochs of the fit.
+
+    Raises:
+        ValueError: It ends before the fit does.
+    """
+    if isinstance(scheduler, lr_scheduler.OneCycleLR) and scheduler.total_steps < steps:
+        raise ValueError(
+            f"the schedule OneCycleLR ends after {scheduler.total_steps} steps, and the fit takes {steps}, in {epochs} "
+            f"epochs: give total_steps={steps}; or total_steps={epochs} and lr_interval='epoch'."
+        )
+    for part in _parts(scheduler):
+        if isinstance(part, lr_scheduler.CosineAnnealingLR) and part.T_max * _FAR <= steps:
+            tell(
+                f"the learning rate's schedule CosineAnnealingLR moves at every optimizer step, and its T_max is {part.T_max} "
+                f"where the fit takes {steps} steps: the rate falls and rises again many times. Give T_max={steps}, or "
+                "lr_interval='epoch' for one that is planned in epochs."
+            )
+
+
+def _parts(scheduler: Any) -> Iterator[Any]:
+    """A scheduler, and those that it is made of."""
+    yield scheduler
+    for inner in getattr(scheduler, "_schedulers", ()):
+        yield from _parts(inner)
+
+
+def _plans(scheduler: Any) -> Iterator[tuple[str, int]]:
+    planned = rates_of_its_own(scheduler)
+    if planned is not None:
+        yield "total_steps", planned
+    for name in _PLANS:
+        value = getattr(scheduler, name, None)
+        if isinstance(value, (int, float)):
+            yield name, int(value)
+    for name in ("milestones", "_milestones"):
+        values = list(getattr(scheduler, name, ()) or ())
+        if values:
+            # A first milestone beyond the end is what tells: the last one may be planned for a longer fit.
+            yield "milestones", int(min(values))
+    for function in getattr(scheduler, "lr_lambdas", ()):
+        if isinstance(function, functools.partial):
+            for name in _PLANNED_STEPS:
+                if isinstance(function.keywords.get(name), int):
+                    yield name, function.keywords[name]
+
+
+def _functions(scheduler: Any) -> Iterator[Callable[[int], float]]:
+    """The functions of a LambdaLR; objects are left out, as a call may change their state."""
+    if isinstance(scheduler, lr_scheduler.LambdaLR):
+        for function in scheduler.lr_lambdas:
+            if isinstance(function, (types.FunctionType, functools.partial)):
+                yield function
+
+
+def _moves_by_step(function: Callable[[int], float], steps: int, epochs: int) -> bool:
+    """Whether a function of a step's number changes little over the epochs, and much over the steps."""
+    if steps < _FAR * epochs:
+        return False
+    try:
+        by_epoch, by_step = (
+            [float(function(end * i // _POINTS)) for i in range(_POINTS + 1)] for end in (epochs, steps)
+        )
+    except Exception:  # a table with one entry an epoch ends there
+        return False
+    return max(by_epoch) - min(by_epoch) < 0.1 * (max(by_step) - min(by_step))

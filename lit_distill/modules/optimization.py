@@ -1,0 +1,277 @@
+"""A module's optimizer and its schedule, made as its arguments say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, get_args
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from lit_distill.criteria.base import check_choice
+from lit_distill.modules.horizons import made_for_steps, rates_of_its_own, refuse_too_short
+from lit_distill.notices import tell
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+SchedulerFactory = Callable[[Optimizer], LRScheduler]
+Interval = Literal["epoch", "step"]
+
+_DEFAULT_RATE = 1e-3
+
+
+class Optimization:
+    """Makes the optimizer of a module and its schedule.
+
+    Args:
+        optimizer: Makes the optimizer of the trainable parameters; AdamW at 1e-3 where None.
+        lr_scheduler: Makes the scheduler.
+        interval: When the scheduler steps. Where None, each epoch; each optimizer step for schedulers such as OneCycleLR that
+            plan more steps than the fit has epochs.
+        monitor: The logged figure that ``ReduceLROnPlateau`` watches.
+
+    Attributes:
+        learning_rate: Used in place of the optimizer's own in every parameter group, where it is not None.
+
+    Raises:
+        TypeError: An optimizer or a scheduler is given in place of what makes one.
+        ValueError: The interval is neither ``epoch`` nor ``step``.
+    """
+
+    def __init__(
+        self,
+        optimizer: OptimizerFactory | None = None,
+        lr_scheduler: SchedulerFactory | None = None,
+        interval: Interval | None = None,
+        monitor: str | None = None,
+    ) -> None:
+        _check_makes("optimizer", optimizer, "functools.partial(torch.optim.SGD, lr=0.1)")
+        _check_makes(
+            "lr_scheduler", lr_scheduler, "functools.partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=10)"
+        )
+        if interval is not None:
+            check_choice("lr_interval", interval, get_args(Interval))
+        self._make_optimizer, self._make_scheduler = optimizer, lr_scheduler
+        self._interval, self._monitor = interval, monitor
+        self.learning_rate: float | None = None
+
+    @property
+    def told(self) -> bool:
+        """Whether the optimizer was given."""
+        return self._make_optimizer is not None
+
+    def configure(self, parameters: Iterable[nn.Parameter], trainer: Trainer | None) -> Any:
+        """What Lightning's ``configure_optimizers`` returns.
+
+        Args:
+            parameters: The trainable ones.
+            trainer: The running trainer, or None.
+
+        Raises:
+            ValueError: ``ReduceLROnPlateau`` has nothing to watch, or an argument on the schedule changes nothing.
+        """
+        optimizer = self.make(parameters)
+        if self.learning_rate is not None:
+            for group in optimizer.param_groups:
+                _set_rate(group, self.learning_rate)
+        if self._make_scheduler is None:
+            self._refuse_without_schedule()
+            return optimizer
+        scheduler = self._make_scheduler(optimizer)
+        if self.learning_rate is not None:
+            _tell_of_own_rates(scheduler, self.learning_rate)
+        return self.with_schedule(optimizer, scheduler, trainer)
+
+    def take(self, optimizer: Optimizer, scheduler: Any, trainer: Trainer | None) -> Any:
+        """What ``configure_optimizers`` returns where a config has made the optimizer and its scheduler.
+
+        Args:
+            optimizer: The optimizer.
+            scheduler: The scheduler, or None.
+            trainer: The running trainer, or None.
+
+        Raises:
+            ValueError: As in ``configure``.
+        """
+        if self.learning_rate is not None:
+            rescale(optimizer, [scheduler], self.learning_rate)
+        if scheduler is None:
+            self._refuse_without_schedule()
+            return optimizer
+        return self.with_schedule(optimizer, scheduler, trainer)
+
+    def make(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
+        """The optimizer as it was asked for.
+
+        Args:
+            parameters: What it trains.
+
+        Raises:
+            TypeError: What was given as ``optimizer`` makes something else.
+        """
+        if self._make_optimizer is None:
+            return torch.optim.AdamW(parameters, lr=_DEFAULT_RATE)
+        made = self._make_optimizer(parameters)
+        if not hasattr(made, "param_groups"):
+            raise TypeError(
+                f"what was given as optimizer makes a {type(made).__name__}, not an optimizer; give, for example, "
+                "functools.partial(torch.optim.SGD, lr=0.1)."
+            )
+        return made
+
+    def first_rate(self, parameters: Iterable[nn.Parameter]) -> float:
+        """The learning rate of the first group, as training starts.
+
+        Args:
+            parameters: The trainable ones.
+        """
+        return (
+            self.learning_rate if self.learning_rate is not None else float(self.make(parameters).param_groups[0]["lr"])
+        )
+
+    def with_schedule(self, optimizer: Optimizer, scheduler: Any, trainer: Trainer | None) -> dict[str, Any]:
+        """An optimizer and its schedule as Lightning takes them.
+
+        Args:
+            optimizer: The optimizer.
+            scheduler: A scheduler, or Lightning's mapping that holds one, whose entries come first.
+            trainer: The running trainer, or None.
+
+        Raises:
+            ValueError: ``ReduceLROnPlateau`` has nothing to watch, or ``lr_monitor`` is given for another scheduler.
+        """
+        given = dict(scheduler) if isinstance(scheduler, Mapping) else {"scheduler": scheduler}
+        inner = given["scheduler"]
+        if isinstance(inner, ReduceLROnPlateau):
+            given["monitor"] = self._watched(given, inner)
+        elif self._monitor is not None:
+            raise ValueError(
+                f"lr_monitor is {self._monitor!r}, and {type(inner).__name__} watches no figure; leave lr_monitor out, or "
+                "use ReduceLROnPlateau."
+            )
+        return {"optimizer": optimizer, "lr_scheduler": {"interval": self._interval_of(inner, trainer), **given}}
+
+    def _watched(self, given: Mapping[str, Any], scheduler: ReduceLROnPlateau) -> str:
+        watched = self._monitor or given.get("monitor") or getattr(scheduler, "monitor", None)
+        if not watched:
+            raise ValueError(
+                "ReduceLROnPlateau needs a figure to watch: give the module lr_monitor='val/cross_entropy/student', or "
+                "another that is logged, such as 'train/loss'."
+            )
+        return str(watched)
+
+    def _interval_of(self, scheduler: Any, trainer: Trainer | None) -> Interval:
+        if self._interval is not None:
+            return self._interval
+        planned = rates_of_its_own(scheduler)
+        epochs = (trainer.max_epochs or -1) if trainer is not None else 0
+        return "epoch" if planned is None or trainer is None or 0 <= epochs >= planned else "step"
+
+    def _refuse_without_schedule(self) -> None:
+        for name, value in {"lr_interval": self._interval, "lr_monitor": self._monitor}.items():
+            if value is not None:
+                raise ValueError(f"{name} is {value!r}, and there is no lr_scheduler; give one, or leave {name} out.")
+
+    def adopt(self, rate: float | None, trainer: Trainer | None) -> None:
+        """Take a learning rate, for the optimizer to come and for the one at work.
+
+        Args:
+            rate: The rate; None for the optimizer's own.
+            trainer: The running trainer, or None.
+        """
+        self.learning_rate = rate
+        if rate is not None and trainer is not None:
+            for optimizer in trainer.optimizers:
+                rescale(optimizer, [config.scheduler for config in trainer.lr_scheduler_configs], rate)
+
+    def check(self, trainer: Trainer) -> None:
+        """Look at the schedules of a fit whose length is known.
+
+        Raises:
+            ValueError: A schedule ends before the fit does, and cannot be stepped any further.
+        """
+        steps = trainer.estimated_stepping_batches
+        if trainer.fast_dev_run or steps in (-1, float("inf")) or not steps:  # type: ignore[attr-defined]
+            return
+        batches = max(1, int(trainer.num_training_batches) // max(1, trainer.accumulate_grad_batches))
+        epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else -(-int(steps) // batches)
+        for config in trainer.lr_scheduler_configs:
+            if self._interval is None and rates_of_its_own(config.scheduler) is not None:
+                config.interval = self._choose(config.scheduler, int(steps), epochs)
+            if config.interval == "step":
+                refuse_too_short(config.scheduler, int(steps), epochs)
+            elif self._interval is None and not config.reduce_on_plateau and config.frequency == 1:
+                _tell_of_steps(made_for_steps(config.scheduler, int(steps), epochs), epochs)
+
+    def _choose(self, scheduler: Any, steps: int, epochs: int) -> Interval:
+        """When a schedule with rates of its own steps, now that the fit's length is known; says it."""
+        planned = rates_of_its_own(scheduler) or 0
+        if planned <= epochs or (planned < steps and planned * planned < steps * epochs):  # nearer to the epochs
+            return "epoch"
+        rank_zero_info(
+            f"{type(scheduler).__name__} plans {planned} steps, and the fit has {epochs} epochs of {steps} optimizer steps: "
+            "the schedule moves at every optimizer step, not once an epoch. lr_interval says otherwise."
+        )
+        return "step"
+
+
+def _tell_of_steps(reason: str | None, epochs: int) -> None:
+    if reason is not None:
+        tell(
+            f"the learning rate's schedule moves once an epoch, {epochs} times in this fit, and {reason}: it looks made for "
+            "optimizer steps. Give the module lr_interval='step', or, where it is right so, lr_interval='epoch'."
+        )
+
+
+def rescale(optimizer: Optimizer, schedulers: Iterable[Any], rate: float) -> None:
+    """Set an optimizer's learning rate, and have the schedules that began from another begin from it.
+
+    Args:
+        optimizer: Its groups are changed.
+        schedulers: Those of this optimizer are changed.
+        rate: The rate that the schedules start from.
+    """
+    for group in optimizer.param_groups:
+        before = float(group.get("initial_lr", rate))
+        now = float(group["lr"])
+        # As far along its schedule as it was; a rate that was set already is at its start.
+        _set_rate(group, rate * now / before if "initial_lr" in group and before > 0 and now != rate else rate)
+        if "initial_lr" in group:
+            group["initial_lr"] = rate
+    for scheduler in schedulers:
+        if getattr(scheduler, "optimizer", None) is not optimizer:
+            continue
+        if not _tell_of_own_rates(scheduler, rate) and hasattr(scheduler, "base_lrs"):
+            scheduler.base_lrs = [rate] * len(scheduler.base_lrs)
+
+
+def _tell_of_own_rates(scheduler: Any, rate: float) -> bool:
+    """Say that a rate has no effect in a schedule that has rates of its own; whether it has."""
+    own = rates_of_its_own(scheduler) is not None
+    if own:
+        tell(
+            f"the learning rate {rate:g} that was set has no effect in the schedule {type(scheduler).__name__}, which has "
+            "rates of its own; set its max_lr."
+        )
+    return own
+
+
+def _set_rate(group: dict[str, Any], rate: float) -> None:
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate
+
+
+def _check_makes(name: str, given: Any, example: str) -> None:
+    if given is None or (callable(given) and not isinstance(given, nn.Module)):
+        return
+    made = isinstance(given, (Optimizer, LRScheduler))
+    what = f"a {type(given).__name__} that is made already" if made else f"a {type(given).__name__}"
+    raise TypeError(
+        f"{name} is {what}; give what makes one, such as {example}: the criteria's own layers are made later, and it has "
+        "to hold them too."
+    )

@@ -1,0 +1,44 @@
+"""What of a student that is a LightningModule itself is not used, and how to have it used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import nn
+from torch.optim import Optimizer
+
+from lit_distill.notices import tell
+
+_LIGHTNING = ("lightning.pytorch.core.", "pytorch_lightning.core.")
+
+
+def tell_passed_over(student: nn.Module, optimizers: Iterable[Optimizer], chosen: bool) -> None:
+    """Say that a distillation calls neither the student's own ``configure_optimizers`` nor its ``training_step``.
+
+    Args:
+        student: The student, which may hold LightningModules.
+        optimizers: What trains instead.
+        chosen: Whether the user has chosen that optimizer.
+    """
+    names = ("training_step",) if chosen else ("configure_optimizers", "training_step")
+    found = [(type(part).__name__, name) for part in student.modules() for name in names if _defines(part, name)]
+    if not found:
+        return
+    whose = found[0][0]
+    own = list(dict.fromkeys(name for kind, name in found if kind == whose))
+    instead = ", ".join(f"{type(made).__name__} at {float(made.param_groups[0]['lr']):g}" for made in optimizers)
+    ways = [] if chosen else ["give `optimizer=` (and `lr_scheduler=`)"]
+    ways.append("keep your module and add the callback Distill(teacher) to its Trainer")
+    tell(
+        f"the student {whose} is a LightningModule, and its own {' and '.join(own)} {'are' if own[1:] else 'is'} not called "
+        f"in a distillation: the optimizer {instead} and the criteria train it. If that is not meant, {', or '.join(ways)}."
+    )
+
+
+def _defines(module: nn.Module, name: str) -> bool:
+    """Whether a LightningModule, of either package's, has a method of its own by that name."""
+    classes = type(module).__mro__
+    if not any(cls.__name__ == "LightningModule" and cls.__module__.startswith(_LIGHTNING) for cls in classes):
+        return False
+    owner = next((cls for cls in classes if name in vars(cls)), None)
+    return owner is not None and not owner.__module__.startswith(_LIGHTNING)
