@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import torch
@@ -59,8 +59,8 @@ class Batch:
 
     @property
     def size(self) -> int:
-        """Number of samples in the batch."""
-        return count_samples(self.inputs)
+        """Number of samples in the batch; 1 where that cannot be told."""
+        return count_samples(self.inputs) or 1
 
 
 @dataclass(frozen=True)
@@ -121,19 +121,36 @@ class BatchFormat:
         return BatchReader(self).read(batch)
 
 
-def count_samples(batch: Any) -> int:
-    """Number of samples in a batch of any form: graphs in a batch of graphs, else rows of the first tensor; 1 if unknown."""
-    graphs = getattr(batch, "num_graphs", None)
-    if isinstance(graphs, int):
-        return graphs
-    if isinstance(batch, PackedSequence):
-        return int(batch.batch_sizes[0])
-    found = next((tensor for tensor in tensors_of(batch) if tensor.dim()), None)
-    if found is not None:
-        return len(found)
-    several = isinstance(batch, (list, tuple)) and bool(batch)
-    inner = next((value for value in batch if count_samples(value) > 1), None) if several else None
-    return count_samples(inner) if inner is not None else 1
+def count_samples(data: Any) -> int | None:
+    """Number of samples in a batch or in a model's inputs, whose entries are the first level; None where it cannot be told.
+
+    Args:
+        data: Tensors, packed sequences, graphs, texts, dataclasses, and collections of these.
+    """
+    if isinstance(data, Arguments):
+        return count_samples((*data.positional, *data.named.values()))
+    if isinstance(data, Mapping):
+        return count_samples(tuple(data.values()))
+    if not isinstance(data, (list, tuple)) or isinstance(data, PackedSequence):
+        return _samples_of(data)
+    if data and all(isinstance(one, str) for one in data):
+        return len(data)
+    return next((rows for one in data if (rows := _samples_of(one)) is not None), None)
+
+
+def _samples_of(entry: Any) -> int | None:
+    if isinstance(entry, Tensor):
+        return len(entry) if entry.dim() else None
+    if isinstance(entry, PackedSequence):
+        return int(entry.batch_sizes[0])
+    told = next((getattr(entry, name) for name in ("num_graphs", "batch_size") if hasattr(entry, name)), None)
+    if isinstance(told, int):
+        return told
+    if isinstance(entry, list):
+        return len(entry)
+    if is_dataclass(entry) and not isinstance(entry, type):
+        entry = tuple(getattr(entry, field.name) for field in fields(entry))
+    return count_samples(entry) if isinstance(entry, (tuple, Mapping)) else None
 
 
 def call_model(model: nn.Module, inputs: Inputs) -> Any:

@@ -25,6 +25,7 @@ class Call:
         parts: Names of the parts that the call consists of, where the model was called part by part.
         raw: What it returned.
         layers: What the captured layers gave.
+        mask_keys: Names of the arguments that say which of the logits' positions count.
     """
 
     inputs: Inputs
@@ -34,12 +35,13 @@ class Call:
     parts: tuple[str, ...] = ()
     raw: Any = None
     layers: LayerCalls | None = None
+    mask_keys: tuple[str, ...] = MASK_KEYS
 
     @property
     def mask(self) -> Tensor | None:
         """True at the tokens that count, where the model was told by an argument of a usual name."""
         named = self.inputs.named if isinstance(self.inputs, Arguments) else self.inputs
-        found = next((named[key] for key in MASK_KEYS if key in named), None) if isinstance(named, dict) else None
+        found = next((named[key] for key in self.mask_keys if key in named), None) if isinstance(named, dict) else None
         return found.bool() if isinstance(found, Tensor) else None
 
 

@@ -8,13 +8,28 @@ from typing import Any
 from torch import Tensor
 
 from lit_distill.batch import Entry, attributes_of, is_one_object
+from lit_distill.signatures import Signature
 
 INPUT_KEYS = ("inputs", "input", "image", "images", "pixel_values", "x")
 TARGET_KEYS = ("target", "targets", "label", "labels", "y")
 MASK_KEYS = ("mask", "attention_mask")
 ID_KEYS = ("id", "ids", "idx", "index", "indices", "sample_id", "key", "__key__", "__url__", "path", "file", "filename")
 
+WHOLE = "the batch"  # stands for all entries, where a network takes the batch as it is
 Entries = Mapping[Any, Any]
+
+
+def mask_keys_for(signature: Signature | None) -> tuple[str, ...]:
+    """Names of the entries that may say which positions of a network's logits count.
+
+    Args:
+        signature: The network's. An encoder's mask is none of the decoder's, and an argument called ``mask`` may mean anything.
+    """
+    if signature is None:
+        return MASK_KEYS
+    if signature.encodes_and_decodes:
+        return ("decoder_attention_mask",)
+    return tuple(key for key in MASK_KEYS if key != "mask" or "mask" not in signature.names)
 
 
 class Roles:
@@ -69,6 +84,8 @@ class Roles:
     def left(self) -> list[Any]:
         """Names of the entries that nobody got."""
         taken = {name for names in self.given.values() for name in names}
+        if WHOLE in taken:
+            return []
         return [name for name in self.entries if str(name) not in taken]
 
     def without(self, names: Iterable[Any]) -> dict[Any, Any]:

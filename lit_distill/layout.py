@@ -191,6 +191,10 @@ def _batch_first(module: nn.Module) -> bool:
     return bool(getattr(found, "batch_first", True))
 
 
+def _is_watched(module: nn.Module) -> bool:
+    return width_of(module) is not None and not isinstance(module, torch.jit.ScriptModule)  # which takes no hooks
+
+
 @contextmanager
 def observed(model: nn.Module, layers: list[nn.Module]) -> Iterator[Evidence]:
     """Watch one forward pass of a network.
@@ -212,7 +216,7 @@ def observed(model: nn.Module, layers: list[nn.Module]) -> Iterator[Evidence]:
 
     handles = [module.register_forward_pre_hook(begin, prepend=True) for module in layers]
     # First among a module's hooks, so that a layer's own width is known when the layer is read.
-    handles += [m.register_forward_hook(end, prepend=True) for m in model.modules() if width_of(m) is not None]
+    handles += [m.register_forward_hook(end, prepend=True) for m in model.modules() if _is_watched(m)]
     try:
         yield evidence
     finally:

@@ -14,8 +14,10 @@ from torchmetrics import Metric
 
 from lit_distill.calls import Call, inputs_of, versions_of
 from lit_distill.capture import Capture, Store, is_compiled
+from lit_distill.entries import mask_keys_for
 from lit_distill.outputs import Outputs
 from lit_distill.parts import join_parts
+from lit_distill.signatures import signature_of
 
 WhichCall = int | Literal["all"] | None
 
@@ -52,6 +54,7 @@ class _Ear:
     store: Store
     calls: list[Call]
     parts: list[Call]
+    mask_keys: tuple[str, ...]
     listening: bool = False
     announced: bool = False  # a call of the model's own ``__call__`` has begun, whose forward comes next
     under_way: Call | None = None
@@ -59,7 +62,7 @@ class _Ear:
     def begin(self, into: list[Call], args: Any, kwargs: Any, name: str = "") -> Call:
         self.store.calls, self.store.recording = {}, True
         inputs = inputs_of(args, kwargs)
-        call = Call(inputs, torch.is_grad_enabled(), versions_of(inputs), name)
+        call = Call(inputs, torch.is_grad_enabled(), versions_of(inputs), name, mask_keys=self.mask_keys)
         into.append(call)
         self.under_way = call
         return call
@@ -153,7 +156,7 @@ class Listener:
     def __init__(self, capture: Capture) -> None:
         self.capture = capture
         self.refusal: str | None = None
-        self._ear = _Ear(capture.store, [], [])
+        self._ear = _Ear(capture.store, [], [], mask_keys_for(signature_of(capture.model)))
         self._methods: list[str] = []
         self._known: tuple[str, ...] = ()
         root = self._root  # copies of a compiled model's wrapper lose its hooks
@@ -241,7 +244,7 @@ class Listener:
 
         Args:
             call: As ``listen`` gave it.
-            mask: Passed on to the outputs, where the call itself names none.
+            mask: Passed on to the outputs.
             calibrate: As in ``Capture.run``; without it, every layer must carry a gradient.
 
         Raises:
@@ -252,7 +255,6 @@ class Listener:
                 "the inputs of the student were changed in place after it was called, and the teacher has to see what the "
                 "student saw: give the student a clone, model(x.clone())."
             )
-        mask = call.mask if call.mask is not None else mask
         return self.capture.read(call.raw, call.layers or {}, mask, calibrate=calibrate, need_grad=not calibrate)
 
     def remove(self) -> None:

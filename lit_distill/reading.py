@@ -20,7 +20,7 @@ from lit_distill.choosing import (
     takes_one_object,
     told_inputs,
 )
-from lit_distill.entries import MASK_KEYS, TARGET_KEYS, Entries, Roles, entries_of, is_named, listed
+from lit_distill.entries import TARGET_KEYS, WHOLE, Entries, Roles, entries_of, is_named, listed, mask_keys_for
 from lit_distill.signatures import Signature, signature_of
 
 
@@ -131,13 +131,9 @@ class BatchReader:
         """The entry that says which of the logits' positions count, where one can be nothing else."""
         if self.format.mask_key != "auto":
             return None
-        signature = self._student
-        if signature is not None and signature.encodes_and_decodes:
-            return "decoder_attention_mask" if "decoder_attention_mask" in entries else None
         taken = {*listed(self.format.target_key), *listed(self.format.input_key), *listed(self.format.unused)}
-        if signature is not None and "mask" in signature.names:
-            taken.add("mask")  # an argument of the network's, of whatever meaning
-        names = [name for name in MASK_KEYS if isinstance(entries.get(name), Tensor) and name not in taken]
+        keys = mask_keys_for(self._student)
+        names = [name for name in keys if isinstance(entries.get(name), Tensor) and name not in taken]
         if "mask" in names and not has_labels and entries["mask"].dtype != torch.bool:
             raise ValueError(
                 "the batch's 'mask' may be the labels, or say which positions count; say it: "
@@ -149,7 +145,7 @@ class BatchReader:
         """What a network is called with: the whole object, or those of the entries that its ``forward`` takes."""
         signature = self._student if owner == "student" else self._teacher
         if whole is not None and takes_one_object(signature, roles.entries):
-            roles.note(owner, "the batch")
+            roles.note(owner, WHOLE)
             return Arguments((whole,), {})
         rest = roles.without(reserved)
         chosen = by_signature(rest, signature, lambda why: self._cannot_tell(roles, owner, signature, why))

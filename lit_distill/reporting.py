@@ -72,7 +72,8 @@ def _refuse_unshifted(data: Batch, reader: BatchReader) -> None:
     if labels.dim() != 2 or labels.is_floating_point():
         return
     known = labels != IGNORED_LABEL
-    for inputs in tensors_of(data.inputs):
+    named = positions_and_names(data.inputs)
+    for inputs in tensors_of((named[0], {name: value for name, value in named[1].items() if name != "labels"})):
         same = inputs.shape == labels.shape and inputs.dtype == labels.dtype and bool(known.any())
         if same and torch.equal(inputs[known], labels[known]):
             raise ValueError(

@@ -294,7 +294,7 @@ class TestObjects:
     def test_samples_are_counted(self) -> None:
         assert count_samples(Graph(x=X, edge_index=TOKENS)) == 2
         assert count_samples({"id": ["a", "b"], "x": X}) == 4
-        assert count_samples(["text", "more"]) == 1
+        assert count_samples(["text", "more"]) == 2
         assert [len(tensor) for tensor in tensors_of(Record(X, Y))] == [4, 4]
 
     def test_objects_that_refer_to_each_other_are_no_endless_search(self) -> None:

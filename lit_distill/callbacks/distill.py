@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from lit_distill import checks
 from lit_distill.balance import Balance
-from lit_distill.batch import Batch, BatchFormat, Inputs, move
+from lit_distill.batch import Batch, BatchFormat, Inputs, count_samples, move
 from lit_distill.callbacks import hosting
 from lit_distill.callbacks.evaluation import EvaluatesHost, HostEvaluation, task_of
-from lit_distill.callbacks.heard import Heard, rows_of
+from lit_distill.callbacks.heard import Heard
 from lit_distill.callbacks.rehearsal import rehearse
 from lit_distill.callbacks.student_calls import StudentCalls
 from lit_distill.callbacks.throughput import is_logging_step
@@ -261,7 +261,7 @@ class Distill(EvaluatesHost):
             for comparison in comparisons:
                 checks.finite(total, comparison.losses, comparison.own, module.global_step)
             hold_task_gradient(module.trainer, self.criteria, [comparison.losses for comparison in comparisons])
-            self._log(module, total, comparisons, rows_of(chosen[0].inputs))
+            self._log(module, total, comparisons, count_samples(chosen[0].inputs))
             return {**returned, "loss": total} if isinstance(returned, Mapping) else total
 
         return step

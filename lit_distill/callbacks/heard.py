@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Mapping
-from typing import Any
 
-from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
+from torch import nn
 
 from lit_distill.batch import Arguments, Batch, Inputs, positions_and_names
 from lit_distill.calls import Call
@@ -69,35 +66,3 @@ def _names_taken(network: nn.Module) -> set[str] | None:
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return None
     return {parameter.name for parameter in parameters}
-
-
-def rows_of(data: Any) -> int | None:
-    """Number of samples in a batch or in a model's inputs, whose entries are the first level; None where it cannot be told.
-
-    Args:
-        data: Tensors, packed sequences, graphs, texts, dataclasses, and collections of these.
-    """
-    if isinstance(data, Arguments):
-        return rows_of((*data.positional, *data.named.values()))
-    if isinstance(data, Mapping):
-        return rows_of(tuple(data.values()))
-    if not isinstance(data, (list, tuple)) or isinstance(data, PackedSequence):
-        return _rows_of_entry(data)
-    if data and all(isinstance(one, str) for one in data):
-        return len(data)
-    return next((rows for one in data if (rows := _rows_of_entry(one)) is not None), None)
-
-
-def _rows_of_entry(entry: Any) -> int | None:
-    if isinstance(entry, Tensor):
-        return len(entry) if entry.dim() else None
-    if isinstance(entry, PackedSequence):
-        return int(entry.batch_sizes[0])
-    told = next((getattr(entry, name) for name in ("num_graphs", "batch_size") if hasattr(entry, name)), None)
-    if isinstance(told, int):
-        return told
-    if isinstance(entry, list):
-        return len(entry)
-    if dataclasses.is_dataclass(entry) and not isinstance(entry, type):
-        entry = tuple(getattr(entry, field.name) for field in dataclasses.fields(entry))
-    return rows_of(entry) if isinstance(entry, (tuple, Mapping)) else None

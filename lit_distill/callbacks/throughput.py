@@ -13,7 +13,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lit_distill.callbacks.heard import rows_of
+from lit_distill.batch import count_samples
 
 _PAUSE = 1.0  # seconds between two figures in the progress bar
 
@@ -61,7 +61,7 @@ class Throughput(Callback):
             self._seen += 1
             if self._seen > self.warm_up:
                 self._steps.append((now - self._running[0], self._running[1]))
-        self._running = (now, rows_of(batch) or 0)
+        self._running = (now, count_samples(batch) or 0)
         seconds = sum(step[0] for step in self._steps)
         samples = sum(step[1] for step in self._steps)
         if seconds > 0 and samples and (is_logging_step(trainer) or now - self._shown_at > _PAUSE):

@@ -64,7 +64,7 @@ class FSP(FeatureCriterion):
             raise ValueError("FSP compares what lies between two layers: name at least two for each network.")
         for name_s, name_t in self.pairs:
             feature_s, feature_t = student.features[name_s], teacher.features[name_t]
-            need_maps("FSP", feature_s, feature_t)
+            need_maps("FSP", feature_s, feature_t, volumes=True)
             if feature_s.shape[1] != feature_t.shape[1]:
                 raise ValueError(
                     f"FSP needs the same channels in both networks, and {name_s} has {feature_s.shape[1]} and {name_t} "

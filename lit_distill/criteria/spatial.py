@@ -33,14 +33,19 @@ def at_common_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     return student, teacher
 
 
-def need_maps(method: str, *features: Tensor) -> None:
+def need_maps(method: str, *features: Tensor, volumes: bool = False) -> None:
     """Refuse what is no map.
+
+    Args:
+        method: The name of what needs them.
+        features: What it was given.
+        volumes: Volumes do as well.
 
     Raises:
         ValueError: A feature is not ``[B, C, H, W]``.
     """
     for feature in features:
-        if feature.dim() != 4:
+        if feature.dim() != 4 and not (volumes and feature.dim() == 5):
             raise ValueError(f"{method} compares maps [B, C, H, W], and a feature is {list(feature.shape)}.")
 
 

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from lit_distill.batch import Inputs, tensors_of
+from lit_distill.batch import Inputs, count_samples, tensors_of
 from lit_distill.capture import Capture
 from lit_distill.compiling import SteadySize, compile_in_place
 from lit_distill.copying import copied
@@ -69,7 +69,7 @@ class Engine:
         return Outputs(logits, outputs.features, mask)
 
     def _run(self, inputs: Inputs) -> tuple[int, Outputs]:
-        size = count_samples(inputs)
+        size = count_samples(inputs) or 0
         if self._steady is None:
             return size, self._read(inputs)
         with self._steady.context(size):
@@ -97,11 +97,6 @@ class Engine:
 
 def _device_of(inputs: Inputs) -> torch.device:
     return next((tensor.device for tensor in tensors_of(inputs)), torch.device("cpu"))
-
-
-def count_samples(inputs: Inputs) -> int:
-    """Number of samples: the length of the first tensor that has one; 0 where there is none."""
-    return next((len(tensor) for tensor in tensors_of(inputs) if tensor.dim()), 0)
 
 
 def _prepare(capture: Capture, runtime: TeacherRuntime) -> None:
@@ -133,7 +128,7 @@ def _refuse_other_formats(model: nn.Module, runtime: TeacherRuntime) -> None:
 
 
 def _split(inputs: Inputs, most: int | None) -> Iterator[Inputs]:
-    size = count_samples(inputs)
+    size = count_samples(inputs) or 0
     if most is None or size <= most:
         yield inputs
         return

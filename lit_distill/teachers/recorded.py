@@ -11,13 +11,12 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
-from lit_distill.batch import Batch, Inputs
+from lit_distill.batch import Batch, Inputs, count_samples
 from lit_distill.formats import weights_mark
 from lit_distill.outputs import Outputs
 from lit_distill.recording import FeatureFormat, Formats, LogitFormat
 from lit_distill.recording.fingerprint import fingerprint_model
 from lit_distill.recording.session import Session, Settings, disagreement
-from lit_distill.teachers.engine import count_samples
 from lit_distill.teachers.frozen import FrozenTeacher
 from lit_distill.teachers.runtime import TeacherRuntime
 

@@ -16,8 +16,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence
 from torch.utils.data import DataLoader
 
 from lit_distill import Distill, EMATeacher, SoftTarget
+from lit_distill.batch import count_samples
 from lit_distill.callbacks import Throughput
-from lit_distill.callbacks.heard import rows_of
 from lit_distill.notices import DistillationWarning
 from tests.callbacks.guests import Theirs, distill, fit, loader, network, same, theirs, weights
 
@@ -127,7 +127,7 @@ def test_the_teacher_gets_the_object_that_the_student_got(tmp_path: Path, kind: 
     ],
 )
 def test_number_of_samples(data: Any, expected: int | None) -> None:
-    assert rows_of(data) == expected
+    assert count_samples(data) == expected
 
 
 class Extra(nn.Module):
