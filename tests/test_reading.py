@@ -293,7 +293,7 @@ class TestObjects:
 
     def test_samples_are_counted(self) -> None:
         assert count_samples(Graph(x=X, edge_index=TOKENS)) == 2
-        assert count_samples({"id": ["a", "b"], "x": X}) == 4
+        assert count_samples({"id": "a", "x": X}) == 4
         assert count_samples(["text", "more"]) == 2
         assert [len(tensor) for tensor in tensors_of(Record(X, Y))] == [4, 4]
 

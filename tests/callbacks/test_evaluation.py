@@ -164,7 +164,8 @@ class TestLeftOut:
 
         data = DataLoader(TensorDataset(torch.randn(8, 5), labels), batch_size=4)
         found, said = self.left_out(tmp_path, theirs(Quiet), val=data)
-        assert "agreement" in found
+        # Class indices that the logits have no classes for say that these may be no classes at all.
+        assert ("agreement" in found) is labels.is_floating_point()
         assert not set(found) & FIGURES
         assert len(said) == 1
 
