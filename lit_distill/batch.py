@@ -114,6 +114,13 @@ class BatchFormat:
     teacher_layout: dict[str, Layout] | None = None
     unused: list[str | int] | None = None
 
+    @property
+    def tells_of_batches(self) -> bool:
+        """Whether something is to be read of batches beside the student's inputs and the labels."""
+        named = (self.teacher_input_key, self.lengths_key, self.weight_key)
+        told_mask = self.mask_key is not None and self.mask_key != "auto"
+        return any(key is not None for key in named) or told_mask or self.mask_from_labels or self.resize_logits
+
     def unpack(self, batch: Any) -> Batch:
         """Read a batch without knowing the networks."""
         from lit_distill.reading import BatchReader

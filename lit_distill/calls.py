@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from lit_distill.batch import Arguments, Inputs, tensors_of
-from lit_distill.capture import LayerCalls
 from lit_distill.entries import MASK_KEYS
+from lit_distill.hooks import LayerCalls
 
 
 @dataclass

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -13,84 +12,14 @@ from torch import Tensor, nn
 
 from lit_distill.batch import Inputs, call_model
 from lit_distill.formats import refuse_hidden_layers
-from lit_distill.layout import Evidence, Layout, Layouts, Placement, dense, observed, timm_channels
+from lit_distill.hooks import AllRead, InputHook, LayerCalls, OutputHook, Store
+from lit_distill.layout import Layout, dense, observed, timm_channels
+from lit_distill.layouts import Layouts
 from lit_distill.lightning_names import is_module
 from lit_distill.outputs import OutputKey, Outputs, logits_or_reason, unread
 from lit_distill.references import chosen_call, hook_key, layer_path, match_layers
 
-LayerCalls = dict[str, list[tuple[Any, int | None]]]  # what each layer gave, call by call, and its version
 _STOPPED = object()
-
-
-class _AllRead(BaseException):
-    """Ends a forward pass of which nothing more is read; no ``Exception``, so that a model's own handlers let it by."""
-
-
-@dataclass
-class Store:
-    """Where the hooks of one model write, and only while a forward pass is being read (``recording``).
-
-    ``expected`` is the number of calls that a whole pass makes; ``stop`` ends the pass at the last of them. While
-    ``evidence`` is gathered, ``placed`` takes where each layer's tensor holds its channels; None where that cannot be told.
-    """
-
-    recording: bool = False
-    evidence: Evidence | None = None
-    placed: dict[str, Placement | None] = field(default_factory=dict)
-    clone: set[str] = field(default_factory=set)
-    calls: LayerCalls = field(default_factory=dict)
-    expected: int = 0
-    stop: bool = False
-
-    def put(self, key: str, value: Any, module: nn.Module | None = None) -> None:
-        self._keep(key, value)
-        tensor = self.calls[key][-1][0]
-        if self.evidence is not None and isinstance(tensor, Tensor):
-            self.placed[key] = self.evidence.place(tensor, module, key.endswith(":input"))
-        if self.stop and self.count() == self.expected:
-            raise _AllRead
-
-    def count(self) -> int:
-        return sum(map(len, self.calls.values()))
-
-    def _keep(self, key: str, value: Any) -> None:
-        tensor = select_tensor(value)
-        if tensor is None:
-            self.calls.setdefault(key, []).append((value, None))
-            return
-        tensor = dense(tensor)
-        if key in self.clone:
-            tensor = tensor.clone()
-        version = None if torch.compiler.is_compiling() or tensor.is_inference() else tensor._version
-        self.calls.setdefault(key, []).append((tensor, version))
-
-
-def select_tensor(value: Any) -> Tensor | None:
-    """A layer's tensor: itself, or the first tensor of a tuple or a mapping."""
-    if isinstance(value, Tensor):
-        return value
-    values = value.values() if isinstance(value, Mapping) else value if isinstance(value, (tuple, list)) else ()
-    return next((item for item in values if isinstance(item, Tensor)), None)
-
-
-class _OutputHook:
-    """A forward hook that pickles and deep-copies with its model, unlike a closure."""
-
-    def __init__(self, key: str, store: Store) -> None:
-        self.key = key
-        self.store = store
-
-    def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        if self.store.recording:
-            self.store.put(self.key, output, module)
-
-
-class _InputHook(_OutputHook):
-    """A forward pre-hook: reads the first tensor among the arguments, before the layer can change it."""
-
-    def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any = None) -> None:
-        if self.store.recording:
-            self.store.put(self.key, args if select_tensor(args) is not None else kwargs, module)
 
 
 class Capture:
@@ -139,9 +68,9 @@ class Capture:
 
     def _register(self, module: nn.Module, key: str) -> None:
         if key.endswith(":input"):
-            handle = module.register_forward_pre_hook(_InputHook(key, self.store), with_kwargs=True)
+            handle = module.register_forward_pre_hook(InputHook(key, self.store), with_kwargs=True)
         else:
-            handle = module.register_forward_hook(_OutputHook(key, self.store), with_kwargs=True)
+            handle = module.register_forward_hook(OutputHook(key, self.store), with_kwargs=True)
         self._handles.append(handle)
 
     def run(
@@ -261,7 +190,7 @@ class Capture:
         try:
             with self.muted(), _dense_encoders(bool(self.layers)):
                 raw = call_model(self.model, inputs)
-        except _AllRead:
+        except AllRead:
             pass
         finally:
             store.recording = store.stop = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -140,9 +140,22 @@ def every_parameter_reached(loss: Tensor, module: LightningModule, criteria: Wei
         )
 
 
-def no_probabilities(student: Outputs, teacher: Outputs) -> None:
-    """Say where a network puts out probabilities in place of logits: a soft target would make them nearly equal."""
+def no_probabilities(student: Outputs, teacher: Outputs, squashed: Collection[str]) -> None:
+    """Say where a network puts out probabilities in place of logits: a soft target would make them nearly equal.
+
+    Args:
+        student: The student's outputs for an example.
+        teacher: The teacher's.
+        squashed: ``student`` or ``teacher``, where its last module is a sigmoid or a softmax.
+    """
     for who, outputs in (("teacher", teacher), ("student", student)):
+        if who in squashed:
+            tell(
+                f"the {who} ends in a sigmoid or a softmax and returns probabilities, and logits are expected: a criterion "
+                "would squash them once more. Take the last one out, or read what enters it: "
+                f"BatchFormat({'teacher_' * (who == 'teacher')}output_key=torch.logit), torch.log after a softmax."
+            )
+            continue
         if not outputs.has_logits or outputs.logits.dim() < 2:
             continue
         logits = outputs.logits.detach().float()

@@ -169,13 +169,19 @@ class Distiller:
             asked.needs_logits = not asked.frozen or checks.logits_are_read(
                 self.criteria, of_student, of_teacher, settled.target
             )
-            checks.no_probabilities(student, teacher)
+            captures = {"student": self.capture, "teacher": asked.capture}
+            squashed = [who for who, capture in captures.items() if capture.layouts.squashed]
+            checks.no_probabilities(student, teacher, squashed if self._reads_logits() else [])
         if module is not None:
             checks.every_parameter_reached(comparison.total, module, self.criteria)
         self.note.remember_shapes(student, teacher)
         self.note.remember_reading(read)
         lines = [checks.summary(self.student, self.teacher, self.criteria, student, teacher), *read, *self._layouts()]
         rank_zero_info("\n".join(lines))
+
+    def _reads_logits(self) -> bool:
+        criteria = self.criteria.criteria().values()
+        return any(criterion.compares_logits or criterion.needs_target for criterion in criteria)
 
     def _layouts(self) -> list[str]:
         """What is unusual of the layouts that were found, in lines to print."""

@@ -13,8 +13,9 @@ from torch.nn.modules.loss import _Loss
 from torchmetrics import Metric
 
 from lit_distill.calls import Call, inputs_of, versions_of
-from lit_distill.capture import Capture, Store, is_compiled
+from lit_distill.capture import Capture, is_compiled
 from lit_distill.entries import mask_keys_for
+from lit_distill.hooks import Store
 from lit_distill.outputs import Outputs
 from lit_distill.parts import join_parts
 from lit_distill.signatures import signature_of

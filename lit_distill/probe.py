@@ -62,7 +62,7 @@ class TrainingData:
         if self.loaders is None:
             raise ValueError("no training data: give Trainer.fit a datamodule or a train DataLoader.")
         flat, structure = tree_flatten(self._structure())
-        if self.resumed and not all(_has_numbered_samples(loader) or isinstance(loader, Ahead) for loader in flat):
+        if self.resumed and not all(has_numbered_samples(loader) or isinstance(loader, Ahead) for loader in flat):
             return None
         with isolate_rng():
             read = [self._read(loader, whole) for loader in flat]
@@ -80,12 +80,12 @@ class TrainingData:
 
     def _read(self, loader: Any, whole: bool) -> tuple[Any, Any]:
         """The loader to train from, and a batch of it."""
-        if _has_numbered_samples(loader):
-            return loader, _numbered_samples(loader, whole)
+        if has_numbered_samples(loader):
+            return loader, numbered_samples(loader, whole)
         if not isinstance(loader, Ahead):
             _auto_add_worker_init_fn(loader, self.rank)
             loader = Ahead(loader)
-        return loader, loader.first
+        return loader, loader.example
 
 
 class Ahead:
@@ -101,14 +101,13 @@ class Ahead:
     def __init__(self, loader: Any) -> None:
         self.loader = loader
         self._iterator: Iterator[Any] | None = iter(loader)
-        self.first: Any = _next(self._iterator)
+        self.example: Any = _next(self._iterator)
 
     def __iter__(self) -> Iterator[Any]:
         # A generator, as Lightning also asks for iterators that it never advances. No `yield from`: it would close theirs.
         iterator, self._iterator = self._iterator, None
         if iterator is not None:
-            first, self.first = self.first, None
-            yield first
+            yield self.example
         for batch in self.loader if iterator is None else iterator:  # noqa: UP028
             yield batch
 
@@ -161,7 +160,7 @@ def _is_combined(loaders: Any) -> bool:
     return hasattr(loaders, "iterables") and hasattr(loaders, "flattened")
 
 
-def _has_numbered_samples(loader: Any) -> bool:
+def has_numbered_samples(loader: Any) -> bool:
     """Whether samples can be read without drawing from the loader's own iterator."""
     kind = type(loader)
     return (
@@ -174,15 +173,24 @@ def _has_numbered_samples(loader: Any) -> bool:
     )
 
 
-def _numbered_samples(loader: DataLoader[Any], whole: bool) -> Any:
+def numbered_samples(loader: DataLoader[Any], whole: bool) -> Any:
     """The first samples that the loader's sampler names, collated; by a worker where it has workers."""
     if isinstance(loader.dataset, Sized) and len(loader.dataset) == 0:
         raise ValueError(f"the training data set ({type(loader.dataset).__name__}) is empty.")
     keys = _first_keys(loader)
-    chosen = keys if whole else (keys * _SAMPLES)[:_SAMPLES]
+    return read_samples(loader, keys if whole else (keys * _SAMPLES)[:_SAMPLES])
+
+
+def read_samples(loader: DataLoader[Any], keys: list[Any]) -> Any:
+    """Samples of a loader's data set, collated by it; read by a worker where the loader has workers.
+
+    Args:
+        loader: The loader, which stays as it is.
+        keys: What its sampler would call the samples.
+    """
     reader = DataLoader(
         loader.dataset,
-        batch_sampler=[chosen],
+        batch_sampler=[keys],
         num_workers=min(1, loader.num_workers),
         collate_fn=loader.collate_fn,
         worker_init_fn=loader.worker_init_fn,

@@ -32,6 +32,7 @@ class BatchReader:
         student: The student, whose ``forward`` says what it takes; None where only labels are read.
         teacher: The teacher, likewise; None where it gets what the student gets.
         labels_are_read: A criterion, or the teacher itself, reads labels.
+        inputs_are_read: The networks' inputs are read; else only what the user told, labels and the mask.
     """
 
     def __init__(
@@ -40,8 +41,10 @@ class BatchReader:
         student: nn.Module | None = None,
         teacher: nn.Module | None = None,
         labels_are_read: bool = True,
+        inputs_are_read: bool = True,
     ) -> None:
         self.format = format_
+        self.inputs_are_read = inputs_are_read
         self.labels_are_read = labels_are_read
         self._student, self._teacher = signature_of(student), signature_of(teacher)
         self._names = {"student": type(student).__name__, "teacher": type(teacher).__name__}
@@ -86,7 +89,7 @@ class BatchReader:
         elsewhere = [self.format.teacher_input_key, self.format.weight_key, self.format.target_key, self.format.unused]
         reserved = {name for entry in elsewhere for name in listed(entry)} | {target_name}
         inputs = None
-        if self.format.input_key is None:
+        if self.format.input_key is None and self.inputs_are_read:
             inputs = self._inputs_of(roles, reserved, "student", target, whole)
         teacher_inputs = None
         if self._teacher is not None and self.format.teacher_input_key is None and self.format.input_key is None:
@@ -101,7 +104,7 @@ class BatchReader:
         told = self.format
         if told.target_key is not None and target is None:
             target = roles.take(told.target_key, "labels")
-        if told.input_key is not None:
+        if told.input_key is not None and self.inputs_are_read:
             inputs = told_inputs(roles, told.input_key, self._student, "student")
         if told.teacher_input_key is not None:
             teacher_inputs = told_inputs(roles, told.teacher_input_key, self._teacher, "teacher")
@@ -191,6 +194,8 @@ class BatchReader:
             roles.check(name)
         rest = [place for place in range(len(batch)) if place not in used]
         wanted = 1 if told.target_key is None else 0
+        if not self.inputs_are_read and (not wanted or not self.labels_are_read):
+            return self._complete(roles, None)
         if told.input_key is not None:
             if len(rest) <= wanted or not wanted:
                 return self._complete(roles, None, roles.use(rest[0], "labels") if rest and wanted else None)

@@ -43,7 +43,7 @@ def _roles_in_words(data: Batch, roles: Roles, reader: BatchReader) -> str:
     def named(role: str) -> str:
         return ", ".join(map(roles.words, roles.given.get(role, []))) or "none"
 
-    words = [f"student: {named('student')}"]
+    words = [f"student: {named('student')}"] if reader.inputs_are_read else []
     if data.teacher_inputs is not None:
         words.append(f"teacher: {named('teacher')}")
     labels = named("labels")
@@ -51,14 +51,14 @@ def _roles_in_words(data: Batch, roles: Roles, reader: BatchReader) -> str:
     words.append(f"labels: {labels}{' (read by no criterion)' if unread else ''}")
     words.append(f"mask: {named('mask') if data.mask is not None else 'none'}")
     words += [f"{role}: {named(role)}" for role in ("lengths", "weights") if role in roles.given]
-    left = [roles.words(str(name)) for name in roles.left()]
+    left = [roles.words(str(name)) for name in roles.left()] if reader.inputs_are_read else []
     return "; ".join([*words, *([f"not used: {', '.join(left)}"] if left else [])])
 
 
 def _warn_of_unused(roles: Roles, reader: BatchReader) -> None:
     meant = {str(name) for name in reader.format.unused or []} | set(ID_KEYS)
     lost = [str(n) for n in roles.left() if str(n) not in meant and isinstance(roles.entries[n], Tensor)]
-    if lost and reader.format.input_key is None:
+    if lost and reader.inputs_are_read and reader.format.input_key is None:
         tell(
             f"{', '.join(map(repr, lost))} of the batch reach{'es' * (len(lost) == 1)} neither network and no criterion. If "
             f"that is meant, say so: BatchFormat(unused={lost!r}); else name what is read, with input_key for example."
@@ -67,7 +67,8 @@ def _warn_of_unused(roles: Roles, reader: BatchReader) -> None:
 
 def _refuse_unshifted(data: Batch, reader: BatchReader) -> None:
     labels = data.target
-    if reader.format.shift_labels is not None or not reader.labels_are_read or not isinstance(labels, Tensor):
+    asked = reader.labels_are_read and reader.inputs_are_read and reader.format.shift_labels is None
+    if not asked or not isinstance(labels, Tensor):
         return
     if labels.dim() != 2 or labels.is_floating_point():
         return

@@ -415,6 +415,7 @@ class TestCopies:
         torch.testing.assert_close(capture.run(x).features["first"], model.first(x))
 
 
+@pytest.mark.slow
 class TestCompile:
     @pytest.fixture(autouse=True)
     def _fresh(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from lit_distill.capture import Capture
@@ -9,6 +10,7 @@ from lit_distill.compiling import compile_in_place
 from lit_distill.models import SmallCNN
 
 
+@pytest.mark.slow
 def test_a_network_keeps_its_hooks_though_another_of_its_class_was_compiled_without() -> None:
     images = torch.randn(2, 1, 8, 8)
     bare = SmallCNN(2)

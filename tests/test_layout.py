@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from lit_distill.batch import BatchFormat
 from lit_distill.capture import Capture
-from lit_distill.layout import Layouts, Placement
+from lit_distill.layout import Placement
+from lit_distill.layouts import Layouts
 
 IMAGES = torch.rand(2, 3, 32, 32)
 

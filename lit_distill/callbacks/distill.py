@@ -30,7 +30,9 @@ from lit_distill.distiller import Comparison, Distiller
 from lit_distill.lightning_names import is_overridden
 from lit_distill.listening import WhichCall
 from lit_distill.optim import hold_task_gradient
-from lit_distill.probe import as_in_evaluation
+from lit_distill.probe import as_in_evaluation, on_device
+from lit_distill.reading import BatchReader
+from lit_distill.reporting import describe
 from lit_distill.schedules import Schedule
 from lit_distill.teachers import Teacher, as_teacher
 from lit_distill.tensorboard import add_comparison_charts
@@ -109,11 +111,10 @@ class Distill(EvaluatesHost):
         self.example_inputs = example_inputs
         self.teacher = teacher
         self._format = batch_format or BatchFormat()
-        self._reads_batch = (
-            self._format.teacher_input_key is not None
-            or (isinstance(teacher, Teacher) and teacher.needs_target)
-            or any(criterion.needs_target for criterion in self.criteria.criteria().values())
-        )
+        learns = isinstance(teacher, Teacher) and teacher.needs_target
+        labels_are_read = learns or any(criterion.needs_target for criterion in self.criteria.criteria().values())
+        self._reader = BatchReader(self._format, labels_are_read=labels_are_read, inputs_are_read=False)
+        self._reads_batch = labels_are_read or self._format.tells_of_batches
         self.distiller: Distiller | None = None
         self._calls = StudentCalls(student, call)
         self._host = hosting.Host()
@@ -191,6 +192,7 @@ class Distill(EvaluatesHost):
         parameter = next(iter(module.parameters()), torch.empty(0))
         self._place = None  # the teacher may be where a fit before this one left it
         self._follow(parameter.device)
+        read: list[str] = []
         if self.example_inputs is not None:
             inputs = move(self.example_inputs, parameter.device, parameter.dtype)
             with as_in_evaluation(distiller.student), torch.no_grad():
@@ -204,18 +206,19 @@ class Distill(EvaluatesHost):
                 self._task.value = hosting.loss_of(done.returned, module).detach()
             call = self._calls.learn(module, done.calls, done.listener)
             data = self._data(done.batch, call)
+            read = describe(done.batch, self._reader) if self._reads_batch else []
             outputs = done.listener.read(call, data.mask, calibrate=True).detach()
             distiller.capture.overwritten.update(done.listener.capture.overwritten)
             distiller.capture.layouts = done.listener.capture.layouts
         extra = distiller.registered_teacher
         with as_in_evaluation(self.criteria, *([extra] if extra is not None else [])), torch.no_grad():
-            distiller.rehearse(outputs, data)
+            distiller.rehearse(outputs, data, read=read)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         distiller = self._engine()
         self._trained.add(next(iter(trainer.optimizers), None), getattr(pl_module, NOTE_KEY))
         self._follow(pl_module.device)
-        distiller.start(trainer, pl_module, self._format.unpack)
+        distiller.start(trainer, pl_module, distiller.reader().read)
         add_comparison_charts(pl_module.loggers)
 
     def _follow(self, device: torch.device) -> None:
@@ -226,9 +229,10 @@ class Distill(EvaluatesHost):
             self._engine().move(lambda tensor: move(tensor, device, parameter.dtype))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        reader = self._engine().reader()
+
         def read(batch: Any) -> Inputs:
-            batch = trainer.precision_plugin.convert_input(batch)
-            return self._format.unpack(move(batch, pl_module.device)).for_teacher
+            return reader.read(on_device(trainer, pl_module, batch, pl_module.device)).for_teacher
 
         self._engine().prepare(trainer, read)
 
@@ -274,7 +278,7 @@ class Distill(EvaluatesHost):
 
     def _data(self, batch: Any, call: Call) -> Batch:
         """What the student was called with, beside the labels and the teacher's own inputs where those are read."""
-        given = self._format.unpack(batch) if self._reads_batch else None
+        given = self._reader.read(batch) if self._reads_batch else None
         return self._heard.batch(call, given, self._network())
 
     def _network(self) -> nn.Module | None:

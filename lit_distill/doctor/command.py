@@ -48,8 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--steps must be 1 to {MOST_STEPS}, not {options.steps}.")
     words = [word for path in find_configs(options.config) for word in ("--config", path)]
     fit = _Fit([*words, *find_configs(further)], options.steps)
-    precision = fit.config_init["trainer"]["precision"]
-    report = diagnose(setup_of(fit.model), fit.datamodule, fit.trainer, precision)
+    told = fit.config_init["trainer"]
+    report = diagnose(setup_of(fit.model), fit.datamodule, fit.trainer, told["precision"], told["max_epochs"])
     print(report.render())
     return int(bool(report.bugs))
 

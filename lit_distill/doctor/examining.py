@@ -6,7 +6,7 @@ import copy
 import logging
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sized
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,6 +23,8 @@ from lit_distill.doctor.sample import Sample
 from lit_distill.doctor.setup import Setup, copied, setup_of
 from lit_distill.doctor.subject import Subject, subject
 from lit_distill.lightning_names import is_a, trainer_class
+from lit_distill.modules import DistillationModule
+from lit_distill.modules.horizons import made_for_steps
 from lit_distill.notices import DistillationWarning
 
 MOST_STEPS = 20
@@ -87,7 +89,7 @@ def report(
     with isolate_rng(), copied(setup) as twin:
         own = [twin.holder if callback is setup.holder else callback for callback in callbacks]
         trainer = quiet_trainer({**options, "callbacks": own}, steps, trainer_class(twin.module))
-        return diagnose(twin, data, trainer, options.get("precision"))
+        return diagnose(twin, data, trainer, options.get("precision"), options.get("max_epochs"))
 
 
 def quiet_trainer(options: Mapping[str, Any], steps: int, kind: type[Trainer] = Trainer) -> Trainer:
@@ -130,7 +132,13 @@ def _callbacks(options: Mapping[str, Any]) -> list[Any]:
     return given if isinstance(given, list) else [given]
 
 
-def diagnose(setup: Setup, data: LightningDataModule | Any, trainer: Trainer, precision: str | None = None) -> Report:
+def diagnose(
+    setup: Setup,
+    data: LightningDataModule | Any,
+    trainer: Trainer,
+    precision: str | None = None,
+    epochs: int | None = None,
+) -> Report:
     """Examine a distillation that may be used up.
 
     Args:
@@ -138,6 +146,7 @@ def diagnose(setup: Setup, data: LightningDataModule | Any, trainer: Trainer, pr
         data: A LightningDataModule, or a training DataLoader.
         trainer: From ``quiet_trainer``.
         precision: What was asked of the Trainer, which takes another where the device lacks it.
+        epochs: Those of the real fit, which schedules are held against; None where it has no number.
     """
     started = time.perf_counter()
     precision = str(precision or trainer.precision)
@@ -150,7 +159,10 @@ def diagnose(setup: Setup, data: LightningDataModule | Any, trainer: Trainer, pr
         observer.finish()
         record = observer.record
         found: dict[str, list[Finding]] = {"run": [] if error is None else [_failure(error, record.steps)]}
-        found["set_up"] = [_notice(str(one.message)) for one in said if issubclass(one.category, DistillationWarning)]
+        said_of_schedules = _schedules(setup, trainer, epochs) if error is None else []
+        found["set_up"] = said_of_schedules + [
+            _notice(str(one.message)) for one in said if issubclass(one.category, DistillationWarning)
+        ]
         found |= _seen(setup, record, precision)
         notes: list[str] = []
         for name, criterion in fresh.items():
@@ -234,6 +246,28 @@ def _failure(error: Exception, steps: int) -> Finding:
         f"{type(error).__name__}: {error}",
         "make this run first: what comes after it could not be examined.",
     )
+
+
+def _schedules(setup: Setup, trainer: Trainer, epochs: int | None) -> list[Finding]:
+    """Learning-rate schedules that move once an epoch and look made for steps, in the fit as it will be."""
+    loader = trainer.train_dataloader
+    batches = len(loader) if isinstance(loader, Sized) else 0
+    told = isinstance(setup.module, DistillationModule) and setup.module.optimization.interval_is_told
+    if not epochs or epochs < 1 or not batches or told:
+        return []
+    by_epoch = [config.scheduler for config in trainer.lr_scheduler_configs if config.interval == "epoch"]
+    reasons = [made_for_steps(scheduler, epochs * batches, epochs) for scheduler in by_epoch]
+    return [
+        Finding(
+            "set_up",
+            "warning",
+            "the learning rate's schedule",
+            f"it moves once an epoch, {epochs} times, and {reason}: it looks made for optimizer steps.",
+            "give lr_interval='step' (interval: step in a module of your own), or 'epoch' where it is right so.",
+        )
+        for reason in reasons
+        if reason is not None
+    ]
 
 
 def _notice(message: str) -> Finding:

@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from lit_distill import checks
 from lit_distill.balance import Balance
-from lit_distill.batch import Batch, BatchFormat, Inputs, call_model, move
+from lit_distill.batch import Batch, BatchFormat, Inputs, call_model
 from lit_distill.callbacks.throughput import Throughput, is_logging_step
 from lit_distill.checkpoint import class_name
 from lit_distill.criteria import Criterion
@@ -24,6 +24,7 @@ from lit_distill.criteria.base import TASKS, Task, check_choice
 from lit_distill.distiller import Comparison, Distiller
 from lit_distill.lightning_names import explain_refused_modules
 from lit_distill.modules.acceleration import Acceleration
+from lit_distill.modules.attendant import Attendant
 from lit_distill.modules.evaluator import Evaluator
 from lit_distill.modules.hyperparameters import describe_criteria, record_hyperparameters
 from lit_distill.modules.optimization import Interval, Optimization, OptimizerFactory, SchedulerFactory
@@ -45,32 +46,6 @@ MAIN_FIGURES: dict[Task, str] = {
     "regression": "mean_squared_error/student",
     "embedding": "cosine_similarity",
 }  # of the tasks that have no accuracy
-
-
-class Attendant(Callback):
-    """Does for a distillation what has to come before or after every other callback; stands first in the trainer's list."""
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit" and isinstance(pl_module, DistillationModule):
-            pl_module.look_ahead()
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if isinstance(pl_module, DistillationModule):
-            pl_module.distiller.begin_batch(trainer, batch_idx)
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if isinstance(pl_module, DistillationModule):
-            pl_module.distiller.end_batch(trainer)
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if isinstance(pl_module, DistillationModule):
-            pl_module.leave_plain()
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if isinstance(pl_module, DistillationModule):
-            pl_module.leave_plain()
 
 
 class DistillationModule(LightningModule):
@@ -325,8 +300,7 @@ class DistillationModule(LightningModule):
         self.distiller.stop()
 
     def _read_inputs(self, batch: Any) -> Inputs:
-        batch = self.trainer.precision_plugin.convert_input(batch)
-        return self._unpack_training(move(batch, self.device)).for_teacher
+        return self._unpack_training(on_device(self.trainer, self, batch, self.device)).for_teacher
 
     def configure_optimizers(self) -> Any:
         trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]

@@ -36,7 +36,8 @@ def made_for_steps(scheduler: Any, steps: int, epochs: int) -> str | None:
     for part in _parts(scheduler):
         for name, planned in _plans(part):
             near = planned > epochs and abs(planned - steps) <= 0.1 * steps
-            if planned >= _FAR * max(1, epochs) or near:
+            # A plan far beyond the steps, too, is of a longer fit, cut short.
+            if _FAR * max(1, epochs) <= planned <= _FAR * steps or near:
                 return f"{type(part).__name__} plans {planned} ({name})"
         for function in _functions(part):
             if _moves_by_step(function, steps, epochs):

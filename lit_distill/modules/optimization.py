@@ -170,6 +170,11 @@ class Optimization:
         epochs = (trainer.max_epochs or -1) if trainer is not None else 0
         return "epoch" if planned is None or trainer is None or 0 <= epochs >= planned else "step"
 
+    @property
+    def interval_is_told(self) -> bool:
+        """Whether the user said when the schedule steps."""
+        return self._interval is not None
+
     def _refuse_without_schedule(self) -> None:
         for name, value in {"lr_interval": self._interval, "lr_monitor": self._monitor}.items():
             if value is not None:

@@ -100,8 +100,8 @@ class Encoding:
             if found != known:
                 raise ValueError(
                     f"a recorded teacher needs outputs of one size, and the {name} of a sample are {list(known)} in one batch "
-                    f"and {list(found)} in another: pad or resize every batch to one size in the collate function, or use a "
-                    "frozen teacher."
+                    f"and {list(found)} in another: pad or resize every batch to one size in the collate function; for texts, "
+                    "give RecordedTeacher(positions=…), the most that a batch has; or use a frozen teacher."
                 )
 
     def decode(self, rows: Rows, like: Tensor) -> Outputs:

@@ -1,18 +1,18 @@
-"""A few training batches, read without starting workers and without touching any random state."""
+"""A few training batches, read as the fit reads them, without touching any random state."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
-from torch.utils.data import DataLoader
+from torch.utils.data import DistributedSampler, RandomSampler, SequentialSampler
 
 from lit_distill.batch import Inputs
-from lit_distill.probe import first_loader
+from lit_distill.probe import Ahead, first_loader, has_numbered_samples, numbered_samples, read_samples
 
 _BATCHES = 4
 _SAMPLES = 64
@@ -30,14 +30,16 @@ def calibration_inputs(trainer: Trainer, read: Callable[[Any], Inputs]) -> list[
 
 
 def _batches(loader: Any) -> Iterator[Any]:
-    dataset = getattr(loader, "dataset", None)
-    sampled = isinstance(loader, DataLoader) and loader.batch_sampler is not None
-    if not (sampled and isinstance(dataset, Sized) and hasattr(dataset, "__getitem__")):
+    if isinstance(loader, Ahead):  # of a stream nothing more can be read
+        yield loader.example
+        return
+    if not has_numbered_samples(loader):
         yield from islice(iter(loader), _BATCHES)
         return
-    count = min(_BATCHES * _SAMPLES, len(dataset))
-    indices = torch.linspace(0, len(dataset) - 1, count).long().tolist()
+    if not isinstance(loader.sampler, (RandomSampler, SequentialSampler, DistributedSampler)):
+        yield numbered_samples(loader, whole=True)  # its samples may have names of any kind
+        return
+    count = min(_BATCHES * _SAMPLES, len(loader.dataset))
+    indices = torch.linspace(0, len(loader.dataset) - 1, count).long().tolist()
     for start in range(0, count, _SAMPLES):
-        chosen = indices[start : start + _SAMPLES]
-        many = getattr(dataset, "__getitems__", None)
-        yield loader.collate_fn(many(chosen) if many else [dataset[index] for index in chosen])
+        yield read_samples(loader, indices[start : start + _SAMPLES])

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from lit_distill.batch import Inputs, call_model, positions_and_names, tensors_of
-from lit_distill.capture import Capture, select_tensor
+from lit_distill.capture import Capture
+from lit_distill.hooks import select_tensor
 from lit_distill.outputs import Outputs
 from lit_distill.references import chosen_call, hook_key, layer_path
 

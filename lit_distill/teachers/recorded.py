@@ -12,10 +12,12 @@ from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from lit_distill.batch import Batch, Inputs, count_samples
+from lit_distill.criteria.spatial import pooled
 from lit_distill.formats import weights_mark
 from lit_distill.outputs import Outputs
 from lit_distill.recording import FeatureFormat, Formats, LogitFormat
 from lit_distill.recording.fingerprint import fingerprint_model
+from lit_distill.recording.padding import cut_positions, pad_positions, where_counted
 from lit_distill.recording.session import Session, Settings, disagreement
 from lit_distill.teachers.frozen import FrozenTeacher
 from lit_distill.teachers.runtime import TeacherRuntime
@@ -49,6 +51,8 @@ class RecordedTeacher(FrozenTeacher):
         ignore_versions: Accept a recording made with other versions of PyTorch, torchvision, NumPy or Pillow,
             whose random numbers or decoding may differ.
         runtime: How to run the teacher when it records, as in ``FrozenTeacher``.
+        positions: The most positions of a sequence, where batches are padded to differing lengths: outputs for each token
+            are stored at this length. The batch's mask says which count, and the padding comes last.
 
     Raises:
         ValueError: An argument is out of range.
@@ -66,13 +70,17 @@ class RecordedTeacher(FrozenTeacher):
         pool_features: bool = False,
         ignore_versions: bool = False,
         runtime: TeacherRuntime | None = None,
+        positions: int | None = None,
     ) -> None:
         super().__init__(model, runtime)
+        if positions is not None and positions < 1:
+            raise ValueError(f"positions must be at least 1, not {positions}.")
         if views is not None and views < 1:
             raise ValueError(f"views must be at least 1, not {views}.")
         folder = Path(path) if path is not None else None
         self.settings = Settings(folder, views, seed, Formats(logits, top_k, features), ignore_versions)
         self.pool_features = pool_features
+        self.positions = positions
         self._session: Session | None = None
         self._checked: int | None = None  # the last epoch in which the live teacher was asked
         self._weights = weights_mark(self.model)
@@ -120,10 +128,10 @@ class RecordedTeacher(FrozenTeacher):
         outputs = replace(session.read(self._like), mask=mask)
         if self._checked != session.epoch:
             self._checked = session.epoch
-            self._check(outputs, self._pooled(super().__call__(inputs, mask)))
-        return outputs
+            self._check(outputs, self._stored(super().__call__(inputs, mask), mask), mask)
+        return outputs if self.positions is None else cut_positions(outputs, mask, self.positions)
 
-    def _check(self, recorded: Outputs, live: Outputs) -> None:
+    def _check(self, recorded: Outputs, live: Outputs, mask: Tensor | None) -> None:
         """Compare an epoch's first batch with the live teacher: what a recording cannot replay shows here."""
         assert self._session is not None
         if weights_mark(self.model) != self._weights:
@@ -132,7 +140,11 @@ class RecordedTeacher(FrozenTeacher):
                 "frozen teacher."
             )
         encoding = self._session.encoding
-        far = disagreement(recorded, encoding.decode(encoding.encode(live), self._like))
+        again = encoding.decode(encoding.encode(live), self._like)
+        if self.positions is not None and mask is not None:
+            pair = (cut_positions(outputs, mask, self.positions) for outputs in (recorded, again))
+            recorded, again = (where_counted(outputs, mask) for outputs in pair)
+        far = disagreement(recorded, again)
         if far > _MOST_FAR:
             raise ValueError(
                 f"the recorded outputs of {far:.0%} of the first batch of epoch {self._checked} are not what the teacher says "
@@ -146,18 +158,23 @@ class RecordedTeacher(FrozenTeacher):
         self._like = fn(self._like)
 
     def _live(self, batch: Batch) -> Outputs:
-        return self._pooled(super().__call__(batch.for_teacher, batch.mask))
+        return self._stored(super().__call__(batch.for_teacher, batch.mask), batch.mask)
 
     def _calibrate(self, batches: Callable[[], Sequence[Batch]]) -> None:
         """Make the copy that the runtime asks for, from batches that every process and every run reads alike."""
         if self.runtime is not None:
             self.prepare_runtime(lambda: [batch.for_teacher for batch in batches()])
 
+    def _stored(self, outputs: Outputs, mask: Tensor | None) -> Outputs:
+        """The outputs in the shape that is recorded."""
+        small = self._pooled(outputs)
+        return small if self.positions is None else pad_positions(small, mask, self.positions)
+
     def _pooled(self, outputs: Outputs) -> Outputs:
         """Features averaged over positions, where that was asked for."""
         if not self.pool_features:
             return outputs
-        features = {name: _mean_over_positions(feature) for name, feature in outputs.features.items()}
+        features = {name: pooled(feature, outputs.mask) for name, feature in outputs.features.items()}
         return replace(outputs, features=features)
 
     def _marks(self) -> dict[str, Any]:
@@ -165,10 +182,6 @@ class RecordedTeacher(FrozenTeacher):
         layers = list(self.capture.layers)
         precision = self.runtime.precision if self.runtime is not None else "32"
         outputs = {"logits": self.needs_logits, "layers": layers, "pooled": self.pool_features}
+        if self.positions is not None:
+            outputs["positions"] = self.positions
         return {**fingerprint_model(self.model), "precision": precision, **outputs}
-
-
-def _mean_over_positions(feature: Tensor) -> Tensor:
-    if feature.dim() == 4:
-        return feature.mean((2, 3))
-    return feature.mean(1) if feature.dim() == 3 else feature

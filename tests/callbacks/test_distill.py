@@ -446,6 +446,7 @@ class TestRehearsal:
         assert same(weights(module.model), weights(plain.model))
 
 
+@pytest.mark.slow
 class TestCompiled:
     @pytest.mark.parametrize("how", ["wrapped", "in place", "whole module"])
     def test_gives_what_eager_gives(self, tmp_path: Path, how: str) -> None:

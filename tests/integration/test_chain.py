@@ -77,6 +77,7 @@ def assert_equal(left: dict[str, Any], right: dict[str, Any]) -> None:
     assert all(torch.equal(value, right[name]) for name, value in left.items())
 
 
+@pytest.mark.slow
 def test_an_interrupted_chain_goes_on_to_the_same_weights_bit_for_bit(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -98,6 +99,7 @@ def test_an_interrupted_chain_goes_on_to_the_same_weights_bit_for_bit(
         assert_equal(weights("whole", link), weights("cut", link))
 
 
+@pytest.mark.slow
 def test_a_link_killed_in_its_own_process_goes_on_and_its_command_repeats_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -373,6 +373,7 @@ def run_module(*arguments: str, folder: Path, **options: Any) -> subprocess.Comp
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=200, **options)
 
 
+@pytest.mark.slow
 def test_python_m_lit_distill(folder: Path) -> None:
     done = run_module("fit", "--config", "configs/digits/baseline.yaml", *SHORT, folder=folder)
     assert done.returncode == 0, done.stderr
@@ -394,6 +395,7 @@ class SlowDigits(Digits):
 '''
 
 
+@pytest.mark.slow
 def test_kill_9_in_mid_epoch_and_resume_gives_the_same_weights_bit_for_bit(folder: Path) -> None:
     (folder / "slow_data.py").write_text(_SLOW_DATA)
     options = [*QUIET, "--trainer.max_epochs=4", "--data=slow_data.SlowDigits", "--data.train_size=256"]

@@ -154,6 +154,7 @@ def hold(folder: Path, ready: Any) -> None:
     time.sleep(60)
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_no_claim_and_no_half_shard(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     ready = context.Event()
@@ -190,6 +191,7 @@ except OSError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_leaves_nothing_half(tmp_path: Path) -> None:
     command = [sys.executable, "-c", _FULL, str(tmp_path), str(Path(__file__).parent)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

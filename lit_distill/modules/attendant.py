@@ -1,0 +1,45 @@
+"""Runs a distillation module's own work before all other callbacks'."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lit_distill.distiller import Distiller
+
+if TYPE_CHECKING:
+    from lit_distill.modules.base import DistillationModule
+
+
+def _is_distillation(module: LightningModule) -> TypeGuard[DistillationModule]:
+    return isinstance(getattr(module, "distiller", None), Distiller)
+
+
+class Attendant(Callback):
+    """Does for a distillation what has to come before or after every other callback; stands first in the trainer's list.
+
+    Weight averaging copies the module in its setup, and other callbacks may end a batch by an error.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit" and _is_distillation(pl_module):
+            pl_module.look_ahead()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if _is_distillation(pl_module):
+            pl_module.distiller.begin_batch(trainer, batch_idx)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if _is_distillation(pl_module):
+            pl_module.distiller.end_batch(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if _is_distillation(pl_module):
+            pl_module.leave_plain()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if _is_distillation(pl_module):
+            pl_module.leave_plain()

@@ -1,0 +1,77 @@
+"""Outputs of sequences of differing length, stored at one length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from lit_distill.outputs import Outputs
+
+
+def pad_positions(outputs: Outputs, mask: Tensor | None, positions: int) -> Outputs:
+    """Fill token logits ``[B, T, C]`` and features ``[B, T, D]`` up with zeros.
+
+    Args:
+        outputs: A batch's.
+        mask: True at the positions that count, ``[B, T]``.
+        positions: The length to fill up to.
+
+    Raises:
+        ValueError: There is no such mask, the padding comes first, or a sequence is longer.
+    """
+    count = _count(mask, outputs, positions)
+    return _map(outputs, count, lambda tensor: F.pad(tensor, (0, 0, 0, positions - count)))
+
+
+def cut_positions(outputs: Outputs, mask: Tensor | None, positions: int) -> Outputs:
+    """Cut what ``pad_positions`` filled up to the length of a batch.
+
+    Args:
+        outputs: As stored.
+        mask: That of the batch at hand, ``[B, T]``.
+        positions: The length that they were filled up to.
+
+    Raises:
+        ValueError: As of ``pad_positions``.
+    """
+    count = _count(mask, outputs, positions)
+    return _map(outputs, positions, lambda tensor: tensor[:, :count])
+
+
+def where_counted(outputs: Outputs, mask: Tensor) -> Outputs:
+    """The outputs with zeros at the positions that do not count."""
+    padding = ~mask.unsqueeze(-1)
+    return _map(outputs, mask.shape[1], lambda tensor: tensor.masked_fill(padding, 0))
+
+
+def _count(mask: Tensor | None, outputs: Outputs, positions: int) -> int:
+    if mask is None or mask.dim() != 2:
+        raise ValueError(
+            "a recorded teacher with `positions` reads sequences, and the batch has no mask [B, T] of theirs: name it with "
+            "BatchFormat(mask_key=…)."
+        )
+    if not bool(mask[:, 0].all()):
+        raise ValueError(
+            "a recorded teacher with `positions` needs the padding at the end of each sequence, and here it is at the "
+            "beginning: set the tokenizer's padding_side to 'right'."
+        )
+    if mask.shape[1] > positions:
+        raise ValueError(
+            f"a batch has {mask.shape[1]} positions, and RecordedTeacher(positions={positions}) has room for fewer; raise it."
+        )
+    return mask.shape[1]
+
+
+def _map(outputs: Outputs, count: int, change: Callable[[Tensor], Tensor]) -> Outputs:
+    """Change what has so many positions."""
+
+    def of_tokens(tensor: Tensor) -> Tensor:
+        return change(tensor) if tensor.dim() == 3 and tensor.shape[1] == count else tensor
+
+    features = {name: of_tokens(feature) for name, feature in outputs.features.items()}
+    return replace(
+        outputs, logits=of_tokens(outputs.logits) if outputs.has_logits else outputs.logits, features=features
+    )
