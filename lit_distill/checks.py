@@ -89,6 +89,7 @@ def finite(total: Tensor, losses: Losses, own: Tensor | None, step: int) -> None
     """
     if torch.isfinite(total):
         return
+    total = total.detach()
     blamed = [f"{name!r} is {float(value)}" for name, value in losses.raw.items() if not torch.isfinite(value)]
     if own is not None and not torch.isfinite(own):
         blamed.append(f"the teacher's own loss is {float(own)}")

@@ -112,6 +112,7 @@ class TestBothNames:
         assert [finding for finding in findings if finding.check == "run"] == []
 
     @pytest.mark.parametrize("role", ["student", "teacher"])
+    @pytest.mark.filterwarnings("ignore:the student Own is a LightningModule")
     def test_as_a_network_in_a_distillation_module(self, name: str, role: str, tmp_path: Path) -> None:
         networks = {"student": nn.Linear(4, 3), "teacher": nn.Linear(4, 3), role: host(name)}
         module = LogitDistillation(networks["student"], networks["teacher"])

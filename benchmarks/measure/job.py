@@ -135,7 +135,7 @@ def make_job(data: str | None, weights: str | None, out: Path, smoke: bool) -> J
 
 def synthetic_images(folder: Path, classes: int = 10, each: int = 12) -> Path:
     """JPEG images of noise, as ``train/<class>/<image>``, where there is no real data."""
-    from torchvision.io import write_jpeg
+    from torchvision.transforms.functional import to_pil_image
 
     generator = torch.Generator().manual_seed(0)
     for label in range(classes):
@@ -143,5 +143,5 @@ def synthetic_images(folder: Path, classes: int = 10, each: int = 12) -> Path:
         target.mkdir(parents=True, exist_ok=True)
         for index in range(each):
             pixels = torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8, generator=generator)
-            write_jpeg(pixels, str(target / f"{index}.jpg"), quality=90)
+            to_pil_image(pixels).save(target / f"{index}.jpg", quality=90)
     return folder

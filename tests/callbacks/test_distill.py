@@ -198,7 +198,7 @@ class TestSeveralCalls:
         student, network_t = network(), teacher().eval()
         inputs = next(iter(loader()))[0]
         del calls_before  # batch statistics, and not the running ones, count in train mode
-        return float(formulas.soft_target(student(inputs * scale), network_t(inputs * scale), temperature=2.0))
+        return formulas.soft_target(student(inputs * scale), network_t(inputs * scale), temperature=2.0).item()
 
     @pytest.mark.parametrize(("call", "scale"), [(0, 1.0), (1, 2.0), (-1, 2.0)])
     def test_one_of_them(self, tmp_path: Path, call: int, scale: float) -> None:

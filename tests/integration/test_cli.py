@@ -77,7 +77,7 @@ def test_the_fast_config_lies_over_any_other_of_its_folder(capsys: pytest.Captur
 
 @pytest.mark.parametrize("config", [name for name in CIFAR if name not in ("images.yaml", "fast.yaml")])
 def test_every_cifar_config_fits_on_image_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: str) -> None:
-    from torchvision.io import write_png
+    from torchvision.transforms.functional import to_pil_image
 
     from lit_distill.models import resnet56
 
@@ -85,7 +85,7 @@ def test_every_cifar_config_fits_on_image_folders(tmp_path: Path, monkeypatch: p
     for index in range(40):
         path = tmp_path / f"images/train/class{index % 10}/{index}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_png(torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8), str(path))
+        to_pil_image(torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8)).save(path)
     for place in ("teachers/resnet56-4bfd9763.th", "runs/cifar10/teacher/teacher.ckpt"):
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
         torch.save({"state_dict": resnet56().state_dict()}, tmp_path / place)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from torchvision.io import write_png
+from torchvision.transforms.functional import to_pil_image
 
 from lit_distill.cli import main
 from lit_distill.method_table import instantiate
@@ -33,7 +33,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for index in range(48):
         path = folder / "images" / "train" / f"class{index % 10}" / f"{index}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_png(torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8, generator=generator), str(path))
+        to_pil_image(torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8, generator=generator)).save(path)
     (folder / "runs/cifar10/teacher").mkdir(parents=True)
     torch.manual_seed(1)
     torch.save(resnet8().state_dict(), folder / "runs/cifar10/teacher/teacher.ckpt")
