@@ -112,7 +112,7 @@ class Distiller:
 
     def compare(self, student: Outputs, teacher: Outputs, data: Batch) -> Comparison:
         """Weigh the criteria for a batch's outputs, at the positions that count."""
-        data, student, settled = settle(data, self.format, student, teacher)
+        data, student, settled = settle(data, self.format, student, teacher, self.capture.layouts)
         assert settled is not None
         teacher, target = settled, data.target
         parameters = None
@@ -164,7 +164,7 @@ class Distiller:
         with unchanged(self.criteria):
             self.criteria.eval()
             comparison = self.compare(student, teacher, data)
-        settled, of_student, of_teacher = settle(data, self.format, student, teacher)
+        settled, of_student, of_teacher = settle(data, self.format, student, teacher, self.capture.layouts)
         if asked is not None and of_teacher is not None:
             asked.needs_logits = not asked.frozen or checks.logits_are_read(
                 self.criteria, of_student, of_teacher, settled.target

@@ -79,6 +79,19 @@ class Layouts:
             self._chosen[_LOGITS] = placement
         return placement.arrange(logits)
 
+    def arrange_target(self, target: Tensor, logits: Tensor) -> Tensor:
+        """Labels of the logits' own shape (class probabilities, one-hot rows, numbers) in the layout of the logits.
+
+        Args:
+            target: As the data have it: of the network's layout, or already of that which criteria see.
+            logits: In the layout that criteria see.
+        """
+        placement = self._chosen.get(_LOGITS)
+        if placement is None or target.dim() != placement.dims or target.dim() < 3 or target.dim() != logits.dim():
+            return target
+        arranged = placement.arrange(target)
+        return arranged if arranged.shape == logits.shape else target
+
     def words(self, layer: str | None = None) -> str:
         """What is unusual of a layer, or of the logits; empty where nothing is."""
         placement = self._chosen.get(layer or _LOGITS)

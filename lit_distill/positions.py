@@ -13,11 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lit_distill.batch import IGNORED_LABEL, Batch, BatchFormat
+from lit_distill.layouts import Layouts
 from lit_distill.outputs import Outputs
 
 
 def settle(
-    data: Batch, format_: BatchFormat, student: Outputs, teacher: Outputs | None = None
+    data: Batch,
+    format_: BatchFormat,
+    student: Outputs,
+    teacher: Outputs | None = None,
+    layouts: Layouts | None = None,
 ) -> tuple[Batch, Outputs, Outputs | None]:
     """Give both networks' outputs the positions and samples that count, at one size.
 
@@ -26,6 +31,7 @@ def settle(
         format_: What the user told of it.
         student: The student's outputs.
         teacher: The teacher's, or None.
+        layouts: Of the student; labels of its logits' shape are brought to the same.
 
     Returns:
         The three; the batch with the mask that was found.
@@ -33,6 +39,8 @@ def settle(
     Raises:
         ValueError: A mask or lengths that were told do not fit the logits.
     """
+    if layouts is not None and isinstance(data.target, Tensor) and student.has_logits:
+        data = replace(data, target=layouts.arrange_target(data.target, student.logits))
     if format_.resize_logits and isinstance(data.target, Tensor):
         student = _resized(student, data.target)
         teacher = _resized(teacher, data.target) if teacher is not None else None
@@ -43,6 +51,19 @@ def settle(
     weight = data.sample_weight
     student = replace(student, mask=mask, sample_weight=weight)
     return data, student, replace(teacher, mask=mask, sample_weight=weight) if teacher is not None else None
+
+
+def settled_logits(data: Batch, format_: BatchFormat, student: Outputs, teacher: Tensor) -> Tensor:
+    """The teacher's logits at the size and the samples that the student's are compared at.
+
+    Args:
+        data: As of ``settle``.
+        format_: As of ``settle``.
+        student: The student's outputs before they were settled.
+        teacher: The teacher's logits, likewise.
+    """
+    found = settle(data, format_, student, Outputs(teacher))[2]
+    return teacher if found is None else found.logits
 
 
 def positions_that_count(data: Batch, outputs: Outputs, from_labels: bool) -> Tensor | None:

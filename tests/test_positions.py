@@ -197,3 +197,23 @@ def test_the_answer_alone_is_taught_by_unknown_labels(quick_trainer: Any) -> Non
     s, t = (network(ids)["logits"][:, 4:8].flatten(0, 1) / 4 for network in (student, teacher))
     expected = 16 * F.kl_div(s.log_softmax(1), t.log_softmax(1), reduction="batchmean", log_target=True)
     torch.testing.assert_close(trainer.callback_metrics["train/loss"], expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("length", [20, 3])
+@pytest.mark.parametrize("arranged", [False, True])
+def test_class_probabilities_of_time_steps_are_read_in_the_networks_layout(
+    quick_trainer: Any, length: int, arranged: bool
+) -> None:
+    """Of a 1-D convolution ``[B, C, L]``, as PyTorch's cross_entropy has them; or classes last, where the shape says so."""
+    x, y = torch.randn(4, 1, length), torch.randn(4, 3, length).softmax(1)
+    student, teacher = nn.Conv1d(1, 3, 1), nn.Conv1d(1, 3, 1)
+    given = y.transpose(1, 2) if arranged and length != 3 else y
+    data = DataLoader(torch.utils.data.TensorDataset(x, given), batch_size=4)
+    module = LogitDistillation(student, teacher, optimizer=lambda p: torch.optim.SGD(p, 0.0), weights={"soft": 0.0})
+    trainer: Trainer = quick_trainer(max_epochs=1)
+    trainer.fit(module, data, data)
+    expected = 0.1 * F.cross_entropy(student(x), y)
+    torch.testing.assert_close(trainer.callback_metrics["train/loss"], expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        trainer.callback_metrics["val/accuracy/student"], (student(x).argmax(1) == y.argmax(1)).float().mean()
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,7 +25,8 @@ from lit_distill.listening import Listener, WhichCall, choose_calls
 from lit_distill.metrics import count_classes
 from lit_distill.modules.evaluator import Evaluator
 from lit_distill.notices import tell
-from lit_distill.positions import settle
+from lit_distill.positions import settle, settled_logits
+from lit_distill.reading import BatchReader
 from lit_distill.teachers import Teacher
 
 STEPS = {"val": "validation_step", "test": "test_step"}
@@ -62,6 +64,7 @@ class HostEvaluation:
         self._place = ("val", 0, 0)
         self._seen = False
         self._reads_labels = True
+        self._reader = BatchReader(batch_format, inputs_are_read=False)
         self._told: set[str] = set()
 
     def begin(
@@ -157,8 +160,10 @@ class HostEvaluation:
     def _add_call(self, call: Call, given: Batch | None, offset: int) -> None:
         assert self._listener is not None
         assert self._evaluator is not None
-        data = self._heard.batch(call, given, self.teacher.model if self.teacher is not None else None)
-        data, outputs, _ = settle(data, self._format, self._listener.read(call, data.mask, calibrate=True))
+        heard = self._heard.batch(call, given, self.teacher.model if self.teacher is not None else None)
+        raw = self._listener.read(call, calibrate=True)
+        data, outputs, _ = settle(heard, self._format, raw, layouts=self._listener.capture.layouts)
+        arrange = partial(settled_logits, heard, self._format, raw)
         logits = outputs.logits
         if self._task == "multiclass" and count_classes(logits) < 2:
             self._tell("classes", f"the student gives one number ({list(logits.shape)}), which is no choice of a class")
@@ -168,12 +173,12 @@ class HostEvaluation:
         target = self._fitting(data.target, logits, call) if self._reads_labels else None
         data = replace(data, target=target)
         try:
-            self._evaluator.update(place, logits, data)
+            self._evaluator.update(place, logits, data, arrange=arrange)
         except Exception as error:
             if target is None:
                 raise
             self._evaluator = Evaluator(self._task, self.teacher)  # what the failed update has begun is left out
-            self._evaluator.update(place, logits, replace(data, target=None))
+            self._evaluator.update(place, logits, replace(data, target=None), arrange=arrange)
             self._without_labels(f"the labels do not fit the student's logits ({type(error).__name__}: {error})")
         self._seen = True
 
@@ -181,7 +186,7 @@ class HostEvaluation:
 
     def _read(self, batch: Any) -> Batch | None:
         try:
-            return self._format.unpack(batch)
+            return self._reader.read(batch)
         except Exception as error:
             self._without_labels(f"the labels cannot be told in a batch ({error})")
             return None

@@ -6,6 +6,7 @@ batch -> student and teacher outputs -> criteria -> weighted sum -> logs
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,8 +31,7 @@ from lit_distill.modules.hyperparameters import describe_criteria, record_hyperp
 from lit_distill.modules.optimization import Interval, Optimization, OptimizerFactory, SchedulerFactory
 from lit_distill.modules.passed_over import tell_passed_over
 from lit_distill.optim import hold_task_gradient
-from lit_distill.outputs import Outputs
-from lit_distill.positions import settle
+from lit_distill.positions import settle, settled_logits
 from lit_distill.probe import in_weights_type, on_device, training_data, training_step_context, unchanged
 from lit_distill.reporting import describe, join
 from lit_distill.schedules import Schedule
@@ -184,12 +184,8 @@ class DistillationModule(LightningModule):
         given = self._unpack(batch)
         with self._acceleration.evaluation():
             raw = self.distiller.capture.predict(given.inputs)
-        data, outputs, _ = settle(given, self._format, raw)
-
-        def arrange(logits: Tensor) -> Tensor:
-            teacher = settle(given, self._format, raw, Outputs(logits))[2]
-            return logits if teacher is None else teacher.logits
-
+        data, outputs, _ = settle(given, self._format, raw, layouts=self.distiller.capture.layouts)
+        arrange = partial(settled_logits, given, self._format, raw)
         self._evaluator.update((stage, dataloader_idx, batch_idx), outputs.logits, data, arrange=arrange)
 
     def on_validation_start(self) -> None:
