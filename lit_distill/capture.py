@@ -215,6 +215,12 @@ class Capture:
         if not -len(made) <= index < len(made):
             raise RuntimeError(f"the {self.owner}'s layer {key!r} ran {len(made)} times; there is no call {index}.")
         value, version = made[index]
+        if isinstance(value, list) and any(isinstance(item, Tensor) for item in value):
+            shapes = ", ".join(str(list(item.shape)) for item in value if isinstance(item, Tensor))
+            raise RuntimeError(
+                f"the {self.owner}'s layer {layer!r} gave a list of several tensors ({shapes}), and which is meant cannot be "
+                "told; name the layer inside it that makes the one to read."
+            )
         if not isinstance(value, Tensor):
             raise RuntimeError(
                 f"the {self.owner}'s layer {layer!r} gave {type(value).__name__} and no tensor. Attention maps are "

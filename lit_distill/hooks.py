@@ -58,9 +58,11 @@ class Store:
 
 
 def select_tensor(value: Any) -> Tensor | None:
-    """A layer's tensor: itself, or the first tensor of a tuple or a mapping."""
+    """A layer's tensor: itself, or the first tensor of a tuple or a mapping; none of a list of several."""
     if isinstance(value, Tensor):
         return value
+    if isinstance(value, list) and sum(isinstance(item, Tensor) for item in value) > 1:
+        return None  # branches side by side, of which none is the first
     values = value.values() if isinstance(value, Mapping) else value if isinstance(value, (tuple, list)) else ()
     return next((item for item in values if isinstance(item, Tensor)), None)
 

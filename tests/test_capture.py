@@ -526,3 +526,21 @@ class TestLightningModules:
         with pytest.raises(RuntimeError, match="mat1"):
             Capture(model).run(torch.randn(2, 9))
         assert "log" not in vars(model)
+
+
+def test_branches_side_by_side_are_asked_about() -> None:
+    class Branches(nn.Module):
+        def forward(self, x: Tensor) -> list[Tensor]:
+            return [x, x[:, :2]]
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.branches, self.fc = Branches(), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = self.fc(self.branches(x)[0])
+            return found
+
+    with pytest.raises(RuntimeError, match=r"'branches' gave a list of several tensors \(\[2, 4\], \[2, 2\]\)"):
+        Capture(Net(), ["branches"], owner="student").run(torch.randn(2, 4))
