@@ -190,7 +190,7 @@ class BatchReader:
             told.target_key,
         )
         used = {name for key in (*elsewhere, told.input_key) for name in listed(key)}
-        for name in used:
+        for name in used - set(told.unused or []):
             roles.check(name)
         rest = [place for place in range(len(batch)) if place not in used]
         wanted = 1 if told.target_key is None else 0
