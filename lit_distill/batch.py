@@ -121,12 +121,6 @@ class BatchFormat:
         told_mask = self.mask_key is not None and self.mask_key != "auto"
         return any(key is not None for key in named) or told_mask or self.mask_from_labels or self.resize_logits
 
-    def unpack(self, batch: Any) -> Batch:
-        """Read a batch without knowing the networks."""
-        from lit_distill.reading import BatchReader
-
-        return BatchReader(self).read(batch)
-
 
 def count_samples(data: Any) -> int | None:
     """Number of samples in a batch or in a model's inputs, whose entries are the first level; None where it cannot be told.

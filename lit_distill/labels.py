@@ -5,7 +5,7 @@ A label of -100 is not known and counts nothing, in every task and of every type
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -13,9 +13,9 @@ from torch import Tensor
 from lit_distill.batch import IGNORED_LABEL
 from lit_distill.notices import tell
 
-if TYPE_CHECKING:
-    from lit_distill.criteria.base import Task
-
+Task = Literal["multiclass", "binary", "multilabel", "regression", "embedding", "none"]
+TASKS: tuple[Task, ...] = get_args(Task)
+CLASS_TASKS: tuple[Task, ...] = TASKS[:3]
 _TOLERANCE = 0.02  # of a row of class probabilities to 1: half precision and many classes
 
 

@@ -7,10 +7,15 @@ from transformers import BatchEncoding
 
 from lit_distill.batch import Arguments, Batch, BatchFormat, call_model, first_tensor, move, tensors_of
 from lit_distill.entries import INPUT_KEYS, TARGET_KEYS
+from lit_distill.reading import BatchReader
 
 
 def unpack(batch: Any, input_key: str | None = None, target_key: str | None = None) -> Batch:
-    return BatchFormat(input_key=input_key, target_key=target_key).unpack(batch)
+    return read(BatchFormat(input_key=input_key, target_key=target_key), batch)
+
+
+def read(format_: BatchFormat, batch: Any) -> Batch:
+    return BatchReader(format_).read(batch)
 
 
 X, Y = torch.arange(6.0).reshape(2, 3), torch.tensor([0, 1])
@@ -140,50 +145,50 @@ class TestFormat:
     def test_the_teacher_has_inputs_of_its_own(self) -> None:
         small, large = torch.rand(2, 3), torch.rand(2, 5)
         batch = {"image": small, "large": large, "label": torch.tensor([0, 1])}
-        data = BatchFormat(teacher_input_key="large").unpack(batch)
+        data = read(BatchFormat(teacher_input_key="large"), batch)
         assert data.inputs is small
         assert data.for_teacher is large
-        assert BatchFormat().unpack(batch).for_teacher is small
+        assert read(BatchFormat(), batch).for_teacher is small
 
     def test_what_the_teacher_alone_gets_is_not_passed_to_the_student(self) -> None:
         batch = {"input_ids": torch.ones(2, 3), "waveform": torch.rand(2, 8), "labels": torch.tensor([0, 1])}
-        data = BatchFormat(teacher_input_key="waveform").unpack(batch)
+        data = read(BatchFormat(teacher_input_key="waveform"), batch)
         assert isinstance(data.inputs, dict)
         assert list(data.inputs) == ["input_ids"]
 
     def test_an_input_that_is_missing_is_named(self) -> None:
         with pytest.raises(ValueError, match=r"no entry 'big' in the batch; it has \['image'\]"):
-            BatchFormat(teacher_input_key="big").unpack({"image": torch.rand(2, 3)})
+            read(BatchFormat(teacher_input_key="big"), {"image": torch.rand(2, 3)})
         with pytest.raises(ValueError, match="only in a dict batch"):
-            BatchFormat(teacher_input_key="big").unpack((torch.rand(2, 3), torch.tensor([0, 1])))
+            read(BatchFormat(teacher_input_key="big"), (torch.rand(2, 3), torch.tensor([0, 1])))
 
     def test_missing_labels_become_ignored_ones(self) -> None:
         labels = torch.tensor([2, -1, 0])
         format_ = BatchFormat(missing_label=-1)
-        target = format_.unpack((torch.rand(3, 2), labels)).target
+        target = read(format_, (torch.rand(3, 2), labels)).target
         assert isinstance(target, torch.Tensor)
         assert target.tolist() == [2, -100, 0]
         assert labels.tolist() == [2, -1, 0]
-        tasks = format_.unpack((torch.rand(3, 2), {"a": labels, "b": torch.tensor([-1, -1, 5])})).target
+        tasks = read(format_, (torch.rand(3, 2), {"a": labels, "b": torch.tensor([-1, -1, 5])})).target
         assert isinstance(tasks, dict)
         assert {task: values.tolist() for task, values in tasks.items()} == {"a": [2, -100, 0], "b": [-100, -100, 5]}
 
     @pytest.mark.parametrize("missing", [-1, 0, 1])
     def test_class_probabilities_are_left_alone(self, missing: int) -> None:
         mixed = torch.tensor([[0.0, 1.0], [0.3, 0.7]])
-        found = BatchFormat(missing_label=missing).unpack((torch.rand(2, 2), mixed)).target
+        found = read(BatchFormat(missing_label=missing), (torch.rand(2, 2), mixed)).target
         assert isinstance(found, torch.Tensor)
         assert torch.equal(found, mixed)
 
     @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64, torch.float32])
     def test_a_missing_label_is_marked_in_every_type(self, dtype: torch.dtype) -> None:
         labels = torch.tensor([[2, 255], [7, 0]]).to(dtype)
-        found = BatchFormat(missing_label=255).unpack((torch.rand(2, 2), labels)).target
+        found = read(BatchFormat(missing_label=255), (torch.rand(2, 2), labels)).target
         assert isinstance(found, torch.Tensor)
         assert found.tolist() == [[2, -100], [7, 0]]
 
     def test_unknown_findings_that_are_floats_are_marked(self) -> None:
-        found = BatchFormat(missing_label=-1).unpack((torch.rand(1, 3), torch.tensor([[-1.0, 0.0, 1.0]]))).target
+        found = read(BatchFormat(missing_label=-1), (torch.rand(1, 3), torch.tensor([[-1.0, 0.0, 1.0]]))).target
         assert isinstance(found, torch.Tensor)
         assert found.tolist() == [[-100.0, 0.0, 1.0]]
 

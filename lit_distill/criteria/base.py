@@ -5,21 +5,20 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from lit_distill.criteria.about import About
+from lit_distill.labels import CLASS_TASKS as CLASS_TASKS
+from lit_distill.labels import TASKS as TASKS
+from lit_distill.labels import Task as Task
 from lit_distill.labels import need_classes
 from lit_distill.outputs import Outputs
 from lit_distill.positions import position_mask
 from lit_distill.projectors import Norm, Projector, SizedProjector
 from lit_distill.references import match_layers
-
-Task = Literal["multiclass", "binary", "multilabel", "regression", "embedding", "none"]
-TASKS: tuple[Task, ...] = get_args(Task)
-CLASS_TASKS: tuple[Task, ...] = TASKS[:3]
 
 
 class Criterion(nn.Module, ABC):

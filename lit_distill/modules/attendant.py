@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import Any, Protocol, TypeGuard
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lit_distill.distiller import Distiller
 
-if TYPE_CHECKING:
-    from lit_distill.modules.base import DistillationModule
+
+class _Distillation(Protocol):
+    distiller: Distiller
+
+    def look_ahead(self) -> None: ...
+
+    def leave_plain(self) -> None: ...
 
 
-def _is_distillation(module: LightningModule) -> TypeGuard[DistillationModule]:
+def _is_distillation(module: object) -> TypeGuard[_Distillation]:
     return isinstance(getattr(module, "distiller", None), Distiller)
 
 
