@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from lit_distill.batch import Target, tensors_of
 from lit_distill.criteria import Criterion, FeatureCriterion
-from lit_distill.criteria.base import CLASS_TASKS, Task
+from lit_distill.labels import CLASS_TASKS, Task
 from lit_distill.layout import usual_channel_dim
 from lit_distill.lightning_names import is_a
 from lit_distill.notices import tell

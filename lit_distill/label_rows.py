@@ -11,7 +11,7 @@ from torch import Tensor
 from lit_distill.labels import class_dim, positions, read_labels
 
 if TYPE_CHECKING:
-    from lit_distill.criteria.base import Task
+    from lit_distill.labels import Task
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from torchmetrics.classification import BinaryAccuracy, MulticlassAccuracy
 
 from lit_distill.batch import IGNORED_LABEL
 from lit_distill.calibration import BinnedCalibrationError
-from lit_distill.criteria.base import CLASS_TASKS, Task, at_least_float32
+from lit_distill.criteria.base import at_least_float32
 from lit_distill.criteria.hard_target import hard_target, hard_target_binary
 from lit_distill.criteria.soft_target import soft_target, soft_target_bernoulli
 from lit_distill.label_rows import counted_rows, labelled
-from lit_distill.labels import class_dim, need_classes, read_labels, unknown
+from lit_distill.labels import CLASS_TASKS, Task, class_dim, need_classes, read_labels, unknown
 
 _BINS = 15
 FIGURES: dict[Task, tuple[str, ...]] = {

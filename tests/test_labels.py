@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_distill.criteria.base import Task
-from lit_distill.labels import class_dim, class_indices, need_classes, read_labels, sample_classes
+from lit_distill.labels import Task, class_dim, class_indices, need_classes, read_labels, sample_classes
 from lit_distill.notices import DistillationWarning
 
 INTEGERS = [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8]

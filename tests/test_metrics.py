@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lit_distill.criteria.base import Task
+from lit_distill.labels import Task
 from lit_distill.metrics import Evaluation, count_classes
 
 CPU = torch.device("cpu")

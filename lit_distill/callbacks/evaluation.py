@@ -18,7 +18,7 @@ from lit_distill.callbacks.heard import Heard
 from lit_distill.calls import Call
 from lit_distill.capture import Capture
 from lit_distill.criteria import Criterion
-from lit_distill.criteria.base import TASKS, Task
+from lit_distill.labels import TASKS, Task
 from lit_distill.layouts import Layouts
 from lit_distill.lightning_names import is_overridden
 from lit_distill.listening import Listener, WhichCall, choose_calls

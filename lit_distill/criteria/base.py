@@ -11,10 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_distill.criteria.about import About
-from lit_distill.labels import CLASS_TASKS as CLASS_TASKS
-from lit_distill.labels import TASKS as TASKS
-from lit_distill.labels import Task as Task
-from lit_distill.labels import need_classes
+from lit_distill.labels import CLASS_TASKS, TASKS, need_classes
 from lit_distill.outputs import Outputs
 from lit_distill.positions import position_mask
 from lit_distill.projectors import Norm, Projector, SizedProjector

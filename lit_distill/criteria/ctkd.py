@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_distill.criteria.about import About
-from lit_distill.criteria.base import Criterion, Task, paired_rows
+from lit_distill.criteria.base import Criterion, paired_rows
 from lit_distill.criteria.soft_target import kl_divergence
 from lit_distill.criteria.standardization import standardize
-from lit_distill.labels import need_classes
+from lit_distill.labels import Task, need_classes
 from lit_distill.outputs import Outputs
 
 

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from lit_distill.criteria.about import About
 from lit_distill.criteria.arguments import check_shares
-from lit_distill.criteria.base import Criterion, Task, check_temperature, paired_rows
+from lit_distill.criteria.base import Criterion, check_temperature, paired_rows
 from lit_distill.criteria.standardization import standardize as standardized
-from lit_distill.labels import need_classes
+from lit_distill.labels import Task, need_classes
 from lit_distill.outputs import Outputs
 
 _EPSILON = 1e-8  # the authors'

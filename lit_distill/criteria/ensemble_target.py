@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from lit_distill.batch import IGNORED_LABEL
 from lit_distill.criteria.base import (
     Criterion,
-    Task,
     check_choice,
     check_same_classes,
     check_temperature,
@@ -22,7 +21,7 @@ from lit_distill.criteria.base import (
 from lit_distill.criteria.hard_target import hard_target
 from lit_distill.criteria.standardization import standardize as standardized
 from lit_distill.label_rows import labelled
-from lit_distill.labels import need_classes, unknown
+from lit_distill.labels import Task, need_classes, unknown
 from lit_distill.mixture import favour_small, log_mixture, normalised
 from lit_distill.outputs import Outputs
 from lit_distill.references import match_layers

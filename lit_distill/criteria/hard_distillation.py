@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lit_distill.criteria.about import About
-from lit_distill.criteria.base import Criterion, Task, at_least_float32, check_same_classes, valid_rows
+from lit_distill.criteria.base import Criterion, at_least_float32, check_same_classes, valid_rows
 from lit_distill.criteria.chunked import mean_over_rows
-from lit_distill.labels import need_classes
+from lit_distill.labels import Task, need_classes
 from lit_distill.outputs import Outputs
 
 

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lit_distill.batch import IGNORED_LABEL
-from lit_distill.criteria.base import TASKS, Criterion, Task, at_least_float32, check_choice
+from lit_distill.criteria.base import Criterion, at_least_float32, check_choice
 from lit_distill.label_rows import labelled
-from lit_distill.labels import need_classes, unknown
+from lit_distill.labels import TASKS, Task, need_classes, unknown
 from lit_distill.outputs import Outputs
 
 Distance = Literal["l2", "l1", "smooth_l1"]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from lit_distill.criteria.about import About
-from lit_distill.criteria.base import Criterion, Task, at_least_float32, check_same_classes, valid_rows
+from lit_distill.criteria.base import Criterion, at_least_float32, check_same_classes, valid_rows
 from lit_distill.criteria.chunked import mean_over_rows
 from lit_distill.criteria.standardization import standardize as standardized
+from lit_distill.labels import Task
 from lit_distill.outputs import Outputs
 
 

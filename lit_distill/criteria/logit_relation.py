@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from lit_distill.criteria.about import About
-from lit_distill.criteria.base import Criterion, Task, check_temperature, paired_rows
+from lit_distill.criteria.base import Criterion, check_temperature, paired_rows
 from lit_distill.criteria.standardization import standardize as standardized
-from lit_distill.labels import need_classes
+from lit_distill.labels import Task, need_classes
 from lit_distill.outputs import Outputs
 
 

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from lit_distill.criteria.about import About
-from lit_distill.criteria.base import Criterion, Task, check_same_classes, check_temperature
+from lit_distill.criteria.base import Criterion, check_same_classes, check_temperature
 from lit_distill.criteria.soft_target import soft_target
+from lit_distill.labels import Task
 from lit_distill.outputs import Outputs
 
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from lit_distill.criteria.about import About
-from lit_distill.criteria.base import Criterion, Task, check_class_task, check_temperature
+from lit_distill.criteria.base import Criterion, check_class_task, check_temperature
 from lit_distill.criteria.soft_target import soft_target, soft_target_bernoulli
+from lit_distill.labels import Task
 from lit_distill.outputs import Outputs
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lit_distill.criteria.about import About
 from lit_distill.criteria.arguments import check_share
-from lit_distill.criteria.base import Criterion, Task, check_temperature
+from lit_distill.criteria.base import Criterion, check_temperature
 from lit_distill.criteria.labelled import (
     check_three_classes,
     label_index,
@@ -15,6 +15,7 @@ from lit_distill.criteria.labelled import (
     mean_of_labelled,
     other_classes,
 )
+from lit_distill.labels import Task
 from lit_distill.outputs import Outputs
 
 

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_distill.criteria.about import About
-from lit_distill.criteria.base import Criterion, Task, at_least_float32, check_temperature, expand_layers, layer_tuple
+from lit_distill.criteria.base import Criterion, at_least_float32, check_temperature, expand_layers, layer_tuple
 from lit_distill.criteria.labelled import labelled_rows, mean_of_labelled
 from lit_distill.criteria.spatial import pooled
-from lit_distill.labels import need_classes
+from lit_distill.labels import Task, need_classes
 from lit_distill.outputs import Outputs
 
 

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from lit_distill.criteria.about import About
 from lit_distill.criteria.base import (
     Criterion,
-    Task,
     at_least_float32,
     check_class_task,
     check_temperature,
@@ -25,6 +24,7 @@ from lit_distill.criteria.hard_target import label_loss
 from lit_distill.criteria.hint import hint
 from lit_distill.criteria.soft_target import soft_target, soft_target_bernoulli
 from lit_distill.criteria.spatial import pooled
+from lit_distill.labels import Task
 from lit_distill.outputs import Outputs
 from lit_distill.projectors import Projector
 

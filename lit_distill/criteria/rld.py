@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lit_distill.criteria.about import About
 from lit_distill.criteria.arguments import check_shares
-from lit_distill.criteria.base import Criterion, Task, check_temperature
+from lit_distill.criteria.base import Criterion, check_temperature
 from lit_distill.criteria.labelled import (
     check_three_classes,
     label_index,
@@ -17,6 +17,7 @@ from lit_distill.criteria.labelled import (
     target_and_rest,
 )
 from lit_distill.criteria.soft_target import kl_divergence
+from lit_distill.labels import Task
 from lit_distill.outputs import Outputs
 
 

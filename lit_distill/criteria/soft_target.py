@@ -12,7 +12,6 @@ from torch import Tensor
 from lit_distill.criteria.about import About
 from lit_distill.criteria.base import (
     Criterion,
-    Task,
     at_least_float32,
     check_choice,
     check_class_task,
@@ -22,7 +21,7 @@ from lit_distill.criteria.base import (
 )
 from lit_distill.criteria.chunked import mean_over_rows
 from lit_distill.criteria.standardization import standardize as standardized
-from lit_distill.labels import need_classes
+from lit_distill.labels import Task, need_classes
 from lit_distill.outputs import Outputs
 
 Divergence = Literal["forward", "reverse", "jensen_shannon", "skew"]

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from lit_distill.batch import IGNORED_LABEL
 from lit_distill.criteria.about import About
-from lit_distill.criteria.base import Criterion, Task, at_least_float32, check_temperature
+from lit_distill.criteria.base import Criterion, at_least_float32, check_temperature
 from lit_distill.criteria.soft_target import soft_target
 from lit_distill.label_rows import labelled
-from lit_distill.labels import need_classes, unknown
+from lit_distill.labels import Task, need_classes, unknown
 from lit_distill.outputs import Outputs
 
 

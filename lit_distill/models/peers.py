@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lit_distill.criteria.base import Task
 from lit_distill.hooks import select_tensor
+from lit_distill.labels import Task
 from lit_distill.models.ensemble import Ensemble, combine
 from lit_distill.outputs import OutputKey, read_logits
 

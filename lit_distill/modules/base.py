@@ -21,8 +21,9 @@ from lit_distill.batch import Batch, BatchFormat, Inputs, call_model
 from lit_distill.callbacks.throughput import Throughput, is_logging_step
 from lit_distill.checkpoint import class_name
 from lit_distill.criteria import Criterion
-from lit_distill.criteria.base import TASKS, Task, check_choice
+from lit_distill.criteria.base import check_choice
 from lit_distill.distiller import Comparison, Distiller
+from lit_distill.labels import TASKS, Task
 from lit_distill.lightning_names import explain_refused_modules
 from lit_distill.modules.acceleration import Acceleration
 from lit_distill.modules.attendant import Attendant

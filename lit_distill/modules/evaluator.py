@@ -11,8 +11,8 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
 from lit_distill.batch import Batch, Target
-from lit_distill.criteria.base import CLASS_TASKS, Task
 from lit_distill.formats import weights_mark
+from lit_distill.labels import CLASS_TASKS, Task
 from lit_distill.metrics import Evaluation, count_classes
 from lit_distill.modules.own_metrics import OwnMetrics, named_metrics
 from lit_distill.modules.teacher_memory import TeacherMemory

@@ -7,7 +7,7 @@ from torch import nn
 from lit_distill.balance import Balance
 from lit_distill.batch import BatchFormat
 from lit_distill.criteria import Criterion
-from lit_distill.criteria.base import Task
+from lit_distill.labels import Task
 from lit_distill.modules.base import DistillationModule, Metrics
 from lit_distill.modules.defaults import (
     DEFAULT_TEMPERATURE,

@@ -12,7 +12,8 @@ from lit_distill.balance import Balance
 from lit_distill.batch import BatchFormat
 from lit_distill.checks import task_of
 from lit_distill.criteria import Criterion, OnHead
-from lit_distill.criteria.base import CLASS_TASKS, TASKS, Task, check_choice
+from lit_distill.criteria.base import check_choice
+from lit_distill.labels import CLASS_TASKS, TASKS, Task
 from lit_distill.modules.base import DistillationModule, Metrics
 from lit_distill.modules.defaults import (
     DEFAULT_TEMPERATURE,

@@ -23,9 +23,9 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
 from lit_distill.batch import IGNORED_LABEL
-from lit_distill.criteria.base import Task, at_least_float32
+from lit_distill.criteria.base import at_least_float32
 from lit_distill.label_rows import labelled
-from lit_distill.labels import class_indices
+from lit_distill.labels import Task, class_indices
 from lit_distill.metrics import FIGURES
 
 

@@ -6,8 +6,8 @@ from torch import nn
 
 from lit_distill.batch import BatchFormat
 from lit_distill.criteria import Criterion, HardTarget
-from lit_distill.criteria.base import Task
 from lit_distill.criteria.hard_target import LABEL_TASKS
+from lit_distill.labels import Task
 from lit_distill.modules.base import DistillationModule, Metrics
 from lit_distill.modules.defaults import refuse_task
 from lit_distill.modules.optimization import Interval, OptimizerFactory, SchedulerFactory

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from lit_distill.batch import Inputs, Target
 from lit_distill.criteria import HardTarget
-from lit_distill.criteria.base import Task
 from lit_distill.formats import refuse_fixed_mode, require_gradients
+from lit_distill.labels import Task
 from lit_distill.outputs import Outputs
 from lit_distill.teachers.base import Teacher
 

@@ -25,7 +25,7 @@ from torchmetrics.wrappers import ClasswiseWrapper
 
 from lit_distill import LogitDistillation, SupervisedModule
 from lit_distill.batch import Batch
-from lit_distill.criteria.base import Task
+from lit_distill.labels import Task
 from lit_distill.modules.evaluator import Evaluator
 from lit_distill.modules.own_metrics import as_metrics_take_them
 from lit_distill.teachers import FrozenTeacher
