@@ -14,7 +14,8 @@ from lit_distill import checks
 from lit_distill.balance import Balance
 from lit_distill.batch import Batch, BatchFormat, Inputs, count_samples, move
 from lit_distill.callbacks import hosting
-from lit_distill.callbacks.evaluation import EvaluatesHost, HostEvaluation, task_of
+from lit_distill.callbacks.evaluates_host import EvaluatesHost
+from lit_distill.callbacks.evaluation import HostEvaluation, task_of
 from lit_distill.callbacks.heard import Heard
 from lit_distill.callbacks.rehearsal import rehearse
 from lit_distill.callbacks.student_calls import StudentCalls
@@ -34,7 +35,7 @@ from lit_distill.probe import as_in_evaluation, on_device
 from lit_distill.reading import BatchReader
 from lit_distill.reporting import describe
 from lit_distill.schedules import Schedule
-from lit_distill.teachers import Teacher, as_teacher
+from lit_distill.teachers import Teacher
 from lit_distill.tensorboard import add_comparison_charts
 from lit_distill.weighted import WeightedCriteria
 
@@ -298,30 +299,6 @@ class Distill(EvaluatesHost):
         if stepped and not self._warned:
             self._warned = True
             rank_zero_warn(f"a training step did not call the student {self.student!r}: nothing was distilled in it.")
-
-    # Validation and test -------------------------------------------------------------------------
-
-    def _begin_evaluation(self, module: LightningModule, stage: str) -> None:
-        student = hosting.find(module, self.student)
-        if self._evaluation is None or student is None or getattr(module, "_compiler_ctx", None) is not None:
-            return
-        teacher = self.distiller.teacher if self.distiller is not None else self._untrained_teacher()
-        if teacher is not None:
-            parameter = next(iter(student.parameters()), torch.empty(0))
-            teacher.apply(lambda tensor: move(tensor, module.device, parameter.dtype))
-        layouts = self.distiller.capture.layouts if self.distiller is not None else None
-        self._evaluation.begin(module, student, teacher, self._calls.parts or (), stage, layouts)
-
-    def _untrained_teacher(self) -> Teacher | None:
-        """The teacher where there was no fit; none where it learns in one."""
-        assert self._evaluation is not None
-        known = self._evaluation.teacher
-        teacher = known if known is not None else as_teacher(self.teacher)
-        if not teacher.frozen:
-            return None
-        if known is None:
-            teacher.observe((), self._format)
-        return teacher
 
     # Checkpoints and the end ---------------------------------------------------------------------
 

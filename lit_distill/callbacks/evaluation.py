@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 from lit_distill.batch import IGNORED_LABEL, Batch, BatchFormat, tensors_of
@@ -237,47 +236,3 @@ def _no_labels(target: Any, logits: Tensor, call: Call, task: Task) -> str | Non
         ):
             return f"the labels {list(target.shape)} are numbers, and no classes of {list(logits.shape)} logits"
     return None
-
-
-class EvaluatesHost(Callback):
-    """The hooks of a callback that has a ``HostEvaluation``; with None, they do nothing."""
-
-    _evaluation: HostEvaluation | None
-
-    @abstractmethod
-    def _begin_evaluation(self, module: LightningModule, stage: str) -> None:
-        """Begin an epoch of ``val`` or ``test``."""
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._begin_evaluation(pl_module, "val")
-
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._begin_evaluation(pl_module, "test")
-
-    def on_validation_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        if self._evaluation is not None:
-            self._evaluation.at("val", dataloader_idx, batch_idx)
-
-    def on_test_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        if self._evaluation is not None:
-            self._evaluation.at("test", dataloader_idx, batch_idx)
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._evaluation is not None:
-            self._evaluation.finish(trainer, pl_module, "val")
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._evaluation is not None:
-            self._evaluation.finish(trainer, pl_module, "test")
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._evaluation is not None:
-            self._evaluation.end()
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._evaluation is not None:
-            self._evaluation.end()
