@@ -202,8 +202,7 @@ class Capture:
         made = calls.get(key, [])
         if not made:
             raise RuntimeError(
-                f"the {self.owner}'s layer {layer!r} did not run in the forward pass: the model skips it, "
-                "calls it by another way than module(x), or was compiled and called before it was captured."
+                f"the {self.owner}'s layer {layer!r} did not run in the forward pass: {self._why_not_run(layer)}"
             )
         chosen = chosen_call(layer)
         if chosen is None and len(made) > 1:
@@ -234,6 +233,13 @@ class Capture:
                 )
             self.store.clone.add(key)
         return value
+
+    def _why_not_run(self, layer: str) -> str:
+        module = dict(self._inner().named_modules(remove_duplicate=False))[layer_path(layer)]
+        if isinstance(module, (nn.ModuleList, nn.ModuleDict)) and len(module):
+            last = list(dict(module.named_children()))[-1]
+            return f"it is a {type(module).__name__}, which is never called itself; name one of its modules, '{layer}.{last}'."
+        return "the model skips it, calls it by another way than module(x), or was compiled and called before it was captured."
 
     def _check_gradients(self, features: Mapping[str, Tensor]) -> None:
         dead = [name for name, feature in features.items() if not feature.requires_grad]

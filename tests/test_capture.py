@@ -544,3 +544,20 @@ def test_branches_side_by_side_are_asked_about() -> None:
 
     with pytest.raises(RuntimeError, match=r"'branches' gave a list of several tensors \(\[2, 4\], \[2, 2\]\)"):
         Capture(Net(), ["branches"], owner="student").run(torch.randn(2, 4))
+
+
+def test_a_list_of_modules_is_told_from_a_layer_that_is_skipped() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
+
+        def forward(self, x: Tensor) -> Tensor:
+            for block in self.blocks:
+                x = block(x)
+            return x
+
+    with pytest.raises(
+        RuntimeError, match=r"'blocks' did not run.*is a ModuleList.*name one of its modules, 'blocks.1'"
+    ):
+        Capture(Net(), ["blocks"], owner="student").run(torch.randn(2, 4))
