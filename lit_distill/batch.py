@@ -78,7 +78,8 @@ class BatchFormat:
         teacher_output_key: The same of the teacher's output; ``output_key`` if None.
         teacher_input_key: The teacher's input, or a list of them, where it gets another view, resolution or modality of the
             same sample.
-        missing_label: The value of a label that is not known (-1 or 255, say); such labels train nothing.
+        missing_label: The value of a label that is not known (-1, 255 or NaN, say); such labels train nothing. In labels that
+            are probabilities, 0 to 1 mark nothing.
         mask_key: True at the positions of the logits that count. ``auto`` takes an entry called ``attention_mask`` or
             ``mask`` that can be nothing else; None takes none.
         lengths_key: How many positions of each sequence count, ``[B]``; in place of a mask.
@@ -101,7 +102,7 @@ class BatchFormat:
     output_key: OutputKey | None = None
     teacher_output_key: OutputKey | None = None
     teacher_input_key: Entry | list[str | int] | None = None
-    missing_label: int | None = None
+    missing_label: int | float | None = None
     mask_key: Entry | None = "auto"
     lengths_key: Entry | None = None
     mask_from_labels: bool = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -16,8 +16,7 @@ def told_inputs(roles: Roles, entry: Any, signature: Signature | None, owner: st
     """The inputs that the user named: one entry, a list of them, or what a function makes of the batch."""
     if not isinstance(entry, (list, tuple)):
         value = roles.take(entry, owner)
-        several = callable(entry) or isinstance(value, (list, tuple))
-        found: Inputs = spread(value, signature) if several else one_or_names(value)
+        found: Inputs = spread(value, signature)
         return found
     names = signature.names if signature is not None else ()
     named = {name: roles.take(name, owner) for name in entry if name in names}
@@ -25,20 +24,30 @@ def told_inputs(roles: Roles, entry: Any, signature: Signature | None, owner: st
     return Arguments(positional, named)
 
 
-def one_or_names(value: Any) -> Any:
-    """A mapping as arguments by name, any other value as the only argument."""
-    return value if isinstance(value, Mapping) else one_argument(value)
+def one_or_names(value: Any, signature: Signature | None = None) -> Any:
+    """A mapping as arguments by name where ``forward`` has such, any other value as the only argument."""
+    names = signature.names if signature is not None else ()
+    by_name = isinstance(value, Mapping) and (signature is None or any(name in value for name in names))
+    return value if by_name else one_argument(value)
 
 
-def by_signature(rest: Mapping[Any, Any], signature: Signature | None, refuse: Callable[[str], ValueError]) -> Inputs:
+def by_signature(
+    rest: Mapping[Any, Any],
+    signature: Signature | None,
+    refuse: Callable[[str], ValueError],
+    whole: Mapping[Any, Any],
+) -> Inputs:
     """The entries that a network takes: by the names of its arguments, or the only one that can be its input.
 
     Args:
         rest: The entries that are nothing else.
         signature: The network's; None where it takes anything.
         refuse: Makes the error where that cannot be told, of the reason.
+        whole: All entries, for networks that take a batch as it is.
     """
     usual = [name for name in INPUT_KEYS if name in rest]
+    if signature is not None and signature.takes_batch:
+        return Arguments((dict(whole),), {})
     if signature is None:
         if len(usual) > 1:
             raise refuse(f"{' and '.join(map(repr, usual))} are both usual names of an input")
@@ -75,21 +84,35 @@ def all_texts(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(item, str) for item in value)
 
 
-def spread(inputs: Any, signature: Signature | None) -> Any:
-    """Inputs as arguments: a tuple over several where ``forward`` takes several, and else as one."""
-    if isinstance(inputs, Tensor) or is_one_object(inputs) or isinstance(inputs, (Mapping, Arguments)):
+def spread(inputs: Any, signature: Signature | None, samples: int | None = None) -> Any:
+    """Inputs as arguments: a tuple over several where ``forward`` takes several, and else as one.
+
+    Args:
+        inputs: What stands for the inputs in a batch.
+        signature: The network's.
+        samples: Number of samples in the batch, where the labels tell it: a list of as many is one of samples.
+    """
+    if isinstance(inputs, Arguments):
         return inputs
-    if not isinstance(inputs, (tuple, list)):
-        return Arguments((inputs,), {})
+    if not isinstance(inputs, (tuple, list)) or is_one_object(inputs):
+        return one_or_names(inputs, signature)
     most = signature.positional if signature is not None else None
-    fits = most is None or len(inputs) <= most
-    if (
-        fits
-        and not all_texts(inputs)
-        and all(isinstance(v, (Tensor, Mapping)) or v is None or is_one_object(v) for v in inputs)
-    ):
-        return tuple(inputs)
-    return Arguments((inputs,), {})
+    arguments = all(isinstance(v, (Tensor, Mapping)) or v is None or is_one_object(v) for v in inputs)
+    if not arguments or all_texts(inputs) or (most is not None and len(inputs) > most):
+        return Arguments((inputs,), {})
+    if signature is not None and len(signature.required) < len(inputs) and _holds_samples(inputs, samples):
+        return Arguments((inputs,), {})
+    return tuple(inputs)
+
+
+def _holds_samples(inputs: Sequence[Any], samples: int | None) -> bool:
+    """Whether a list holds a tensor for each sample, such as images of many sizes, and not one for each argument."""
+    tensors = [value for value in inputs if isinstance(value, Tensor) and value.dim()]
+    if len(tensors) < len(inputs):
+        return False
+    if samples is not None:
+        return len(inputs) == samples and any(len(tensor) != samples for tensor in tensors)
+    return all(tensor.dim() == 3 for tensor in tensors) and len({len(tensor) for tensor in tensors}) == 1
 
 
 def takes_one_object(signature: Signature | None, entries: Entries) -> bool:
@@ -97,7 +120,8 @@ def takes_one_object(signature: Signature | None, entries: Entries) -> bool:
     if signature is None:
         return True
     needed = signature.required or signature.names[:1]
-    return len(needed) == 1 and needed[0] not in entries
+    named = needed[0] in INPUT_KEYS and any(key in entries for key in INPUT_KEYS)
+    return len(needed) == 1 and needed[0] not in entries and not named
 
 
 def positional_of(inputs: Inputs) -> tuple[Any, ...]:

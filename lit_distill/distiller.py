@@ -94,10 +94,14 @@ class Distiller:
         of_criteria = any(criterion.needs_target for criterion in self.criteria.criteria().values())
         return of_criteria or (self.teacher is not None and self.teacher.needs_target)
 
-    def reader(self) -> BatchReader:
-        """What takes batches apart for the two networks."""
+    def reader(self, numbers: bool = False) -> BatchReader:
+        """What takes batches apart for the two networks.
+
+        Args:
+            numbers: Labels are numbers, and no classes or probabilities.
+        """
         teacher = self.teacher.network if self.teacher is not None else None
-        return BatchReader(self.format, self.student, teacher, self.reads_labels)
+        return BatchReader(self.format, self.student, teacher, self.reads_labels, numbers=numbers)
 
     @property
     def registered_teacher(self) -> nn.Module | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -94,21 +94,26 @@ class Roles:
         return {name: value for name, value in self.entries.items() if name not in gone}
 
 
-def entries_of(batch: Any) -> Entries:
-    """The entries of a mapping, a sequence, a named tuple or an object; none of a tensor."""
+def entries_of(batch: Any, told: Collection[Any] = ()) -> Entries:
+    """The entries of a mapping, a sequence, a named tuple or an object; none of a tensor.
+
+    Args:
+        batch: As the loader gave it.
+        told: Names that the user told.
+    """
     if isinstance(batch, Mapping):
         return batch
-    if is_named(batch):
+    if is_named(batch, told):
         return dict(batch._asdict())
     if isinstance(batch, (tuple, list)) and not is_one_object(batch):
         return dict(enumerate(batch))
     return attributes_of(batch) if not isinstance(batch, Tensor) and not is_one_object(batch) else {}
 
 
-def is_named(batch: Any) -> bool:
-    """Whether a batch is a named tuple with an entry of a usual name."""
+def is_named(batch: Any, told: Collection[Any] = ()) -> bool:
+    """Whether a batch is a named tuple with an entry of a usual name, or of one that the user told."""
     fields = getattr(batch, "_fields", ()) if not is_one_object(batch) else ()
-    return bool(set(fields) & {*INPUT_KEYS, *TARGET_KEYS, "input_ids"})
+    return bool(set(fields) & {*INPUT_KEYS, *TARGET_KEYS, "input_ids", *told})
 
 
 def listed(entry: Any) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,7 @@ from lit_distill.choosing import (
     all_texts,
     by_signature,
     one_argument,
+    one_or_names,
     positional_of,
     same_call,
     spread,
@@ -33,6 +35,7 @@ class BatchReader:
         teacher: The teacher, likewise; None where it gets what the student gets.
         labels_are_read: A criterion, or the teacher itself, reads labels.
         inputs_are_read: The networks' inputs are read; else only what the user told, labels and the mask.
+        numbers: Labels are numbers, and no classes or probabilities.
     """
 
     def __init__(
@@ -42,9 +45,12 @@ class BatchReader:
         teacher: nn.Module | None = None,
         labels_are_read: bool = True,
         inputs_are_read: bool = True,
+        numbers: bool = False,
     ) -> None:
         self.format = format_
         self.inputs_are_read = inputs_are_read
+        self.labels_like: Tensor | None = None  # of several loaders, for those without
+        self._numbers, self._partial = numbers, False
         self.labels_are_read = labels_are_read
         self._student, self._teacher = signature_of(student), signature_of(teacher)
         self._names = {"student": type(student).__name__, "teacher": type(teacher).__name__}
@@ -57,25 +63,47 @@ class BatchReader:
         """
         return self.read_with_roles(batch)[0]
 
+    def read_part(self, batch: Any) -> Batch:
+        """Take the batch of one of several loaders apart, which may lack labels and weights that the user named."""
+        self._partial = True
+        try:
+            return self.read(batch)
+        finally:
+            self._partial = False
+
     def read_with_roles(self, batch: Any) -> tuple[Batch, Roles]:
         """Take a batch apart, and say who got which entry.
 
         Raises:
             ValueError: As of ``read``.
         """
-        roles = Roles(batch, entries_of(batch))
-        if isinstance(batch, Mapping) or is_named(batch):
+        roles = Roles(batch, entries_of(batch, self._told_names()))
+        if isinstance(batch, Mapping) or is_named(batch, self._told_names()):
             return self._read_named(roles, None), roles
         if isinstance(batch, (str, bytes, int, float)) or batch is None:
             raise ValueError(
                 f"the DataLoader yielded {type(batch).__name__}; (inputs, target), a dict, or inputs alone was expected."
             )
         if isinstance(batch, Tensor) or is_one_object(batch) or all_texts(batch):
-            roles = Roles(batch, {"batch": batch})
+            roles = Roles(batch, {0: batch} if self._partial else {"batch": batch})
+            if self._partial:
+                return Batch(one_argument(batch)), roles
             return self._complete(roles, one_argument(roles.use("batch", "student"))), roles
         if isinstance(batch, (tuple, list)):
             return self._read_positions(batch, roles), roles
         return self._read_named(roles, batch), roles
+
+    def _told_names(self) -> set[Any]:
+        told = self.format
+        keys = (
+            told.input_key,
+            told.target_key,
+            told.teacher_input_key,
+            told.mask_key,
+            told.lengths_key,
+            told.weight_key,
+        )
+        return {name for key in keys for name in listed(key)}
 
     # Entries with names --------------------------------------------------------------------------
 
@@ -102,7 +130,7 @@ class BatchReader:
     ) -> Batch:
         """Put what the user told in place of what was found."""
         told = self.format
-        if told.target_key is not None and target is None:
+        if told.target_key is not None and target is None and self._has(roles, told.target_key):
             target = roles.take(told.target_key, "labels")
         if told.input_key is not None and self.inputs_are_read:
             inputs = told_inputs(roles, told.input_key, self._student, "student")
@@ -113,10 +141,21 @@ class BatchReader:
             assert told.mask_key is not None
             mask = roles.take(told.mask_key, "mask")
         lengths = roles.take(told.lengths_key, "lengths") if told.lengths_key is not None else None
-        weight = roles.take(told.weight_key, "weights") if told.weight_key is not None else None
+        weight = None
+        if told.weight_key is not None and self._has(roles, told.weight_key):
+            weight = roles.take(told.weight_key, "weights")
         certain = mask_is_told or roles.given.get("mask") == ["mask"]
-        mask = mask.bool() if isinstance(mask, Tensor) else None
+        mask = as_mask(mask)
+        if isinstance(lengths, Tensor) and lengths.is_floating_point():
+            raise ValueError(
+                f"lengths are whole numbers of positions, and these are {lengths.dtype}, such as "
+                f"{float(lengths.flatten()[0]):g}; compute them in a function: BatchFormat(lengths_key=lambda batch: …)."
+            )
         return Batch(inputs, self._read_target(target), mask, teacher_inputs, lengths, weight, certain)
+
+    def _has(self, roles: Roles, entry: Any) -> bool:
+        """Whether an entry that the user named is to be read; of several loaders' batches, not all need to have it."""
+        return not self._partial or callable(entry) or entry in roles.entries
 
     def _target_name(self, entries: Entries) -> str | None:
         told = self.format.target_key
@@ -151,7 +190,11 @@ class BatchReader:
             roles.note(owner, WHOLE)
             return Arguments((whole,), {})
         rest = roles.without(reserved)
-        chosen = by_signature(rest, signature, lambda why: self._cannot_tell(roles, owner, signature, why))
+        chosen = by_signature(
+            rest, signature, lambda why: self._cannot_tell(roles, owner, signature, why), roles.entries
+        )
+        if signature is not None and signature.takes_batch:
+            roles.note(owner, WHOLE)
         named = chosen.named if isinstance(chosen, Arguments) else chosen if isinstance(chosen, dict) else {}
         for name, value in rest.items():
             if name in named or any(value is given for given in positional_of(chosen)):
@@ -191,7 +234,8 @@ class BatchReader:
         )
         used = {name for key in (*elsewhere, told.input_key) for name in listed(key)}
         for name in used - set(told.unused or []):
-            roles.check(name)
+            if not self._partial:
+                roles.check(name)
         rest = [place for place in range(len(batch)) if place not in used]
         wanted = 1 if told.target_key is None else 0
         if not self.inputs_are_read and (not wanted or not self.labels_are_read):
@@ -217,7 +261,10 @@ class BatchReader:
                 f"labels, or a view for the teacher; say it: BatchFormat(target_key={second}), or teacher_input_key={second}."
             )
         if not isinstance(inputs, Mapping):
-            return self._complete(roles, spread(inputs, self._student), target)
+            samples = len(target) if isinstance(target, (Tensor, list, tuple)) else None
+            return self._complete(roles, spread(inputs, self._student, samples), target)
+        if isinstance(one_or_names(inputs, self._student), Arguments):
+            return self._complete(roles, one_or_names(inputs, self._student), target)
         inner = Roles(roles.batch, inputs)
         name = self._mask_name(inputs, has_labels=target is not None)
         found = self._inputs_of(inner, (), "student", target, None)
@@ -234,20 +281,56 @@ class BatchReader:
         """The labels with those that are not known marked, and shifted where that was told."""
         if isinstance(target, Mapping):
             return {task: self._read_labels(labels) for task, labels in target.items()}
+        if isinstance(target, (list, tuple)):
+            target = _as_labels(target)
         return self._read_labels(target) if isinstance(target, Tensor) else target
 
     def _read_labels(self, labels: Tensor) -> Tensor:
         missing = self.format.missing_label
-        labels = ignore(labels, missing) if missing is not None else labels
+        labels = ignore(labels, missing, self._numbers) if missing is not None else labels
         return shifted(labels) if self.format.shift_labels else labels
 
 
-def ignore(labels: Tensor, missing: int) -> Tensor:
-    """Mark the labels of one value as not known; integers are widened first, for -100 to fit."""
-    if labels.dtype == torch.bool or (labels.is_floating_point() and 0 <= missing <= 1):
-        return labels  # 0 and 1 are probabilities among floats, and mark nothing
-    wide = labels if labels.is_floating_point() else labels.long()
-    return wide.masked_fill(labels == missing, IGNORED_LABEL)
+def as_mask(mask: Any) -> Tensor | None:
+    """A mask as truth values.
+
+    Raises:
+        ValueError: It is of other numbers than 0 and 1, as one that is added to scores.
+    """
+    if not isinstance(mask, Tensor):
+        return None
+    if mask.is_floating_point() and not bool(((mask == 0) | (mask == 1)).all()):
+        raise ValueError(
+            "a mask is true, or 1, at the positions that count, and this one holds other numbers (one that is added to scores?); "
+            "compute it in a function: BatchFormat(mask_key=lambda batch: batch['attention_mask'] == 0)."
+        )
+    return mask.bool()
+
+
+def _as_labels(target: Sequence[Any]) -> Any:
+    """Labels that a collate function left in a list: the only tensor in it, or numbers as a tensor."""
+    if len(target) == 1 and isinstance(target[0], Tensor):
+        return target[0]
+    if target and all(isinstance(label, (int, float)) for label in target):
+        return torch.tensor(target)
+    return target
+
+
+def ignore(labels: Tensor, missing: float, numbers: bool = False) -> Tensor:
+    """Mark the labels of one value as not known; integers are widened first, for -100 to fit.
+
+    Args:
+        labels: Of any type.
+        missing: The value; NaN marks what is not a number.
+        numbers: Floating-point labels are numbers. Else they may be probabilities, of which 0 to 1 mark nothing.
+    """
+    if labels.dtype == torch.bool:
+        return labels
+    if labels.is_floating_point():
+        if 0 <= missing <= 1 and not numbers:
+            return labels
+        return labels.masked_fill(labels.isnan() if math.isnan(missing) else labels == missing, IGNORED_LABEL)
+    return labels.long().masked_fill(labels == missing, IGNORED_LABEL)
 
 
 def shifted(labels: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_distill.batch import IGNORED_LABEL, Batch, Inputs, Target, positions_and_names, tensors_of
+from lit_distill.batch import IGNORED_LABEL, Arguments, Batch, Inputs, Target, positions_and_names, tensors_of
 from lit_distill.entries import ID_KEYS, Roles
 from lit_distill.notices import tell
 from lit_distill.reading import BatchReader
@@ -75,7 +75,7 @@ def _refuse_unshifted(data: Batch, reader: BatchReader) -> None:
     known = labels != IGNORED_LABEL
     named = positions_and_names(data.inputs)
     for inputs in tensors_of((named[0], {name: value for name, value in named[1].items() if name != "labels"})):
-        same = inputs.shape == labels.shape and inputs.dtype == labels.dtype and bool(known.any())
+        same = inputs.shape == labels.shape and not inputs.is_floating_point() and bool(known.any())
         if same and torch.equal(inputs[known], labels[known]):
             raise ValueError(
                 "the labels are the inputs themselves, as for causal language models that shift them inside: compared as they "
@@ -101,22 +101,25 @@ def join(batch: Any, reader: BatchReader) -> Batch:
     Raises:
         ValueError: The parts cannot be put into one batch; the message says which and why.
     """
-    parts = {name: reader.read(part) for name, part in _parts(batch).items() if part is not None}
+    parts = {name: reader.read_part(part) for name, part in _parts(batch).items() if part is not None}
     names, read = list(parts), list(parts.values())
-    if len(read) == 1:
+    if len(read) == 1 and (read[0].target is not None or reader.labels_like is None):
         return read[0]
     own = [data.teacher_inputs for data in read]
     if any(inputs is None for inputs in own) != all(inputs is None for inputs in own):
         raise ValueError(
             f"of the loaders {_quoted(names)} only some give the teacher inputs of its own; give all of them."
         )
+    target = _join_targets(read, names, reader.labels_like)
+    if isinstance(target, Tensor) and reader.labels_like is None:
+        reader.labels_like = target[:1].detach()
     return Batch(
         _join_inputs([data.inputs for data in read], names),
-        _join_targets(read, names),
+        target,
         _join_tensors([data.mask for data in read], names, "a mask"),
         _join_inputs([inputs for inputs in own if inputs is not None], names) if own[0] is not None else None,
         _join_tensors([data.lengths for data in read], names, "lengths"),
-        _join_tensors([data.sample_weight for data in read], names, "weights"),
+        _join_weights(read),
         any(data.mask_is_told for data in read),
     )
 
@@ -139,6 +142,8 @@ def _join_inputs(inputs: Sequence[Inputs], names: Sequence[Any]) -> Inputs:
         )
     positional = tuple(_cat([p[i] for p, _ in calls], names, f"input {i}") for i in range(len(first[0])))
     named = {key: _cat([n[key] for _, n in calls], names, repr(key)) for key in first[1]}
+    if named and positional:
+        return Arguments(positional, named)
     return positional if positional else named
 
 
@@ -146,7 +151,8 @@ def _cat(tensors: Sequence[Tensor], names: Sequence[Any], what: str) -> Tensor:
     shapes = [list(tensor.shape) for tensor in tensors]
     if any(not shape or shape[1:] != shapes[0][1:] for shape in shapes):
         raise ValueError(
-            f"the loaders {_quoted(names)} give {what} of shapes {shapes}, which cannot be joined; bring them to one shape."
+            f"the loaders {_quoted(names)} give {what} of shapes {shapes}, which cannot be joined; resize or pad them to one shape in the "
+            "collate functions, or give one DataLoader over torch.utils.data.ConcatDataset."
         )
     return torch.cat(list(tensors))
 
@@ -160,21 +166,39 @@ def _join_tensors(tensors: Sequence[Tensor | None], names: Sequence[Any], what: 
     return _cat(given, names, what)
 
 
-def _join_targets(read: Sequence[Batch], names: Sequence[Any]) -> Target | None:
-    targets = [data.target for data in read]
-    given = [target for target in targets if target is not None]
+def _are_probabilities(labels: Tensor) -> bool:
+    """Whether labels are distributions over classes, in which -100 marks nothing; those of several findings are none."""
+    if not labels.is_floating_point() or labels.dim() < 2 or labels.shape[1] < 2:
+        return False
+    return bool(torch.allclose(labels.sum(1), torch.ones((), device=labels.device), atol=1e-3))
+
+
+def _join_weights(read: Sequence[Batch]) -> Tensor | None:
+    """The samples' weights; those of a part without count 1, as their labels do, if there are any."""
+    given = [data.sample_weight for data in read if data.sample_weight is not None]
     if not given:
+        return None
+    ones = given[0].new_ones
+    return torch.cat([data.sample_weight if data.sample_weight is not None else ones(data.size) for data in read])
+
+
+def _join_targets(read: Sequence[Batch], names: Sequence[Any], like: Tensor | None) -> Target | None:
+    """The parts' labels, and -100 in the form of ``like`` or of the other parts' for those without."""
+    given = [data.target for data in read if data.target is not None]
+    if not given and like is None:
         return None
     if not all(isinstance(target, Tensor) for target in given):
         raise ValueError(
             f"the loaders {_quoted(names)} give labels of several tasks, which cannot be joined; use one loader."
         )
-    like = next(target for target in given if isinstance(target, Tensor))
+    if given:
+        like = next(target for target in given if isinstance(target, Tensor))[:1].detach()
+    assert like is not None
     filled = []
     for data in read:
         if isinstance(data.target, Tensor):
             filled.append(data.target)
-        elif like.is_floating_point() and like.dim() > 1:
+        elif _are_probabilities(like):
             raise ValueError(
                 f"of the loaders {_quoted(names)} some give class probabilities and some no labels; give class indices, of "
                 "which -100 is none."

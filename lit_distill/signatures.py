@@ -20,6 +20,7 @@ class Signature:
         positional: How many can be given by position; None for any number.
         labels_make_inputs: It is an encoder-decoder that makes its decoder's inputs of the labels where it gets no others.
         encodes_and_decodes: It takes inputs of an encoder and of a decoder.
+        takes_batch: Its only needed argument is a whole batch, by its name or its annotation.
     """
 
     names: tuple[str, ...]
@@ -27,6 +28,7 @@ class Signature:
     positional: int | None
     labels_make_inputs: bool = False
     encodes_and_decodes: bool = False
+    takes_batch: bool = False
 
 
 def signature_of(model: nn.Module | None) -> Signature | None:
@@ -65,7 +67,15 @@ def _of_forward(model: nn.Module) -> Signature | None:
         None if inspect.Parameter.VAR_POSITIONAL in stars else sum(p.kind in _POSITIONAL for p in known),
         labels_make_inputs="labels" in names and "decoder_input_ids" in names,
         encodes_and_decodes=decodes or bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False)),
+        takes_batch=_takes_batch([p for p in known if p.default is inspect.Parameter.empty]),
     )
+
+
+def _takes_batch(required: list[inspect.Parameter]) -> bool:
+    if len(required) != 1:
+        return False
+    annotation = str(required[0].annotation).lower()
+    return required[0].name in ("batch", "batch_dict", "sample") or "dict[" in annotation or "mapping[" in annotation
 
 
 def _wrapped(model: nn.Module) -> nn.Module | None:

@@ -113,7 +113,7 @@ class DistillationModule(LightningModule):
         self.optimization = Optimization(optimizer, lr_scheduler, lr_interval, lr_monitor)
         self._acceleration = Acceleration(fast)
         self._looked_ahead = False
-        self._reader = self.distiller.reader()
+        self._reader = self.distiller.reader(numbers=task == "regression")
         self._several_loaders = False
         self._evaluator = Evaluator(task, self._teacher, metrics=metrics)
         plain = {
