@@ -21,7 +21,7 @@ from lit_distill.checkpoint import CheckpointNote
 from lit_distill.formats import refuse_fixed_mode
 from lit_distill.optim import check_apart
 from lit_distill.outputs import Outputs
-from lit_distill.positions import settle
+from lit_distill.positions import input_mask, settle
 from lit_distill.probe import unchanged
 from lit_distill.reading import BatchReader
 from lit_distill.teachers import Teacher, as_teacher
@@ -112,7 +112,9 @@ class Distiller:
 
     def ask(self, data: Batch) -> Callable[[], Outputs]:
         """Ask the teacher about a batch; what is returned gives its outputs once the student has run."""
-        return self.teacher.ask(data.for_teacher, data.mask) if self.teacher is not None else Outputs.nothing
+        if self.teacher is None:
+            return Outputs.nothing
+        return self.teacher.ask(data.for_teacher, input_mask(data))
 
     def compare(self, student: Outputs, teacher: Outputs, data: Batch) -> Comparison:
         """Weigh the criteria for a batch's outputs, at the positions that count."""
@@ -161,7 +163,9 @@ class Distiller:
         """
         self.criteria.advance(0, 0.0)  # a fit before may have left it at its schedules' end
         asked = self.teacher
-        teacher = asked(data.for_teacher, data.mask, calibrate=True) if asked is not None else Outputs.nothing()
+        teacher = Outputs.nothing()
+        if asked is not None:
+            teacher = asked(data.for_teacher, input_mask(data), calibrate=True)
         self.note.check_shapes(student, teacher)
         self.criteria.build(student, teacher)
         self.criteria.to(student.device)

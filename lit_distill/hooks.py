@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from lit_distill.layout import Evidence, Placement, dense
 
@@ -35,7 +36,7 @@ class Store:
     stop: bool = False
 
     def put(self, key: str, value: Any, module: nn.Module | None = None) -> None:
-        self._keep(key, value)
+        self._keep(key, _padded(value, bool(getattr(module, "batch_first", True))))
         tensor = self.calls[key][-1][0]
         if self.evidence is not None and isinstance(tensor, Tensor):
             self.placed[key] = self.evidence.place(tensor, module, key.endswith(":input"))
@@ -65,6 +66,12 @@ def select_tensor(value: Any) -> Tensor | None:
         return None  # branches side by side, of which none is the first
     values = value.values() if isinstance(value, Mapping) else value if isinstance(value, (tuple, list)) else ()
     return next((item for item in values if isinstance(item, Tensor)), None)
+
+
+def _padded(value: Any, batch_first: bool) -> Any:
+    """What a recurrent layer made of a packed sequence, padded; anything else as it is."""
+    first = value[0] if isinstance(value, tuple) and value and not isinstance(value, PackedSequence) else value
+    return pad_packed_sequence(first, batch_first=batch_first)[0] if isinstance(first, PackedSequence) else value
 
 
 class OutputHook:

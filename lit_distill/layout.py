@@ -165,8 +165,14 @@ class Evidence:
         fitting = [dim for dim in (1, dims - 1) if tensor.shape[dim] == width.channels]
         if len(fitting) == 1:
             return fitting[0]
-        kinds = {width.first for width in widths}
-        return width.dim(dims) if len(kinds) == 1 else None
+        if len({width.first for width in widths}) > 1:
+            return None
+        if (
+            dims == 3 and not fitting
+        ):  # branches side by side have a multiple of the width, or what came after is unknown
+            several = [dim for dim in (1, 2) if tensor.shape[dim] % width.channels == 0]
+            return width.dim(dims) if several == [width.dim(dims)] else None
+        return width.dim(dims)
 
     def _by_memory(self, tensor: Tensor, width: Width) -> int | None:
         """The channels' dimension where the tensor is the last module's own output, or a view of it."""

@@ -141,8 +141,8 @@ def read_logits(raw: Any, key: OutputKey | None = None, owner: str = "model") ->
     if key is not None:
         return _entry(raw, key, owner)
     if isinstance(raw, Mapping):
-        names = [name for name in _LOGIT_KEYS if name in raw]
-        found = raw.get(names[0]) if names else _only(list(raw.values()))
+        names = ["logits"] if "logits" in raw else [name for name in _LOGIT_KEYS if isinstance(raw.get(name), Tensor)]
+        found = raw.get(names[0]) if len(names) == 1 else None if names else _only(list(raw.values()))
         if isinstance(found, Tensor):
             return found
         raise ValueError(
@@ -168,6 +168,8 @@ def _entry(raw: Any, key: str | int, owner: str) -> Tensor:
     found = None
     if isinstance(raw, Mapping):
         found = raw.get(key)
+        if found is None and isinstance(key, int) and -len(raw) <= key < len(raw):
+            found = list(raw.values())[key]  # as Hugging Face's outputs are indexed
         there = f"it has {sorted(map(str, raw))}"
     elif isinstance(key, int):
         entries: Sequence[Any] = raw if isinstance(raw, (tuple, list)) else ()
@@ -190,7 +192,9 @@ def _only(values: Iterable[Any]) -> Tensor | None:
 def _candidates(values: Iterable[Any]) -> list[Tensor]:
     """The tensors that can be logits: of floating-point numbers, and of the most dimensions where some have only one."""
     floats = [value for value in values if isinstance(value, Tensor) and value.is_floating_point() and value.dim()]
-    return [value for value in floats if value.dim() > 1] or floats
+    wide = [value for value in floats if value.dim() > 1]
+    # A number for each sample may be a logit, too, or a score beside features.
+    return [value for value in floats if value.dim() > 1 or len(value) == len(wide[0])] if wide else floats
 
 
 def _of_several(raw: Sequence[Any], owner: str) -> Tensor:
@@ -205,5 +209,5 @@ def _of_several(raw: Sequence[Any], owner: str) -> Tensor:
     shown = ", ".join(f"{place}: {list(v.shape)}" for place, v in enumerate(raw) if isinstance(v, Tensor))
     raise ValueError(
         f"the {owner} returns several tensors that could be the logits ({shown}); say which holds them, by its index or by a "
-        f"function of the output: BatchFormat({_option(owner)}={len(raw) - 1})."
+        f"function of the output: BatchFormat({_option(owner)}=0), or another of these."
     )

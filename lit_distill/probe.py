@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.data import DataLoader, IterableDataset
 
 from lit_distill.batch import move
+from lit_distill.rng import own_generators_kept
 
 _SAMPLES = 2
 
@@ -197,23 +198,22 @@ def read_samples(loader: DataLoader[Any], keys: list[Any]) -> Any:
         multiprocessing_context=loader.multiprocessing_context if loader.num_workers else None,
         timeout=loader.timeout if loader.num_workers else 0,
     )
-    return _next(iter(reader))
+    data = loader.dataset
+    with own_generators_kept(data, getattr(data, "dataset", None), getattr(data, "transform", None)):
+        return _next(iter(reader))
 
 
 def _first_keys(loader: DataLoader[Any]) -> list[Any]:
     """The first batch of the sampler, which stays as it was."""
-    batches: Any = copy.copy(loader.batch_sampler)
-    sampler = getattr(batches, "sampler", None)
-    if sampler is not None:
-        sampler = copy.copy(sampler)
-        batches.sampler = sampler
-    generators = [getattr(owner, "generator", None) for owner in (loader, batches, sampler)]
-    states = [(one, one.get_state()) for one in generators if isinstance(one, torch.Generator)]
-    try:
-        return list(_next(iter(batches)))
-    finally:
-        for generator, state in states:
-            generator.set_state(state)
+    given = loader.batch_sampler
+    sampler = getattr(given, "sampler", None)
+    data = (loader.dataset, getattr(sampler, "data_source", None))
+    try:  # a copy, as samplers may count and draw; the data are shared
+        batches = copy.deepcopy(given, {id(one): one for one in data})
+    except Exception:  # of a generator, a lock
+        batches = given
+    with own_generators_kept(loader, given, sampler):
+        return list(_next(iter(batches)))  # type: ignore[arg-type]
 
 
 def _next(iterator: Iterator[Any]) -> Any:
@@ -235,6 +235,12 @@ def on_device(trainer: Trainer, module: Any, batch: Any, device: torch.device) -
     batch = trainer.precision_plugin.convert_input(batch)
     batch = module._on_before_batch_transfer(batch, dataloader_idx=0)
     return module._apply_batch_transfer_handler(batch, device=device, dataloader_idx=0)
+
+
+def networks_of(trainer: Any, module: nn.Module) -> list[nn.Module]:
+    """The module, and networks of its DataModule: transfer hooks may run them."""
+    holders = vars(trainer.datamodule).values() if getattr(trainer, "datamodule", None) is not None else ()
+    return [module, *(one for one in holders if isinstance(one, nn.Module) and one is not module)]
 
 
 def first_loader(loaders: Any) -> Any:

@@ -252,8 +252,11 @@ def tokens_to_map(feature: Tensor, size: Sequence[int] = ()) -> Tensor:
         ValueError: ``N`` is neither the positions of ``size`` nor a square plus at most 8 prefix tokens.
     """
     count = feature.shape[1]
-    if count == 1 or (size and count == math.prod(size)):
-        return feature.transpose(1, 2).reshape(len(feature), -1, *([1] * max(len(size), 2) if count == 1 else size))
+    if count == 1:
+        return feature.transpose(1, 2).reshape(len(feature), -1, *[1] * max(len(size), 2))
+    prefix = count - math.prod(size) if size else -1
+    if 0 <= prefix <= _MAX_PREFIX_TOKENS:
+        return feature[:, prefix:].transpose(1, 2).reshape(len(feature), -1, *size)
     grid = split_grid(count) if len(size) < 3 else None
     if grid is None:
         raise ValueError(f"{feature.shape[1]} tokens are no square grid; a map cannot be made of them.")
@@ -263,7 +266,11 @@ def tokens_to_map(feature: Tensor, size: Sequence[int] = ()) -> Tensor:
 
 
 def map_to_tokens(feature: Tensor, count: int) -> Tensor:
-    """Read a map ``[B, C, H, W]`` as ``count`` tokens ``[B, count, C]``; its mean fills prefix tokens."""
+    """Read a map ``[B, C, H, W]``, or a volume, as ``count`` tokens ``[B, count, C]``; its mean fills prefix tokens."""
+    tokens = feature.flatten(2).transpose(1, 2)
+    prefix = count - tokens.shape[1]
+    if 0 <= prefix <= _MAX_PREFIX_TOKENS:  # its own grid, oblong or square
+        return torch.cat([tokens.mean(1, keepdim=True).expand(-1, prefix, -1), tokens], dim=1) if prefix else tokens
     grid = split_grid(count)
     if grid is None:
         return _resize_tokens(feature.flatten(2).transpose(1, 2), count)

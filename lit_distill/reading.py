@@ -301,8 +301,8 @@ def as_mask(mask: Any) -> Tensor | None:
         return None
     if mask.is_floating_point() and not bool(((mask == 0) | (mask == 1)).all()):
         raise ValueError(
-            "a mask is true, or 1, at the positions that count, and this one holds other numbers (one that is added to scores?); "
-            "compute it in a function: BatchFormat(mask_key=lambda batch: batch['attention_mask'] == 0)."
+            "a mask is true, or 1, at the positions that count, and this one holds other numbers (one that is added to "
+            "scores?); compute it in a function: BatchFormat(mask_key=lambda batch: batch['attention_mask'] == 0)."
         )
     return mask.bool()
 

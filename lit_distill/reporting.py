@@ -151,8 +151,8 @@ def _cat(tensors: Sequence[Tensor], names: Sequence[Any], what: str) -> Tensor:
     shapes = [list(tensor.shape) for tensor in tensors]
     if any(not shape or shape[1:] != shapes[0][1:] for shape in shapes):
         raise ValueError(
-            f"the loaders {_quoted(names)} give {what} of shapes {shapes}, which cannot be joined; resize or pad them to one shape in the "
-            "collate functions, or give one DataLoader over torch.utils.data.ConcatDataset."
+            f"the loaders {_quoted(names)} give {what} of shapes {shapes}, which cannot be joined; resize or pad them to "
+            "one shape in the collate functions, or give one DataLoader over torch.utils.data.ConcatDataset."
         )
     return torch.cat(list(tensors))
 

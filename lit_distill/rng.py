@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,3 +33,23 @@ def restore_rng_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"].cpu())
     if len(state["cuda"]) == torch.cuda.device_count() and state["cuda"]:
         torch.cuda.set_rng_state_all([device.cpu() for device in state["cuda"]])
+
+
+@contextmanager
+def own_generators_kept(*owners: object) -> Iterator[None]:
+    """Put the generators that objects hold as attributes back: Python's, NumPy's and PyTorch's."""
+    states: list[tuple[Callable[[Any], Any], Any]] = []
+    for value in (value for owner in owners for value in getattr(owner, "__dict__", {}).values()):
+        if isinstance(value, torch.Generator):
+            states.append((value.set_state, value.get_state()))
+        elif isinstance(value, random.Random):
+            states.append((value.setstate, value.getstate()))
+        elif isinstance(value, np.random.RandomState):
+            states.append((value.set_state, value.get_state()))
+        elif isinstance(value, np.random.Generator):
+            states.append((partial(setattr, value.bit_generator, "state"), value.bit_generator.state))
+    try:
+        yield
+    finally:
+        for put_back, state in states:
+            put_back(state)

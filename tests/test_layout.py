@@ -199,6 +199,44 @@ class TestLogits:
         with pytest.raises(ValueError, match=r"class_dim is 0.*dimension 0 holds the samples"):
             self.of(model, SERIES, class_dim=0).sum()
 
+    def test_of_a_matrix_after_a_convolution_are_asked_for(self) -> None:
+        class Head(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.c, self.p = nn.Conv1d(3, 6, 1), nn.Parameter(torch.randn(6, 5))
+
+            def forward(self, x: Tensor) -> Tensor:
+                return self.c(x).transpose(1, 2) @ self.p
+
+        with pytest.raises(ValueError, match="holds the classes cannot be told"):
+            self.of(Head(), SERIES).sum()
+        assert self.of(Head(), SERIES, class_dim=-1).shape == (2, 20, 5)
+
+    def test_of_branches_side_by_side_are_found(self) -> None:
+        class Branches(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.a, self.b = nn.Conv1d(3, 7, 1), nn.Conv1d(3, 7, 3, padding=1)
+
+            def forward(self, x: Tensor) -> Tensor:
+                return torch.cat([self.a(x), self.b(x)], 1)
+
+        assert self.of(Branches(), SERIES).shape == (2, 20, 14)
+
+
+def test_a_recurrent_layer_of_packed_sequences_is_read_padded() -> None:
+    class Tagger(nn.Module):
+        def __init__(self, batch_first: bool) -> None:
+            super().__init__()
+            self.rnn, self.fc = nn.GRU(6, 5, batch_first=batch_first), nn.Linear(5, 3)
+
+        def forward(self, packed: Any) -> Tensor:
+            return self.fc(self.rnn(packed)[1][-1])
+
+    packed = nn.utils.rnn.pack_sequence([TOKENS[0, :4], TOKENS[1, :2]])
+    for batch_first in (True, False):
+        assert Capture(Tagger(batch_first), ["rnn"]).run(packed).features["rnn"].shape == (2, 4, 5)
+
 
 class TestToldLayers:
     def test_by_name_or_glob(self) -> None:

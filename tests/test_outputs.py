@@ -83,3 +83,17 @@ def test_a_key_chooses_the_entry() -> None:
 def test_missing_logits_are_explained(raw: Any, key: str | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_logits(raw, key)
+
+
+def test_a_number_for_each_sample_beside_features_is_asked_about() -> None:
+    with pytest.raises(ValueError, match=r"several tensors.*0: \[2\], 1: \[2, 3\]"):
+        read_logits((torch.zeros(2), LOGITS))
+
+
+def test_two_usual_names_are_asked_about() -> None:
+    with pytest.raises(ValueError, match="no logits in the model's output"):
+        read_logits({"output": LOGITS, "out": torch.zeros(2, 6)})
+
+
+def test_outputs_of_hugging_face_are_read_by_index_too() -> None:
+    assert read_logits(ImageClassifierOutput(loss=OTHER, logits=LOGITS), 1) is LOGITS

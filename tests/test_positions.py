@@ -53,6 +53,27 @@ class TestWhichPositions:
         with pytest.raises(ValueError, match=r"lengths reach 7, and the logits have 6 positions"):
             mask_for(LOGITS, lengths=torch.tensor([2, 7, 4]))
 
+    def test_columns_in_which_nothing_counts_may_be_missing_from_the_logits(self) -> None:
+        found = mask_for(torch.randn(3, 4, 5), mask=KEEP & (torch.arange(6) < 4))
+        assert found is not None
+        assert found.shape == (3, 4)
+        assert mask_for(torch.randn(3, 4, 5), mask=KEEP) is None
+
+    def test_a_told_mask_of_an_encoder_stays_for_its_features(self) -> None:
+        outputs = Outputs(torch.randn(3, 9, 5), {"encoder": TOKENS})
+        data = Batch(torch.zeros(3), mask=KEEP, mask_is_told=True)
+        assert positions_that_count(data, outputs, False) is KEEP
+
+    @pytest.mark.parametrize("column", [False, True])
+    def test_samples_whose_label_is_not_known_are_left_out_where_that_is_told(self, column: bool) -> None:
+        labels = torch.tensor([1, -100, 2])
+        data = Batch(torch.zeros(3), labels[:, None] if column else labels)
+        outputs = Outputs(torch.randn(3, 5))
+        found, student, _ = settle(data, BatchFormat(mask_from_labels=True), outputs)
+        assert torch.equal(student.logits, outputs.logits[[0, 2]])
+        assert isinstance(found.target, Tensor)
+        assert found.target.flatten().tolist() == [1, 2]
+
     def test_labels_that_are_not_known_leave_positions_out_only_where_that_is_told(self) -> None:
         labels = torch.zeros(3, 6, dtype=torch.long).masked_fill(~KEEP, -100)
         assert mask_for(LOGITS, target=labels) is None
@@ -98,9 +119,32 @@ def test_dense_logits_are_resized_to_the_labels_where_that_is_told() -> None:
 class TestFeatures:
     def test_the_mask_of_tokens_is_that_of_as_many(self) -> None:
         assert position_mask(KEEP, TOKENS) is KEEP
-        assert position_mask(KEEP, torch.randn(3, 7, 8)) is None
+        assert position_mask(KEEP, torch.randn(3, 20, 8)) is None
         assert position_mask(KEEP, torch.randn(3, 8)) is None
         assert position_mask(None, TOKENS) is None
+
+    def test_class_tokens_before_the_masks_count(self) -> None:
+        found = position_mask(KEEP, torch.randn(3, 7, 8))
+        assert found is not None
+        assert found[:, 0].all()
+        assert torch.equal(found[:, 1:], KEEP)
+
+    def test_fewer_tokens_count_where_one_that_they_cover_does(self) -> None:
+        found = position_mask(KEEP, torch.randn(3, 3, 8))
+        assert found is not None
+        assert found.tolist() == [[True, False, False], [True, True, True], [True, True, False]]
+
+    def test_pixels_mask_the_patches_that_hold_them(self) -> None:
+        mask = torch.zeros(1, 8, 8, dtype=torch.bool)
+        mask[0, 5, 1] = True
+        found = position_mask(mask, torch.randn(1, 17, 8))
+        assert found is not None
+        assert found[0].nonzero().flatten().tolist() == [0, 1 + 2 * 4]
+
+    def test_time_steps_mask_every_band_of_a_spectrogram(self) -> None:
+        found = position_mask(KEEP, torch.randn(3, 8, 5, 6))
+        assert found is not None
+        assert torch.equal(found, KEEP[:, None].expand(3, 5, 6))
 
     def test_the_mask_of_an_image_is_brought_to_the_maps_size(self) -> None:
         mask = torch.zeros(1, 4, 4, dtype=torch.bool)

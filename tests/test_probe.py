@@ -140,6 +140,36 @@ class TestExampleBatch:
         look(idle, DataLoader(Noisy(), batch_size=4, shuffle=True, generator=generator))
         assert torch.equal(generator.get_state(), state)
 
+    def test_generators_and_counters_of_the_users_own_stay_as_they_were(self, idle: Any) -> None:
+        class Drawing(torch.utils.data.Sampler[int]):
+            def __init__(self) -> None:
+                self.numpy, self.python = np.random.default_rng(0), random.Random(0)
+                self.counts = {"passes": 0}
+
+            def __iter__(self) -> Iterator[int]:
+                self.counts["passes"] += 1
+                return iter([int(self.numpy.integers(5)), self.python.randrange(5)])
+
+            def __len__(self) -> int:
+                return 2
+
+        class OwnNoise(Dataset[Tensor]):
+            def __init__(self) -> None:
+                self.rng = np.random.default_rng(0)
+
+            def __len__(self) -> int:
+                return 5
+
+            def __getitem__(self, index: int) -> Tensor:
+                return torch.tensor(self.rng.random())
+
+        sampler, data = Drawing(), OwnNoise()
+        look(idle, DataLoader(data, batch_size=2, sampler=sampler))
+        assert sampler.counts == {"passes": 0}
+        assert sampler.numpy.random() == np.random.default_rng(0).random()
+        assert sampler.python.random() == random.Random(0).random()
+        assert data.rng.random() == np.random.default_rng(0).random()
+
     def test_the_batch_sampler_may_name_samples_in_any_way(self, idle: Any) -> None:
         class Sized(Dataset[Tensor]):
             def __getitem__(self, key: Any) -> Tensor:
@@ -270,6 +300,42 @@ class TestOnDevice:
         data = DataLoader(torch.full((4, 3), 255, dtype=torch.uint8), batch_size=2)
         quick_trainer(max_epochs=1, limit_val_batches=0).fit(module, data)
         assert module.example.tolist() == [[1.0] * 3] * 2
+
+    def test_networks_in_the_hooks_learn_nothing_from_the_look(self, quick_trainer: Callable[..., Trainer]) -> None:
+        from lightning.pytorch import LightningDataModule
+
+        from lit_distill import Distill, LogitDistillation
+
+        class Normalised(LightningDataModule):
+            def __init__(self) -> None:
+                super().__init__()
+                self.norm = nn.BatchNorm1d(4)
+
+            def train_dataloader(self) -> DataLoader[Any]:
+                return DataLoader(TensorDataset(torch.randn(6, 4), torch.randint(0, 3, (6,))), batch_size=2)
+
+            def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+                with torch.no_grad():
+                    return self.norm(batch[0]), batch[1]
+
+        class Own(LightningModule):
+            def __init__(self) -> None:
+                super().__init__()
+                self.model = nn.Linear(4, 3)
+
+            def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+                return nn.functional.cross_entropy(self.model(batch[0]), batch[1])
+
+            def configure_optimizers(self) -> Any:
+                return torch.optim.SGD(self.parameters(), 0.1)
+
+        for module, callbacks in (
+            (LogitDistillation(nn.Linear(4, 3), nn.Linear(4, 3)), []),
+            (Own(), [Distill(nn.Linear(4, 3))]),
+        ):
+            data = Normalised()
+            quick_trainer(max_epochs=1, callbacks=callbacks).fit(module, datamodule=data)
+            assert data.norm.num_batches_tracked == 3
 
 
 class TestUnchanged:

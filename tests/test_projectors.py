@@ -379,3 +379,12 @@ def test_positions_are_those_of_the_teachers_feature_at_hand(
 def test_maps_and_volumes_have_no_positions_in_common() -> None:
     with pytest.raises(ValueError, match="no positions in common"):
         Projector((2, 3, 4, 4), (2, 3, 4, 4, 4))
+
+
+def test_an_oblong_grid_of_tokens_keeps_its_places() -> None:
+    """As of a person's image of 16 x 8 patches behind a class token: 129 is 8 more than a square, too."""
+    grid = draw(2, 3, 16, 8)
+    tokens = map_to_tokens(grid, 129)
+    assert torch.equal(tokens[:, 1:], grid.flatten(2).mT)
+    assert torch.equal(tokens_to_map(tokens, (16, 8)), grid)
+    assert torch.equal(passed_on((2, 129, 3), (2, 3, 16, 8), tokens), grid)

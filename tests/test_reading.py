@@ -256,6 +256,30 @@ class TestInOrder:
     def test_class_indices_nobody_reads_are_labels_all_the_same(self) -> None:
         assert BatchReader(BatchFormat(), Images(), labels_are_read=False).read((X, Y)).target is Y
 
+    def test_a_list_of_samples_is_one_argument_however_many_there_are(self) -> None:
+        class Options(nn.Module):
+            def forward(self, images: Any, extra: Any = None) -> Any:
+                return images, extra
+
+        for count in (2, 3):
+            images = [torch.rand(3, 4 + i, 4) for i in range(count)]
+            for batch in ((images, Y[:count]), (tuple(images), Y[:count])):
+                _, got = called(Options(), batch)
+                assert len(got[0]) == count
+                assert got[1] is None
+        _, got = called(Options(), ([X, LENGTHS], Y))
+        assert got == (X, LENGTHS)
+
+    def test_labels_in_a_list_become_a_tensor(self) -> None:
+        assert called(Images(), (X, [0, 1, 2, 0]))[0].target.tolist() == [0, 1, 2, 0]  # type: ignore[union-attr]
+        assert called(Images(), (X, [Y]))[0].target is Y
+
+    def test_a_dict_inside_a_pair_is_one_argument_where_forward_names_none_of_it(self) -> None:
+        inside = {"encoder": X, "decoder": X}
+        for told in ({}, {"input_key": 0}):
+            _, got = called(Images(), (inside, Y), **told)
+            assert got[1] is inside
+
 
 class TestObjects:
     def test_named_tuples_are_read_by_usual_names_and_else_in_order(self) -> None:
@@ -311,6 +335,28 @@ class TestObjects:
         with pytest.raises(ValueError, match="the DataLoader yielded"):
             called(Images(), batch)
 
+    def test_a_network_that_takes_a_batch_gets_the_whole_dict(self) -> None:
+        class OfBatch(nn.Module):
+            def forward(self, batch: dict[str, Tensor]) -> Any:
+                return batch
+
+        _, got = called(OfBatch(), {"image": X, "label": Y})
+        assert got == {"image": X, "label": Y}
+
+    def test_a_dataclass_is_read_as_a_dict_is_where_forward_takes_an_input(self) -> None:
+        _, got = called(Images(), Record(X, Y))
+        assert got[1] is X
+
+    def test_a_named_tuple_of_unusual_names_is_told_by_them(self) -> None:
+        class Odd(NamedTuple):
+            img: Tensor
+            cls: Tensor
+            idx: Tensor
+
+        data, got = called(Images(), Odd(X, Y, IDS), input_key="img", target_key="cls")
+        assert got[1] is X
+        assert data.target is Y
+
 
 class TestMask:
     def test_attention_masks_count_tokens(self) -> None:
@@ -355,8 +401,24 @@ class TestMask:
         data, _ = called(Text(), batch, mask_key=lambda b: b["labels"] > 4)
         assert torch.equal(data.mask, TOKENS > 4)  # type: ignore[arg-type]
 
+    def test_numbers_that_are_added_to_scores_are_no_mask(self) -> None:
+        added = torch.zeros(4, 6).masked_fill(~MASK, float("-inf"))
+        with pytest.raises(ValueError, match="holds other numbers"):
+            called(Text(), {"input_ids": TOKENS, "attention_mask": added, "labels": Y})
+        assert called(Text(), {"input_ids": TOKENS, "attention_mask": MASK.float(), "labels": Y})[0].mask is not None
+
+    def test_lengths_as_shares_are_refused(self) -> None:
+        with pytest.raises(ValueError, match="lengths are whole numbers"):
+            called(Sequences(), {"inputs": X, "lengths": LENGTHS / 6, "label": Y}, lengths_key="lengths")
+
 
 class TestLabels:
+    def test_numbers_that_are_missing_are_marked_where_labels_are_numbers(self) -> None:
+        depth = torch.tensor([0.0, 2.5, float("nan")])
+        assert ignore(depth[:2], 0, numbers=True).tolist() == [-100.0, 2.5]
+        assert ignore(depth[:2], 0).tolist() == [0.0, 2.5]
+        assert ignore(depth, float("nan")).tolist() == [0.0, 2.5, -100.0]
+
     @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
     def test_unknown_labels_are_marked_in_every_integer_type(self, dtype: torch.dtype) -> None:
         labels = torch.tensor([3, 255 if dtype == torch.uint8 else 200, 0]).to(dtype)
@@ -415,6 +477,33 @@ class TestSeveralLoaders:
         assert dict(data.inputs)["input_ids"].shape == (8, 6)  # type: ignore[call-overload]
         assert data.mask is not None
         assert len(data.mask) == 8
+
+    def test_inputs_by_position_and_by_name_keep_both(self) -> None:
+        part = {"image": X, "lengths": LENGTHS, "label": Y}
+        data = self.joined([part, part], Sequences())
+        got = call_model(Sequences(), data.inputs)
+        assert got[0].shape == (8, 6)
+        assert got[1].tolist() == LENGTHS.tolist() * 2
+
+    def test_a_part_may_lack_what_was_told_of_the_labelled_ones(self) -> None:
+        told = BatchFormat(target_key="grade", weight_key="w", missing_label=-1)
+        weight = torch.rand(4)
+        reader = BatchReader(told, Images())
+        data = join({"a": {"x": X, "grade": Y, "w": weight}, "b": {"x": X}}, reader)
+        assert data.target.tolist() == [*Y.tolist(), *[-100] * 4]  # type: ignore[union-attr]
+        assert torch.equal(data.sample_weight, torch.cat([weight, torch.ones(4)]))  # type: ignore[arg-type]
+        data = join([(X, Y), X], BatchReader(BatchFormat(input_key=0, target_key=1), Images()))
+        assert len(data.target) == 8  # type: ignore[arg-type]
+
+    def test_findings_of_unlabelled_samples_are_not_known(self) -> None:
+        findings = torch.tensor([[1.0, 0.0, 1.0]] * 4)
+        data = self.joined([(X, findings), X])
+        assert data.target[4:].unique().tolist() == [-100.0]  # type: ignore[index]
+
+    def test_labels_stay_unknown_where_the_labelled_loader_has_ended(self) -> None:
+        reader = BatchReader(BatchFormat(), Images())
+        join([(X, Y), X], reader)
+        assert join([None, X], reader).target.tolist() == [-100] * 4  # type: ignore[union-attr]
 
     @pytest.mark.parametrize(
         ("batch", "message"),

@@ -19,7 +19,7 @@ from lit_distill.compiling import call_own_methods
 from lit_distill.copying import copied
 from lit_distill.lightning_names import is_module, is_overridden
 from lit_distill.listening import Listener
-from lit_distill.probe import in_weights_type, on_device, training_data, training_step_context
+from lit_distill.probe import in_weights_type, networks_of, on_device, training_data, training_step_context, unchanged
 
 
 @dataclass
@@ -72,7 +72,8 @@ def _on_device(trainer: Trainer, module: LightningModule, batch: Any) -> Any:
     if batch is None:
         raise ValueError("the training data are a stream, and the fit goes on from a checkpoint")
     weights = next(iter(module.parameters()), torch.empty(0))
-    return in_weights_type(trainer, on_device(trainer, module, batch, weights.device), weights)
+    with unchanged(*networks_of(trainer, module)):
+        return in_weights_type(trainer, on_device(trainer, module, batch, weights.device), weights)
 
 
 def _run(trainer: Trainer, module: LightningModule, listener: Listener, set_up: bool, batch: Any) -> Rehearsal:

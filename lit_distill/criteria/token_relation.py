@@ -15,6 +15,7 @@ from lit_distill.criteria.base import FeatureCriterion, check_choice, check_temp
 from lit_distill.criteria.normalisation import unit_length
 from lit_distill.criteria.softmax_kl import softmax_kl
 from lit_distill.outputs import Outputs
+from lit_distill.positions import position_mask
 from lit_distill.projectors import resize_map, split_grid, tokens_to_map
 
 Relation = Literal["gram", "softmax"]
@@ -145,10 +146,12 @@ def token_mask(mask: Tensor | None, student: Tensor, teacher: Tensor) -> Tensor 
     """
     if mask is None or mask.dim() != 2:
         return None
+    found = position_mask(mask, student)
     for feature in (student, teacher):
-        if feature.dim() != 3 or feature.shape[:2] != mask.shape:
+        own = position_mask(mask, feature) if feature.dim() == 3 else None
+        if own is None or found is None or own.shape != found.shape:
             raise ValueError(
                 f"the batch's mask is {list(mask.shape)}, [samples, tokens], and does not fit a feature of "
                 f"{list(feature.shape)}; choose a layer that gives one vector a token."
             )
-    return mask.bool()
+    return found.bool() if found is not None else None

@@ -33,7 +33,7 @@ from lit_distill.modules.optimization import Interval, Optimization, OptimizerFa
 from lit_distill.modules.passed_over import tell_passed_over
 from lit_distill.optim import hold_task_gradient
 from lit_distill.positions import settle, settled_logits
-from lit_distill.probe import in_weights_type, on_device, training_data, training_step_context, unchanged
+from lit_distill.probe import in_weights_type, networks_of, on_device, training_data, training_step_context, unchanged
 from lit_distill.reporting import describe, join
 from lit_distill.schedules import Schedule
 from lit_distill.teachers import Teacher
@@ -246,7 +246,8 @@ class DistillationModule(LightningModule):
         if batch is None:  # a stream that goes on from a checkpoint, which has the shapes
             return
         weights = next(iter(self.student.parameters()), torch.empty(0))
-        moved = in_weights_type(self.trainer, on_device(self.trainer, self, batch, weights.device), weights)
+        with unchanged(*networks_of(self.trainer, self)):
+            moved = in_weights_type(self.trainer, on_device(self.trainer, self, batch, weights.device), weights)
         read = describe(moved, self._reader, self._several_loaders)
         try:
             with training_step_context(self.trainer):

@@ -16,13 +16,13 @@ def pad_positions(outputs: Outputs, mask: Tensor | None, positions: int) -> Outp
 
     Args:
         outputs: A batch's.
-        mask: True at the positions that count, ``[B, T]``.
+        mask: True at the positions that count, ``[B, T]``; None where every sequence has all of them.
         positions: The length to fill up to.
 
     Raises:
-        ValueError: There is no such mask, the padding comes first, or a sequence is longer.
+        ValueError: There is no mask and sequences are shorter, the padding comes first, or a sequence is longer.
     """
-    count = _count(mask, outputs, positions)
+    count = _count(mask, positions) if mask is not None else _whole(outputs, positions)
     return _map(outputs, count, lambda tensor: F.pad(tensor, (0, 0, 0, positions - count)))
 
 
@@ -37,7 +37,7 @@ def cut_positions(outputs: Outputs, mask: Tensor | None, positions: int) -> Outp
     Raises:
         ValueError: As of ``pad_positions``.
     """
-    count = _count(mask, outputs, positions)
+    count = _count(mask, positions) if mask is not None else positions
     return _map(outputs, positions, lambda tensor: tensor[:, :count])
 
 
@@ -47,13 +47,21 @@ def where_counted(outputs: Outputs, mask: Tensor) -> Outputs:
     return _map(outputs, mask.shape[1], lambda tensor: tensor.masked_fill(padding, 0))
 
 
-def _count(mask: Tensor | None, outputs: Outputs, positions: int) -> int:
-    if mask is None or mask.dim() != 2:
+def _whole(outputs: Outputs, positions: int) -> int:
+    """The length of outputs without a mask, which must be the whole one."""
+    lengths = {tensor.shape[1] for tensor in outputs.tensors() if tensor.dim() == 3}
+    if lengths and lengths != {positions}:
         raise ValueError(
-            "a recorded teacher with `positions` reads sequences, and the batch has no mask [B, T] of theirs: name it with "
-            "BatchFormat(mask_key=…)."
+            f"RecordedTeacher(positions={positions}) reads sequences of differing length, here of {sorted(lengths)}, and the "
+            "batch has no mask [B, T] that says which positions count: name it with BatchFormat(mask_key=…) or lengths_key."
         )
-    if not bool(mask[:, 0].all()):
+    return positions
+
+
+def _count(mask: Tensor, positions: int) -> int:
+    if mask.dim() != 2:
+        raise ValueError(f"RecordedTeacher(positions={positions}) needs a mask [B, T], and it is {list(mask.shape)}.")
+    if not bool((mask[:, 0] | ~mask.any(1)).all()):
         raise ValueError(
             "a recorded teacher with `positions` needs the padding at the end of each sequence, and here it is at the "
             "beginning: set the tokenizer's padding_side to 'right'."

@@ -15,6 +15,7 @@ from lit_distill.batch import Batch, Inputs, count_samples
 from lit_distill.criteria.spatial import pooled
 from lit_distill.formats import weights_mark
 from lit_distill.outputs import Outputs
+from lit_distill.positions import input_mask
 from lit_distill.recording import FeatureFormat, Formats, LogitFormat
 from lit_distill.recording.fingerprint import fingerprint_model
 from lit_distill.recording.padding import cut_positions, pad_positions, where_counted
@@ -158,7 +159,8 @@ class RecordedTeacher(FrozenTeacher):
         self._like = fn(self._like)
 
     def _live(self, batch: Batch) -> Outputs:
-        return self._stored(super().__call__(batch.for_teacher, batch.mask), batch.mask)
+        mask = input_mask(batch)
+        return self._stored(super().__call__(batch.for_teacher, mask), mask)
 
     def _calibrate(self, batches: Callable[[], Sequence[Batch]]) -> None:
         """Make the copy that the runtime asks for, from batches that every process and every run reads alike."""

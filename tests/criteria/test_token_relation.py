@@ -159,8 +159,8 @@ def test_features_without_common_places_are_refused(
 
 
 def test_a_mask_of_other_tokens_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"the batch's mask is \[2, 5\].*does not fit a feature of \[2, 4, 3\]"):
-        value_of(TokenRelation("a", "a"), draw(2, 4, 3), draw(2, 4, 3), torch.ones(2, 5).bool())
+    with pytest.raises(ValueError, match=r"the batch's mask is \[2, 5\].*does not fit a feature of \[2, 20, 3\]"):
+        value_of(TokenRelation("a", "a"), draw(2, 20, 3), draw(2, 20, 3), torch.ones(2, 5).bool())
 
 
 def test_bad_arguments_are_refused() -> None:

@@ -41,6 +41,7 @@ def test_what_does_not_count_becomes_zero() -> None:
     ("mask", "positions", "message"),
     [
         (None, 7, "has no mask"),
+        (KEEP.unsqueeze(1), 7, r"needs a mask \[B, T\]"),
         (~KEEP, 7, "padding_side to 'right'"),
         (KEEP, 3, r"4 positions, and RecordedTeacher\(positions=3\)"),
     ],
