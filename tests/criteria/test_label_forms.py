@@ -66,7 +66,7 @@ def value(make: Callable[[], Criterion], target: Tensor) -> float:
     criterion = make().double()
     student, teacher = outputs(1), outputs(2)
     criterion.build(student, teacher)
-    return float(criterion.double().eval()(student, teacher, target))
+    return criterion.double().eval()(student, teacher, target).item()
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
