@@ -25,8 +25,13 @@ from lit_distill.teachers import Teacher
 from lit_distill.weighted import Losses, WeightedCriteria
 
 
-def same_task(criteria: Mapping[str, Criterion], task: Task) -> None:
+def same_task(criteria: Mapping[str, Criterion], task: Task, whose: str = "the module's") -> None:
     """Refuse a criterion made for another task than the module's.
+
+    Args:
+        criteria: By name.
+        task: What the outputs are.
+        whose: Who was given the task, for the message.
 
     Raises:
         ValueError: A criterion's task differs.
@@ -40,7 +45,7 @@ def same_task(criteria: Mapping[str, Criterion], task: Task) -> None:
             " Outputs that are no classes are compared by LogitMSE; task='none' takes any criteria." if without else ""
         )
         raise ValueError(
-            f"criterion {name!r} ({_kind(criterion)}) is for the task {found!r}, and the module's task is {task!r}; give "
+            f"criterion {name!r} ({_kind(criterion)}) is for the task {found!r}, and {whose} task is {task!r}; give "
             f"both the same.{remedy}"
         )
 
