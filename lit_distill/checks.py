@@ -109,10 +109,18 @@ def optimizers_hold_everything(module: nn.Module, optimizers: Iterable[Optimizer
     """Make sure that the optimizers hold every trainable parameter, projectors included.
 
     Raises:
-        ValueError: One is missing; it would silently never train.
+        ValueError: One is missing, or there is no optimizer; it would silently never train.
     """
-    held = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+    made = [
+        optimizer for optimizer in optimizers if type(optimizer).__name__ != "_MockOptimizer"
+    ]  # Lightning's, for none
+    held = {id(p) for optimizer in made for group in optimizer.param_groups for p in group["params"]}
     missing = [name for name, p in module.named_parameters() if p.requires_grad and id(p) not in held]
+    if missing and not made:
+        raise ValueError(
+            f"there is no optimizer: {type(module).__name__}.configure_optimizers returned none, and {len(missing)} trainable "
+            "parameters need one. Return one, or leave configure_optimizers to the module."
+        )
     if missing:
         raise ValueError(
             f"{len(missing)} trainable parameters are in no optimizer: {', '.join(missing[:4])}{', …' if missing[4:] else ''}. "

@@ -23,13 +23,14 @@ from lit_distill.signatures import signature_of
 WhichCall = int | Literal["all"] | None
 
 
-def choose_calls(calls: list[Call], which: WhichCall, student: str) -> list[Call]:
+def choose_calls(calls: list[Call], which: WhichCall, student: str, step: str = "training_step") -> list[Call]:
     """The calls of a step that count: those with gradients, and of several the ones that ``which`` says.
 
     Args:
         calls: A step's.
         which: 0 is the first, -1 the last, ``all`` all of them; None where there is one alone.
         student: The student's name, for messages.
+        step: The step's name, likewise.
 
     Raises:
         ValueError: There are several and ``which`` is None, or there is no such call.
@@ -38,13 +39,14 @@ def choose_calls(calls: list[Call], which: WhichCall, student: str) -> list[Call
     if which == "all" or (len(made) <= 1 and which in (None, 0, -1)):
         return made
     if which is None:
+        with_gradients = " with gradients on" if step == "training_step" else ""
         raise ValueError(
-            f"training_step calls the student {student!r} {len(made)} times with gradients on; say which call counts: "
+            f"{step} calls the student {student!r} {len(made)} times{with_gradients}; say which call counts: "
             "call=0 is the first, call=-1 the last, call='all' the mean over all."
         )
     assert isinstance(which, int)
     if not -len(made) <= which < len(made):
-        raise ValueError(f"training_step calls {student!r} {len(made)} times; there is no call {which}.")
+        raise ValueError(f"{step} calls {student!r} {len(made)} times; there is no call {which}.")
     return [made[which]]
 
 

@@ -88,8 +88,8 @@ def tell_of_unread_weights(criteria: WeightedCriteria, format_: BatchFormat) -> 
     others = ", ".join(repr(name) for name, one in named.items() if not isinstance(one, TaskLoss))
     tell(
         f"weight_key is set, and no criterion reads the samples' weights: {others} count{'s' * (', ' not in others)} all "
-        "samples alike. HardTarget reads them; the loss of a training_step of your own does not see them. Add a HardTarget, or leave "
-        "weight_key out."
+        "samples alike. HardTarget reads them; the loss of a training_step of your own does not see them. Add a HardTarget, or "
+        "leave weight_key out."
     )
 
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lit_distill import BatchFormat, Distill, HardTarget, LogitDistillation, OnHead, SoftTarget
 from lit_distill.criteria import LogitMSE
-from lit_distill.misreadings import likely_tasks
+from lit_distill.misreadings import likely_tasks, may_weigh
 from lit_distill.notices import DistillationWarning
 from tests.callbacks.guests import Theirs, fit, teacher, theirs
 
@@ -117,14 +117,12 @@ class TestWeights:
         (said,) = self.said(tmp_path, {"soft": SoftTarget()})
         assert "'soft' counts all samples alike" in said
 
-    @pytest.mark.parametrize("criterion", [HardTarget(), OnHead(HardTarget(), "")])
-    def test_that_a_hard_target_reads_are_not(self, tmp_path: Path, criterion: Any) -> None:
-        if isinstance(criterion, OnHead):
-            from lit_distill.misreadings import _may_weigh
+    def test_that_a_hard_target_reads_are_not(self, tmp_path: Path) -> None:
+        assert self.said(tmp_path, {"soft": SoftTarget(), "hard": HardTarget()}) == []
 
-            assert _may_weigh(criterion)
-            return
-        assert self.said(tmp_path, {"soft": SoftTarget(), "hard": criterion}) == []
+    def test_are_looked_for_through_a_head(self) -> None:
+        assert may_weigh(OnHead(HardTarget(), "head"))
+        assert not may_weigh(OnHead(SoftTarget(), "head"))
 
     def test_that_a_guest_does_not_read_are_told(self, tmp_path: Path) -> None:
         class Named(Theirs):

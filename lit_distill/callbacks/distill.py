@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from lit_distill import checks
@@ -32,6 +31,7 @@ from lit_distill.distiller import Comparison, Distiller, labels_are_read
 from lit_distill.labels import TASKS, Task
 from lit_distill.lightning_names import is_overridden
 from lit_distill.listening import WhichCall
+from lit_distill.notices import tell
 from lit_distill.optim import hold_task_gradient
 from lit_distill.probe import as_in_evaluation, on_device
 from lit_distill.reading import BatchReader
@@ -315,7 +315,10 @@ class Distill(EvaluatesHost):
     def _warn_not_called(self, stepped: bool) -> None:
         if stepped and not self._warned:
             self._warned = True
-            rank_zero_warn(f"a training step did not call the student {self.student!r}: nothing was distilled in it.")
+            tell(
+                f"a training step did not call the student {self.student!r} with gradients on: nothing was distilled in it. "
+                "Look whether that step is meant to train without the teacher."
+            )
 
     # Checkpoints and the end ---------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from lit_distill.callbacks.heard import Heard
 from lit_distill.calls import Call
 from lit_distill.capture import Capture
 from lit_distill.criteria import Criterion, LogitMSE, SoftTarget
+from lit_distill.entries import ID_KEYS, INPUT_KEYS, MASK_KEYS, entries_of, listed
 from lit_distill.labels import CLASS_TASKS, Task
 from lit_distill.layouts import Layouts
 from lit_distill.lightning_names import is_overridden
@@ -169,10 +170,12 @@ class HostEvaluation:
         heard = [call for call in calls if not call.parts or call.parts == self._parts]
         for call in heard:
             call.with_grad = True  # in validation there are none
-        chosen = choose_calls(heard, self._call, self._student)
+        chosen = choose_calls(heard, self._call, self._student, STEPS[self._place[0]])
         if not chosen:
             self._tell("call", f"{STEPS[self._place[0]]} does not call the student {self._student!r}")
         given = self._read(batch)
+        if given is not None and given.target is None:
+            self._tell_of_no_labels(batch, chosen)
         for number, call in enumerate(chosen):
             self._add_call(call, given, number * 10**9)  # places of their own
 
@@ -214,6 +217,22 @@ class HostEvaluation:
             self._without_labels(f"the labels cannot be told in a batch ({error})")
             return None
 
+    def _tell_of_no_labels(self, batch: Any, calls: list[Call]) -> None:
+        """Say that no entry of a batch has a usual name of labels, where some entry is left that may be them."""
+        taken = [tensor for call in calls for tensor in tensors_of(call.inputs)]
+        usual = {*INPUT_KEYS, *MASK_KEYS, *ID_KEYS, *listed(self._format.unused)}
+        left = [
+            str(name)
+            for name, value in entries_of(batch).items()
+            if isinstance(value, Tensor) and name not in usual and not any(value is tensor for tensor in taken)
+        ]
+        if left and self._format.target_key is None:
+            self._tell(
+                "labels",
+                f"no entry of the batch is called as labels are, and {', '.join(map(repr, left))} may be them"
+                "; BatchFormat(target_key=…) names them, if there are any",
+            )
+
     def _fitting(self, target: Any, logits: Tensor, call: Call) -> Tensor | None:
         """The labels, where they are labels of these logits."""
         if target is None:
@@ -234,6 +253,8 @@ class HostEvaluation:
         self._tell("given up", f"they failed with {type(error).__name__}: {error}")
 
     def _tell(self, kind: str, why: str) -> None:
+        if kind == "labels" and self._task in ("embedding", "none"):  # whose figures need none
+            return
         if kind not in self._told:
             self._told.add(kind)
             which = (
