@@ -17,7 +17,7 @@ from lit_distill.batch import Target, tensors_of
 from lit_distill.criteria import Criterion, FeatureCriterion
 from lit_distill.labels import CLASS_TASKS, Task
 from lit_distill.layout import usual_channel_dim
-from lit_distill.lightning_names import is_a
+from lit_distill.lightning_names import has_forward, is_a
 from lit_distill.notices import tell
 from lit_distill.outputs import Outputs
 from lit_distill.probe import count_parameters, unreached_parameters
@@ -69,6 +69,28 @@ def no_teacher_needed(criteria: WeightedCriteria) -> None:
             f"{', '.join(map(repr, needing))} compare{'s' * (len(needing) == 1)} the student with a teacher, and there is "
             "none: give a teacher, or leave them out."
         )
+
+
+def can_be_called(network: nn.Module | Teacher | None, owner: str) -> None:
+    """Refuse a network without a ``forward``: a LightningModule whose steps call its parts, a ``ModuleDict``.
+
+    Args:
+        network: The network, or a teacher that has one.
+        owner: ``student`` or ``teacher``, for the message.
+
+    Raises:
+        ValueError: It has none.
+    """
+    network = network.network if isinstance(network, Teacher) else network
+    if not isinstance(network, nn.Module) or has_forward(network):
+        return
+    parts = [name for name, child in network.named_children() if has_forward(child) and count_parameters(child)]
+    shown = f"such as module.{parts[0]}" if parts else "which has a forward"
+    rest = f" (it has {', '.join(parts)})" if len(parts) > 1 else ""
+    raise ValueError(
+        f"the {owner} {type(network).__name__} has no forward of its own, so that it cannot be called; give the network inside "
+        f"it, {shown}{rest}."
+    )
 
 
 def separate_networks(student: nn.Module, teacher: nn.Module) -> None:

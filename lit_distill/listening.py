@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.loss import _Loss
 from torchmetrics import Metric
 
-from lit_distill.calls import Call, inputs_of, versions_of
+from lit_distill.calls import Call, in_words, inputs_of, versions_of
 from lit_distill.capture import Capture, is_compiled
 from lit_distill.entries import mask_keys_for
 from lit_distill.hooks import Store
@@ -58,6 +58,7 @@ class _Ear:
     calls: list[Call]
     parts: list[Call]
     mask_keys: tuple[str, ...]
+    name: str = ""  # of the model's class
     listening: bool = False
     announced: bool = False  # a call of the model's own ``__call__`` has begun, whose forward comes next
     under_way: Call | None = None
@@ -135,15 +136,27 @@ class _Method:
         ear = self._ear
         expected, ear.announced = ear.announced and not self._part, False
         if expected or (self._part and ear.under_way is not None):
-            return self.__wrapped__(*args, **kwargs)
+            try:
+                return self.__wrapped__(*args, **kwargs)
+            except BaseException as error:
+                self._explain(error, args, kwargs)
+                raise
         ear.begin(ear.parts if self._part else ear.calls, args, kwargs, self._part)
         try:
             output = self.__wrapped__(*args, **kwargs)
-        except BaseException:
+        except BaseException as error:
             ear.quiet()
+            self._explain(error, args, kwargs)
             raise
         ear.end(output)
         return output
+
+    def _explain(self, error: BaseException, args: Any, kwargs: Any) -> None:
+        """Note on an error what the model was given."""
+        if not self._part and not getattr(error, "__notes__", []):
+            error.add_note(
+                f"the student ({self._ear.name}) failed on what it was given, {in_words(inputs_of(args, kwargs))}"
+            )
 
 
 class Listener:
@@ -160,6 +173,7 @@ class Listener:
         self.capture = capture
         self.refusal: str | None = None
         self._ear = _Ear(capture.store, [], [], mask_keys_for(signature_of(capture.model)))
+        self._ear.name = type(self._root).__name__
         self._methods: list[str] = []
         self._known: tuple[str, ...] = ()
         root = self._root  # copies of a compiled model's wrapper lose its hooks

@@ -105,6 +105,7 @@ class Distill(EvaluatesHost):
                 f"teacher is a {type(teacher).__name__}; give a network: lit_distill.load(network, 'weights.ckpt') reads its "
                 "weights."
             )
+        checks.can_be_called(teacher, "teacher")
         default = criteria if criteria is not None else default_criteria(task)
         if "task" in default:
             raise ValueError("'task' is the name of the module's own loss; give the criterion another.")
