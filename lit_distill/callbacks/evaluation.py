@@ -220,12 +220,13 @@ class HostEvaluation:
     def _tell_of_no_labels(self, batch: Any, calls: list[Call]) -> None:
         """Say that no entry of a batch has a usual name of labels, where some entry is left that may be them."""
         taken = [tensor for call in calls for tensor in tensors_of(call.inputs)]
-        usual = {*INPUT_KEYS, *MASK_KEYS, *ID_KEYS, *listed(self._format.unused)}
-        left = [
-            str(name)
-            for name, value in entries_of(batch).items()
-            if isinstance(value, Tensor) and name not in usual and not any(value is tensor for tensor in taken)
-        ]
+        beside = {*MASK_KEYS, *ID_KEYS, *listed(self._format.unused)}
+        entries = entries_of(batch).items()
+        found = {name: value for name, value in entries if isinstance(value, Tensor) and name not in beside}
+        if len(found) < 2:  # inputs alone, which the step may have changed before the student saw them
+            return
+        left = [name for name, value in found.items() if not any(value is tensor for tensor in taken)]
+        left = [str(name) for name in left if name not in INPUT_KEYS]
         if left and self._format.target_key is None:
             self._tell(
                 "labels",

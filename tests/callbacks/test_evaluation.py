@@ -207,6 +207,19 @@ class TestLeftOut:
         assert "agreement" in found
         assert said == []
 
+    def test_inputs_of_an_unusual_name_that_the_step_changes(self, tmp_path: Path) -> None:
+        class Changing(ByName):
+            def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+                return self.model(batch["signal"] * 2).square().mean()
+
+            def validation_step(self, batch: Any, batch_idx: int) -> None:
+                self.model(batch["signal"] * 2)
+
+        data = DataLoader([{"signal": x, "id": i} for i, x in enumerate(torch.randn(8, 5))], batch_size=4)  # type: ignore[arg-type]
+        found, said = self.left_out(tmp_path, theirs(Changing), data=data, val=data)
+        assert "agreement" in found
+        assert said == []
+
     def test_several_calls_in_validation(self, tmp_path: Path) -> None:
         class Twice(Theirs):
             def validation_step(self, batch: Any, batch_idx: int) -> None:
