@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lit_distill.batch import Arguments, Inputs, tensors_of
+from lit_distill.batch import Arguments, Inputs, positions_and_names, tensors_of
 from lit_distill.entries import MASK_KEYS
 from lit_distill.hooks import LayerCalls
 
@@ -57,3 +59,44 @@ def versions_of(inputs: Inputs) -> list[int]:
     if torch.compiler.is_compiling():
         return []
     return [tensor._version for tensor in tensors_of(inputs) if not tensor.is_inference()]
+
+
+def in_words(inputs: Inputs) -> str:
+    """What a model is called with: each argument's type and shape."""
+    positional, named = positions_and_names(inputs)
+    words = [_value_in_words(value) for value in positional]
+    words += [f"{name}={_value_in_words(value)}" for name, value in named.items()]
+    return ", ".join(words) or "nothing"
+
+
+def _value_in_words(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+    inside = [_value_in_words(tensor) for tensor in tensors_of(value)]
+    return f"{type(value).__name__}({', '.join(inside)})" if inside else type(value).__name__
+
+
+@contextmanager
+def explaining_inputs(owner: str, name: str, inputs: Inputs) -> Iterator[None]:
+    """Say whose forward pass failed, and on what.
+
+    Args:
+        owner: ``student`` or ``teacher``.
+        name: The network's class.
+        inputs: What it is called with.
+
+    Raises:
+        ValueError: It failed on them.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, TypeError, AssertionError, IndexError) as error:
+        other = (
+            " It gets what the student gets, unless BatchFormat(teacher_input_key=…) names other entries of the batch."
+        )
+        raise ValueError(
+            f"the {owner} ({name}) failed on the inputs that it was given, {in_words(inputs)} "
+            f"({type(error).__name__}: {error}).{other * (owner == 'teacher')}"
+        ) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lit_distill.batch import Inputs, call_model
-from lit_distill.formats import refuse_hidden_layers
+from lit_distill.calls import explaining_inputs
+from lit_distill.formats import is_exported, refuse_hidden_layers
 from lit_distill.hooks import AllRead, InputHook, LayerCalls, OutputHook, Store
 from lit_distill.layout import Layout, dense, observed, timm_channels
 from lit_distill.layouts import Layouts
@@ -94,12 +95,14 @@ class Capture:
                 with ``calibrate`` must have come before; a compiled model always runs to its end.
 
         Raises:
+            ValueError: The model failed on its inputs, where ``calibrate`` is set.
             RuntimeError: A layer did not run, ran several times with no call chosen, gave no tensor, was
                 overwritten in place, or carries no gradient.
         """
         if calibrate:
             self.store.expected = 0
-        with nullcontext() if self.layouts.known and not calibrate else self.observed():
+        explaining = self._explaining(inputs) if calibrate else nullcontext()
+        with nullcontext() if self.layouts.known and not calibrate else self.observed(), explaining:
             raw, calls = self._call(inputs, stop_early)
         if calibrate and not is_compiled(self.model):
             self.store.expected = sum(map(len, calls.values()))
@@ -179,6 +182,13 @@ class Capture:
     def _inner(self) -> nn.Module:
         inner: nn.Module = getattr(self.model, "_orig_mod", self.model)
         return inner
+
+    def _explaining(self, inputs: Inputs) -> AbstractContextManager[None]:
+        """Have a failure say whose it is; one of an exported program, which has one size of inputs, is explained elsewhere."""
+        inner = self._inner()
+        if any(map(is_exported, inner.modules())):
+            return nullcontext()
+        return explaining_inputs(self.owner, type(inner).__name__, inputs)
 
     def _call(self, inputs: Inputs, stop_early: bool) -> tuple[Any, LayerCalls]:
         """What the model returned, ``_STOPPED`` where it was stopped, and what the hooks read."""

@@ -17,7 +17,7 @@ from lit_distill.batch import Target, tensors_of
 from lit_distill.criteria import Criterion, FeatureCriterion
 from lit_distill.labels import CLASS_TASKS, Task
 from lit_distill.layout import usual_channel_dim
-from lit_distill.lightning_names import is_a
+from lit_distill.lightning_names import has_forward, is_a
 from lit_distill.notices import tell
 from lit_distill.outputs import Outputs
 from lit_distill.probe import count_parameters, unreached_parameters
@@ -25,8 +25,13 @@ from lit_distill.teachers import Teacher
 from lit_distill.weighted import Losses, WeightedCriteria
 
 
-def same_task(criteria: Mapping[str, Criterion], task: Task) -> None:
+def same_task(criteria: Mapping[str, Criterion], task: Task, whose: str = "the module's") -> None:
     """Refuse a criterion made for another task than the module's.
+
+    Args:
+        criteria: By name.
+        task: What the outputs are.
+        whose: Who was given the task, for the message.
 
     Raises:
         ValueError: A criterion's task differs.
@@ -40,7 +45,7 @@ def same_task(criteria: Mapping[str, Criterion], task: Task) -> None:
             " Outputs that are no classes are compared by LogitMSE; task='none' takes any criteria." if without else ""
         )
         raise ValueError(
-            f"criterion {name!r} ({_kind(criterion)}) is for the task {found!r}, and the module's task is {task!r}; give "
+            f"criterion {name!r} ({_kind(criterion)}) is for the task {found!r}, and {whose} task is {task!r}; give "
             f"both the same.{remedy}"
         )
 
@@ -64,6 +69,28 @@ def no_teacher_needed(criteria: WeightedCriteria) -> None:
             f"{', '.join(map(repr, needing))} compare{'s' * (len(needing) == 1)} the student with a teacher, and there is "
             "none: give a teacher, or leave them out."
         )
+
+
+def can_be_called(network: nn.Module | Teacher | None, owner: str) -> None:
+    """Refuse a network without a ``forward``: a LightningModule whose steps call its parts, a ``ModuleDict``.
+
+    Args:
+        network: The network, or a teacher that has one.
+        owner: ``student`` or ``teacher``, for the message.
+
+    Raises:
+        ValueError: It has none.
+    """
+    network = network.network if isinstance(network, Teacher) else network
+    if not isinstance(network, nn.Module) or has_forward(network):
+        return
+    parts = [name for name, child in network.named_children() if has_forward(child) and count_parameters(child)]
+    shown = f"such as module.{parts[0]}" if parts else "which has a forward"
+    rest = f" (it has {', '.join(parts)})" if len(parts) > 1 else ""
+    raise ValueError(
+        f"the {owner} {type(network).__name__} has no forward of its own, so that it cannot be called; give the network inside "
+        f"it, {shown}{rest}."
+    )
 
 
 def separate_networks(student: nn.Module, teacher: nn.Module) -> None:
@@ -104,10 +131,18 @@ def optimizers_hold_everything(module: nn.Module, optimizers: Iterable[Optimizer
     """Make sure that the optimizers hold every trainable parameter, projectors included.
 
     Raises:
-        ValueError: One is missing; it would silently never train.
+        ValueError: One is missing, or there is no optimizer; it would silently never train.
     """
-    held = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+    made = [
+        optimizer for optimizer in optimizers if type(optimizer).__name__ != "_MockOptimizer"
+    ]  # Lightning's, for none
+    held = {id(p) for optimizer in made for group in optimizer.param_groups for p in group["params"]}
     missing = [name for name, p in module.named_parameters() if p.requires_grad and id(p) not in held]
+    if missing and not made:
+        raise ValueError(
+            f"there is no optimizer: {type(module).__name__}.configure_optimizers returned none, and {len(missing)} trainable "
+            "parameters need one. Return one, or leave configure_optimizers to the module."
+        )
     if missing:
         raise ValueError(
             f"{len(missing)} trainable parameters are in no optimizer: {', '.join(missing[:4])}{', …' if missing[4:] else ''}. "

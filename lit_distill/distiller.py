@@ -15,10 +15,11 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from lit_distill import checks
-from lit_distill.batch import Batch, BatchFormat, Inputs
+from lit_distill.batch import Batch, BatchFormat, Inputs, Target
 from lit_distill.capture import Capture
 from lit_distill.checkpoint import CheckpointNote
 from lit_distill.formats import refuse_fixed_mode
+from lit_distill.misreadings import tell_of_other_tasks, tell_of_unread_weights
 from lit_distill.optim import check_apart
 from lit_distill.outputs import Outputs
 from lit_distill.positions import input_mask, settle
@@ -90,9 +91,8 @@ class Distiller:
 
     @property
     def reads_labels(self) -> bool:
-        """Whether a criterion, or the teacher itself, reads labels."""
-        of_criteria = any(criterion.needs_target for criterion in self.criteria.criteria().values())
-        return of_criteria or (self.teacher is not None and self.teacher.needs_target)
+        """Whether a criterion, the teacher itself or the batch format reads labels."""
+        return labels_are_read(self.criteria, self.teacher, self.format)
 
     def reader(self, numbers: bool = False) -> BatchReader:
         """What takes batches apart for the two networks.
@@ -146,7 +146,12 @@ class Distiller:
     # Before the first batch ----------------------------------------------------------------------
 
     def rehearse(
-        self, student: Outputs, data: Batch, module: LightningModule | None = None, read: Sequence[str] = ()
+        self,
+        student: Outputs,
+        data: Batch,
+        module: LightningModule | None = None,
+        read: Sequence[str] = (),
+        labels: Target | None = None,
     ) -> None:
         """Put an example through the teacher and the criteria; nothing is trained.
 
@@ -157,6 +162,7 @@ class Distiller:
             data: The example.
             module: What will train; given, what no criterion trains is said, or refused where DDP will wait for it.
             read: Lines that say what was read of the batch.
+            labels: The example's labels where no criterion reads them; those of ``data`` if None.
 
         Raises:
             ValueError: The networks, the criteria and the data do not fit; the message says which and why.
@@ -180,6 +186,10 @@ class Distiller:
             captures = {"student": self.capture, "teacher": asked.capture}
             squashed = [who for who, capture in captures.items() if capture.layouts.squashed]
             checks.no_probabilities(student, teacher, squashed if self._reads_logits() else [])
+        if of_teacher is not None:
+            beside = settled.target if settled.target is not None else labels
+            tell_of_other_tasks(self.criteria, of_student, beside)
+        tell_of_unread_weights(self.criteria, self.format)
         if module is not None:
             checks.every_parameter_reached(comparison.total, module, self.criteria)
         self.note.remember_shapes(student, teacher)
@@ -242,6 +252,19 @@ class Distiller:
         """Have a teacher that is no submodule follow the module to another device or type."""
         if self.teacher is not None:
             self.teacher.apply(fn)
+
+
+def labels_are_read(criteria: WeightedCriteria, teacher: object, format_: BatchFormat) -> bool:
+    """Whether a criterion or the teacher learns from labels, or labels say which positions count, or how many there are.
+
+    Args:
+        criteria: The criteria.
+        teacher: The teacher, or the network that will be one.
+        format_: What the user told of batches.
+    """
+    learns = isinstance(teacher, Teacher) and teacher.needs_target
+    of_criteria = any(criterion.needs_target for criterion in criteria.criteria().values())
+    return of_criteria or learns or format_.mask_from_labels or format_.resize_logits
 
 
 def epochs_done(trainer: Trainer, batch_idx: int) -> float:

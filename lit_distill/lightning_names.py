@@ -12,6 +12,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import model_helpers
+from torch import nn
 
 _PACKAGES = ("lightning.pytorch", "pytorch_lightning")
 _OTHER = "pytorch_lightning"
@@ -67,6 +68,18 @@ def is_overridden(hook: str, owner: object) -> bool:
         if isinstance(owner, parent)
     ]
     return bool(parents) and hasattr(parents[0], hook) and model_helpers.is_overridden(hook, owner, parents[0])
+
+
+def has_forward(network: nn.Module) -> bool:
+    """Whether a network can be called: it has a ``forward``, which a LightningModule need not have.
+
+    Args:
+        network: The network.
+    """
+    if "forward" in vars(network) or getattr(network, "_compiled_call_impl", None) is not None:
+        return True
+    defaults = [parent.forward for parent in (nn.Module, *classes_named("LightningModule"))]  # type: ignore[attr-defined]
+    return getattr(type(network), "forward", None) not in defaults
 
 
 def trainer_class(module: object) -> Any:

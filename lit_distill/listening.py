@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.loss import _Loss
 from torchmetrics import Metric
 
-from lit_distill.calls import Call, inputs_of, versions_of
+from lit_distill.calls import Call, in_words, inputs_of, versions_of
 from lit_distill.capture import Capture, is_compiled
 from lit_distill.entries import mask_keys_for
 from lit_distill.hooks import Store
@@ -23,13 +23,14 @@ from lit_distill.signatures import signature_of
 WhichCall = int | Literal["all"] | None
 
 
-def choose_calls(calls: list[Call], which: WhichCall, student: str) -> list[Call]:
+def choose_calls(calls: list[Call], which: WhichCall, student: str, step: str = "training_step") -> list[Call]:
     """The calls of a step that count: those with gradients, and of several the ones that ``which`` says.
 
     Args:
         calls: A step's.
         which: 0 is the first, -1 the last, ``all`` all of them; None where there is one alone.
         student: The student's name, for messages.
+        step: The step's name, likewise.
 
     Raises:
         ValueError: There are several and ``which`` is None, or there is no such call.
@@ -38,13 +39,14 @@ def choose_calls(calls: list[Call], which: WhichCall, student: str) -> list[Call
     if which == "all" or (len(made) <= 1 and which in (None, 0, -1)):
         return made
     if which is None:
+        with_gradients = " with gradients on" if step == "training_step" else ""
         raise ValueError(
-            f"training_step calls the student {student!r} {len(made)} times with gradients on; say which call counts: "
+            f"{step} calls the student {student!r} {len(made)} times{with_gradients}; say which call counts: "
             "call=0 is the first, call=-1 the last, call='all' the mean over all."
         )
     assert isinstance(which, int)
     if not -len(made) <= which < len(made):
-        raise ValueError(f"training_step calls {student!r} {len(made)} times; there is no call {which}.")
+        raise ValueError(f"{step} calls {student!r} {len(made)} times; there is no call {which}.")
     return [made[which]]
 
 
@@ -56,6 +58,7 @@ class _Ear:
     calls: list[Call]
     parts: list[Call]
     mask_keys: tuple[str, ...]
+    name: str = ""  # of the model's class
     listening: bool = False
     announced: bool = False  # a call of the model's own ``__call__`` has begun, whose forward comes next
     under_way: Call | None = None
@@ -133,15 +136,27 @@ class _Method:
         ear = self._ear
         expected, ear.announced = ear.announced and not self._part, False
         if expected or (self._part and ear.under_way is not None):
-            return self.__wrapped__(*args, **kwargs)
+            try:
+                return self.__wrapped__(*args, **kwargs)
+            except BaseException as error:
+                self._explain(error, args, kwargs)
+                raise
         ear.begin(ear.parts if self._part else ear.calls, args, kwargs, self._part)
         try:
             output = self.__wrapped__(*args, **kwargs)
-        except BaseException:
+        except BaseException as error:
             ear.quiet()
+            self._explain(error, args, kwargs)
             raise
         ear.end(output)
         return output
+
+    def _explain(self, error: BaseException, args: Any, kwargs: Any) -> None:
+        """Note on an error what the model was given."""
+        if not self._part and not getattr(error, "__notes__", []):
+            error.add_note(
+                f"the student ({self._ear.name}) failed on what it was given, {in_words(inputs_of(args, kwargs))}"
+            )
 
 
 class Listener:
@@ -158,6 +173,7 @@ class Listener:
         self.capture = capture
         self.refusal: str | None = None
         self._ear = _Ear(capture.store, [], [], mask_keys_for(signature_of(capture.model)))
+        self._ear.name = type(self._root).__name__
         self._methods: list[str] = []
         self._known: tuple[str, ...] = ()
         root = self._root  # copies of a compiled model's wrapper lose its hooks

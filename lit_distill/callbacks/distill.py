@@ -7,15 +7,14 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from lit_distill import checks
 from lit_distill.balance import Balance
-from lit_distill.batch import Batch, BatchFormat, Inputs, count_samples, move
+from lit_distill.batch import Batch, BatchFormat, Inputs, Target, count_samples, move
 from lit_distill.callbacks import hosting
 from lit_distill.callbacks.evaluates_host import EvaluatesHost
-from lit_distill.callbacks.evaluation import HostEvaluation, task_of
+from lit_distill.callbacks.evaluation import HostEvaluation, default_criteria, task_of
 from lit_distill.callbacks.heard import Heard
 from lit_distill.callbacks.rehearsal import rehearse
 from lit_distill.callbacks.student_calls import StudentCalls
@@ -25,11 +24,14 @@ from lit_distill.calls import Call
 from lit_distill.capture import is_compiled
 from lit_distill.checkpoint import NOTE_KEY
 from lit_distill.compiling import see_hooks
-from lit_distill.criteria import Criterion, SoftTarget
+from lit_distill.criteria import Criterion
+from lit_distill.criteria.base import check_choice
 from lit_distill.criteria.task_loss import TaskLoss
-from lit_distill.distiller import Comparison, Distiller
+from lit_distill.distiller import Comparison, Distiller, labels_are_read
+from lit_distill.labels import TASKS, Task
 from lit_distill.lightning_names import is_overridden
 from lit_distill.listening import WhichCall
+from lit_distill.notices import tell
 from lit_distill.optim import hold_task_gradient
 from lit_distill.probe import as_in_evaluation, on_device
 from lit_distill.reading import BatchReader
@@ -54,7 +56,8 @@ class Distill(EvaluatesHost):
 
     Args:
         teacher: A network, which is then frozen, or a ``Teacher``.
-        criteria: Criteria by name; ``soft``, a ``SoftTarget``, where None.
+        criteria: Criteria by name; where None, ``soft``: a ``SoftTarget`` of the task's, a ``LogitMSE`` for outputs that are
+            no classes.
         weights: A weight for each criterion, and for ``task``; ``task: 0.1`` and ``soft: 0.9`` with the default criterion.
         student: The attribute of the module that holds the student, dots allowed; ``.`` is the module itself, for steps
             that call ``self(inputs)`` or ``self.forward(inputs)``. Where a step calls the student's parts one after
@@ -71,6 +74,8 @@ class Distill(EvaluatesHost):
             where None, with a warning where the groups have different learning rates.
         evaluate: Compare student and teacher in the module's validation and test; the teacher runs once for each batch
             there, and a frozen one is asked once per unchanged batch.
+        task: What the student's outputs are, as in ``DistillationModule``: for the figures of validation and test, and for
+            criteria of another task to be refused. That of the criteria where None, and else ``multiclass``.
 
     Attributes:
         teacher: As given.
@@ -93,15 +98,20 @@ class Distill(EvaluatesHost):
         example_inputs: Any = None,
         parameter_group: int | None = None,
         evaluate: bool = True,
+        task: Task | None = None,
     ) -> None:
         if not isinstance(teacher, (nn.Module, Teacher)):
             raise TypeError(
                 f"teacher is a {type(teacher).__name__}; give a network: lit_distill.load(network, 'weights.ckpt') reads its "
                 "weights."
             )
-        default: dict[str, Criterion] = {"soft": SoftTarget()} if criteria is None else criteria
+        checks.can_be_called(teacher, "teacher")
+        default = criteria if criteria is not None else default_criteria(task)
         if "task" in default:
             raise ValueError("'task' is the name of the module's own loss; give the criterion another.")
+        if task is not None:
+            check_choice("task", task, TASKS)
+            checks.same_task(default, task, "Distill's")
         start: dict[str, float] = {"task": 0.1, "soft": 0.9} if criteria is None else {"task": 1.0}
         self._task = TaskLoss()
         self.criteria = WeightedCriteria(
@@ -112,17 +122,16 @@ class Distill(EvaluatesHost):
         self.example_inputs = example_inputs
         self.teacher = teacher
         self._format = batch_format or BatchFormat()
-        learns = isinstance(teacher, Teacher) and teacher.needs_target
-        labels_are_read = learns or any(criterion.needs_target for criterion in self.criteria.criteria().values())
-        self._reader = BatchReader(self._format, labels_are_read=labels_are_read, inputs_are_read=False)
-        self._reads_batch = labels_are_read or self._format.tells_of_batches
+        needed = labels_are_read(self.criteria, teacher, self._format)
+        self._reader = BatchReader(self._format, labels_are_read=needed, inputs_are_read=False)
+        self._reads_batch = needed or self._format.tells_of_batches
         self.distiller: Distiller | None = None
         self._calls = StudentCalls(student, call)
         self._host = hosting.Host()
         self._heard = Heard(student)
         self._trained = TrainedAdditions(parameter_group)
-        task = task_of(self.criteria.criteria())
-        self._evaluation = HostEvaluation(student, call, self._format, task) if evaluate else None
+        meant = task if task is not None else task_of(self.criteria.criteria())
+        self._evaluation = HostEvaluation(student, call, self._format, meant) if evaluate else None
         self._place: tuple[torch.device, torch.dtype] | None = None
         self._warned = False
 
@@ -194,6 +203,7 @@ class Distill(EvaluatesHost):
         self._place = None  # the teacher may be where a fit before this one left it
         self._follow(parameter.device)
         read: list[str] = []
+        labels = None
         if self.example_inputs is not None:
             inputs = move(self.example_inputs, parameter.device, parameter.dtype)
             with as_in_evaluation(distiller.student), torch.no_grad():
@@ -208,12 +218,20 @@ class Distill(EvaluatesHost):
             call = self._calls.learn(module, done.calls, done.listener)
             data = self._data(done.batch, call)
             read = describe(done.batch, self._reader) if self._reads_batch else []
+            labels = self._labels_beside(done.batch)
             outputs = done.listener.read(call, data.mask, calibrate=True).detach()
             distiller.capture.overwritten.update(done.listener.capture.overwritten)
             distiller.capture.layouts = done.listener.capture.layouts
         extra = distiller.registered_teacher
         with as_in_evaluation(self.criteria, *([extra] if extra is not None else [])), torch.no_grad():
-            distiller.rehearse(outputs, data, read=read)
+            distiller.rehearse(outputs, data, read=read, labels=labels)
+
+    def _labels_beside(self, batch: Any) -> Target | None:
+        """The labels of a batch, be they read by a criterion or not; None where they cannot be told."""
+        try:
+            return BatchReader(self._format, inputs_are_read=False).read(batch).target
+        except Exception:  # the module reads its batches itself, whatever they are
+            return None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         distiller = self._engine()
@@ -298,7 +316,10 @@ class Distill(EvaluatesHost):
     def _warn_not_called(self, stepped: bool) -> None:
         if stepped and not self._warned:
             self._warned = True
-            rank_zero_warn(f"a training step did not call the student {self.student!r}: nothing was distilled in it.")
+            tell(
+                f"a training step did not call the student {self.student!r} with gradients on: nothing was distilled in it. "
+                "Look whether that step is meant to train without the teacher."
+            )
 
     # Checkpoints and the end ---------------------------------------------------------------------
 

@@ -11,13 +11,15 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
+from lit_distill import checks
 from lit_distill.batch import IGNORED_LABEL, Batch, BatchFormat, tensors_of
 from lit_distill.callbacks import hosting
 from lit_distill.callbacks.heard import Heard
 from lit_distill.calls import Call
 from lit_distill.capture import Capture
-from lit_distill.criteria import Criterion
-from lit_distill.labels import TASKS, Task
+from lit_distill.criteria import Criterion, LogitMSE, SoftTarget
+from lit_distill.entries import ID_KEYS, INPUT_KEYS, MASK_KEYS, entries_of, listed
+from lit_distill.labels import CLASS_TASKS, Task
 from lit_distill.layouts import Layouts
 from lit_distill.lightning_names import is_overridden
 from lit_distill.listening import Listener, WhichCall, choose_calls
@@ -33,8 +35,24 @@ STEPS = {"val": "validation_step", "test": "test_step"}
 
 def task_of(criteria: Mapping[str, Criterion]) -> Task:
     """The task that the criteria are made for; ``multiclass`` where none says."""
-    told = (getattr(criterion, "task", None) for criterion in criteria.values())
-    return next((task for task in told if task in TASKS), "multiclass")
+    told = map(checks.task_of, criteria.values())
+    return next((task for task in told if task is not None), "multiclass")
+
+
+def default_criteria(task: Task | None) -> dict[str, Criterion]:
+    """What compares the logits where no criteria were given.
+
+    Args:
+        task: What they are; None for classes.
+
+    Raises:
+        ValueError: The task has no default.
+    """
+    if task is None or task in CLASS_TASKS:
+        return {"soft": SoftTarget(task=task or "multiclass")}
+    if task == "none":
+        raise ValueError("Distill has no default criteria for the task 'none'; give criteria and weights.")
+    return {"soft": LogitMSE()}
 
 
 class HostEvaluation:
@@ -89,7 +107,7 @@ class HostEvaluation:
         if "given up" in self._told or not is_overridden(STEPS[stage], module):
             return
         if self._evaluator is None or teacher is not self.teacher:
-            self._evaluator, self.teacher = Evaluator(self._task, teacher), teacher
+            self._evaluator, self.teacher = self._new_evaluator(teacher), teacher
         self._seen, self._parts = False, parts
         told = self._format
         capture = Capture(student, (), told.output_key, "student", told.layout, told.class_dim)
@@ -98,6 +116,9 @@ class HostEvaluation:
         if parts:
             self._listener.hear_parts(parts, known=True)
         self._host.wrap(module, STEPS[stage], self._watch)
+
+    def _new_evaluator(self, teacher: Teacher | None) -> Evaluator:
+        return Evaluator(self._task, teacher, setting="Distill(task=…)")
 
     def at(self, stage: str, loader: int, batch: int) -> None:
         """Be told which batch comes next."""
@@ -149,10 +170,12 @@ class HostEvaluation:
         heard = [call for call in calls if not call.parts or call.parts == self._parts]
         for call in heard:
             call.with_grad = True  # in validation there are none
-        chosen = choose_calls(heard, self._call, self._student)
+        chosen = choose_calls(heard, self._call, self._student, STEPS[self._place[0]])
         if not chosen:
             self._tell("call", f"{STEPS[self._place[0]]} does not call the student {self._student!r}")
         given = self._read(batch)
+        if given is not None and given.target is None:
+            self._tell_of_no_labels(batch, chosen)
         for number, call in enumerate(chosen):
             self._add_call(call, given, number * 10**9)  # places of their own
 
@@ -165,7 +188,11 @@ class HostEvaluation:
         arrange = partial(settled_logits, heard, self._format, raw)
         logits = outputs.logits
         if self._task == "multiclass" and count_classes(logits) < 2:
-            self._tell("classes", f"the student gives one number ({list(logits.shape)}), which is no choice of a class")
+            self._tell(
+                "classes",
+                f"the student gives one number ({list(logits.shape)}), which is no choice of a class; "
+                "Distill(task=…) says what it is",
+            )
             return
         stage, loader, batch = self._place
         place = (stage, loader, batch + offset)
@@ -176,7 +203,7 @@ class HostEvaluation:
         except Exception as error:
             if target is None:
                 raise
-            self._evaluator = Evaluator(self._task, self.teacher)  # what the failed update has begun is left out
+            self._evaluator = self._new_evaluator(self.teacher)  # what the failed update has begun is left out
             self._evaluator.update(place, logits, replace(data, target=None), arrange=arrange)
             self._without_labels(f"the labels do not fit the student's logits ({type(error).__name__}: {error})")
         self._seen = True
@@ -189,6 +216,23 @@ class HostEvaluation:
         except Exception as error:
             self._without_labels(f"the labels cannot be told in a batch ({error})")
             return None
+
+    def _tell_of_no_labels(self, batch: Any, calls: list[Call]) -> None:
+        """Say that no entry of a batch has a usual name of labels, where some entry is left that may be them."""
+        taken = [tensor for call in calls for tensor in tensors_of(call.inputs)]
+        beside = {*MASK_KEYS, *ID_KEYS, *listed(self._format.unused)}
+        entries = entries_of(batch).items()
+        found = {name: value for name, value in entries if isinstance(value, Tensor) and name not in beside}
+        if len(found) < 2:  # inputs alone, which the step may have changed before the student saw them
+            return
+        left = [name for name, value in found.items() if not any(value is tensor for tensor in taken)]
+        left = [str(name) for name in left if name not in INPUT_KEYS]
+        if left and self._format.target_key is None:
+            self._tell(
+                "labels",
+                f"no entry of the batch is called as labels are, and {', '.join(map(repr, left))} may be them"
+                "; BatchFormat(target_key=…) names them, if there are any",
+            )
 
     def _fitting(self, target: Any, logits: Tensor, call: Call) -> Tensor | None:
         """The labels, where they are labels of these logits."""
@@ -210,6 +254,8 @@ class HostEvaluation:
         self._tell("given up", f"they failed with {type(error).__name__}: {error}")
 
     def _tell(self, kind: str, why: str) -> None:
+        if kind == "labels" and self._task in ("embedding", "none"):  # whose figures need none
+            return
         if kind not in self._told:
             self._told.add(kind)
             which = (
@@ -234,5 +280,8 @@ def _no_labels(target: Any, logits: Tensor, call: Call, task: Task) -> str | Non
             or bool((target < 0).any())
             or not torch.allclose(rows, torch.ones_like(rows), atol=1e-3)
         ):
-            return f"the labels {list(target.shape)} are numbers, and no classes of {list(logits.shape)} logits"
+            return (
+                f"the labels {list(target.shape)} are numbers, and no classes of {list(logits.shape)} logits: Distill(task=…) "
+                "says what the outputs are, such as 'regression'"
+            )
     return None

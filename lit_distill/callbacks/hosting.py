@@ -7,12 +7,14 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
 
 from lit_distill.callbacks.stripping import strip
 from lit_distill.checkpoint import NOTE_KEY
 from lit_distill.distiller import Distiller
-from lit_distill.lightning_names import keeps_parameters_whole
+from lit_distill.lightning_names import has_forward, keeps_parameters_whole
+from lit_distill.probe import count_parameters
 from lit_distill.references import nearest
 from lit_distill.teachers import Teacher
 
@@ -98,14 +100,24 @@ def not_called(module: LightningModule, name: str, refusal: str | None) -> str:
     kind = type(module).__name__
     if refusal is not None:
         whole = "self" if name == "." else f"self.{name}"
-        return (
-            f"{kind}.training_step: {refusal} Name the part to distil into, as in student="
-            f"'{'backbone' if name == '.' else f'{name}.backbone'}', or call the student whole: {whole}(x)."
-        )
+        parts = _parts(module, name)
+        named = f"Name the part to distil into, student={' or '.join(map(repr, parts))}, or call" if parts else "Call"
+        return f"{kind}.training_step: {refusal} {named} the student whole: {whole}(x)."
     return (
         f"{kind}.training_step does not call {name!r} with gradients on, so there is nothing to distil into. "
         f"{submodules(module)}"
     )
+
+
+def _parts(module: LightningModule, name: str) -> list[str]:
+    """The parts of the student that can be distilled into, the largest first, as ``student`` names them; two at most."""
+    student = find(module, name)
+    if student is None:
+        return []
+    own = [(part, child) for part, child in student.named_children() if has_forward(child)]
+    sized = [(count_parameters(child), part) for part, child in own if part != NOTE_KEY]
+    largest = sorted((size, part) for size, part in sized if size)[::-1][:2]
+    return [part if name == "." else f"{name}.{part}" for _, part in largest]
 
 
 def loss_of(returned: Any, module: LightningModule) -> Tensor:
@@ -148,6 +160,11 @@ def check(trainer: Trainer, module: LightningModule, guest: Callback) -> None:
                 f"{type(callback).__name__} copies the module before Distill has added to it; put Distill before it in the "
                 "Trainer's callbacks."
             )
+    if is_param_in_hook_signature(module.training_step, "dataloader_iter", explicit=True):
+        raise ValueError(
+            f"{kind}.training_step takes the iterator dataloader_iter and reads its batches itself, so that Distill cannot see "
+            "them; take a batch, training_step(self, batch, batch_idx)."
+        )
     if not module.automatic_optimization:
         raise ValueError(
             f"{kind} optimizes manually: it calls backward itself, and what is added to the loss that it returns would "

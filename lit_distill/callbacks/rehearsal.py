@@ -60,9 +60,10 @@ def rehearse(trainer: Trainer, module: LightningModule, listener: Listener, set_
         try:
             return _run(trainer, module, listener, set_up, batch)
         except Exception as error:
+            reason = "; ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])])
             raise ValueError(
                 f"{type(module).__name__}.training_step failed on a batch before the fit, where Distill looks at shapes "
-                f"({type(error).__name__}: {error}). If it does work in a fit, give Distill `example_inputs`: what the "
+                f"({reason}). If it does work in a fit, give Distill `example_inputs`: what the "
                 "student is called with, for a few samples."
             ) from error
 

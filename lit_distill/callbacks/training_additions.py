@@ -42,6 +42,7 @@ class TrainedAdditions:
                 if additions is not None:
                     module._modules[NOTE_KEY] = additions
             if additions is not None:
+                _refuse_no_optimizer(module, made, additions)
                 self.add(_first_optimizer(made), additions)
             return made
 
@@ -88,6 +89,20 @@ class TrainedAdditions:
             for parameter in self._added:
                 self._optimizer.state.pop(parameter, None)
         self._optimizer, self.count, self._added = None, 0, []
+
+
+def _refuse_no_optimizer(module: LightningModule, made: Any, additions: nn.Module) -> None:
+    """Refuse layers of the criteria's that nothing would train.
+
+    Raises:
+        ValueError: ``configure_optimizers`` gave no optimizer, and there are some.
+    """
+    count = sum(parameter.requires_grad for parameter in additions.parameters())
+    if not made and count:
+        raise ValueError(
+            f"there is no optimizer: {type(module).__name__}.configure_optimizers returned none, and the criteria's own layers "
+            f"({count} parameters) need one. Return one, or use criteria without layers."
+        )
 
 
 def _first_optimizer(made: Any) -> Optimizer | None:

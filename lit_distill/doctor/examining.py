@@ -21,6 +21,7 @@ from lit_distill.doctor.observer import Observer
 from lit_distill.doctor.record import Record
 from lit_distill.doctor.sample import Sample
 from lit_distill.doctor.setup import Setup, copied, setup_of
+from lit_distill.doctor.student import student_findings
 from lit_distill.doctor.subject import Subject, subject
 from lit_distill.lightning_names import is_a, trainer_class
 from lit_distill.modules import DistillationModule
@@ -160,11 +161,11 @@ def diagnose(
         record = observer.record
         found: dict[str, list[Finding]] = {"run": [] if error is None else [_failure(error, record.steps)]}
         said_of_schedules = _schedules(setup, trainer, epochs) if error is None else []
-        found["set_up"] = said_of_schedules + [
-            _notice(str(one.message)) for one in said if issubclass(one.category, DistillationWarning)
-        ]
+        messages = [str(one.message) for one in said if issubclass(one.category, DistillationWarning)]
+        notices = [_notice(message) for message in dict.fromkeys(messages)]
+        found["set_up"] = said_of_schedules + notices + student_findings(record)
         found |= _seen(setup, record, precision)
-        notes: list[str] = []
+        notes = _untrained(setup)
         for name, criterion in fresh.items():
             if record.sample is not None:
                 _merge(found, _formula(name, record.built[name], criterion, record.sample, precision, notes))
@@ -267,6 +268,15 @@ def _schedules(setup: Setup, trainer: Trainer, epochs: int | None) -> list[Findi
         )
         for reason in reasons
         if reason is not None
+    ]
+
+
+def _untrained(setup: Setup) -> list[str]:
+    """Notes on the criteria that are computed and logged, and train nothing."""
+    names = [name for name in setup.criteria.criteria() if not setup.criteria.trains(name)]
+    return [
+        f"criterion {name!r} has the weight 0 throughout: it is logged where it can be, and trains nothing."
+        for name in names
     ]
 
 

@@ -19,6 +19,7 @@ from lit_distill.capture import is_compiled
 from lit_distill.doctor.record import Record, Watched
 from lit_distill.doctor.sample import Sample
 from lit_distill.doctor.setup import Setup
+from lit_distill.doctor.student import in_eval_mode
 from lit_distill.labels import class_dim, class_indices
 from lit_distill.outputs import Outputs
 from lit_distill.weighted import Losses, WeightedCriteria
@@ -89,6 +90,7 @@ class Observer(Callback):
             return
         if not self._trained:
             record.sample, self._trained = sample, True
+            record.student_in_eval = in_eval_mode(self._setup.student)
         self._count_right(sample.teacher, sample.target)
 
     def _count_right(self, teacher: Outputs, target: Any) -> None:

@@ -53,6 +53,7 @@ class Record:
         learning_rates: The largest that was seen for each parameter's id.
         updates: Optimizer steps.
         answers: What a frozen teacher said of the first batch, asked twice in evaluation mode afterwards.
+        student_in_eval: Names of the student's parts that were in eval mode in a training step, and do not work as in one.
     """
 
     sample: Sample | None = None
@@ -73,3 +74,4 @@ class Record:
     learning_rates: dict[int, float] = field(default_factory=dict)
     updates: int = 0
     answers: list[Tensor] = field(default_factory=list)
+    student_in_eval: list[str] = field(default_factory=list)

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import torch
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from lit_distill.capture import is_compiled
 from lit_distill.compiling import SteadySize, compile_in_place, eagerly, why_not_compile
 from lit_distill.formats import format_of
+from lit_distill.notices import tell
 from lit_distill.teachers import FrozenTeacher, Teacher, TeacherRuntime
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # of glibc's malloc.h
@@ -55,7 +56,7 @@ class Acceleration:
             return
         reason = why_not_compile(device)
         if reason is not None:
-            rank_zero_warn(f"fast: nothing is compiled, as torch.compile does not work here: {reason}")
+            tell(f"fast: nothing is compiled, as torch.compile does not work here: {reason}")
         elif not is_compiled(student):
             self._rearrange(student)
             compile_in_place(student)

@@ -103,6 +103,8 @@ class DistillationModule(LightningModule):
         explain_refused_modules()
         check_choice("task", task, TASKS)
         checks.same_task(criteria, task)
+        checks.can_be_called(student, "student")
+        checks.can_be_called(teacher, "teacher")
         self.task: Task = task
         self.student = student
         self.criteria = WeightedCriteria(criteria, weights, schedules, balance)
@@ -252,8 +254,10 @@ class DistillationModule(LightningModule):
         try:
             with training_step_context(self.trainer):
                 self.dry_run(self._unpack_training(moved), read)
-        except RuntimeError as error:
-            checks.explain_types(error, moved, weights)
+        except (RuntimeError, ValueError) as error:
+            cause = error.__cause__ if isinstance(error, ValueError) else error
+            if isinstance(cause, RuntimeError):
+                checks.explain_types(cause, moved, weights)
             raise
 
     def dry_run(self, data: Batch, read: Sequence[str] = ()) -> None:

@@ -32,6 +32,7 @@ class Evaluator:
         teacher: The teacher, or None.
         teacher_heads: The teacher's layer for each task that it has a head for; read where ``task`` is a mapping.
         metrics: The user's own, by name or in a collection; ``own_metrics`` says what they are updated with.
+        setting: What the user sets the task with, for messages.
 
     Raises:
         TypeError: A metric is none.
@@ -44,7 +45,9 @@ class Evaluator:
         teacher: Teacher | None,
         teacher_heads: Mapping[str, str] | None = None,
         metrics: Mapping[str, Metric] | MetricCollection | None = None,
+        setting: str = "the module's task",
     ) -> None:
+        self.setting = setting
         self.tasks: dict[str, Task] = {_ONLY: task} if isinstance(task, str) else dict(task)
         self.teacher = teacher
         self.teacher_heads = dict(teacher_heads or {})
@@ -58,7 +61,7 @@ class Evaluator:
     def __deepcopy__(self, memo: dict[int, Any]) -> Evaluator:
         # A copy of the module needs no copy of what was remembered.
         task = self.tasks.get(_ONLY, self.tasks)
-        return Evaluator(task, copy.deepcopy(self.teacher, memo), self.teacher_heads, self.metrics)
+        return Evaluator(task, copy.deepcopy(self.teacher, memo), self.teacher_heads, self.metrics, self.setting)
 
     def update(
         self,
@@ -130,9 +133,9 @@ class Evaluator:
         self._told.add(name)
         whose = f"of the head {name!r} " if name != _ONLY else ""
         tell(
-            f"no figures {whose}are reported for the task {self.tasks[name]!r}, which a batch does not fit: {reason} Set the "
-            "module's task to what the outputs are: 'regression' (numbers), 'embedding' (vectors), or 'none' (no figures but "
-            "those of metrics=…)."
+            f"no figures {whose}are reported for the task {self.tasks[name]!r}, which a batch does not fit: {reason} Set "
+            f"{self.setting} to what the outputs are: 'regression' (numbers), 'embedding' (vectors), or 'none' (no figures "
+            "but those of metrics=…)."
         )
 
     def _labels(self, target: Target | None, name: str) -> Tensor | None:

@@ -6,7 +6,6 @@ from itertools import combinations
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
 from lit_distill.balance import Balance
@@ -18,6 +17,7 @@ from lit_distill.modules.base import DistillationModule, Metrics
 from lit_distill.modules.defaults import choose, refuse_task, refuse_unused
 from lit_distill.modules.hyperparameters import record_hyperparameters
 from lit_distill.modules.optimization import Interval, OptimizerFactory, SchedulerFactory
+from lit_distill.notices import tell
 from lit_distill.schedules import Schedule
 
 DEFAULT_TEMPERATURE = 1.0
@@ -110,7 +110,7 @@ def _warn_of_twins(peers: Peers) -> None:
         weights = [list(peer.state_dict().values()) for peer in (one, other)]
         shapes = [[tensor.shape for tensor in tensors] for tensors in weights]
         if shapes[0] and shapes[0] == shapes[1] and all(torch.equal(a, b) for a, b in zip(*weights, strict=True)):
-            rank_zero_warn(
+            tell(
                 f"peers {first} and {second} start with the same weights, and will stay alike; build each anew rather than "
                 "copying one."
             )

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -16,6 +15,7 @@ from lit_distill.batch import Inputs
 from lit_distill.capture import Capture
 from lit_distill.copying import copied
 from lit_distill.formats import require_gradients
+from lit_distill.notices import tell
 from lit_distill.outputs import Outputs
 from lit_distill.teachers.base import Teacher
 
@@ -137,7 +137,7 @@ def _check_shares(decay: float, final_decay: float | None) -> None:
     if final_decay is not None and not 0 <= final_decay <= 1:
         raise ValueError(f"final_decay is the share of itself that the teacher keeps, in [0, 1], not {final_decay}.")
     if 0 < decay < _LIKELY:
-        rank_zero_warn(
+        tell(
             f"decay {decay} keeps {decay:.0%} of the teacher at each step, so that it is nearly the student; if that is "
             f"the share that changes, set decay to {1 - decay:g}."
         )

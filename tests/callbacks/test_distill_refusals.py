@@ -131,3 +131,66 @@ def test_a_loss_that_is_not_finite_stops_with_its_name(tmp_path: Path) -> None:
 def test_a_path_is_no_teacher() -> None:
     with pytest.raises(TypeError, match=r"teacher is a str; give a network: lit_distill\.load"):
         Distill("big.pt")  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore:You are using the `dataloader_iter`")
+def test_a_step_that_reads_its_batches_itself(tmp_path: Path) -> None:
+    class Iterating(Theirs):
+        def training_step(self, dataloader_iter: Any) -> Tensor:  # type: ignore[override]
+            batch, _, _ = next(dataloader_iter)
+            return super().training_step(batch, 0)
+
+    refused(theirs(Iterating), distill(), tmp_path, r"takes the iterator dataloader_iter.*training_step\(self, batch")
+
+
+def test_projectors_without_an_optimizer(tmp_path: Path) -> None:
+    class Untrained(Theirs):
+        def configure_optimizers(self) -> Any:
+            return None
+
+    message = (
+        r"there is no optimizer: Untrained.configure_optimizers returned none, and the criteria's own layers \(2 param"
+    )
+    with pytest.raises(ValueError, match=message):
+        fit(theirs(Untrained), distill(), tmp_path)
+
+
+def test_a_distillation_module_without_an_optimizer(tmp_path: Path) -> None:
+    class Untrained(LogitDistillation):
+        def configure_optimizers(self) -> Any:
+            return None
+
+    refused(Untrained(network(), teacher()), None, tmp_path, "there is no optimizer: Untrained.configure_optimizers")
+
+
+class TwoBranches(Theirs):
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = nn.ModuleDict({"small": nn.Linear(5, 3), "large": nn.Sequential(nn.Linear(5, 9), nn.Linear(9, 3))})
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return (self.model["small"](batch[0]) + self.model["large"](batch[0])).square().mean()
+
+
+class BranchesOfItself(TwoBranches):
+    def __init__(self) -> None:
+        super().__init__()
+        self.small, self.large = self.model["small"], self.model["large"]
+        del self.model
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return (self.small(batch[0]) + self.large(batch[0])).square().mean()
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "student", "suggested"),
+    [(TwoBranches, "model", "'model.large' or 'model.small'"), (BranchesOfItself, ".", "'large' or 'small'")],
+)
+def test_parts_side_by_side_name_those_that_are_there(tmp_path: Path, kind: Any, student: str, suggested: str) -> None:
+    guest = distill(student=student, criteria={"soft": SoftTarget()}, weights={"soft": 1.0})
+    refused(
+        theirs(kind), guest, tmp_path, f"Name the part to distil into, student={suggested}, or call the student whole"
+    )

@@ -67,6 +67,16 @@ class Views(Theirs):
         self.model[2](self.model[1](self.model[0](batch[0])))
 
 
+class ByName(Theirs):
+    """Batches with names; nothing of them is a label."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self.model(batch["x"]).square().mean()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.model(batch["x"])
+
+
 @pytest.mark.parametrize("kind", [Theirs, ByForward, BatchAlone, ByTheTrainingStep, Views])
 def test_figures_of_both_networks(tmp_path: Path, kind: Any) -> None:
     module, network_t = theirs(kind), teacher()
@@ -178,6 +188,47 @@ class TestLeftOut:
         assert found == {}
         assert [message for message in said if "validation_step does not call the student 'model'" in message] == said
         assert len(said) == 1
+
+    def test_labels_of_an_unusual_name(self, tmp_path: Path) -> None:
+        rows = [
+            {"x": x, "klass": y, "id": i}
+            for i, (x, y) in enumerate(zip(torch.randn(8, 5), torch.randint(0, 3, (8,)), strict=True))
+        ]
+        data = DataLoader(rows, batch_size=4)  # type: ignore[arg-type]
+        found, said = self.left_out(tmp_path, theirs(ByName), data=data, val=data)
+        assert "agreement" in found
+        assert not set(found) & FIGURES
+        assert len(said) == 1
+        assert "'klass' may be them; BatchFormat(target_key=…)" in said[0]
+
+    def test_a_batch_of_inputs_alone(self, tmp_path: Path) -> None:
+        data = DataLoader([{"x": x} for x in torch.randn(8, 5)], batch_size=4)  # type: ignore[arg-type]
+        found, said = self.left_out(tmp_path, theirs(ByName), data=data, val=data)
+        assert "agreement" in found
+        assert said == []
+
+    def test_inputs_of_an_unusual_name_that_the_step_changes(self, tmp_path: Path) -> None:
+        class Changing(ByName):
+            def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+                return self.model(batch["signal"] * 2).square().mean()
+
+            def validation_step(self, batch: Any, batch_idx: int) -> None:
+                self.model(batch["signal"] * 2)
+
+        data = DataLoader([{"signal": x, "id": i} for i, x in enumerate(torch.randn(8, 5))], batch_size=4)  # type: ignore[arg-type]
+        found, said = self.left_out(tmp_path, theirs(Changing), data=data, val=data)
+        assert "agreement" in found
+        assert said == []
+
+    def test_several_calls_in_validation(self, tmp_path: Path) -> None:
+        class Twice(Theirs):
+            def validation_step(self, batch: Any, batch_idx: int) -> None:
+                self.model(batch[0])
+                self.model(batch[0])
+
+        found, said = self.left_out(tmp_path, theirs(Twice))
+        assert found == {}
+        assert ["validation_step calls the student 'model' 2 times; say" in message for message in said] == [True]
 
     def test_a_student_of_one_number(self, tmp_path: Path) -> None:
         class Regression(Theirs):

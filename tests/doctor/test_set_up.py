@@ -13,8 +13,10 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lit_distill import Distill, Hint, LogitDistillation
+from lit_distill import Distill, Hint, LogitDistillation, SoftTarget
+from lit_distill.criteria import LogitMSE
 from lit_distill.doctor import examine
+from lit_distill.doctor.examining import report
 from lit_distill.modules import DistillationModule
 
 X, Y = torch.randn(16, 4), torch.randint(0, 3, (16,))
@@ -111,6 +113,73 @@ SETUPS: dict[str, tuple[Callable[[], LightningModule], Any, list[Any], str]] = {
         "learning rate",
     ),
 }
+
+
+class Host(Own):
+    """Somebody's module whose network has a mode, and whose steps may not call it."""
+
+    def __init__(self, calls: bool = True) -> None:
+        super().__init__()
+        self.calls = calls
+        self.model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.1), nn.Linear(8, 3))
+        self.steps = 0
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.steps += 1
+        if self.calls or self.steps < 2:
+            return super().training_step(batch, batch_idx)
+        return self.model[0].weight.square().mean()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def sleeping(frozen: bool = False) -> Host:
+    host = Host()
+    host.model.eval().requires_grad_(not frozen)
+    host.model[3].requires_grad_(True)
+    return host
+
+
+def sleeping_norm() -> LightningModule:
+    module = LogitDistillation(Host().model, nn.Linear(4, 3))
+    module.student[1].eval()  # type: ignore[index]
+    return module
+
+
+TEACHER = nn.Sequential(nn.Linear(4, 3))
+SETUPS |= {
+    "a student in eval mode beside Distill": (sleeping, DATA, [Distill(TEACHER)], "trained with 1, 2 in eval mode"),
+    "a part of a student in eval mode": (sleeping_norm, DATA, [], "is trained with 1 in eval mode"),
+    "a step that does not call the student": (
+        lambda: Host(calls=False),
+        DATA,
+        [Distill(TEACHER)],
+        "did not call the student 'model'",
+    ),
+    "labels of another task": (
+        lambda: LogitDistillation(nn.Linear(4, 3), TEACHER, {"soft": SoftTarget()}, {"soft": 1.0}),
+        DataLoader(TensorDataset(X, X[:, :3] * 5), batch_size=8),
+        [],
+        "task='regression'",
+    ),
+}
+
+
+def test_what_is_frozen_may_be_in_eval_mode() -> None:
+    host = sleeping(frozen=True)
+    host.model[2].p = 0.0
+    found = examine(host, DATA, {"callbacks": [Distill(TEACHER)]}, steps=2)
+    assert not [finding for finding in found if "in eval mode" in finding.found]
+
+
+def test_a_criterion_of_weight_0_is_named_in_a_note() -> None:
+    module = LogitDistillation(
+        nn.Linear(4, 3), TEACHER, {"soft": SoftTarget(), "mse": LogitMSE()}, {"soft": 1.0, "mse": 0.0}
+    )
+    notes = report(module, DATA, steps=2).notes
+    assert [note for note in notes if "'mse' has the weight 0 throughout" in note]
+    assert not [note for note in notes if "'soft' has the weight 0" in note]
 
 
 @pytest.mark.parametrize("name", SETUPS)
