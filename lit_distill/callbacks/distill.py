@@ -15,7 +15,7 @@ from lit_distill.batch import Batch, BatchFormat, Inputs, Target, count_samples,
 from lit_distill.callbacks import hosting
 from lit_distill.callbacks.evaluates_host import EvaluatesHost
 from lit_distill.callbacks.evaluation import HostEvaluation, default_criteria, task_of
-from lit_distill.callbacks.heard import Heard
+from lit_distill.callbacks.heard import Heard, tokens_that_count
 from lit_distill.callbacks.rehearsal import rehearse
 from lit_distill.callbacks.student_calls import StudentCalls
 from lit_distill.callbacks.throughput import is_logging_step
@@ -297,7 +297,7 @@ class Distill(EvaluatesHost):
 
     def _data(self, batch: Any, call: Call) -> Batch:
         """What the student was called with, beside the labels and the teacher's own inputs where those are read."""
-        given = self._reader.read(batch) if self._reads_batch else None
+        given = self._reader.read(batch) if self._reads_batch else tokens_that_count(batch, call)
         return self._heard.batch(call, given, self._network())
 
     def _network(self) -> nn.Module | None:

@@ -4,12 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections.abc import Mapping
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from lit_distill.batch import Arguments, Batch, Inputs, positions_and_names
 from lit_distill.calls import Call
 from lit_distill.notices import tell
+
+_TOKENS = "attention_mask"
+
+
+def mask_is_certain(given: Batch, call: Call) -> bool:
+    """Whether the batch's mask goes before the call's: it was told, or the call has none and it can be no encoder's."""
+    return given.mask_is_told or (call.mask is None and _TOKENS in call.mask_keys)
+
+
+def tokens_that_count(batch: Any, call: Call) -> Batch | None:
+    """A batch of which nothing but its ``attention_mask`` is read, where it has one that the student was not given.
+
+    Args:
+        batch: The step's.
+        call: A call of the student.
+    """
+    found = batch.get(_TOKENS) if isinstance(batch, Mapping) and _TOKENS in call.mask_keys else None
+    known = isinstance(found, Tensor) and not found.is_floating_point()  # one that is added to scores is the network's
+    return Batch(call.inputs, mask=found.bool()) if known and isinstance(found, Tensor) else None
 
 
 class Heard:
@@ -37,7 +58,9 @@ class Heard:
         own = rest.teacher_inputs
         if own is None and teacher is not None:
             own = self._for_teacher(call.inputs, teacher)
-        mask = rest.mask if rest.mask_is_told or call.mask is None else call.mask
+        mask = rest.mask
+        if not mask_is_certain(rest, call):
+            mask = call.mask
         return dataclasses.replace(rest, inputs=call.inputs, mask=mask, teacher_inputs=own)
 
     def _for_teacher(self, inputs: Inputs, teacher: nn.Module) -> Inputs | None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 from torch.utils.data import DataLoader
@@ -210,3 +211,72 @@ def test_an_impossible_copy_says_what_to_give(tmp_path: Path) -> None:
     fit(module, distill(example_inputs=torch.randn(2, 5)), tmp_path, data=loader())
     fit(plain, distill(), tmp_path, data=loader())
     assert same(weights(module), weights(plain))
+
+
+class TestTheBatchsMask:
+    """The positions that count, where the step does not hand them to the student."""
+
+    def fitted(self, student: nn.Module, teacher: nn.Module, rows: dict[str, Tensor]) -> Tensor:
+        class Own(LightningModule):
+            def __init__(self) -> None:
+                super().__init__()
+                self.model = student
+
+            def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+                inputs = {key: batch[key] for key in ("x", "decoder_x") if key in batch}
+                return self.model(**inputs).sum() * 0
+
+            def configure_optimizers(self) -> Any:
+                return torch.optim.SGD(self.parameters(), 0.0)
+
+        trainer = Trainer(
+            accelerator="cpu",
+            max_epochs=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=[Distill(teacher, {"soft": SoftTarget()}, {"task": 0.0, "soft": 1.0})],
+        )
+        trainer.fit(Own(), DataLoader([rows], batch_size=None))  # type: ignore[arg-type]
+        return trainer.callback_metrics["distill/loss"]
+
+    def test_is_used_though_the_student_is_not_given_it(self) -> None:
+        keep = torch.arange(6) < torch.tensor([[2], [6], [4]])
+        x = torch.randn(3, 6, 5)
+        networks = nn.Linear(5, 4), nn.Linear(5, 4)
+        student, teacher = (Taking(network) for network in networks)
+        got = self.fitted(student, teacher, {"x": x, "attention_mask": keep.long()})
+        s, t = (network(x[keep]) / 4 for network in networks)
+        expected = 16 * torch.nn.functional.kl_div(
+            s.log_softmax(1), t.log_softmax(1), reduction="batchmean", log_target=True
+        )
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-6)
+
+    def test_of_an_encoder_is_none_of_the_decoders(self) -> None:
+        keep = torch.arange(6) < torch.tensor([[2], [6], [4]])
+        x = torch.randn(3, 6, 5)
+        networks = nn.Linear(5, 4), nn.Linear(5, 4)
+        student, teacher = (Decoding(network) for network in networks)
+        got = self.fitted(student, teacher, {"x": x, "decoder_x": x, "attention_mask": keep.long()})
+        s, t = (network(x).flatten(0, 1) / 4 for network in networks)
+        expected = 16 * torch.nn.functional.kl_div(
+            s.log_softmax(1), t.log_softmax(1), reduction="batchmean", log_target=True
+        )
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-6)
+
+
+class Taking(nn.Module):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.network(x)
+        return found
+
+
+class Decoding(Taking):
+    def forward(self, x: Tensor, decoder_x: Tensor) -> Tensor:  # type: ignore[override]
+        found: Tensor = self.network(decoder_x)
+        return found

@@ -95,7 +95,7 @@ def test_ignored_labels_are_left_out(name: str, form: Callable[[Tensor], Tensor]
         torch.manual_seed(0)
         criterion = READERS[name]() if name != "OwnTeacher" else OwnTeacher("f", alpha=0.0)
         criterion.build(*pair)
-        chosen.append(float(criterion.double().eval()(*pair, labels)))
+        chosen.append(criterion.double().eval()(*pair, labels).item())
     assert found == pytest.approx(want, rel=1e-6)
 
 
