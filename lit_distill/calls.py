@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -86,13 +87,15 @@ def explaining_inputs(owner: str, name: str, inputs: Inputs) -> Iterator[None]:
         inputs: What it is called with.
 
     Raises:
-        ValueError: It failed on them.
+        ValueError: It failed on them. What this package itself refuses goes on as it is.
     """
     try:
         yield
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, TypeError, AssertionError, IndexError) as error:
+    except (RuntimeError, TypeError, AssertionError, LookupError, ValueError) as error:
+        if isinstance(error, ValueError) and _is_own(error):
+            raise
         other = (
             " It gets what the student gets, unless BatchFormat(teacher_input_key=…) names other entries of the batch."
         )
@@ -100,3 +103,9 @@ def explaining_inputs(owner: str, name: str, inputs: Inputs) -> Iterator[None]:
             f"the {owner} ({name}) failed on the inputs that it was given, {in_words(inputs)} "
             f"({type(error).__name__}: {error}).{other * (owner == 'teacher')}"
         ) from error
+
+
+def _is_own(error: BaseException) -> bool:
+    """Whether this package raised it, as its hooks do while a network runs: it says whose it is already."""
+    *_, (frame, _line) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__", "")).split(".")[0] == __package__

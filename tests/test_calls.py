@@ -26,14 +26,24 @@ def test_inputs_in_words() -> None:
     assert in_words(Arguments(([x, ids],), {"scale": 2.0})) == "list(float32 [2, 3], int64 [2, 7]), scale=float"
 
 
+class Fixed(nn.Linear):
+    """As transformers' ViT: it takes one size, and says so by a ValueError."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] != self.in_features:
+            raise ValueError(f"size {x.shape[1]} does not match the model's {self.in_features}")
+        return super().forward(x)
+
+
 WRONG = {
     "another width": (nn.Linear(4, 3), r"RuntimeError: mat1 and mat2"),
     "too many arguments": (nn.Bilinear(5, 5, 3), r"TypeError: .*missing 1 required positional argument"),
+    "a size of its own": (Fixed(4, 3), r"ValueError: size 5 does not match the model's 4"),
     "another type": (nn.Embedding(5, 3), r"RuntimeError: Expected tensor for argument"),
 }
 
 
-@pytest.mark.parametrize("name", ["another width", "another type"])
+@pytest.mark.parametrize("name", ["another width", "a size of its own", "another type"])
 def test_teacher_of_a_module(tmp_path: Path, name: str) -> None:
     wrong, why = WRONG[name]
     what = rf"the teacher \({type(wrong).__name__}\) failed on the inputs that it was given, float32 \[4, 5\] \({why}"
