@@ -121,7 +121,7 @@ def test_maps_and_volumes_have_the_value_of_their_rows(name: str, spots: tuple[i
         s, t, m = (lay_out(z) for z in (student, teacher, member))
         criterion = READERS[name]().double()
         criterion.build(Outputs(s), Outputs(t, {"0": m}))
-        return float(criterion.double()(Outputs(s), Outputs(t, {"0": m}), labels))
+        return criterion.double()(Outputs(s), Outputs(t, {"0": m}), labels).item()
 
     want = run(lambda z: z.flatten(0, -2), target.flatten())
     one_hot = F.one_hot(target, CLASSES).movedim(-1, 1)
