@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lit_distill.batch import Inputs, call_model
 from lit_distill.calls import explaining_inputs
+from lit_distill.compiling import uncompiled
 from lit_distill.formats import is_exported, refuse_hidden_layers
 from lit_distill.hooks import AllRead, InputHook, LayerCalls, OutputHook, Store
 from lit_distill.layout import Layout, dense, observed, timm_channels
@@ -56,8 +57,7 @@ class Capture:
         self.layouts = Layouts(owner, layouts or {}, class_dim)
         self.store = Store()
         self._handles: list[Any] = []
-        inner = getattr(model, "_orig_mod", model)
-        modules = dict(inner.named_modules(remove_duplicate=False))
+        inner, modules = uncompiled(model), self._modules()
         self._lightning = [module for module in inner.modules() if is_module(module)]
         wanted: set[str] = set()
         for reference in references:
@@ -137,9 +137,9 @@ class Capture:
     @contextmanager
     def observed(self) -> Iterator[None]:
         """Find out in the forward passes meanwhile where each tensor holds its channels."""
-        modules = dict(self._inner().named_modules(remove_duplicate=False))
+        modules = self._modules()
         layers = list(dict.fromkeys(modules[layer_path(layer)] for layer in self.layers))
-        with observed(self._inner(), layers) as evidence:
+        with observed(uncompiled(self.model), layers) as evidence:
             self.store.evidence, self.store.placed = evidence, {}
             try:
                 yield
@@ -159,7 +159,7 @@ class Capture:
             ValueError: Which dimension holds a layer's channels cannot be told.
         """
         logits = logits_or_reason(raw, self.output_key, self.owner) if raw is not _STOPPED else _no_logits(features)
-        channels = partial(timm_channels, self._inner())
+        channels = partial(timm_channels, uncompiled(self.model))
         placed = {layer: self.layouts.arrange(layer, value, channels) for layer, value in features.items()}
         if isinstance(logits, Tensor) and raw is not _STOPPED:
             try:
@@ -179,13 +179,13 @@ class Capture:
             raw = call_model(self.model, inputs)
         return self.arrange(raw, {})
 
-    def _inner(self) -> nn.Module:
-        inner: nn.Module = getattr(self.model, "_orig_mod", self.model)
-        return inner
+    def _modules(self) -> dict[str, nn.Module]:
+        """The model's modules by every path that leads to one."""
+        return dict(uncompiled(self.model).named_modules(remove_duplicate=False))
 
     def _explaining(self, inputs: Inputs) -> AbstractContextManager[None]:
         """Have a failure say whose it is; one of an exported program, which has one size of inputs, is explained elsewhere."""
-        inner = self._inner()
+        inner = uncompiled(self.model)
         if any(map(is_exported, inner.modules())):
             return nullcontext()
         return explaining_inputs(self.owner, type(inner).__name__, inputs)
@@ -245,7 +245,7 @@ class Capture:
         return value
 
     def _why_not_run(self, layer: str) -> str:
-        module = dict(self._inner().named_modules(remove_duplicate=False))[layer_path(layer)]
+        module = self._modules()[layer_path(layer)]
         if isinstance(module, (nn.ModuleList, nn.ModuleDict)) and len(module):
             last = list(dict(module.named_children()))[-1]
             return f"it is a {type(module).__name__}, which is never called itself; name one of its modules, '{layer}.{last}'."
@@ -288,7 +288,7 @@ class Capture:
     def restore(self) -> None:
         """Put the hooks back, onto the modules that are at the layers' paths now."""
         self.remove()
-        modules = dict(getattr(self.model, "_orig_mod", self.model).named_modules(remove_duplicate=False))
+        modules = self._modules()
         for key in dict.fromkeys(map(hook_key, self.layers)):
             self._register(modules[layer_path(key)], key)
 

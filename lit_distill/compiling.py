@@ -22,6 +22,12 @@ def compile_in_place(model: nn.Module, backend: str = "inductor") -> None:
     model.compile(dynamic=None, backend=backend)
 
 
+def uncompiled(model: nn.Module) -> nn.Module:
+    """The network inside the wrapper that ``torch.compile`` puts around one; any other as it is."""
+    inner: nn.Module = getattr(model, "_orig_mod", model)
+    return inner
+
+
 def see_hooks() -> None:
     """Have networks compiled from now on run with the hooks that they have."""
     # Compiled code is shared by all networks of a class, and by default whoever has the same shapes gets it, hooks or

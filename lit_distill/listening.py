@@ -14,6 +14,7 @@ from torchmetrics import Metric
 
 from lit_distill.calls import Call, in_words, inputs_of, versions_of
 from lit_distill.capture import Capture, is_compiled
+from lit_distill.compiling import uncompiled
 from lit_distill.entries import mask_keys_for
 from lit_distill.hooks import Store
 from lit_distill.outputs import Outputs
@@ -185,8 +186,7 @@ class Listener:
 
     @property
     def _root(self) -> nn.Module:
-        root: nn.Module = getattr(self.capture.model, "_orig_mod", self.capture.model)
-        return root
+        return uncompiled(self.capture.model)
 
     def hear_parts(self, names: Sequence[str] | None = None, known: bool = False) -> None:
         """Read the calls of the model's parts too, where the model itself is not called.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lit_distill.batch import Arguments, Batch, Inputs, positions_and_names
 from lit_distill.calls import Call
+from lit_distill.compiling import uncompiled
 from lit_distill.notices import tell
 
 _TOKENS = "attention_mask"
@@ -83,7 +84,7 @@ class Heard:
 def _names_taken(network: nn.Module) -> set[str] | None:
     """The names of the arguments of a network's ``forward``; None where it takes any, or they cannot be told."""
     try:
-        parameters = inspect.signature(getattr(network, "_orig_mod", network).forward).parameters.values()
+        parameters = inspect.signature(uncompiled(network).forward).parameters.values()
     except (TypeError, ValueError):
         return None
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
