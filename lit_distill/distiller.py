@@ -118,9 +118,15 @@ class Distiller:
 
     def compare(self, student: Outputs, teacher: Outputs, data: Batch) -> Comparison:
         """Weigh the criteria for a batch's outputs, at the positions that count."""
+        return self._weigh(*self._settle(student, teacher, data))
+
+    def _settle(self, student: Outputs, teacher: Outputs, data: Batch) -> tuple[Outputs, Outputs, Target | None]:
+        """Both networks' outputs at the positions that count, and their labels."""
         data, student, settled = settle(data, self.format, student, teacher, self.capture.layouts)
         assert settled is not None
-        teacher, target = settled, data.target
+        return student, settled, data.target
+
+    def _weigh(self, student: Outputs, teacher: Outputs, target: Target | None) -> Comparison:
         parameters = None
         if self.criteria.balance is not None:
             mine = set(map(id, self.criteria.parameters()))  # inside the student where that is a whole LightningModule
@@ -177,18 +183,15 @@ class Distiller:
         self.criteria.to(student.device)
         with unchanged(self.criteria):
             self.criteria.eval()
-            comparison = self.compare(student, teacher, data)
-        settled, of_student, of_teacher = settle(data, self.format, student, teacher, self.capture.layouts)
-        if asked is not None and of_teacher is not None:
+            of_student, of_teacher, target = self._settle(student, teacher, data)
+            comparison = self._weigh(of_student, of_teacher, target)
+        if asked is not None:
             asked.needs_logits = not asked.frozen or checks.logits_are_read(
-                self.criteria, of_student, of_teacher, settled.target
+                self.criteria, of_student, of_teacher, target
             )
-            captures = {"student": self.capture, "teacher": asked.capture}
-            squashed = [who for who, capture in captures.items() if capture.layouts.squashed]
+            squashed = [who for who, capture in self._captures().items() if capture.layouts.squashed]
             checks.no_probabilities(student, teacher, squashed if self._reads_logits() else [])
-        if of_teacher is not None:
-            beside = settled.target if settled.target is not None else labels
-            tell_of_other_tasks(self.criteria, of_student, beside)
+        tell_of_other_tasks(self.criteria, of_student, target if target is not None else labels)
         tell_of_unread_weights(self.criteria, self.format)
         if module is not None:
             checks.every_parameter_reached(comparison.total, module, self.criteria)
@@ -201,13 +204,17 @@ class Distiller:
         criteria = self.criteria.criteria().values()
         return any(criterion.compares_logits or criterion.needs_target for criterion in criteria)
 
-    def _layouts(self) -> list[str]:
-        """What is unusual of the layouts that were found, in lines to print."""
+    def _captures(self) -> dict[str, Capture]:
+        """What reads each network, by whose it is."""
         captures = {"student": self.capture}
         if self.teacher is not None:
             captures["teacher"] = self.teacher.capture
+        return captures
+
+    def _layouts(self) -> list[str]:
+        """What is unusual of the layouts that were found, in lines to print."""
         lines = []
-        for who, capture in captures.items():
+        for who, capture in self._captures().items():
             for layer in (None, *capture.layers):
                 words = capture.layouts.words(layer)
                 if words:
