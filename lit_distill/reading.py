@@ -224,16 +224,9 @@ class BatchReader:
                     f"the DataLoader yields a {type(batch).__name__} of {len(batch)} entries, which have no names, and "
                     f"{name!r} is one: only in a dict batch are entries told by name. Give an index, 0 to {len(batch) - 1}."
                 )
-        elsewhere = (
-            told.teacher_input_key,
-            told.weight_key,
-            told.mask_key,
-            told.lengths_key,
-            told.unused,
-            told.target_key,
-        )
-        used = {name for key in (*elsewhere, told.input_key) for name in listed(key)}
-        for name in used - set(told.unused or []):
+        unused = set(listed(told.unused))
+        used = self._told_names() | unused
+        for name in used - unused:
             if not self._partial:
                 roles.check(name)
         rest = [place for place in range(len(batch)) if place not in used]
