@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch.utils.data import Dataset, default_collate
 from torchvision.transforms.v2 import functional as F
 
 from lit_distill.data.augment import BatchAugment
+from lit_distill.recording.marks import Marks, marks_of_rows
 
 MemoryBatch = tuple[Tensor, Tensor]
 _MOST_CORES = 8
@@ -44,6 +46,7 @@ class MemoryDataset(Dataset[MemoryBatch]):
         self.images, self.labels = images, labels
         self.augment = BatchAugment(augment)
         self.finish = finish
+        self._marks: tuple[Any, Marks] | None = None  # of what, and the marks
 
     def to(self, device: torch.device) -> MemoryDataset:
         """Move the images and the labels; batches are then made on that device.
@@ -81,6 +84,16 @@ class MemoryDataset(Dataset[MemoryBatch]):
         chosen = torch.as_tensor(indices, dtype=torch.int64).to(self.images.device)
         images = self.augment(self.images[chosen], torch.as_tensor(seeds, dtype=torch.int64))
         return self.finish(images), self.labels[chosen]
+
+    def get_marks(self, indices: Sequence[int]) -> Marks:
+        """32 bits of each stored image and its label, by which a recording notices other ones.
+
+        They are taken once, and again where the images were changed in place.
+        """
+        stored = [(id(part), part._version) for part in (self.images, self.labels)]
+        if self._marks is None or self._marks[0] != stored:
+            self._marks = stored, marks_of_rows((self.images, self.labels), len(self))
+        return self._marks[1][np.asarray(indices, dtype=np.int64)]
 
 
 def collate(batch: Any) -> Any:

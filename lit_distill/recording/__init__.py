@@ -1,8 +1,9 @@
 """Records of what a teacher says to numbered, replayable views of the training data."""
 
 from lit_distill.recording.encoding import Encoding, FeatureFormat, Formats, LogitFormat
+from lit_distill.recording.manifest import DamagedRecording
 from lit_distill.recording.plan import Plan
-from lit_distill.recording.store import DamagedRecording, FolderStore, MemoryStore, StaleRecording
+from lit_distill.recording.store import FolderStore, MemoryStore, StaleRecording
 
 __all__ = [
     "DamagedRecording",

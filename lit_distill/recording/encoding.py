@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lit_distill.criteria.base import check_choice
 from lit_distill.outputs import Outputs
+from lit_distill.recording.marks import FIELD, Marks
 
 LogitFormat = Literal["float32", "float16", "int8", "top_k"]
 FeatureFormat = Literal["float32", "float16", "int8"]
@@ -56,13 +57,14 @@ class Encoding:
     Args:
         shapes: What ``Outputs.shapes`` gave for a batch; the first dimension is left out.
         formats: The types to store.
+        marked: Store the mark of each sample beside its outputs.
 
     Raises:
         ValueError: ``top_k`` exceeds the number of classes.
     """
 
-    def __init__(self, shapes: Mapping[str, Any], formats: Formats) -> None:
-        self.formats = formats
+    def __init__(self, shapes: Mapping[str, Any], formats: Formats, marked: bool = False) -> None:
+        self.formats, self.marked = formats, marked
         logits = tuple(shapes["logits"][1:])
         self._has_logits = shapes["logits"][0] != 0
         self._class_axis = 0 if len(logits) == 3 else len(logits) - 1
@@ -74,10 +76,16 @@ class Encoding:
             self._shapes[_LOGITS] = logits
         for layer in self.layers:
             fields += _number_fields(layer, tuple(shapes["features"][layer][1:]), formats.features)
+        if marked:
+            fields.append((FIELD, "<u4"))
         self.dtype = np.dtype(fields)
 
-    def encode(self, outputs: Outputs) -> Rows:
+    def encode(self, outputs: Outputs, marks: Marks | None = None) -> Rows:
         """Records ``[B]`` of a batch's outputs.
+
+        Args:
+            outputs: The batch's.
+            marks: Of the samples ``[B]``, where they are stored.
 
         Raises:
             ValueError: A value is not finite, or too large for the type; or the outputs have another size than before.
@@ -92,6 +100,8 @@ class Encoding:
                 _put(rows, _LOGITS, outputs.logits, self.formats.logits)
         for layer in self.layers:
             _put(rows, layer, outputs.features[layer], self.formats.features)
+        if self.marked and marks is not None and len(marks) == size:
+            rows[FIELD] = marks
         return rows
 
     def _refuse_other_shapes(self, outputs: Outputs) -> None:

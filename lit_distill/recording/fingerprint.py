@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lit_distill.recording.marks import mark
 from lit_distill.recording.replay import ReplayData
+from lit_distill.recording.seeding import Key
 
 _PACKAGES = ("torch", "torchvision", "numpy", "pillow")
 _LOOKED_AT = 16
@@ -31,16 +33,27 @@ def fingerprint_model(model: nn.Module) -> dict[str, str]:
     return {"class": name, "weights": digest(dict(model.state_dict())), "layers": words}
 
 
-def fingerprint_data(data: ReplayData, views: int) -> dict[str, Any]:
-    """The class and size of a data set, its transforms in words, and a digest of some replayed samples.
+def fingerprint_data(data: ReplayData, views: int, marked: bool = True) -> dict[str, Any]:
+    """The class and size of a data set, its transforms in words, and a digest of 16 replayed samples, in two views.
 
-    Any change of a transform, of its order or of the data behind it changes the samples' digest.
+    A change of what all samples go through changes the digest; a change of other samples does not, and is noticed by their
+    marks, which lie in the records, when training reads them.
+
+    Args:
+        data: The views.
+        views: Number of views.
+        marked: Records hold marks; those without have another digest.
     """
     count = len(data)
-    chosen = sorted({index * (count - 1) // max(1, _LOOKED_AT - 1) for index in range(_LOOKED_AT)})
-    samples = [data[view, index] for index in chosen for view in sorted({0, views - 1})]
+    samples = [mark(data[key]) if marked else data[key] for key in looked_at(count, views)]
     name = f"{type(data.data).__module__}.{type(data.data).__qualname__}"
     return {"class": name, "samples": count, "digest": digest(samples), "transforms": describe_transforms(data.data)}
+
+
+def looked_at(count: int, views: int) -> list[Key]:
+    """The samples that the digest is of, from all over the data set, in the first view and in the last."""
+    chosen = sorted({index * (count - 1) // max(1, _LOOKED_AT - 1) for index in range(_LOOKED_AT)})
+    return [(view, index) for index in chosen for view in sorted({0, views - 1})]
 
 
 def describe_transforms(data: Any) -> list[str]:

@@ -68,6 +68,11 @@ class Plan:
         chosen = order[place * self.batch_size : (place + 1) * self.batch_size]
         return [(view, int(index)) for index in chosen]
 
+    def unit_of(self, key: Key) -> int:
+        """The unit that holds a view."""
+        place = int(self.rows_of([key])[0]) - key[0] * self.samples
+        return key[0] * self.units_per_view + place // self.batch_size
+
     def rows_of(self, keys: Sequence[Key]) -> Indices:
         """The rows where views lie; those of a fixed plan are all of one view."""
         pairs = np.asarray(keys, dtype=np.int64).reshape(-1, 2)

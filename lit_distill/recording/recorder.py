@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from lit_distill.outputs import Outputs
 from lit_distill.recording.encoding import Encoding, Rows
-from lit_distill.recording.replay import ReplayData, ReplayLoader
+from lit_distill.recording.replay import Delivered, ReplayData, ReplayLoader
 from lit_distill.recording.seeding import Key
 from lit_distill.recording.store import Claim, Layout, Store
 from lit_distill.recording.survey import refuse_other_size
@@ -99,14 +99,18 @@ class Recorder:
 
     def _record_claimed(self, bar: Any) -> int:
         claims = _Claims(self._store, self._layout, self._share, self._of)
-        loader = ReplayLoader(self._data, claims, self._like)
+        loader = ReplayLoader(self._data, claims, self._like, marks=self._encoding.marked)
         parts: list[Rows] = []
         before = self._rows
         try:
             for batch in loader:
-                keys, (shard, unit) = loader.delivered.popleft(), claims.taken.popleft()
-                parts.append(self._record(batch, keys))
-                bar.update(len(keys))
+                if batch is None:
+                    raise ValueError(
+                        "the collate function gave None for a batch, which a recorded teacher cannot be asked about."
+                    )
+                delivered, (shard, unit) = loader.delivered.popleft(), claims.taken.popleft()
+                parts.append(self._record(batch, delivered))
+                bar.update(len(delivered.keys))
                 if unit == self._layout.units(shard)[-1]:
                     self._store.write(shard, np.concatenate(parts))
                     claims.release(shard)
@@ -115,9 +119,10 @@ class Recorder:
             claims.release_all()
         return self._rows - before
 
-    def _record(self, batch: Any, keys: Sequence[Key]) -> Rows:
+    def _record(self, batch: Any, delivered: Delivered) -> Rows:
+        keys = delivered.keys
         outputs = self._ask(batch, keys)
-        rows = self._encoding.encode(outputs)
+        rows = self._encoding.encode(outputs, delivered.marks)
         refuse_other_size(len(rows), len(keys))
         self._rows += len(keys)
         self._covered += self._encoding.covered(outputs) * len(keys)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from lit_distill.recording.marks import Marks, marks_of_rows, marks_of_samples
 from lit_distill.recording.plan import Plan
 from lit_distill.recording.seeding import Key, batch_seed, restored_generators, sample_seed, seed_generators
 
@@ -17,7 +19,8 @@ class ReplayData(Dataset[Any]):
     """A map-style data set whose random augmentation is fixed by the number of a view.
 
     The global generators are seeded before each sample is read, and put back afterwards. A data set that
-    augments in batch brings ``get_seeded(indices, seeds)``, which returns a collated batch.
+    augments in batch brings ``get_seeded(indices, seeds)``, which returns a collated batch; its samples are marked row by row,
+    or by its own ``get_marks(indices)``, 32 bits of each stored sample.
 
     Args:
         data: The data set.
@@ -39,13 +42,25 @@ class ReplayData(Dataset[Any]):
 
     def __getitems__(self, keys: list[Key]) -> Any:
         """A collated batch."""
+        return self.marked(keys, marks=False)[0]
+
+    def marked(self, keys: Sequence[Key], marks: bool = True) -> tuple[Any, Marks | None]:
+        """A collated batch, and the mark of each sample as it was before it was collated; without marks, None for them."""
         if hasattr(self.data, "get_seeded"):
             seeds = [sample_seed(self.seed, key) for key in keys]
-            return self.data.get_seeded([index for _, index in keys], seeds)
+            batch = self.data.get_seeded([index for _, index in keys], seeds)
+            return batch, self._marks_of_batch(batch, keys) if marks else None
         samples = self._read(keys)
+        found = marks_of_samples(samples) if marks else None  # before a collate function may change them
         with restored_generators():
             seed_generators(batch_seed(self.seed, keys, "collate"))
-            return self.collate(samples)
+            return self.collate(samples), found
+
+    def _marks_of_batch(self, batch: Any, keys: Sequence[Key]) -> Marks:
+        if hasattr(self.data, "get_marks"):
+            own: Marks = self.data.get_marks([index for _, index in keys])
+            return own
+        return marks_of_rows(batch, len(keys))
 
     def _read(self, keys: Sequence[Key]) -> list[Any]:
         if hasattr(self.data, "get_seeded"):
@@ -56,6 +71,24 @@ class ReplayData(Dataset[Any]):
                 seed_generators(sample_seed(self.seed, key))
                 samples.append(self.data[key[1]])
         return samples
+
+
+class MarkedBatches(Dataset[Any]):
+    """Batches of views with their marks, for a loader that fetches whole batches.
+
+    Args:
+        data: The views.
+        marks: Whether marks are wanted.
+    """
+
+    def __init__(self, data: ReplayData, marks: bool = True) -> None:
+        self.data, self.marks = data, marks
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitems__(self, keys: list[Key]) -> tuple[Any, Marks | None]:
+        return self.data.marked(keys, self.marks)
 
 
 class ReplayBatches(Sampler[list[Key]]):
@@ -122,6 +155,19 @@ class FixedBatches(ReplayBatches):
             yield keys
 
 
+@dataclass(frozen=True)
+class Delivered:
+    """What a batch holds.
+
+    Attributes:
+        keys: The views.
+        marks: Of the samples, as they were read; None where there are none.
+    """
+
+    keys: list[Key]
+    marks: Marks | None = None
+
+
 class ReplayLoader(DataLoader[Any]):
     """A DataLoader of views that knows which ones each batch held, with the batches themselves left as they are.
 
@@ -130,13 +176,19 @@ class ReplayLoader(DataLoader[Any]):
         batches: Yields the views of each batch.
         like: The loader whose workers and pinning to take over.
         generator: Of the seeds that workers get.
+        marks: Mark the samples.
     """
 
     def __init__(
-        self, data: ReplayData, batches: Any, like: DataLoader[Any], generator: torch.Generator | None = None
+        self,
+        data: ReplayData,
+        batches: Any,
+        like: DataLoader[Any],
+        generator: torch.Generator | None = None,
+        marks: bool = True,
     ) -> None:
         super().__init__(
-            data,
+            MarkedBatches(data, marks),
             batch_sampler=batches,
             collate_fn=as_it_is,
             num_workers=like.num_workers,
@@ -149,7 +201,7 @@ class ReplayLoader(DataLoader[Any]):
             persistent_workers=like.persistent_workers,
         )
         self.batches = batches
-        self.delivered: deque[list[Key]] = deque()
+        self.delivered: deque[Delivered] = deque()
 
     def __iter__(self) -> Any:
         self.delivered.clear()
@@ -169,10 +221,10 @@ class _Delivery:
         return len(self._batches)
 
     def __next__(self) -> Any:
-        batch = next(self._batches)
+        batch, marks = next(self._batches)
         keys = self._loader.batches.drawn.popleft()
         if batch is not None:  # Lightning passes over an empty batch
-            self._loader.delivered.append(keys)
+            self._loader.delivered.append(Delivered(keys, marks))
         return batch
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
@@ -16,16 +14,20 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lit_distill.batch import Batch
+from lit_distill.notices import tell
 from lit_distill.outputs import Outputs
 from lit_distill.recording.encoding import Encoding, Formats, dtype_to_json
-from lit_distill.recording.fingerprint import fingerprint_data, installed_versions
+from lit_distill.recording.fingerprint import differences, fingerprint_data, installed_versions, looked_at
+from lit_distill.recording.manifest import FORMAT, UNMARKED, known_manifest, only_digest_differs
+from lit_distill.recording.marks import FIELD
 from lit_distill.recording.plan import Plan
 from lit_distill.recording.recorder import Recorder, Report
-from lit_distill.recording.replay import FixedBatches, ReplayBatches, ReplayData, ReplayLoader
+from lit_distill.recording.replay import Delivered, FixedBatches, ReplayBatches, ReplayData, ReplayLoader
 from lit_distill.recording.seeding import Key
 from lit_distill.recording.source import ReplayedFit
-from lit_distill.recording.store import MANIFEST, FolderStore, Layout, MemoryStore
+from lit_distill.recording.store import FolderStore, Layout, MemoryStore, stale
 from lit_distill.recording.survey import choose_views, mixes_samples, refuse_unusual_sampler, replayable
+from lit_distill.recording.watch import Watch
 
 _CALIBRATION_BATCHES = 4
 _DEFAULT_BATCH = 128
@@ -61,6 +63,7 @@ class Session:
         ask: The live teacher's outputs for a batch.
         calibrate: Readies the teacher before it is first asked; is given what reads a few batches.
         marks: What the teacher is, for the manifest.
+        far: Tells the samples whose recorded outputs, the first, are not those of the live teacher, the second.
     """
 
     def __init__(
@@ -71,37 +74,40 @@ class Session:
         ask: Callable[[Batch], Outputs],
         calibrate: Callable[[Callable[[], Sequence[Batch]]], None],
         marks: Callable[[], dict[str, Any]],
+        far: Callable[[Outputs, Outputs, Batch], Tensor],
     ) -> None:
         self._trainer, self._settings = trainer, settings
         self._unpack, self._ask, self._calibrate, self._marks = unpack, ask, calibrate, marks
+        self._far = far
         self._loader: ReplayLoader | None = None
         self._in_transfer: Sequence[Key] | None = None
-        self.keys: Sequence[Key] | None = None
+        self.current: Delivered | None = None
+        self.watch = Watch(settings.path or "memory")
         self.report: Report | None = None
         self._fit = ReplayedFit(trainer, self._replace, self._transferred, settings.seed)
 
     def begin_batch(self) -> None:
-        """Go on to the batch that the training step gets next."""
-        self.keys = self._loader.delivered.popleft() if self._loader is not None and self._loader.delivered else None
-
-    @property
-    def epoch(self) -> int:
-        """The trainer's current epoch."""
-        return self._trainer.current_epoch
+        """Go on to the batch that the training step gets next, and read its records."""
+        loop = self._trainer.fit_loop
+        self.current = self._loader.delivered.popleft() if self._loader is not None and self._loader.delivered else None
+        if self.current is not None:
+            self._rows = self._store.read(self._plan.rows_of(self.current.keys))
+            marks = self._rows[FIELD] if self.encoding.marked else None
+            self.watch.begin(self._trainer.current_epoch, loop.batch_idx, self.current, marks)
 
     def read(self, like: Tensor) -> Outputs:
         """The recorded outputs for the current batch, of the type and on the device of ``like``."""
-        assert self.keys is not None
-        return self.encoding.decode(self._store.read(self._plan.rows_of(self.keys)), like)
+        return self.encoding.decode(self._rows, like)
 
     def end(self) -> None:
         """Let the trainer go."""
+        self.current = None
         self._fit.end()
 
     def _transferred(self) -> Sequence[Key] | None:
         if self._in_transfer is not None:
             return self._in_transfer
-        return self._loader.delivered[0] if self._loader is not None and self._loader.delivered else None
+        return self._loader.delivered[0].keys if self._loader is not None and self._loader.delivered else None
 
     def _batch(self, raw: Any, keys: Sequence[Key]) -> Batch:
         self._in_transfer = keys
@@ -135,45 +141,63 @@ class Session:
 
     def _open(self, data: ReplayData, loader: DataLoader[Any], views: int, fixed: bool) -> None:
         size = getattr(loader.batch_sampler, "batch_size", None) or _DEFAULT_BATCH
-        known = self._known_manifest()
-        if not fixed and "layout" in known:
+        known = known_manifest(self._settings.path)
+        if not fixed and known:
             size = known["layout"]["batch_size"]  # how the shards are cut does not matter to who reads them
         drop_last = bool(getattr(loader.batch_sampler, "drop_last", False))
         self._plan = Plan(len(data), views, size, fixed, self._settings.seed, drop_last)
-        layout = Layout(self._plan)
+        self._layout = Layout(self._plan)
         self._calibrate(lambda: self._some_batches(data))
         probe = self._plan.keys(0)[:2]
         example = self._ask(self._batch(data.__getitems__(probe), probe))
-        self.encoding = Encoding(example.shapes(), self._settings.formats)
+        marked = known.get("format") != UNMARKED
+        self.encoding = Encoding(example.shapes(), self._settings.formats, marked)
         manifest = {
-            "format": "lit-distill recording 1",
+            "format": FORMAT if marked else UNMARKED,
             "teacher": self._marks(),
-            "data": fingerprint_data(data, views),
+            "data": fingerprint_data(data, views, marked),
             "views": {"number": views, "seed": self._settings.seed, "fixed_batches": fixed},
             "stored": {**asdict(self._settings.formats), "fields": dtype_to_json(self.encoding.dtype)},
             "layout": {"batch_size": size},
             "versions": known.get("versions") if self._settings.ignore_versions and known else installed_versions(),
         }
-        self._layout = layout
-        if self._settings.path is not None:
-            self._store: FolderStore | MemoryStore = FolderStore(
-                self._settings.path, layout, self.encoding.dtype, manifest
-            )
-        elif self._trainer.world_size > 1:
-            raise ValueError("several processes share a recording in a folder: give RecordedTeacher a path.")
-        else:
-            self._store = MemoryStore(layout, self.encoding.dtype)
+        self._store = self._opened(manifest, known, data)
 
-    def _known_manifest(self) -> dict[str, Any]:
-        """The manifest that lies in the folder, if one does; whether it is whole is found when it is opened."""
-        path = self._settings.path / MANIFEST if self._settings.path is not None else None
-        if path is None or not path.is_file():
-            return {}
-        try:
-            found = json.loads(path.read_text())
-        except ValueError:
-            return {}
-        return found if isinstance(found, dict) else {}
+    def _opened(self, manifest: dict[str, Any], known: dict[str, Any], data: ReplayData) -> FolderStore | MemoryStore:
+        path = self._settings.path
+        if path is None:
+            if self._trainer.world_size > 1:
+                raise ValueError("several processes share a recording in a folder: give RecordedTeacher a path.")
+            return MemoryStore(self._layout, self.encoding.dtype)
+        if known and not self.encoding.marked:
+            tell(
+                f"the recording in {path} was made by an earlier version, which kept no marks of the samples: of data that "
+                "have changed since, 16 samples and the batches about which the live teacher is asked are noticed. Delete it "
+                "to record anew."
+            )
+        if not (self.encoding.marked and only_digest_differs(known, manifest)):
+            return FolderStore(path, self._layout, self.encoding.dtype, manifest)
+        store = FolderStore(path, self._layout, self.encoding.dtype, known)
+        store.verify()
+        self._ask_about_recorded(store, data, differences(known, manifest))
+        return store
+
+    def _ask_about_recorded(self, store: FolderStore, data: ReplayData, differ: list[str]) -> None:
+        """Refuse samples that differ from those recorded, unless the teacher says the same to them: labels may be others."""
+        missing = set(store.missing())
+        recorded = {
+            unit for shard in range(self._layout.shards) if shard not in missing for unit in self._layout.units(shard)
+        }
+        units = {self._plan.unit_of(key) for key in looked_at(len(data), self._plan.views)} & recorded
+        agrees = bool(units)
+        for unit in sorted(units):
+            keys = self._plan.keys(unit)
+            batch = self._batch(data.__getitems__(keys), keys)
+            live = self._ask(batch)
+            found = self.encoding.decode(store.read(self._plan.rows_of(keys)), live.tensors()[0])
+            agrees = agrees and not bool(self._far(found, live, batch).any())
+        if not agrees:
+            raise stale(self._settings.path, differ)
 
     def _some_batches(self, data: ReplayData) -> list[Batch]:
         """Batches from all over the recording, the same in every process and in every run."""
@@ -229,15 +253,3 @@ class Session:
                 self._settings.seed,
             )
         return ReplayLoader(data, batches, loader, loader.generator)
-
-
-def disagreement(recorded: Outputs, live: Outputs) -> float:
-    """Share of a batch's samples whose recorded outputs are far from what the teacher says now."""
-    pairs = [(recorded.logits, live.logits)] if recorded.logits.numel() else []
-    pairs += [(feature, live.features[name]) for name, feature in recorded.features.items()]
-    far = torch.zeros(len(pairs[0][0]), dtype=torch.bool, device=pairs[0][0].device)
-    for one, other in pairs:
-        a, b = one.float().flatten(1), other.float().flatten(1)
-        spread = (b - b.mean(1, keepdim=True)).norm(dim=1) + 1e-3 * b.norm(dim=1) + 1e-6
-        far |= (a - b).norm(dim=1) > 0.25 * spread
-    return float(far.float().mean())

@@ -10,7 +10,7 @@ import io
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,20 +19,18 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from lit_distill.recording.encoding import Rows
+from lit_distill.recording.files import readable_errors, sha256_of, write_text
 from lit_distill.recording.fingerprint import differences
+from lit_distill.recording.manifest import MANIFEST, UNMARKED, DamagedRecording, has_manifest, identity, read_manifest
 from lit_distill.recording.plan import Plan
 
-MANIFEST = "manifest.json"
 _MOST_SHARDS = 256  # each open one holds a file descriptor
 _FEWEST_ROWS = 4096
+_OF = "# of recording "
 
 
 class StaleRecording(ValueError):
     """A recording was made with another teacher, other data or other settings."""
-
-
-class DamagedRecording(ValueError):
-    """A file of a recording does not hold what was written."""
 
 
 class Store(Protocol):
@@ -138,21 +136,25 @@ class FolderStore:
     def __init__(self, folder: Path, layout: Layout, dtype: np.dtype[Any], manifest: Mapping[str, Any]) -> None:
         self.folder, self._layout, self._dtype = folder, layout, dtype
         self._open: dict[int, Rows] = {}
-        with _readable_errors(folder):
+        self._identity = identity(manifest) if manifest.get("format") != UNMARKED else None
+        if has_manifest(folder):  # a finished recording may lie where nothing can be written
+            _refuse_other(folder, manifest)
+            return
+        with readable_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / "manifest.lock"):
-                if (folder / MANIFEST).is_file():
+                if has_manifest(folder):  # of another process, in between
                     _refuse_other(folder, manifest)
                 else:
                     _refuse_foreign(folder)
-                    _write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+                    write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
     def missing(self) -> list[int]:
         return [shard for shard in range(self._layout.shards) if not self._is_there(shard)]
 
     def claim(self, shard: int) -> Claim | None:
         lock = FileLock(self.folder / f"{_name(shard)}.lock", timeout=0)
-        with _readable_errors(self.folder):
+        with readable_errors(self.folder):
             try:
                 lock.acquire()
             except Timeout:
@@ -170,7 +172,7 @@ class FolderStore:
         """
         path = self.folder / _name(shard)
         partial = path.with_suffix(".npy.partial")
-        with _readable_errors(self.folder):
+        with readable_errors(self.folder):
             try:
                 content = io.BytesIO()  # NumPy's own writing to a file does not say why it failed
                 np.lib.format.write_array(content, rows, allow_pickle=False)
@@ -179,7 +181,7 @@ class FolderStore:
                     file.flush()
                     os.fsync(file.fileno())
                 digest = hashlib.sha256(content.getbuffer()).hexdigest()
-                _write_text(path.with_suffix(".npy.sha256"), f"{digest}  {path.name}\n")
+                write_text(path.with_suffix(".npy.sha256"), self._note(digest, path))
                 partial.replace(path)
             except OSError:
                 with suppress(OSError):
@@ -202,14 +204,40 @@ class FolderStore:
             DamagedRecording: One differs.
         """
         for shard in range(share, self._layout.shards, of):
+            path = self.folder / _name(shard)
             if self._is_there(shard):
-                path = self.folder / _name(shard)
-                noted = path.with_suffix(".npy.sha256").read_text().split()[:1]
-                if noted != [_digest(path)]:
-                    raise DamagedRecording(
-                        f"{path} is damaged: its SHA-256 is not the one that was noted when it was written. Delete that "
-                        "file and run again: it alone is recorded anew."
-                    )
+                self._verify(path)
+            elif path.is_dir() or path.with_suffix(".npy.sha256").is_dir():
+                name = path.name if path.is_dir() else f"{path.name}.sha256"
+                raise DamagedRecording(
+                    f"{self.folder / name} is a folder where a file belongs. Delete it and run again."
+                )
+
+    def _verify(self, path: Path) -> None:
+        note = path.with_suffix(".npy.sha256")
+        try:
+            lines = note.read_text().splitlines()
+            digest = sha256_of(path)
+        except (OSError, UnicodeDecodeError) as error:
+            raise DamagedRecording(
+                f"{note} or {path.name} cannot be read: {error}. Delete both and run again."
+            ) from error
+        if lines == self._note(digest, path).splitlines():
+            return
+        if lines[-1:] == [f"{digest}  {path.name}"] and len(lines) > 1 and lines[0].startswith(_OF):
+            raise DamagedRecording(
+                f"{path} is of another recording than the one that {MANIFEST} describes. Delete that file and run again: it "
+                "alone is recorded anew."
+            )
+        raise DamagedRecording(
+            f"{path} is damaged: its SHA-256 is not the one that was noted when it was written. Delete that "
+            "file and run again: it alone is recorded anew."
+        )
+
+    def _note(self, digest: str, path: Path) -> str:
+        """What is noted of a shard, in the form that ``sha256sum --check`` reads; it skips the first line."""
+        of = f"{_OF}{self._identity}\n" if self._identity is not None else ""
+        return f"{of}{digest}  {path.name}\n"
 
     @property
     def size(self) -> int:
@@ -222,9 +250,15 @@ class FolderStore:
 
     def _shard(self, shard: int) -> Rows:
         if shard not in self._open:
-            rows = np.load(self.folder / _name(shard), mmap_mode="r", allow_pickle=False)
-            if rows.dtype != self._dtype or len(rows) != self._layout.size(shard):
-                raise DamagedRecording(f"{self.folder / _name(shard)} has other rows than the manifest says.")
+            path = self.folder / _name(shard)
+            try:
+                rows = np.load(path, mmap_mode="r", allow_pickle=False)
+            except (OSError, ValueError, EOFError) as error:
+                raise DamagedRecording(f"{path} cannot be read: {error}. Delete that file and run again.") from error
+            if rows.dtype != self._dtype or rows.shape != (self._layout.size(shard),):
+                raise DamagedRecording(
+                    f"{path} has other rows than the manifest says. Delete {self.folder} and record again."
+                )
             self._open[shard] = rows
         return self._open[shard]
 
@@ -240,43 +274,21 @@ def _name(shard: int) -> str:
     return f"shard-{shard:05d}.npy"
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(text)
-    partial.replace(path)
+def stale(folder: Path | None, differ: list[str]) -> StaleRecording:
+    """The refusal of a recording, with a line for each difference."""
+    return StaleRecording(
+        f"the recording in {folder} does not match this run:\n  " + "\n  ".join(differ) + "\n"
+        "Use the settings that it was made with, name another folder, or delete it to record anew."
+    )
 
 
 def _refuse_other(folder: Path, manifest: Mapping[str, Any]) -> None:
-    try:
-        found = json.loads((folder / MANIFEST).read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DamagedRecording(f"{folder / MANIFEST} is damaged: {error}. Delete {folder} and record again.") from error
-    differ = differences(found, manifest)
+    differ = differences(read_manifest(folder), manifest)
     if differ:
-        raise StaleRecording(
-            f"the recording in {folder} does not match this run:\n  " + "\n  ".join(differ) + "\n"
-            "Use the settings that it was made with, name another folder, or delete it to record anew."
-        )
+        raise stale(folder, differ)
 
 
 def _refuse_foreign(folder: Path) -> None:
     others = [path.name for path in folder.iterdir() if not path.name.endswith((".lock", ".partial"))]
     if others:
         raise ValueError(f"{folder} is not a recording: it has {others[0]!r} and no {MANIFEST}; name another folder.")
-
-
-@contextmanager
-def _readable_errors(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise type(error)(
-            error.errno,
-            f"the recording in {folder} cannot be written: {error.strerror}. What is finished stays; free some space, "
-            "or name another folder, and run again: it goes on from there",
-        ) from error

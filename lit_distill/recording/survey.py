@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, RandomSampler, SequentialSampler
 
 from lit_distill.batch import Batch, tensors_of
-from lit_distill.recording.fingerprint import digest
+from lit_distill.recording.marks import mark
 from lit_distill.recording.replay import ReplayData
 from lit_distill.recording.seeding import Key
 
@@ -50,14 +50,14 @@ def choose_views(data: ReplayData, views: int | None) -> int:
     """
     count = len(data)
     for index in sorted({place * (count - 1) // max(1, _LOOKED_AT - 1) for place in range(_LOOKED_AT)}):
-        first, again = digest(data[0, index]), digest(data[0, index])
+        first, again = mark(data[0, index]), mark(data[0, index])
         if first != again:
             raise ValueError(
                 f"sample {index} of the training data differs each time it is read, though Python's, NumPy's and "
                 "PyTorch's global generators are seeded alike: it draws from a generator of its own, or from the "
                 "clock, so that it cannot be had again. Let it draw from a global generator, or use a frozen teacher."
             )
-        if views is None and first != digest(data[1, index]):
+        if views is None and first != mark(data[1, index]):
             raise ValueError(
                 f"sample {index} of the training data differs each time it is read (random augmentation): say how many "
                 "views of each sample to record, such as views: 10. Training sees these views in turn, one an epoch."

@@ -17,13 +17,12 @@ from lit_distill.formats import weights_mark
 from lit_distill.outputs import Outputs
 from lit_distill.positions import input_mask
 from lit_distill.recording import FeatureFormat, Formats, LogitFormat
+from lit_distill.recording.agreement import disagreeing, is_exact
 from lit_distill.recording.fingerprint import fingerprint_model
 from lit_distill.recording.padding import cut_positions, pad_positions, where_counted
-from lit_distill.recording.session import Session, Settings, disagreement
+from lit_distill.recording.session import Session, Settings
 from lit_distill.teachers.frozen import FrozenTeacher
 from lit_distill.teachers.runtime import TeacherRuntime
-
-_MOST_FAR = 0.1
 
 
 class RecordedTeacher(FrozenTeacher):
@@ -83,7 +82,6 @@ class RecordedTeacher(FrozenTeacher):
         self.pool_features = pool_features
         self.positions = positions
         self._session: Session | None = None
-        self._checked: int | None = None  # the last epoch in which the live teacher was asked
         self._weights = weights_mark(self.model)
         self._like = torch.zeros(())
 
@@ -98,8 +96,8 @@ class RecordedTeacher(FrozenTeacher):
         self.detach()
         self._session = None
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # a few batches are not worth a recording
-            self._checked, self._weights = None, weights_mark(self.model)
-            self._session = Session(trainer, self.settings, unpack, self._live, self._calibrate, self._marks)
+            self._weights = weights_mark(self.model)
+            self._session = Session(trainer, self.settings, unpack, self._live, self._calibrate, self._marks, self._far)
 
     def prepare(self, trainer: Trainer, read: Callable[[Any], Inputs]) -> None:
         if self._session is None:  # the recording has made the copy that the runtime asks for
@@ -115,44 +113,41 @@ class RecordedTeacher(FrozenTeacher):
     def detach(self) -> None:
         if self._session is not None:
             self._session.end()
-            self._session.keys = None
 
     def __call__(self, inputs: Inputs, mask: Tensor | None = None, *, calibrate: bool = False) -> Outputs:
         session = self._session
-        if calibrate or session is None or session.keys is None:
+        if calibrate or session is None or session.current is None:
             return self._pooled(super().__call__(inputs, mask, calibrate=calibrate))
-        if len(session.keys) != count_samples(inputs):
+        if len(session.current.keys) != count_samples(inputs):
             raise ValueError(
-                f"a training batch has {count_samples(inputs)} samples, and {len(session.keys)} came from the loader: "
+                f"a training batch has {count_samples(inputs)} samples, and {len(session.current.keys)} came from the loader: "
                 "which is which cannot be told. Use a frozen teacher."
             )
         outputs = replace(session.read(self._like), mask=mask)
-        if self._checked != session.epoch:
-            self._checked = session.epoch
-            self._check(outputs, self._stored(super().__call__(inputs, mask), mask), mask)
+        if session.watch.is_due:
+            live = self._stored(super().__call__(inputs, mask), mask)
+            if weights_mark(self.model) != self._weights:
+                raise ValueError(
+                    "the teacher's weights were changed after its outputs were recorded. Change them before the fit, or use a "
+                    "frozen teacher."
+                )
+            session.watch.judge(self._far_apart(outputs, live, mask))
         return outputs if self.positions is None else cut_positions(outputs, mask, self.positions)
 
-    def _check(self, recorded: Outputs, live: Outputs, mask: Tensor | None) -> None:
-        """Compare an epoch's first batch with the live teacher: what a recording cannot replay shows here."""
+    def _far(self, recorded: Outputs, live: Outputs, batch: Batch) -> Tensor:
+        """The samples of a batch to which the teacher says something else than what is on record, ``[B]``."""
+        return self._far_apart(recorded, live, input_mask(batch))
+
+    def _far_apart(self, recorded: Outputs, live: Outputs, mask: Tensor | None) -> Tensor:
         assert self._session is not None
-        if weights_mark(self.model) != self._weights:
-            raise ValueError(
-                "the teacher's weights were changed after its outputs were recorded. Change them before the fit, or use a "
-                "frozen teacher."
-            )
         encoding = self._session.encoding
         again = encoding.decode(encoding.encode(live), self._like)
+        recorded = replace(recorded, logits=recorded.logits.to(self._like))
         if self.positions is not None and mask is not None:
             pair = (cut_positions(outputs, mask, self.positions) for outputs in (recorded, again))
             recorded, again = (where_counted(outputs, mask) for outputs in pair)
-        far = disagreement(recorded, again)
-        if far > _MOST_FAR:
-            raise ValueError(
-                f"the recorded outputs of {far:.0%} of the first batch of epoch {self._checked} are not what the teacher says "
-                "to these inputs: they change in a way that the recording cannot repeat (a transform, MixUp or an image size "
-                "that is switched between epochs, a change inside training_step, a generator of its own). Take that out, or "
-                "use a frozen teacher."
-            )
+        plain = self.runtime is None or self.runtime.precision == "32"
+        return disagreeing(recorded, again, encoding.formats, plain and is_exact(self.model, self._like.device))
 
     def apply(self, fn: Callable[[Tensor], Tensor]) -> None:
         super().apply(fn)

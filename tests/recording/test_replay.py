@@ -73,7 +73,7 @@ def test_every_epoch_sees_its_view_whatever_the_workers_and_the_order(workers: i
     for epoch[0] in range(4):
         seen = []
         for images, labels in loader:
-            keys = loader.delivered.popleft()
+            keys = loader.delivered.popleft().keys
             assert labels.tolist() == [index for _, index in keys]
             assert {view for view, _ in keys} == {epoch[0] % 3}
             assert all(torch.equal(image, data[key][0]) for image, key in zip(images, keys, strict=True))
@@ -89,7 +89,7 @@ def test_an_epoch_that_is_left_early_leaves_nothing_behind() -> None:
     loader = ReplayLoader(replay(), ReplayBatches(like.batch_sampler, 1, lambda: 0), like)
     next(iter(loader))
     for _, labels in loader:
-        assert [index for _, index in loader.delivered.popleft()] == labels.tolist()
+        assert [index for _, index in loader.delivered.popleft().keys] == labels.tolist()
 
 
 def test_the_loaders_order_is_the_one_it_would_have_drawn() -> None:

@@ -257,7 +257,7 @@ def test_logits_and_features_together(data: TensorDataset, quick_trainer: MakeTr
     module = CombinedDistillation(SmallCNN(2), teacher, criteria=criteria, weights={"soft": 1.0, "hint": 1.0})
     quick_trainer(max_epochs=2).fit(module, DataLoader(data, batch_size=4))
     stored = json.loads((tmp_path / "record/manifest.json").read_text())["stored"]["fields"]
-    assert [name for name, _, _ in stored] == ["logits", "stage2"]
+    assert [name for name, _, _ in stored] == ["logits", "stage2", "sample/crc32"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,65 @@
+"""Whether what was recorded of a batch is what the live teacher says to it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lit_distill.formats import floating_type
+from lit_distill.outputs import Outputs
+from lit_distill.recording.encoding import Formats
+
+_OF_OTHER_SAMPLES = 0.1  # of the distance between two samples' outputs
+_OF_INEXACT = 0.25
+_MOST_INEXACT = 0.1
+_FEW_BITS = 1e-2  # bfloat16 keeps 8 bits
+_ROUNDING = {"cpu": 1e-4}  # of an output's norm; other devices' convolutions in TF32 are less exact
+_ROUNDING_ELSEWHERE = 5e-3
+_STORED = {"float32": 0.0, "float16": 1e-3, "top_k": 1e-3, "int8": 1e-2}
+
+
+def disagreeing(recorded: Outputs, live: Outputs, formats: Formats, exact: bool) -> Tensor:
+    """The samples whose recorded outputs are not those of the live teacher, True in ``[B]``.
+
+    An exact teacher says the same again to rounding, so that one sample whose outputs lie a tenth of the way to those of
+    another sample is enough. One that computes in few bits may be off by itself: by a quarter of the outputs' own spread, and
+    by more in a tenth of the samples.
+
+    Args:
+        recorded: The batch's, as they were read.
+        live: What the teacher says now, stored and read again as the others were.
+        formats: The stored types.
+        exact: The teacher ran in float32 or wider, now and when it was recorded.
+    """
+    pairs = [(recorded.logits, live.logits, formats.logits)] if recorded.logits.numel() else []
+    pairs += [(feature, live.features[name], formats.features) for name, feature in recorded.features.items()]
+    far = torch.zeros(len(pairs[0][0]), dtype=torch.bool, device=pairs[0][0].device)
+    for one, other, stored in pairs:
+        a, b = (part.float().flatten(1) if part.dim() > 1 else part.float().unsqueeze(1) for part in (one, other))
+        far |= (a - b).norm(dim=1) > (_allowed(b, stored) if exact else _allowed_inexact(b))
+    return far if exact or float(far.float().mean()) > _MOST_INEXACT else torch.zeros_like(far)
+
+
+def is_exact(model: nn.Module, device: torch.device) -> bool:
+    """Whether a network computes in float32 or wider here, so that it says the same again to rounding."""
+    wide = floating_type(model) in (None, torch.float32, torch.float64)
+    return wide and not torch.is_autocast_enabled(device.type) and torch.get_float32_matmul_precision() == "highest"
+
+
+def _allowed(values: Tensor, stored: str) -> Tensor:
+    rounding = _ROUNDING.get(values.device.type, _ROUNDING_ELSEWHERE) + _STORED[stored]
+    allowed: Tensor = _OF_OTHER_SAMPLES * _apart(values) + rounding * values.norm(dim=1) + 1e-6
+    return allowed
+
+
+def _allowed_inexact(values: Tensor) -> Tensor:
+    norms = values.norm(dim=1)
+    spread = (values - values.mean(1, keepdim=True)).norm(dim=1) + 1e-3 * norms + 1e-6
+    allowed: Tensor = _OF_INEXACT * torch.maximum(spread, _apart(values).expand_as(spread)) + _FEW_BITS * norms
+    return allowed
+
+
+def _apart(values: Tensor) -> Tensor:
+    """How far a sample's outputs usually are from the batch's mean."""
+    apart: Tensor = (values - values.mean(0)).norm(dim=1).square().mean().sqrt()
+    return apart

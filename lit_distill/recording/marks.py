@@ -1,0 +1,153 @@
+"""A mark of every recorded sample: the CRC-32 of all that is read of it, so that a changed sample is noticed when read.
+
+``zlib.crc32`` runs at 4 GB/s (3 µs for a CIFAR image in float32, 0.12 ms for one of ImageNet), three times as fast as the
+fastest of ``hashlib``. 1 changed sample of 4 billion has the mark that it had before.
+"""
+
+from __future__ import annotations
+
+import zlib
+from array import array
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import fields, is_dataclass
+from datetime import date, time, timedelta
+from enum import Enum
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lit_distill.batch import attributes_of
+
+FIELD = "sample/crc32"  # of a record; no layer is called so
+Marks = NDArray[np.uint32]
+
+_DEPTH = 8  # objects may refer to each other in a circle
+_PLAIN = (str, int, float, complex, type(None), Enum, PurePath, date, time, timedelta)
+_BUFFERS = (bytes, bytearray, memoryview, array)
+_OF_NUMPY = (torch.float32, torch.uint8, torch.int64, torch.float64, torch.int32, torch.float16, torch.bool)
+_HOLDS_DATA = (Tensor, np.ndarray, Mapping, list, tuple, str, bytes)
+
+
+def mark(sample: Any, state: int = 0, depth: int = _DEPTH) -> int:
+    """32 bits that depend on every byte of nested tensors, arrays, images, texts and numbers, the same in every process.
+
+    What an object is beside them (its address, what it counts) does not enter.
+
+    Args:
+        sample: Anything.
+        state: The mark of what came before.
+        depth: How deep to look.
+    """
+    if isinstance(sample, Tensor):
+        return _of_tensor(sample, state)
+    if isinstance(sample, _PLAIN):
+        shown = sample.name if isinstance(sample, Enum) else repr(sample)
+        return _of_text(f"{type(sample).__name__}:{shown}", state)
+    if isinstance(sample, (np.ndarray, np.generic)):
+        return _of_array(np.asarray(sample), state, depth)
+    if isinstance(sample, _BUFFERS):
+        return zlib.crc32(bytes(sample), _of_text(f"{type(sample).__name__}{len(sample)}", state))
+    parts = _parts(sample) if depth else []
+    state = _of_text(f"{type(sample).__name__}{len(parts)}", state)
+    for part in parts:
+        state = mark(part, state, depth - 1)
+    return state
+
+
+def marks_of_samples(samples: Sequence[Any]) -> Marks:
+    """The mark of each sample ``[B]``."""
+    return np.fromiter((mark(sample) for sample in samples), np.uint32, len(samples))
+
+
+def marks_of_rows(batch: Any, count: int) -> Marks:
+    """The mark of each sample of a collated batch ``[B]``.
+
+    Args:
+        batch: Tensors, arrays and lists whose first dimension is the batch's, nested.
+        count: ``B``.
+    """
+    marks = [0] * count
+    for column in _columns(batch, count):
+        if isinstance(column, Tensor) and column.layout == torch.strided:
+            head = f"{column.dtype}{tuple(column.shape[1:])}"
+            rows = _memory_of(column).reshape(count, -1)
+            marks = [zlib.crc32(row.data, _of_text(head, state)) for row, state in zip(rows, marks, strict=True)]
+        else:
+            marks = [mark(column[place], state) for place, state in enumerate(marks)]
+    return np.asarray(marks, dtype=np.uint32)
+
+
+def _columns(batch: Any, count: int, depth: int = _DEPTH) -> list[Any]:
+    """What has a row for each sample of a batch."""
+    if isinstance(batch, (Tensor, np.ndarray)):
+        return [batch] if batch.ndim and len(batch) == count else []
+    if (
+        isinstance(batch, (list, tuple))
+        and len(batch) == count
+        and not any(isinstance(x, _HOLDS_DATA[:4]) for x in batch)
+    ):
+        return [batch]
+    if depth == 0 or isinstance(batch, (*_PLAIN, *_BUFFERS)):
+        return []
+    return [column for part in _parts(batch) for column in _columns(part, count, depth - 1)]
+
+
+def _parts(value: Any) -> list[Any]:
+    """What a container or an object holds, in an order that does not depend on the process."""
+    if isinstance(value, Mapping):
+        names = sorted(value, key=lambda name: (type(name).__name__, str(name)))
+        return [part for name in names for part in (str(name), value[name])]
+    if isinstance(value, (list, tuple, Set)):
+        return sorted(mark(part) for part in value) if isinstance(value, Set) else list(value)
+    if hasattr(value, "tobytes") and hasattr(value, "mode"):  # a Pillow image
+        palette = value.getpalette() if value.mode == "P" else None
+        return [value.mode, tuple(value.size), value.tobytes(), palette]
+    if hasattr(value, "__array__") and not isinstance(value, type):
+        return [np.asarray(value)]
+    if is_dataclass(value) and not isinstance(value, type):
+        return [part for field in fields(value) for part in (field.name, getattr(value, field.name, None))]
+    held = attributes_of(value)
+    return [part for name in sorted(held) if isinstance(held[name], _HOLDS_DATA) for part in (name, held[name])]
+
+
+def _of_text(text: str, state: int) -> int:
+    return zlib.crc32(text.encode("utf-8", "surrogatepass"), state)
+
+
+def _of_array(value: NDArray[Any], state: int, depth: int) -> int:
+    state = _of_text(f"{value.dtype}{value.shape}", state)
+    if value.dtype.hasobject:  # its bytes are addresses
+        return mark(value.reshape(-1).tolist(), state, depth - 1) if depth else state
+    return zlib.crc32(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data, state) if value.size else state
+
+
+def _of_tensor(value: Tensor, state: int) -> int:
+    value = _plain(value)
+    if value.is_nested:
+        return mark(list(value.unbind()), state)
+    if value.layout == torch.sparse_coo:
+        value = value.coalesce()
+        return mark((tuple(value.shape), value.indices(), value.values()), state)
+    if value.layout != torch.strided:
+        return _of_tensor(value.to_sparse(), state)
+    state = _of_text(f"{value.dtype}{tuple(value.shape)}", state)
+    return zlib.crc32(_memory_of(value).data, state) if value.numel() else state
+
+
+def _memory_of(value: Tensor) -> NDArray[Any]:
+    """A strided tensor's values as NumPy sees them, in one piece."""
+    value = _plain(value)
+    if value.is_quantized:
+        value = value.int_repr()
+    value = value.cpu().resolve_conj().resolve_neg().contiguous()
+    return value.numpy() if value.dtype in _OF_NUMPY else value.reshape(-1).view(torch.uint8).numpy()
+
+
+def _plain(value: Tensor) -> Tensor:
+    """A tensor without its history and its class, whose own operators take longer."""
+    value = value.detach() if value.requires_grad else value
+    return value if type(value) is Tensor or value.layout != torch.strided else value.as_subclass(Tensor)

@@ -1,0 +1,126 @@
+"""When the live teacher is asked about a training batch, and what its answer means for the recording."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lit_distill.notices import tell
+from lit_distill.recording.replay import Delivered
+from lit_distill.recording.store import StaleRecording
+
+EVERY = 64  # batches: at most 1.6 % of the teacher's passes, beside the first batch of each epoch
+_ENOUGH = 8
+_MOST_NAMED = 10
+
+
+class Watch:
+    """Looks after one fit on a recording.
+
+    The live teacher is asked about the first batch of the fit and of each epoch, about every 64th batch of an epoch, and about
+    each batch with samples whose marks differ. Samples that differ in bits, and not in what the teacher says, may be
+    used: other labels, or another number of threads that sums in another order.
+
+    Args:
+        where: The recording's folder, or ``memory``.
+    """
+
+    def __init__(self, where: Path | str) -> None:
+        self._where = where
+        self._epoch, self._batch = -1, -1
+        self._asked: tuple[int, int] | None = None
+        self._changed: NDArray[np.bool_] = np.zeros(0, dtype=bool)
+        self._delivered = Delivered([])
+        self._told, self._alike, self._compares = False, 0, True
+
+    def begin(self, epoch: int, batch: int, delivered: Delivered, recorded: NDArray[np.uint32] | None) -> None:
+        """Go on to a batch.
+
+        Args:
+            epoch: Its epoch.
+            batch: Its number in the epoch.
+            delivered: What it holds.
+            recorded: The marks of its samples on record, None where there are none.
+        """
+        self._epoch, self._batch, self._delivered = epoch, batch, delivered
+        known = self._compares and recorded is not None and delivered.marks is not None
+        changed = recorded != delivered.marks if known else np.zeros(len(delivered.keys), dtype=bool)
+        self._changed = np.asarray(changed, dtype=bool)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether to ask the live teacher about this batch."""
+        if bool(self._changed.any()):
+            return True
+        asked, now = self._asked, (self._epoch, self._batch)
+        return asked != now and (asked is None or asked[0] != self._epoch or self._batch % EVERY == 0)
+
+    def judge(self, far: Tensor) -> None:
+        """Compare the live teacher's answer.
+
+        Args:
+            far: The samples to which it says something else than what is on record, ``[B]``.
+
+        Raises:
+            StaleRecording: There are some.
+        """
+        self._asked = (self._epoch, self._batch)
+        others = far.cpu().numpy().astype(bool)
+        if bool((others & self._changed).any()):
+            raise StaleRecording(self._changed_samples(others & self._changed))
+        if bool(others.any()):
+            raise StaleRecording(self._changed_later(others))
+        if bool(self._changed.any()):
+            self._accept()
+
+    def _accept(self) -> None:
+        """The samples are others by their bits, and the teacher does not mind."""
+        if not self._told:
+            self._told = True
+            tell(
+                f"{self._counted(self._changed)} are not bit for bit those recorded in {self._where}, and the teacher says "
+                "the same to them, so the recording is used: other labels, paths or numbers beside the inputs, or sums "
+                "rounded otherwise by another number of threads. The teacher is asked about each such batch, which takes its "
+                "time; record anew to save it."
+            )
+        self._alike = self._alike + 1 if bool(self._changed.all()) else 0
+        if self._alike == _ENOUGH:
+            self._compares = False
+            tell(
+                f"every sample of {_ENOUGH} batches in a row differs in bits from those recorded in {self._where}, and the "
+                "teacher says the same to all: bits are no longer compared in this fit. The teacher is asked about every "
+                f"{EVERY}th batch."
+            )
+
+    def _changed_samples(self, others: NDArray[np.bool_]) -> str:
+        return (
+            f"{self._counted(others)} are not those that were recorded in {self._where}: {self._samples(others)}. The data "
+            "set, the order of its samples or a transform has changed since, or draws from a generator other than Python's, "
+            "NumPy's and PyTorch's global ones, which cannot be had again. Put it back as it was, delete the recording to "
+            "make it anew, or use a frozen teacher."
+        )
+
+    def _changed_later(self, others: NDArray[np.bool_]) -> str:
+        return (
+            f"the recorded outputs of {self._counted(others)} are not what the teacher says to these inputs: they change "
+            "after the data set has read them, in a way that the recording cannot repeat (a transform, MixUp or an image "
+            "size that is switched between epochs or steps, a change inside training_step, a generator of its own). Take "
+            "that out, or use a frozen teacher."
+        )
+
+    def _counted(self, others: NDArray[np.bool_]) -> str:
+        count, size = int(others.sum()), len(self._delivered.keys)
+        return f"{count} of the {size} samples of batch {self._batch} of epoch {self._epoch}"
+
+    def _samples(self, others: NDArray[np.bool_]) -> str:
+        return named_samples([key[1] for key, other in zip(self._delivered.keys, others, strict=True) if other])
+
+
+def named_samples(indices: Sequence[int]) -> str:
+    """A few samples' numbers, in words."""
+    shown = ", ".join(map(str, indices[:_MOST_NAMED])) + (", …" if len(indices) > _MOST_NAMED else "")
+    return f"sample{'s' * (len(indices) > 1)} {shown}"
