@@ -130,6 +130,8 @@ class DistillationCLI(LightningCLI):
                 "lit-distill record: the config's teacher must be a lit_distill.RecordedTeacher with a path, the folder "
                 "to record to."
             )
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            raise SystemExit("lit-distill record: trainer.fast_dev_run records nothing; leave it out.")
         self.trainer.fit_loop.max_epochs = 0
         self.trainer.num_sanity_val_steps = 0
         self.trainer.loggers = []
@@ -138,6 +140,12 @@ class DistillationCLI(LightningCLI):
             for callback in self.trainer.callbacks  # type: ignore[attr-defined]
             if not isinstance(callback, Checkpoint)
         ]
+
+    def after_fit(self) -> None:
+        """Say where nothing was recorded, as of a trainer without training batches: it must not read as success."""
+        teacher = getattr(self.model, "_teacher", None)
+        if self._record and isinstance(teacher, RecordedTeacher) and not teacher.is_recorded:
+            raise SystemExit("lit-distill record: nothing was recorded, as the trainer reads no training batches.")
 
     def predict(self, **arguments: Any) -> None:
         """Run the student and save its outputs as ``predictions.pt`` in the log folder."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -16,7 +15,7 @@ from torch.utils.data import DataLoader
 from lit_distill.batch import Batch
 from lit_distill.notices import tell
 from lit_distill.outputs import Outputs
-from lit_distill.recording.encoding import Encoding, Formats, dtype_to_json
+from lit_distill.recording.encoding import Encoding, dtype_to_json
 from lit_distill.recording.fingerprint import differences, fingerprint_data, installed_versions, looked_at
 from lit_distill.recording.manifest import FORMAT, UNMARKED, known_manifest, only_digest_differs
 from lit_distill.recording.marks import FIELD
@@ -24,6 +23,7 @@ from lit_distill.recording.plan import Plan
 from lit_distill.recording.recorder import Recorder, Report
 from lit_distill.recording.replay import Delivered, FixedBatches, ReplayBatches, ReplayData, ReplayLoader
 from lit_distill.recording.seeding import Key
+from lit_distill.recording.settings import Settings
 from lit_distill.recording.source import ReplayedFit
 from lit_distill.recording.store import FolderStore, Layout, MemoryStore, stale
 from lit_distill.recording.survey import choose_views, mixes_samples, refuse_unusual_sampler, replayable
@@ -32,25 +32,6 @@ from lit_distill.recording.watch import Watch
 _CALIBRATION_BATCHES = 4
 _DEFAULT_BATCH = 128
 _LITTLE_COVERED = 0.9
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a recording is asked to be.
-
-    Attributes:
-        path: Its folder; in memory where None.
-        views: Of each sample; None where samples never change.
-        seed: Of the views.
-        formats: The stored types.
-        ignore_versions: Accept a recording that other versions of PyTorch and its like have made.
-    """
-
-    path: Path | None
-    views: int | None
-    seed: int
-    formats: Formats
-    ignore_versions: bool
 
 
 class Session:

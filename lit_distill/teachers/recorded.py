@@ -20,7 +20,8 @@ from lit_distill.recording import FeatureFormat, Formats, LogitFormat
 from lit_distill.recording.agreement import disagreeing, is_exact
 from lit_distill.recording.fingerprint import fingerprint_model
 from lit_distill.recording.padding import cut_positions, pad_positions, where_counted
-from lit_distill.recording.session import Session, Settings
+from lit_distill.recording.session import Session
+from lit_distill.recording.settings import Settings, switch, whole_or_none
 from lit_distill.teachers.frozen import FrozenTeacher
 from lit_distill.teachers.runtime import TeacherRuntime
 
@@ -55,6 +56,7 @@ class RecordedTeacher(FrozenTeacher):
             are stored at this length. The batch's mask says which count, and the padding comes last.
 
     Raises:
+        TypeError: An argument is of another type.
         ValueError: An argument is out of range.
     """
 
@@ -72,15 +74,16 @@ class RecordedTeacher(FrozenTeacher):
         runtime: TeacherRuntime | None = None,
         positions: int | None = None,
     ) -> None:
+        if runtime is not None and not isinstance(runtime, TeacherRuntime):
+            raise TypeError(
+                f"RecordedTeacher: runtime is {runtime!r}, a {type(runtime).__name__}; give a TeacherRuntime, such as "
+                "TeacherRuntime(precision='bf16'), or None."
+            )
+        self.positions = whole_or_none("positions", positions, "the most positions of a sequence")
+        formats = Formats(logits, top_k, features)
+        self.settings = Settings(path, views, seed, formats, ignore_versions)  # type: ignore[arg-type]  # makes it a Path
+        self.pool_features = switch("pool_features", pool_features)
         super().__init__(model, runtime)
-        if positions is not None and positions < 1:
-            raise ValueError(f"positions must be at least 1, not {positions}.")
-        if views is not None and views < 1:
-            raise ValueError(f"views must be at least 1, not {views}.")
-        folder = Path(path) if path is not None else None
-        self.settings = Settings(folder, views, seed, Formats(logits, top_k, features), ignore_versions)
-        self.pool_features = pool_features
-        self.positions = positions
         self._session: Session | None = None
         self._weights = weights_mark(self.model)
         self._like = torch.zeros(())
@@ -90,6 +93,11 @@ class RecordedTeacher(FrozenTeacher):
         """Number of views that the last fit recorded; those that it found on record are not counted."""
         report = self._session.report if self._session is not None else None
         return report.rows if report is not None else 0
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether the last fit found, or made, all of its recording."""
+        return self._session is not None and self._session.report is not None
 
     def attach(self, trainer: Trainer, unpack: Callable[[Any], Batch]) -> None:
         """Replay the training data of this fit, recording what is missing before the first batch."""

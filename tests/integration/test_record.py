@@ -73,3 +73,12 @@ def test_other_teachers_are_refused(config: list[str], tmp_path: Path, teacher: 
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
     with pytest.raises(SystemExit, match=r"the config's teacher must be a lit_distill.RecordedTeacher with a path"):
         main(["record", *config])
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [("fast_dev_run=true", "fast_dev_run records nothing"), ("limit_train_batches=0", "nothing was recorded")],
+)
+def test_a_trainer_that_reads_no_batches_is_no_success(config: list[str], option: str, message: str) -> None:
+    with pytest.raises(SystemExit, match=message):
+        main(["record", *config, f"--trainer.{option}"])

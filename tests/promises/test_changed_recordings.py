@@ -74,7 +74,7 @@ def shifted(data: Images) -> None:
 
 
 def shifted_after_the_middle(data: Images) -> None:
-    data.order = data.order[:50] + [*data.order[51:], 50]
+    data.order = [*data.order[:50], *data.order[51:], 50]
 
 
 def doubled(data: Images) -> None:
