@@ -153,8 +153,8 @@ class FolderStore:
         return [shard for shard in range(self._layout.shards) if not self._is_there(shard)]
 
     def claim(self, shard: int) -> Claim | None:
-        lock = FileLock(self.folder / f"{_name(shard)}.lock", timeout=0)
         with readable_errors(self.folder):
+            lock = FileLock(self.folder / f"{_name(shard)}.lock", timeout=0)
             try:
                 lock.acquire()
             except Timeout:
