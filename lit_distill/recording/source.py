@@ -112,12 +112,13 @@ class ReplayedFit:
         loop = trainer.fit_loop
         self._source = loop._data_source
         loop._data_source = ReplayedSource(self._source, replace, _loader_class(trainer))
-        self._wrapped: list[tuple[Any, str]] = []
+        self._wrapped: list[tuple[Any, str, Any]] = []
+        self._ended = False
         for name in _HOOKS:
             for owner in (trainer.datamodule, trainer.lightning_module):  # type: ignore[attr-defined]
                 if owner is not None and is_overridden(name, owner):
+                    self._wrapped.append((owner, name, vars(owner).get(name)))
                     setattr(owner, name, self._seeded(getattr(owner, name), name))
-                    self._wrapped.append((owner, name))
 
     def transfer(self, batch: Any) -> Any:
         """Take a loader's batch the way of a training batch, up to the training step."""
@@ -127,11 +128,15 @@ class ReplayedFit:
         return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
 
     def end(self) -> None:
-        """Put the trainer's source and the hooks back."""
+        """Put the trainer's source and the hooks back, once: a later fit may have put its own there."""
+        if self._ended:
+            return
+        self._ended = True
         self._trainer.fit_loop._data_source = self._source
-        for owner, name in self._wrapped:
+        for owner, name, own in reversed(self._wrapped):
             vars(owner).pop(name, None)
-        self._wrapped.clear()
+            if own is not None:  # the user's, set on the object itself
+                setattr(owner, name, own)
 
     def _seeded(self, hook: Callable[..., Any], name: str) -> Callable[..., Any]:
         """A transfer hook that draws what it drew when the batch was recorded."""
