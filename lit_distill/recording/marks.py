@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from array import array
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Set
 from dataclasses import fields, is_dataclass
 from datetime import date, time, timedelta
 from enum import Enum
@@ -56,11 +56,6 @@ def mark(sample: Any, state: int = 0, depth: int = _DEPTH) -> int:
     for part in parts:
         state = mark(part, state, depth - 1)
     return state
-
-
-def marks_of_samples(samples: Sequence[Any]) -> Marks:
-    """The mark of each sample ``[B]``."""
-    return np.fromiter((mark(sample) for sample in samples), np.uint32, len(samples))
 
 
 def marks_of_rows(batch: Any, count: int) -> Marks:
@@ -135,6 +130,10 @@ def _of_tensor(value: Tensor, state: int) -> int:
     if value.layout != torch.strided:
         return _of_tensor(value.to_sparse(), state)
     state = _of_text(f"{value.dtype}{tuple(value.shape)}", state)
+    if not value.is_contiguous():
+        order = sorted(range(value.dim()), key=value.stride, reverse=True)
+        if value.permute(order).is_contiguous():  # an image decoded as [H, W, C]: no need to copy it
+            value, state = value.permute(order), _of_text(str(order), state)
     return zlib.crc32(_memory_of(value).data, state) if value.numel() else state
 
 

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from lit_distill.recording.marks import Marks, marks_of_rows, marks_of_samples
+from lit_distill.recording.marks import Marks, mark, marks_of_rows
 from lit_distill.recording.plan import Plan
 from lit_distill.recording.seeding import Key, batch_seed, restored_generators, sample_seed, seed_generators
 
@@ -50,11 +51,11 @@ class ReplayData(Dataset[Any]):
             seeds = [sample_seed(self.seed, key) for key in keys]
             batch = self.data.get_seeded([index for _, index in keys], seeds)
             return batch, self._marks_of_batch(batch, keys) if marks else None
-        samples = self._read(keys)
-        found = marks_of_samples(samples) if marks else None  # before a collate function may change them
+        found: list[int] | None = [] if marks else None
+        samples = self._read(keys, found)
         with restored_generators():
             seed_generators(batch_seed(self.seed, keys, "collate"))
-            return self.collate(samples), found
+            return self.collate(samples), None if found is None else np.asarray(found, dtype=np.uint32)
 
     def _marks_of_batch(self, batch: Any, keys: Sequence[Key]) -> Marks:
         if hasattr(self.data, "get_marks"):
@@ -62,7 +63,8 @@ class ReplayData(Dataset[Any]):
             return own
         return marks_of_rows(batch, len(keys))
 
-    def _read(self, keys: Sequence[Key]) -> list[Any]:
+    def _read(self, keys: Sequence[Key], marks: list[int] | None = None) -> list[Any]:
+        """Samples; their marks are added where a list is given, while each still lies in the processor's cache."""
         if hasattr(self.data, "get_seeded"):
             return [self.data.get_seeded([key[1]], [sample_seed(self.seed, key)]) for key in keys]
         samples = []
@@ -70,6 +72,8 @@ class ReplayData(Dataset[Any]):
             for key in keys:
                 seed_generators(sample_seed(self.seed, key))
                 samples.append(self.data[key[1]])
+                if marks is not None:
+                    marks.append(mark(samples[-1]))
         return samples
 
 

@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pack_sequence
 from torchvision import tv_tensors
 
 from lit_distill.data.memory import MemoryDataset
-from lit_distill.recording.marks import mark, marks_of_rows, marks_of_samples
+from lit_distill.recording.marks import mark, marks_of_rows
 
 
 @dataclass
@@ -95,7 +95,9 @@ def test_not_a_number_is_itself_and_views_are_their_values() -> None:
     values = torch.tensor([float("nan"), 1.0])
     assert mark(values) == mark(values.clone())
     grid = torch.arange(12.0).reshape(3, 4)
-    assert mark(grid.t()) == mark(grid.t().contiguous())
+    assert mark(grid.t()) == mark(grid.clone().t()) != mark(grid)
+    assert mark(grid[:, :2]) == mark(grid[:, :2].contiguous())
+    assert mark(grid[:1].expand(3, 4)) == mark(grid[:1].repeat(3, 1))
     assert mark(grid.numpy().T) == mark(grid.numpy().T.copy())
     assert mark(values.requires_grad_()) == mark(values.detach())
 
@@ -141,10 +143,6 @@ def test_rows_of_a_batch_have_marks_of_their_own(form: str) -> None:
     labels[2] = 9
     changed = marks_of_rows(batch, 5) != marks
     assert changed.tolist() == [False, False, True, False, False]
-
-
-def test_marks_of_several_are_those_of_each() -> None:
-    assert marks_of_samples([ONE, OTHER]).tolist() == [mark(ONE), mark(OTHER)]
 
 
 def test_images_in_memory_are_marked_once_and_again_when_changed() -> None:
