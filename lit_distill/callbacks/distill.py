@@ -36,7 +36,9 @@ from lit_distill.optim import hold_task_gradient
 from lit_distill.probe import as_in_evaluation, on_device
 from lit_distill.reading import BatchReader
 from lit_distill.reporting import describe
+from lit_distill.saving import save_whole
 from lit_distill.schedules import Schedule
+from lit_distill.signals import end_if_terminated, mark_terminated
 from lit_distill.teachers import Teacher
 from lit_distill.tensorboard import add_comparison_charts
 from lit_distill.weighted import WeightedCriteria
@@ -138,6 +140,7 @@ class Distill(EvaluatesHost):
     # Before the first batch ----------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        save_whole(trainer)
         if self._evaluation is not None:
             self._evaluation.restart()
         if stage != "fit":
@@ -342,6 +345,7 @@ class Distill(EvaluatesHost):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Distil no more; what was added stays registered, as a checkpoint may still be written."""
+        mark_terminated(trainer, exception)
         self._stop_watching()
         if self.distiller is not None:
             self.distiller.stop()
@@ -351,6 +355,7 @@ class Distill(EvaluatesHost):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._leave(pl_module)
+        end_if_terminated(trainer)
 
     def _leave(self, module: LightningModule) -> None:
         """Give the module back as it was."""

@@ -7,6 +7,8 @@ from typing import Any, Protocol, TypeGuard
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lit_distill.distiller import Distiller
+from lit_distill.saving import save_whole
+from lit_distill.signals import end_if_terminated, mark_terminated
 
 
 class _Distillation(Protocol):
@@ -28,6 +30,7 @@ class Attendant(Callback):
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        save_whole(trainer)
         if stage == "fit" and _is_distillation(pl_module):
             pl_module.look_ahead()
 
@@ -41,7 +44,19 @@ class Attendant(Callback):
         if _is_distillation(pl_module):
             pl_module.distiller.end_batch(trainer)
 
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        end_if_terminated(trainer)
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        mark_terminated(trainer, exception)
         if _is_distillation(pl_module):
             pl_module.leave_plain()
 

@@ -36,6 +36,7 @@ from lit_distill.positions import settle, settled_logits
 from lit_distill.probe import in_weights_type, networks_of, on_device, training_data, training_step_context, unchanged
 from lit_distill.reporting import describe, join
 from lit_distill.schedules import Schedule
+from lit_distill.signals import end_if_terminated
 from lit_distill.teachers import Teacher
 from lit_distill.tensorboard import add_comparison_charts
 from lit_distill.weighted import WeightedCriteria
@@ -295,6 +296,9 @@ class DistillationModule(LightningModule):
 
     def on_fit_end(self) -> None:
         self.leave_plain()
+
+    def teardown(self, stage: str) -> None:
+        end_if_terminated(self.trainer)
 
     def leave_plain(self) -> None:
         """Leave both networks as plain modules, as after every run: no hooks, not compiled, in their own layout."""
