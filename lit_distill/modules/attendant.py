@@ -6,6 +6,7 @@ from typing import Any, Protocol, TypeGuard
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lit_distill.aftermath import Before
 from lit_distill.distiller import Distiller
 from lit_distill.saving import save_whole
 from lit_distill.signals import end_if_terminated, mark_terminated
@@ -29,8 +30,12 @@ class Attendant(Callback):
     Weight averaging copies the module in its setup, and other callbacks may end a batch by an error.
     """
 
+    def __init__(self) -> None:
+        self._before = Before()
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         save_whole(trainer)
+        self._before.remember(pl_module)
         if stage == "fit" and _is_distillation(pl_module):
             pl_module.look_ahead()
 
@@ -59,7 +64,9 @@ class Attendant(Callback):
         mark_terminated(trainer, exception)
         if _is_distillation(pl_module):
             pl_module.leave_plain()
+        self._before.put_back(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._before.forget()
         if _is_distillation(pl_module):
             pl_module.leave_plain()

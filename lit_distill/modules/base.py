@@ -315,12 +315,12 @@ class DistillationModule(LightningModule):
     # Checkpoints and devices ---------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.distiller.note.write(checkpoint, self.criteria)
+        self.distiller.note.write(checkpoint, self.criteria, alone=self.trainer.interrupted)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.distiller.note.read(checkpoint, self.criteria)
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
-            self.distiller.note.restore_rng(last=False)
+            self.distiller.note.restore_rng(self.trainer, last=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DistillationModule:
         self.distiller.move(fn)
