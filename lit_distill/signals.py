@@ -11,7 +11,8 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -19,6 +20,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lit_distill.lightning_names import classes_named
 
 TERMINATED = 128 + signal.SIGTERM
+_NOTIFIER = "_sigterm_notifier_fn"
 
 
 def end_if_terminated(trainer: Trainer) -> None:
@@ -32,6 +34,31 @@ def end_if_terminated(trainer: Trainer) -> None:
         raise (SIGTERMException if isinstance(trainer, Trainer) else own[-1])(TERMINATED)
 
 
+def listen(trainer: Trainer) -> None:
+    """Have SIGTERM noted by each of several processes alone; to be called before the Trainer takes its signal handlers.
+
+    Lightning's handler waits there for the other processes, which may be waiting for this one elsewhere. Its training loop
+    tells them anyway, before each batch.
+    """
+    connector: Any = getattr(trainer, "_signal_connector", None)
+    if trainer.world_size > 1 and hasattr(connector, _NOTIFIER):
+        vars(connector)[_NOTIFIER] = partial(_note, trainer)
+
+
+def listen_no_more(trainer: Trainer) -> None:
+    """Give the Trainer its own handler back."""
+    connector: Any = getattr(trainer, "_signal_connector", None)
+    if connector is not None:
+        vars(connector).pop(_NOTIFIER, None)
+
+
+def _note(trainer: Trainer, number: int, frame: Any) -> None:
+    connector, launcher = trainer._signal_connector, cast(Any, trainer.strategy.launcher)
+    if not connector.received_sigterm and launcher is not None:
+        launcher.kill(number)
+    connector.received_sigterm = True
+
+
 def mark_terminated(trainer: Trainer, exception: BaseException) -> None:
     """Give Lightning's exception on SIGTERM its exit code, and tell the processes that the Trainer has started.
 
@@ -39,6 +66,7 @@ def mark_terminated(trainer: Trainer, exception: BaseException) -> None:
         trainer: Whose run has ended.
         exception: What ended it.
     """
+    listen_no_more(trainer)
     if not isinstance(exception, SystemExit):
         return
     if type(exception).__name__ == "SIGTERMException" and not exception.code:

@@ -39,7 +39,7 @@ from lit_distill.reading import BatchReader
 from lit_distill.reporting import describe
 from lit_distill.saving import save_whole
 from lit_distill.schedules import Schedule
-from lit_distill.signals import end_if_terminated, mark_terminated
+from lit_distill.signals import end_if_terminated, listen, listen_no_more, mark_terminated
 from lit_distill.teachers import Teacher
 from lit_distill.tensorboard import add_comparison_charts
 from lit_distill.weighted import WeightedCriteria
@@ -144,6 +144,7 @@ class Distill(EvaluatesHost):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         save_whole(trainer)
+        listen(trainer)
         self._leave(pl_module)  # a run before this one may have ended by an error
         self._before.remember(pl_module)
         self._departure.arrive(trainer)
@@ -363,6 +364,7 @@ class Distill(EvaluatesHost):
         self._leave(pl_module)
         self._departure.depart(trainer)
         self._before.forget()
+        listen_no_more(trainer)
         end_if_terminated(trainer)
 
     def _leave(self, module: LightningModule) -> None:

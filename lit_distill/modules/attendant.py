@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lit_distill.aftermath import Before
 from lit_distill.distiller import Distiller
 from lit_distill.saving import save_whole
-from lit_distill.signals import end_if_terminated, mark_terminated
+from lit_distill.signals import end_if_terminated, listen, listen_no_more, mark_terminated
 
 
 class _Distillation(Protocol):
@@ -35,6 +35,7 @@ class Attendant(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         save_whole(trainer)
+        listen(trainer)
         self._before.remember(pl_module)
         if stage == "fit" and _is_distillation(pl_module):
             pl_module.look_ahead()
@@ -68,5 +69,6 @@ class Attendant(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._before.forget()
+        listen_no_more(trainer)
         if _is_distillation(pl_module):
             pl_module.leave_plain()

@@ -176,7 +176,7 @@ def test_the_users_own_handler_is_called_and_what_it_raises_stands() -> None:
 
 
 COMMAND = ["--trainer.logger=false", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
-COMMAND += ["--trainer.enable_checkpointing=false", "--trainer.max_epochs=2", "--data.train_size=64"]
+COMMAND += ["--trainer.max_epochs=2", "--data.train_size=64"]
 ASK = "tests.promises.test_signals.Sender"
 
 
@@ -264,6 +264,7 @@ def test_the_commands_own_handler_ends_the_processes_that_it_started() -> None:
         with exit_code_on_sigterm():
             child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
             child.start()
+            time.sleep(0.3)  # Python drops signals that come as it forks
             try:
                 os.kill(os.getpid(), signal.SIGTERM)
                 time.sleep(10)
@@ -354,6 +355,7 @@ if __name__ == "__main__":
             if trainer.current_epoch == 2 and trainer.is_global_zero:
                 open(sys.argv[2], "w").close()
 
+    torch.manual_seed(0)
     trainer = Trainer(**QUIET, max_epochs=10**6, devices=2, strategy=sys.argv[1], callbacks=[Ready()])
     trainer.fit(LogitDistillation(MLP(8, [6], 3), MLP(8, [10], 3)), loader())
 """
