@@ -224,7 +224,7 @@ class Distiller:
     def start(self, trainer: Trainer, module: LightningModule, unpack: Callable[[Any], Batch]) -> None:
         """Begin a fit, before its training loader is made."""
         if trainer.fit_loop._combined_loader is None:
-            self.note.restore_rng(last=True)
+            self.note.restore_rng(trainer, last=True)
         else:  # the iterator over the training data has been made, from the states put back as the checkpoint was read
             self.note.forget_rng()
         check_apart(trainer, self.criteria)

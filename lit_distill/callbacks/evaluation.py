@@ -150,6 +150,8 @@ class HostEvaluation:
     def restart(self) -> None:
         """Forget what was left out, for a new run."""
         self._told, self._reads_labels = set(), True
+        if self._evaluator is not None:
+            self._evaluator.forget()
 
     # One batch -----------------------------------------------------------------------------------
 

@@ -36,6 +36,7 @@ from lit_distill.positions import settle, settled_logits
 from lit_distill.probe import in_weights_type, networks_of, on_device, training_data, training_step_context, unchanged
 from lit_distill.reporting import describe, join
 from lit_distill.schedules import Schedule
+from lit_distill.signals import end_if_terminated
 from lit_distill.teachers import Teacher
 from lit_distill.tensorboard import add_comparison_charts
 from lit_distill.weighted import WeightedCriteria
@@ -296,6 +297,9 @@ class DistillationModule(LightningModule):
     def on_fit_end(self) -> None:
         self.leave_plain()
 
+    def teardown(self, stage: str) -> None:
+        end_if_terminated(self.trainer)
+
     def leave_plain(self) -> None:
         """Leave both networks as plain modules, as after every run: no hooks, not compiled, in their own layout."""
         self._acceleration.stop(self.student)
@@ -311,12 +315,12 @@ class DistillationModule(LightningModule):
     # Checkpoints and devices ---------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.distiller.note.write(checkpoint, self.criteria)
+        self.distiller.note.write(checkpoint, self.criteria, alone=self.trainer.interrupted)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.distiller.note.read(checkpoint, self.criteria)
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
-            self.distiller.note.restore_rng(last=False)
+            self.distiller.note.restore_rng(self.trainer, last=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DistillationModule:
         self.distiller.move(fn)

@@ -176,8 +176,9 @@ class Evaluator:
         return found
 
     def forget(self) -> None:
-        """Ask the teacher anew from now on: between runs, anything about it may change."""
+        """Begin a run: ask the teacher anew, as anything about it may have changed, and drop what an error left half done."""
         self._memory.forget()
+        self._running, self._own = {}, {}
 
     def _ask(self, teacher: Teacher, data: Batch) -> dict[str, Tensor]:
         outputs = teacher.predict(data.for_teacher, data.mask)

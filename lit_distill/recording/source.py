@@ -112,12 +112,12 @@ class ReplayedFit:
         loop = trainer.fit_loop
         self._source = loop._data_source
         loop._data_source = ReplayedSource(self._source, replace, _loader_class(trainer))
-        self._wrapped: list[tuple[Any, str]] = []
+        self._wrapped: list[tuple[Any, str, Any]] = []  # with the instance's own before, if it had one
         for name in _HOOKS:
             for owner in (trainer.datamodule, trainer.lightning_module):  # type: ignore[attr-defined]
                 if owner is not None and is_overridden(name, owner):
+                    self._wrapped.append((owner, name, vars(owner).get(name)))
                     setattr(owner, name, self._seeded(getattr(owner, name), name))
-                    self._wrapped.append((owner, name))
 
     def transfer(self, batch: Any) -> Any:
         """Take a loader's batch the way of a training batch, up to the training step."""
@@ -129,8 +129,10 @@ class ReplayedFit:
     def end(self) -> None:
         """Put the trainer's source and the hooks back."""
         self._trainer.fit_loop._data_source = self._source
-        for owner, name in self._wrapped:
+        for owner, name, before in self._wrapped:
             vars(owner).pop(name, None)
+            if before is not None:
+                vars(owner)[name] = before
         self._wrapped.clear()
 
     def _seeded(self, hook: Callable[..., Any], name: str) -> Callable[..., Any]:
