@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ from lit_distill.positions import input_mask, settle
 from lit_distill.probe import unchanged
 from lit_distill.reading import BatchReader
 from lit_distill.teachers import Teacher, as_teacher
+from lit_distill.untouched import Guard, looking_closely, read_after_student
 from lit_distill.weighted import Losses, WeightedCriteria
 
 
@@ -88,6 +90,7 @@ class Distiller:
         if self.teacher is not None:
             self.teacher.observe(criteria.teacher_layers, batch_format)
         self.note = CheckpointNote()
+        self.guard = Guard()
 
     @property
     def reads_labels(self) -> bool:
@@ -111,10 +114,26 @@ class Distiller:
     # One batch -----------------------------------------------------------------------------------
 
     def ask(self, data: Batch) -> Callable[[], Outputs]:
-        """Ask the teacher about a batch; what is returned gives its outputs once the student has run."""
-        if self.teacher is None:
-            return Outputs.nothing
-        return self.teacher.ask(data.for_teacher, input_mask(data))
+        """Ask the teacher about a batch; what is returned gives its outputs once the student has run.
+
+        That raises a ValueError where one of the two has changed what the other, or the criteria, read of the batch.
+        """
+        watch = self.guard.watch(read_after_student(data, self.teacher is not None))
+        given = self.teacher.ask(data.for_teacher, input_mask(data)) if self.teacher is not None else Outputs.nothing
+
+        def answer() -> Outputs:
+            self.guard.check_student(watch, type(self.student).__name__)
+            with self._watched_teacher(data):
+                return given()
+
+        return answer
+
+    def _watched_teacher(self, data: Batch) -> AbstractContextManager[None]:
+        return (
+            self.guard.teacher_on(type(self.teacher.model).__name__, data, training=True)
+            if self.teacher is not None
+            else nullcontext()
+        )
 
     def compare(self, student: Outputs, teacher: Outputs, data: Batch) -> Comparison:
         """Weigh the criteria for a batch's outputs, at the positions that count."""
@@ -177,7 +196,8 @@ class Distiller:
         asked = self.teacher
         teacher = Outputs.nothing()
         if asked is not None:
-            teacher = asked(data.for_teacher, input_mask(data), calibrate=True)
+            with looking_closely(), self._watched_teacher(data):
+                teacher = asked(data.for_teacher, input_mask(data), calibrate=True)
         self.note.check_shapes(student, teacher)
         self.criteria.build(student, teacher)
         self.criteria.to(student.device)
@@ -251,6 +271,7 @@ class Distiller:
     def stop(self) -> None:
         """End a run: both networks are plain modules, until they are used again."""
         self.capture.remove()
+        self.guard.forget()
         if self.teacher is not None:
             self.teacher.detach()
             self.teacher.capture.remove()

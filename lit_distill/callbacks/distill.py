@@ -208,7 +208,7 @@ class Distill(EvaluatesHost):
             inputs = move(self.example_inputs, parameter.device, parameter.dtype)
             with as_in_evaluation(distiller.student), torch.no_grad():
                 outputs = distiller.capture.run(inputs, calibrate=True)
-            data = self._heard.batch(Call(inputs, True, []), None, self._network())
+            data = self._heard.batch(Call(inputs, True, None), None, self._network())
             if not is_compiled(module):
                 self._calls.expect_parts()
         else:
@@ -219,7 +219,7 @@ class Distill(EvaluatesHost):
             data = self._data(done.batch, call)
             read = describe(done.batch, self._reader) if self._reads_batch else []
             labels = self._labels_beside(done.batch)
-            outputs = done.listener.read(call, data.mask, calibrate=True).detach()
+            outputs = done.listener.read(call, data.mask, calibrate=True, reader=data.for_teacher).detach()
             distiller.capture.overwritten.update(done.listener.capture.overwritten)
             distiller.capture.layouts = done.listener.capture.layouts
         extra = distiller.registered_teacher
@@ -292,7 +292,7 @@ class Distill(EvaluatesHost):
     def _compare(self, batch: Any, call: Call) -> Comparison:
         distiller = self._engine()
         data = self._data(batch, call)
-        student = self._calls.hearing().read(call, data.mask)
+        student = self._calls.hearing().read(call, data.mask, reader=data.for_teacher)
         return distiller.compare(student, distiller.ask(data)(), data)
 
     def _data(self, batch: Any, call: Call) -> Batch:

@@ -121,10 +121,12 @@ class MultiTaskDistillation(DistillationModule):
 
     def _evaluate(self, stage: str, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
         data = self._unpack(batch)
-        with self._acceleration.evaluation():
-            outputs = self.distiller.capture.run(data.inputs)
-        logits = {name: outputs.features[layer] for name, layer in self.heads.items()}
-        self._evaluator.update((stage, dataloader_idx, batch_idx), logits, data)
+        closely = self.distiller.guard.closely_once((stage, dataloader_idx))
+        with closely:
+            with self._acceleration.evaluation(), self._watched_student(data):
+                outputs = self.distiller.capture.run(data.inputs)
+            logits = {name: outputs.features[layer] for name, layer in self.heads.items()}
+            self._evaluator.update((stage, dataloader_idx, batch_idx), logits, data)
 
 
 def task_kinds(heads: Mapping[str, str], task: Task | Mapping[str, Task]) -> dict[str, Task]:

@@ -98,7 +98,8 @@ class MutualDistillation(DistillationModule):
 
     def _evaluate(self, stage: str, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
         data = self._unpack(batch)
-        with self._acceleration.evaluation():
+        closely = self.distiller.guard.closely_once((stage, dataloader_idx))
+        with closely, self._acceleration.evaluation(), self._watched_student(data):
             outputs = self.distiller.capture.run(data.inputs)
         members = {f"peer_{name}": outputs.features[name] for name in self._names}
         self._evaluator.update((stage, dataloader_idx, batch_idx), outputs.logits, data, members)
