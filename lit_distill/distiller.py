@@ -27,6 +27,7 @@ from lit_distill.positions import input_mask, settle
 from lit_distill.probe import unchanged
 from lit_distill.reading import BatchReader
 from lit_distill.teachers import Teacher, as_teacher
+from lit_distill.teachers.steadiness import NetworkState, ask_twice, state_of, tell_of_changes
 from lit_distill.untouched import Guard, looking_closely, read_after_student
 from lit_distill.weighted import Losses, WeightedCriteria
 
@@ -91,6 +92,7 @@ class Distiller:
             self.teacher.observe(criteria.teacher_layers, batch_format)
         self.note = CheckpointNote()
         self.guard = Guard()
+        self._at_start: NetworkState | None = None
 
     @property
     def reads_labels(self) -> bool:
@@ -197,7 +199,7 @@ class Distiller:
         teacher = Outputs.nothing()
         if asked is not None:
             with looking_closely(), self._watched_teacher(data):
-                teacher = asked(data.for_teacher, input_mask(data), calibrate=True)
+                teacher = self._ask_first(asked, data)
         self.note.check_shapes(student, teacher)
         self.criteria.build(student, teacher)
         self.criteria.to(student.device)
@@ -219,6 +221,13 @@ class Distiller:
         self.note.remember_reading(read)
         lines = [checks.summary(self.student, self.teacher, self.criteria, student, teacher), *read, *self._layouts()]
         rank_zero_info("\n".join(lines))
+
+    @staticmethod
+    def _ask_first(teacher: Teacher, data: Batch) -> Outputs:
+        def ask() -> Outputs:
+            return teacher(data.for_teacher, input_mask(data), calibrate=True)
+
+        return ask_twice(teacher.model, ask) if teacher.frozen else ask()
 
     def _reads_logits(self) -> bool:
         criteria = self.criteria.criteria().values()
@@ -249,7 +258,8 @@ class Distiller:
             self.note.forget_rng()
         check_apart(trainer, self.criteria)
         if self.teacher is not None:
-            checks.same_on_every_rank(module, self.teacher.model)
+            self._at_start = state_of(self.teacher.model)
+            checks.same_on_every_rank(module, self._at_start.digest)
             self.teacher.attach(trainer, unpack)
 
     def prepare(self, trainer: Trainer, read: Callable[[Any], Inputs]) -> None:
@@ -268,10 +278,18 @@ class Distiller:
         if self.teacher is not None:
             self.teacher.end_batch(self.student, trainer.global_step)
 
+    def finish(self) -> None:
+        """End a fit that reached its end: say so where the frozen teacher is not what it was."""
+        teacher = self.teacher
+        if teacher is not None and teacher.frozen and self._at_start is not None:
+            tell_of_changes(teacher.model, self._at_start)
+        self.stop()
+
     def stop(self) -> None:
         """End a run: both networks are plain modules, until they are used again."""
         self.capture.remove()
         self.guard.forget()
+        self._at_start = None
         if self.teacher is not None:
             self.teacher.detach()
             self.teacher.capture.remove()

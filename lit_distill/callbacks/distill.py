@@ -347,7 +347,7 @@ class Distill(EvaluatesHost):
             self.distiller.stop()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._engine().stop()
+        self._engine().finish()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._leave(pl_module)

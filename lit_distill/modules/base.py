@@ -302,6 +302,7 @@ class DistillationModule(LightningModule):
         self._acceleration.report(self._teacher)
 
     def on_fit_end(self) -> None:
+        self.distiller.finish()
         self.leave_plain()
 
     def leave_plain(self) -> None:
