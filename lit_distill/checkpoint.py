@@ -87,6 +87,7 @@ class CheckpointNote:
             shapes = note["shapes"]
             criteria.build(Outputs.from_shapes(shapes["student"]), Outputs.from_shapes(shapes["teacher"]))
             self._shapes = shapes
+        criteria.ownership.load(criteria.parts())
         self._rng = note["rng"]
 
     def restore_rng(self, last: bool) -> None:

@@ -23,11 +23,12 @@ from lit_distill.formats import refuse_fixed_mode
 from lit_distill.misreadings import tell_of_other_tasks, tell_of_unread_weights
 from lit_distill.optim import check_apart
 from lit_distill.outputs import Outputs
+from lit_distill.ownership import widths
 from lit_distill.positions import input_mask, settle
 from lit_distill.probe import unchanged
 from lit_distill.reading import BatchReader
 from lit_distill.teachers import Teacher, as_teacher
-from lit_distill.teachers.steadiness import NetworkState, ask_twice, state_of, tell_of_changes
+from lit_distill.teachers.steadiness import NetworkState, ask_steady, state_of, tell_of_changes
 from lit_distill.untouched import Guard, looking_closely, read_after_student
 from lit_distill.weighted import Losses, WeightedCriteria
 
@@ -74,7 +75,7 @@ class Distiller:
         self.student = student
         self.criteria = criteria
         self.format = batch_format
-        self.teacher = as_teacher(teacher) if teacher is not None else None
+        self.teacher = as_teacher(teacher).serving(student) if teacher is not None else None
         if self.teacher is None:
             checks.no_teacher_needed(criteria)
         else:
@@ -202,6 +203,7 @@ class Distiller:
                 teacher = self._ask_first(asked, data)
         self.note.check_shapes(student, teacher)
         self.criteria.build(student, teacher)
+        self.criteria.ownership.mark(self.criteria.parts(), [widths(student), widths(teacher)])
         self.criteria.to(student.device)
         with unchanged(self.criteria):
             self.criteria.eval()
@@ -227,7 +229,7 @@ class Distiller:
         def ask() -> Outputs:
             return teacher(data.for_teacher, input_mask(data), calibrate=True)
 
-        return ask_twice(teacher.model, ask) if teacher.frozen else ask()
+        return ask_steady(teacher.model, ask) if teacher.frozen else ask()
 
     def _reads_logits(self) -> bool:
         criteria = self.criteria.criteria().values()
@@ -251,15 +253,24 @@ class Distiller:
         return lines
 
     def start(self, trainer: Trainer, module: LightningModule, unpack: Callable[[Any], Batch]) -> None:
-        """Begin a fit, before its training loader is made."""
+        """Begin a fit, before its training loader is made.
+
+        Raises:
+            ValueError: The criteria or the teacher have trained in another module, or the processes' teachers differ.
+        """
         if trainer.fit_loop._combined_loader is None:
             self.note.restore_rng(last=True)
         else:  # the iterator over the training data has been made, from the states put back as the checkpoint was read
             self.note.forget_rng()
         check_apart(trainer, self.criteria)
+        owner = self.criteria.ownership
+        owner.take(self.criteria.parts())
         if self.teacher is not None:
             self._at_start = state_of(self.teacher.model)
             checks.same_on_every_rank(module, self._at_start.digest)
+            if not owner.loaded:
+                self.teacher.check_owner(owner.token)
+            self.teacher.trained_in = owner.token
             self.teacher.attach(trainer, unpack)
 
     def prepare(self, trainer: Trainer, read: Callable[[Any], Inputs]) -> None:
@@ -295,7 +306,7 @@ class Distiller:
             self.teacher.capture.remove()
 
     def move(self, fn: Callable[[Tensor], Tensor]) -> None:
-        """Have a teacher that is no submodule follow the module to another device or type."""
+        """Have a teacher that is no submodule follow the module to another device."""
         if self.teacher is not None:
             self.teacher.apply(fn)
 

@@ -132,7 +132,7 @@ class Distill(EvaluatesHost):
         self._trained = TrainedAdditions(parameter_group)
         meant = task if task is not None else task_of(self.criteria.criteria())
         self._evaluation = HostEvaluation(student, call, self._format, meant) if evaluate else None
-        self._place: tuple[torch.device, torch.dtype] | None = None
+        self._place: torch.device | None = None
         self._warned = False
 
     # Before the first batch ----------------------------------------------------------------------
@@ -241,11 +241,10 @@ class Distill(EvaluatesHost):
         add_comparison_charts(pl_module.loggers)
 
     def _follow(self, device: torch.device) -> None:
-        """Have the teacher where the student is, and of its type."""
-        parameter = next(iter(self._engine().student.parameters()), torch.empty(0))
-        if (device, parameter.dtype) != self._place:
-            self._place = (device, parameter.dtype)
-            self._engine().move(lambda tensor: move(tensor, device, parameter.dtype))
+        """Have the teacher where the student is."""
+        if device != self._place:
+            self._place = device
+            self._engine().move(lambda tensor: tensor.to(device))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         reader = self._engine().reader()

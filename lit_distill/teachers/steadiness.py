@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from lit_distill.bits import value_digest
 from lit_distill.compiling import uncompiled
 from lit_distill.formats import weights_mark
 from lit_distill.notices import tell
 from lit_distill.outputs import Outputs
 from lit_distill.probe import unchanged
+from lit_distill.rng import collect_rng_state
 from lit_distill.teachers.digest import combined, tensor_digests
 
 _FAR = 1e-3  # relative distance of two answers to one batch: rounding may differ, dropout does more
@@ -84,23 +86,25 @@ def _kept_nowhere(network: nn.Module) -> set[str]:
 # When it is called --------------------------------------------------------------------------------------------------
 
 
-def ask_twice(network: nn.Module, ask: Callable[[], Outputs]) -> Outputs:
-    """Ask a frozen network twice about an example, and see whether it stays as it is.
+def ask_steady(network: nn.Module, ask: Callable[[], Outputs]) -> Outputs:
+    """Ask a frozen network about an example, and see whether it stays as it is; once more where it draws or has changed.
 
     Args:
         network: The network, in eval mode; its buffers and modes are put back.
         ask: Asks it.
 
     Returns:
-        Its first answer. A warning is given where the second is another.
+        Its first answer. A warning is given where a second is another.
 
     Raises:
         ValueError: The network changes itself.
     """
     with unchanged(network):
-        before = state_of(network)
+        before, drawn = state_of(network), value_digest(collect_rng_state())
         outputs = ask()
         between = state_of(network)
+        if between.digests == before.digests and value_digest(collect_rng_state()) == drawn:
+            return outputs
         again = ask()
         after = state_of(network)
     _refuse_changes(network, before, between, after)
