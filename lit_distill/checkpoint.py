@@ -98,6 +98,7 @@ class CheckpointNote:
             shapes = note["shapes"]
             criteria.build(Outputs.from_shapes(shapes["student"]), Outputs.from_shapes(shapes["teacher"]))
             self._shapes = shapes
+        criteria.ownership.load(criteria.parts())
         self._rng = [note["rng"], *note.get("rng_of_other_ranks", ())]  # older checkpoints have the first rank's alone
 
     def restore_rng(self, trainer: Trainer, last: bool) -> None:

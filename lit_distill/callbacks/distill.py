@@ -135,7 +135,7 @@ class Distill(EvaluatesHost):
         self._trained = TrainedAdditions(parameter_group)
         meant = task if task is not None else task_of(self.criteria.criteria())
         self._evaluation = HostEvaluation(student, call, self._format, meant) if evaluate else None
-        self._place: tuple[torch.device, torch.dtype] | None = None
+        self._place: torch.device | None = None
         self._warned = False
         self._before = Before()
         self._departure = Departure(self._leave)
@@ -217,7 +217,7 @@ class Distill(EvaluatesHost):
             inputs = move(self.example_inputs, parameter.device, parameter.dtype)
             with as_in_evaluation(distiller.student), torch.no_grad():
                 outputs = distiller.capture.run(inputs, calibrate=True)
-            data = self._heard.batch(Call(inputs, True, []), None, self._network())
+            data = self._heard.batch(Call(inputs, True, None), None, self._network())
             if not is_compiled(module):
                 self._calls.expect_parts()
         else:
@@ -228,7 +228,7 @@ class Distill(EvaluatesHost):
             data = self._data(done.batch, call)
             read = describe(done.batch, self._reader) if self._reads_batch else []
             labels = self._labels_beside(done.batch)
-            outputs = done.listener.read(call, data.mask, calibrate=True).detach()
+            outputs = done.listener.read(call, data.mask, calibrate=True, reader=data.for_teacher).detach()
             distiller.capture.overwritten.update(done.listener.capture.overwritten)
             distiller.capture.layouts = done.listener.capture.layouts
         extra = distiller.registered_teacher
@@ -250,11 +250,10 @@ class Distill(EvaluatesHost):
         add_comparison_charts(pl_module.loggers)
 
     def _follow(self, device: torch.device) -> None:
-        """Have the teacher where the student is, and of its type."""
-        parameter = next(iter(self._engine().student.parameters()), torch.empty(0))
-        if (device, parameter.dtype) != self._place:
-            self._place = (device, parameter.dtype)
-            self._engine().move(lambda tensor: move(tensor, device, parameter.dtype))
+        """Have the teacher where the student is."""
+        if device != self._place:
+            self._place = device
+            self._engine().move(lambda tensor: tensor.to(device))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         reader = self._engine().reader()
@@ -301,7 +300,7 @@ class Distill(EvaluatesHost):
     def _compare(self, batch: Any, call: Call) -> Comparison:
         distiller = self._engine()
         data = self._data(batch, call)
-        student = self._calls.hearing().read(call, data.mask)
+        student = self._calls.hearing().read(call, data.mask, reader=data.for_teacher)
         return distiller.compare(student, distiller.ask(data)(), data)
 
     def _data(self, batch: Any, call: Call) -> Batch:
@@ -358,7 +357,7 @@ class Distill(EvaluatesHost):
         self._before.put_back(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._engine().stop()
+        self._engine().finish()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._leave(pl_module)

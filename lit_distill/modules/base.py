@@ -6,6 +6,7 @@ batch -> student and teacher outputs -> criteria -> weighted sum -> logs
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -39,6 +40,7 @@ from lit_distill.schedules import Schedule
 from lit_distill.signals import end_if_terminated
 from lit_distill.teachers import Teacher
 from lit_distill.tensorboard import add_comparison_charts
+from lit_distill.untouched import looking_closely
 from lit_distill.weighted import WeightedCriteria
 
 Metrics = dict[str, Metric] | MetricCollection
@@ -186,11 +188,16 @@ class DistillationModule(LightningModule):
 
     def _evaluate(self, stage: str, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
         given = self._unpack(batch)
-        with self._acceleration.evaluation():
-            raw = self.distiller.capture.predict(given.inputs)
-        data, outputs, _ = settle(given, self._format, raw, layouts=self.distiller.capture.layouts)
-        arrange = partial(settled_logits, given, self._format, raw)
-        self._evaluator.update((stage, dataloader_idx, batch_idx), outputs.logits, data, arrange=arrange)
+        with self.distiller.guard.closely_once((stage, dataloader_idx)):
+            with self._acceleration.evaluation(), self._watched_student(given):
+                raw = self.distiller.capture.predict(given.inputs)
+            data, outputs, _ = settle(given, self._format, raw, layouts=self.distiller.capture.layouts)
+            arrange = partial(settled_logits, given, self._format, raw)
+            self._evaluator.update((stage, dataloader_idx, batch_idx), outputs.logits, data, arrange=arrange)
+
+    def _watched_student(self, data: Batch) -> AbstractContextManager[None]:
+        """Refuse a student that changes meanwhile what is read after it."""
+        return self.distiller.guard.student_on(type(self.student).__name__, data, self._teacher is not None)
 
     def on_validation_start(self) -> None:
         if self.trainer.state.fn != TrainerFn.FITTING:
@@ -274,7 +281,8 @@ class DistillationModule(LightningModule):
         networks = [self.student, *([self._teacher.model] if self._teacher is not None else [])]
         with unchanged(*networks), torch.enable_grad():
             self.student.train()
-            student = self.distiller.capture.run(data.inputs, calibrate=True)
+            with looking_closely(), self._watched_student(data):
+                student = self.distiller.capture.run(data.inputs, calibrate=True)
             self.distiller.rehearse(student, data, self if self._trainer is not None else None, read)
 
     def on_fit_start(self) -> None:
@@ -295,6 +303,7 @@ class DistillationModule(LightningModule):
         self._acceleration.report(self._teacher)
 
     def on_fit_end(self) -> None:
+        self.distiller.finish()
         self.leave_plain()
 
     def teardown(self, stage: str) -> None:

@@ -125,12 +125,13 @@ class MultiTaskDistillation(DistillationModule):
 
     def _evaluate(self, stage: str, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
         given = self._unpack(batch)
-        with self._acceleration.evaluation():
-            raw = self.distiller.capture.run(given.inputs)
-        data, outputs, _ = settle(given, self._format, raw, layouts=self.distiller.capture.layouts)
-        logits = {name: outputs.features[layer] for name, layer in self.heads.items()}
-        arrange = partial(settled_logits, given, self._format, raw)
-        self._evaluator.update((stage, dataloader_idx, batch_idx), logits, data, arrange=arrange)
+        with self.distiller.guard.closely_once((stage, dataloader_idx)):
+            with self._acceleration.evaluation(), self._watched_student(given):
+                raw = self.distiller.capture.run(given.inputs)
+            data, outputs, _ = settle(given, self._format, raw, layouts=self.distiller.capture.layouts)
+            logits = {name: outputs.features[layer] for name, layer in self.heads.items()}
+            arrange = partial(settled_logits, given, self._format, raw)
+            self._evaluator.update((stage, dataloader_idx, batch_idx), logits, data, arrange=arrange)
 
 
 def task_kinds(heads: Mapping[str, str], task: Task | Mapping[str, Task]) -> dict[str, Task]:

@@ -100,7 +100,8 @@ class MutualDistillation(DistillationModule):
 
     def _evaluate(self, stage: str, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
         given = self._unpack(batch)
-        with self._acceleration.evaluation():
+        closely = self.distiller.guard.closely_once((stage, dataloader_idx))
+        with closely, self._acceleration.evaluation(), self._watched_student(given):
             raw = self.distiller.capture.run(given.inputs)
         data, outputs, _ = settle(given, self._format, raw, layouts=self.distiller.capture.layouts)
         members = {f"peer_{name}": outputs.features[name] for name in self._names}
