@@ -14,6 +14,7 @@ from torch import Tensor
 from lit_distill.batch import Arguments, Inputs, positions_and_names, tensors_of
 from lit_distill.entries import MASK_KEYS
 from lit_distill.hooks import LayerCalls
+from lit_distill.untouched import Change, Watch
 
 
 @dataclass
@@ -23,22 +24,24 @@ class Call:
     Attributes:
         inputs: What it was called with.
         with_grad: Gradients were on.
-        versions: Of the inputs' tensors, when the call began.
+        watch: On the inputs, since the call began; None where nothing tells of changes.
         name: The part of the model that was called; empty where that was the model itself.
         parts: Names of the parts that the call consists of, where the model was called part by part.
         raw: What it returned.
         layers: What the captured layers gave.
         mask_keys: Names of the arguments that say which of the logits' positions count.
+        changed: What the model itself changed of its inputs.
     """
 
     inputs: Inputs
     with_grad: bool
-    versions: list[int]
+    watch: Watch | None
     name: str = ""
     parts: tuple[str, ...] = ()
     raw: Any = None
     layers: LayerCalls | None = None
     mask_keys: tuple[str, ...] = MASK_KEYS
+    changed: tuple[Change, ...] = ()
 
     @property
     def mask(self) -> Tensor | None:
@@ -53,13 +56,6 @@ def inputs_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
     if not kwargs:
         return args[0] if len(args) == 1 and isinstance(args[0], Tensor) else args
     return Arguments(args, kwargs) if args else kwargs
-
-
-def versions_of(inputs: Inputs) -> list[int]:
-    """The versions of the inputs' tensors: a change in place raises them."""
-    if torch.compiler.is_compiling():
-        return []
-    return [tensor._version for tensor in tensors_of(inputs) if not tensor.is_inference()]
 
 
 def in_words(inputs: Inputs) -> str:

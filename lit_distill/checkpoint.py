@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lightning.pytorch import Trainer
+
 from lit_distill.layout import usual_channel_dim
+from lit_distill.notices import tell
 from lit_distill.outputs import Outputs
-from lit_distill.rng import collect_rng_state, restore_rng_state
+from lit_distill.rng import collect_rng_state, collect_rng_states, restore_own_rng_state
 from lit_distill.weighted import WeightedCriteria
 
 NOTE_KEY = "lit_distill"
@@ -27,7 +30,7 @@ class CheckpointNote:
 
     def __init__(self) -> None:
         self._shapes: dict[str, Any] | None = None
-        self._rng: dict[str, Any] | None = None
+        self._rng: list[dict[str, Any]] = []  # by rank
         self._read: list[str] = []
 
     def remember_reading(self, lines: Sequence[str]) -> None:
@@ -56,12 +59,20 @@ class CheckpointNote:
                         f"{_width(known)[1]} before ({known[1:]})."
                     )
 
-    def write(self, checkpoint: dict[str, Any], criteria: WeightedCriteria) -> None:
-        """Add the entry."""
+    def write(self, checkpoint: dict[str, Any], criteria: WeightedCriteria, alone: bool = False) -> None:
+        """Add the entry.
+
+        Args:
+            checkpoint: To add it to.
+            criteria: Of the fit.
+            alone: The other processes may not be saving: after an error, one may have failed by itself.
+        """
+        states = [collect_rng_state()] if alone else collect_rng_states()
         checkpoint[NOTE_KEY] = {
             "criteria": {name: class_name(criterion) for name, criterion in criteria.criteria().items()},
             "shapes": self._shapes,
-            "rng": collect_rng_state(),
+            "rng": states[0],
+            "rng_of_other_ranks": states[1:],
             "read": list(self._read),
         }
 
@@ -87,25 +98,37 @@ class CheckpointNote:
             shapes = note["shapes"]
             criteria.build(Outputs.from_shapes(shapes["student"]), Outputs.from_shapes(shapes["teacher"]))
             self._shapes = shapes
-        self._rng = note["rng"]
+        criteria.ownership.load(criteria.parts())
+        self._rng = [note["rng"], *note.get("rng_of_other_ranks", ())]  # older checkpoints have the first rank's alone
 
-    def restore_rng(self, last: bool) -> None:
-        """Put the random states back when a run goes on from a checkpoint.
+    def restore_rng(self, trainer: Trainer, last: bool) -> None:
+        """Put the random states back when a run goes on from a checkpoint: each process's own.
 
         To be called before Lightning makes the iterator over the training data, which draws: as soon as the checkpoint is
         read, since an optimizer's schedule may ask for the number of batches, and at the start of the fit.
 
         Args:
+            trainer: Of the run.
             last: Whether this is the last time.
         """
-        if self._rng is not None:
-            restore_rng_state(self._rng)
+        if self._rng:
+            restore_own_rng_state(self._rng, trainer.global_rank)
+        if self._rng and not last and len(self._rng) != trainer.world_size:
+            tell(
+                f"the checkpoint holds the random states of {_processes(len(self._rng))}, and this run has "
+                f"{_processes(trainer.world_size)}: what is drawn from here on (augmentation, dropout, the order of samples) "
+                "is not what a run without a break would have drawn."
+            )
         if last:
-            self._rng = None
+            self._rng = []
 
     def forget_rng(self) -> None:
         """Leave the random states as they are from now on."""
-        self._rng = None
+        self._rng = []
+
+
+def _processes(number: int) -> str:
+    return f"{number} process{'es' * (number != 1)}"
 
 
 def _width(shape: Sequence[int]) -> tuple[int, int]:

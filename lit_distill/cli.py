@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,9 @@ from torch.optim import Optimizer
 from lit_distill.checkpoint_file import read_checkpoint
 from lit_distill.modules import DistillationModule
 from lit_distill.references import nearest
+from lit_distill.signals import exit_code_on_sigterm
 from lit_distill.teachers import RecordedTeacher
+from lit_distill.whole_file import write_whole
 
 _DESCRIPTION = (
     "Knowledge distillation with PyTorch Lightning. Start with `lit-distill demo` (a minute, no download), then "
@@ -154,7 +157,9 @@ class DistillationCLI(LightningCLI):
             return
         folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        torch.save(_joined(batches), folder / "predictions.pt")
+        content = io.BytesIO()
+        torch.save(_joined(batches), content)
+        write_whole(folder / "predictions.pt", content.getbuffer())
         print(f"Predictions saved: {folder / 'predictions.pt'}")
 
 
@@ -222,7 +227,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     verb, rest = (given[0], given[1:]) if given else ("", [])
     _check_verb(verb)
     try:
-        _run(verb, rest, given)
+        with exit_code_on_sigterm():
+            _run(verb, rest, given)
     except Exception as error:
         cause = root_cause(error)
         if cause is not error:  # the parser's own words would come last, after all that it tried

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +23,13 @@ from lit_distill.formats import refuse_fixed_mode
 from lit_distill.misreadings import tell_of_other_tasks, tell_of_unread_weights
 from lit_distill.optim import check_apart
 from lit_distill.outputs import Outputs
+from lit_distill.ownership import widths
 from lit_distill.positions import input_mask, settle
 from lit_distill.probe import unchanged
 from lit_distill.reading import BatchReader
 from lit_distill.teachers import Teacher, as_teacher
+from lit_distill.teachers.steadiness import NetworkState, ask_steady, state_of, tell_of_changes
+from lit_distill.untouched import Guard, looking_closely, read_after_student
 from lit_distill.weighted import Losses, WeightedCriteria
 
 
@@ -71,7 +75,7 @@ class Distiller:
         self.student = student
         self.criteria = criteria
         self.format = batch_format
-        self.teacher = as_teacher(teacher) if teacher is not None else None
+        self.teacher = as_teacher(teacher).serving(student) if teacher is not None else None
         if self.teacher is None:
             checks.no_teacher_needed(criteria)
         else:
@@ -88,6 +92,8 @@ class Distiller:
         if self.teacher is not None:
             self.teacher.observe(criteria.teacher_layers, batch_format)
         self.note = CheckpointNote()
+        self.guard = Guard()
+        self._at_start: NetworkState | None = None
 
     @property
     def reads_labels(self) -> bool:
@@ -111,10 +117,26 @@ class Distiller:
     # One batch -----------------------------------------------------------------------------------
 
     def ask(self, data: Batch) -> Callable[[], Outputs]:
-        """Ask the teacher about a batch; what is returned gives its outputs once the student has run."""
-        if self.teacher is None:
-            return Outputs.nothing
-        return self.teacher.ask(data.for_teacher, input_mask(data))
+        """Ask the teacher about a batch; what is returned gives its outputs once the student has run.
+
+        That raises a ValueError where one of the two has changed what the other, or the criteria, read of the batch.
+        """
+        watch = self.guard.watch(read_after_student(data, self.teacher is not None))
+        given = self.teacher.ask(data.for_teacher, input_mask(data)) if self.teacher is not None else Outputs.nothing
+
+        def answer() -> Outputs:
+            self.guard.check_student(watch, type(self.student).__name__)
+            with self._watched_teacher(data):
+                return given()
+
+        return answer
+
+    def _watched_teacher(self, data: Batch) -> AbstractContextManager[None]:
+        return (
+            self.guard.teacher_on(type(self.teacher.model).__name__, data, training=True)
+            if self.teacher is not None
+            else nullcontext()
+        )
 
     def compare(self, student: Outputs, teacher: Outputs, data: Batch) -> Comparison:
         """Weigh the criteria for a batch's outputs, at the positions that count."""
@@ -177,9 +199,11 @@ class Distiller:
         asked = self.teacher
         teacher = Outputs.nothing()
         if asked is not None:
-            teacher = asked(data.for_teacher, input_mask(data), calibrate=True)
+            with looking_closely(), self._watched_teacher(data):
+                teacher = self._ask_first(asked, data)
         self.note.check_shapes(student, teacher)
         self.criteria.build(student, teacher)
+        self.criteria.ownership.mark(self.criteria.parts(), [widths(student), widths(teacher)])
         self.criteria.to(student.device)
         with unchanged(self.criteria):
             self.criteria.eval()
@@ -199,6 +223,13 @@ class Distiller:
         self.note.remember_reading(read)
         lines = [checks.summary(self.student, self.teacher, self.criteria, student, teacher), *read, *self._layouts()]
         rank_zero_info("\n".join(lines))
+
+    @staticmethod
+    def _ask_first(teacher: Teacher, data: Batch) -> Outputs:
+        def ask() -> Outputs:
+            return teacher(data.for_teacher, input_mask(data), calibrate=True)
+
+        return ask_steady(teacher.model, ask) if teacher.frozen else ask()
 
     def _reads_logits(self) -> bool:
         criteria = self.criteria.criteria().values()
@@ -222,14 +253,24 @@ class Distiller:
         return lines
 
     def start(self, trainer: Trainer, module: LightningModule, unpack: Callable[[Any], Batch]) -> None:
-        """Begin a fit, before its training loader is made."""
+        """Begin a fit, before its training loader is made.
+
+        Raises:
+            ValueError: The criteria or the teacher have trained in another module, or the processes' teachers differ.
+        """
         if trainer.fit_loop._combined_loader is None:
-            self.note.restore_rng(last=True)
+            self.note.restore_rng(trainer, last=True)
         else:  # the iterator over the training data has been made, from the states put back as the checkpoint was read
             self.note.forget_rng()
         check_apart(trainer, self.criteria)
+        owner = self.criteria.ownership
+        owner.take(self.criteria.parts())
         if self.teacher is not None:
-            checks.same_on_every_rank(module, self.teacher.model)
+            self._at_start = state_of(self.teacher.model)
+            checks.same_on_every_rank(module, self._at_start.digest)
+            if not owner.loaded:
+                self.teacher.check_owner(owner.token)
+            self.teacher.trained_in = owner.token
             self.teacher.attach(trainer, unpack)
 
     def prepare(self, trainer: Trainer, read: Callable[[Any], Inputs]) -> None:
@@ -248,15 +289,24 @@ class Distiller:
         if self.teacher is not None:
             self.teacher.end_batch(self.student, trainer.global_step)
 
+    def finish(self) -> None:
+        """End a fit that reached its end: say so where the frozen teacher is not what it was."""
+        teacher = self.teacher
+        if teacher is not None and teacher.frozen and self._at_start is not None:
+            tell_of_changes(teacher.model, self._at_start)
+        self.stop()
+
     def stop(self) -> None:
         """End a run: both networks are plain modules, until they are used again."""
         self.capture.remove()
+        self.guard.forget()
+        self._at_start = None
         if self.teacher is not None:
             self.teacher.detach()
             self.teacher.capture.remove()
 
     def move(self, fn: Callable[[Tensor], Tensor]) -> None:
-        """Have a teacher that is no submodule follow the module to another device or type."""
+        """Have a teacher that is no submodule follow the module to another device."""
         if self.teacher is not None:
             self.teacher.apply(fn)
 

@@ -181,6 +181,20 @@ def weights_mark(model: nn.Module) -> tuple[tuple[int, int], ...]:
     return tuple((tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version) for tensor in _weights(model))
 
 
+def moved(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """What moves tensors as a function does, and leaves them in their type.
+
+    Args:
+        fn: Moves tensors, and may convert them: what ``nn.Module.to`` hands to each module.
+    """
+
+    def move(tensor: Tensor) -> Tensor:
+        probe = fn(torch.empty(0, dtype=tensor.dtype, device=tensor.device))
+        return fn(tensor) if probe.dtype == tensor.dtype else tensor.to(probe.device)
+
+    return move
+
+
 def cast_floats(value: Any, dtype: torch.dtype | None) -> Any:
     """Nested inputs with their floating-point tensors in a type; the same where there is none.
 

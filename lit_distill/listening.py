@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.modules.loss import _Loss
 from torchmetrics import Metric
 
-from lit_distill.calls import Call, in_words, inputs_of, versions_of
+from lit_distill.batch import Inputs
+from lit_distill.calls import Call, in_words, inputs_of
 from lit_distill.capture import Capture, is_compiled
 from lit_distill.compiling import uncompiled
 from lit_distill.entries import mask_keys_for
@@ -20,6 +21,7 @@ from lit_distill.hooks import Store
 from lit_distill.outputs import Outputs
 from lit_distill.parts import join_parts
 from lit_distill.signatures import signature_of
+from lit_distill.untouched import Guard, refusal
 
 WhichCall = int | Literal["all"] | None
 
@@ -59,6 +61,7 @@ class _Ear:
     calls: list[Call]
     parts: list[Call]
     mask_keys: tuple[str, ...]
+    guard: Guard
     name: str = ""  # of the model's class
     listening: bool = False
     announced: bool = False  # a call of the model's own ``__call__`` has begun, whose forward comes next
@@ -67,7 +70,8 @@ class _Ear:
     def begin(self, into: list[Call], args: Any, kwargs: Any, name: str = "") -> Call:
         self.store.calls, self.store.recording = {}, True
         inputs = inputs_of(args, kwargs)
-        call = Call(inputs, torch.is_grad_enabled(), versions_of(inputs), name, mask_keys=self.mask_keys)
+        watch = None if torch.compiler.is_compiling() else self.guard.watch({"inputs": inputs})
+        call = Call(inputs, torch.is_grad_enabled(), watch, name, mask_keys=self.mask_keys)
         into.append(call)
         self.under_way = call
         return call
@@ -76,6 +80,7 @@ class _Ear:
         call = self.under_way
         if call is not None:
             call.raw, call.layers = output, self.store.calls
+            call.changed = tuple(self.guard.changes(call.watch)) if call.watch is not None else ()
         self.quiet()
 
     def quiet(self) -> None:
@@ -173,7 +178,8 @@ class Listener:
     def __init__(self, capture: Capture) -> None:
         self.capture = capture
         self.refusal: str | None = None
-        self._ear = _Ear(capture.store, [], [], mask_keys_for(signature_of(capture.model)))
+        self.guard = Guard()
+        self._ear = _Ear(capture.store, [], [], mask_keys_for(signature_of(capture.model)), self.guard)
         self._ear.name = type(self._root).__name__
         self._methods: list[str] = []
         self._known: tuple[str, ...] = ()
@@ -256,23 +262,35 @@ class Listener:
                 vars(root).pop(name, None)
             vars(root).update(before)
 
-    def read(self, call: Call, mask: Tensor | None = None, *, calibrate: bool = False) -> Outputs:
+    def read(
+        self, call: Call, mask: Tensor | None = None, *, calibrate: bool = False, reader: Inputs | None = None
+    ) -> Outputs:
         """The model's outputs in a call.
 
         Args:
             call: As ``listen`` gave it.
             mask: Passed on to the outputs.
             calibrate: As in ``Capture.run``; without it, every layer must carry a gradient.
+            reader: What the teacher is called with; the call's inputs where None.
 
         Raises:
-            RuntimeError: The model changed its inputs in place, or as ``Capture.run`` does.
+            ValueError: The student changed what the teacher is called with.
+            RuntimeError: Something else changed it after the call; or as ``Capture.run`` does.
         """
-        if call.versions and call.versions != versions_of(call.inputs):
-            raise RuntimeError(
-                "the inputs of the student were changed in place after it was called, and the teacher has to see what the "
-                "student saw: give the student a clone, model(x.clone())."
-            )
+        self._check_inputs(call, call.inputs if reader is None else reader)
         return self.capture.read(call.raw, call.layers or {}, mask, calibrate=calibrate, need_grad=not calibrate)
+
+    def _check_inputs(self, call: Call, reader: Inputs) -> None:
+        changed = [change for change in call.changed if change.concerns(reader)]
+        if changed:
+            raise ValueError(refusal(f"the student {self._ear.name}", changed, "the teacher would see what it left"))
+        later = self.guard.changes(call.watch) if call.watch is not None else []
+        later = [change for change in later if change.concerns(reader)]
+        if later:
+            raise RuntimeError(
+                f"the inputs of the student were changed after it was called ({', '.join(map(str, later))}), and the teacher "
+                "has to see what the student saw: give the student a clone, model(x.clone())."
+            )
 
     def remove(self) -> None:
         """Take all hooks off the model."""

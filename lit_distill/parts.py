@@ -47,7 +47,9 @@ def join_parts(parts: list[Call], known: tuple[str, ...] = ()) -> Call:
         for key, calls in (part.layers or {}).items():
             layers.setdefault(key, []).extend(calls)
     with_grad = any(part.with_grad for part in parts)
-    return Call(first.inputs, with_grad, first.versions, parts=tuple(names), raw=last.raw, layers=layers)
+    return Call(
+        first.inputs, with_grad, first.watch, parts=tuple(names), raw=last.raw, layers=layers, changed=first.changed
+    )
 
 
 def check_whole(model: nn.Module, call: Call) -> None:

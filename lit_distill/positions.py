@@ -6,7 +6,7 @@ other positions (an encoder's, an audio's samples), and is left out; one that wa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
@@ -176,7 +176,8 @@ def _chosen_samples(
             f"the mask [{size}] does not fit the logits {list(student.logits.shape)}; give one value a sample."
         )
     target = data.target
-    kept = rows(target) if isinstance(target, Tensor) else target
+    kept = {name: rows(labels) for name, labels in target.items()} if isinstance(target, Mapping) else target
+    kept = rows(kept) if isinstance(kept, Tensor) else kept
     return replace(data, mask=None, target=kept), of(student), of(teacher) if teacher is not None else None
 
 

@@ -139,6 +139,11 @@ def training_data(trainer: Trainer) -> TrainingData:
     return data
 
 
+def let_go(trainer: Trainer) -> None:
+    """Forget training loaders that no loop has asked for, as the fit ended by an error."""
+    vars(trainer.fit_loop._data_source).pop("dataloader", None)
+
+
 def training_step_context(trainer: Trainer) -> AbstractContextManager[None]:
     """What the trainer runs training steps in: its autocast, where its precision is a mixed one."""
     if str(trainer.precision).endswith("mixed"):

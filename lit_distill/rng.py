@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
 
 def collect_rng_state() -> dict[str, Any]:
@@ -33,6 +35,35 @@ def restore_rng_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"].cpu())
     if len(state["cuda"]) == torch.cuda.device_count() and state["cuda"]:
         torch.cuda.set_rng_state_all([device.cpu() for device in state["cuda"]])
+
+
+def collect_rng_states() -> list[dict[str, Any]]:
+    """Read the states of every process, by rank; all have to call it."""
+    mine = collect_rng_state()
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return [mine]
+    everyone: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, mine)
+    return everyone
+
+
+def restore_own_rng_state(states: Sequence[dict[str, Any]], rank: int) -> None:
+    """Put this process's generators back; where there is no state of its rank, into one of its own all the same.
+
+    Args:
+        states: By rank.
+        rank: Of this process.
+    """
+    if rank < len(states):
+        restore_rng_state(states[rank])
+        return
+    first = states[0]
+    restore_rng_state(first)
+    digest = hashlib.sha256(bytes(first["torch"].tolist()) + rank.to_bytes(4, "big")).digest()
+    seed = int.from_bytes(digest[:4], "big")
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from lit_distill.references import nearest
 from lit_distill.schedules import Schedule
 
 WEIGHT = "weight"
+_GIVEN = "_settings_as_given"
 
 
 def check_schedules(criteria: Mapping[str, Criterion], schedules: Mapping[str, Schedule]) -> None:
@@ -48,6 +49,33 @@ def settings(name: str, criterion: Criterion) -> list[str]:
             numbers["temperature"] = getattr(module, "temperature", None)
             found += [f"{path}.{key}" for key, value in numbers.items() if _is_number(value)]
     return list(dict.fromkeys(found))
+
+
+def keep_settings(criteria: Mapping[str, Criterion], schedules: Mapping[str, Schedule]) -> None:
+    """Remember on each criterion what a schedule is about to set, as the user gave it.
+
+    Args:
+        criteria: Criteria by name.
+        schedules: By what they set.
+    """
+    for key in schedules:
+        if not sets_weight(key):
+            owner, _, setting = key.rpartition(".")
+            name, _, path = owner.partition(".")
+            module = criteria[name].get_submodule(path)
+            vars(module).setdefault(_GIVEN, {}).setdefault(setting, getattr(module, setting))
+
+
+def forget_schedules(criteria: Mapping[str, Criterion]) -> None:
+    """Give criteria that another module's schedules have changed the settings that the user gave them.
+
+    Args:
+        criteria: Criteria by name.
+    """
+    for criterion in criteria.values():
+        for module in criterion.modules():
+            for setting, value in vars(module).pop(_GIVEN, {}).items():
+                setattr(module, setting, value)
 
 
 def _is_number(value: object) -> bool:

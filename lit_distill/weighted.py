@@ -16,9 +16,18 @@ from lit_distill.criteria import Criterion
 from lit_distill.criteria.base import at_least_float32
 from lit_distill.criteria.processes import distributed
 from lit_distill.outputs import Outputs
+from lit_distill.ownership import Ownership, held_by
 from lit_distill.references import nearest
 from lit_distill.schedules import Schedule
-from lit_distill.scheduling import WEIGHT, can_rise, check_schedules, check_value, sets_weight
+from lit_distill.scheduling import (
+    WEIGHT,
+    can_rise,
+    check_schedules,
+    check_value,
+    forget_schedules,
+    keep_settings,
+    sets_weight,
+)
 
 
 @dataclass(frozen=True)
@@ -86,14 +95,24 @@ class WeightedCriteria(nn.ModuleDict):
         super().__init__(dict(criteria))
         self.schedules = schedules
         self.weights = {name: float(weights.get(name, 0.0)) for name in criteria}
+        self.ownership = Ownership()
+        forget_schedules(criteria)
+        keep_settings(criteria, schedules)
         self.advance(0, 0.0)
         self.balance = balance
         if balance is not None:
+            before = held_by(balance)
             balance.build([name for name in criteria if self.trains(name)])
+            self.ownership.began(balance, before)
 
     def criteria(self) -> dict[str, Criterion]:
         """The criteria by name, as what they are."""
         return {name: module for name, module in self.items() if isinstance(module, Criterion)}
+
+    def parts(self) -> dict[str, nn.Module]:
+        """All that learns or measures: the criteria by name, and the balance."""
+        found: dict[str, nn.Module] = dict(self.criteria())
+        return found if self.balance is None else {**found, "balance": self.balance}
 
     @property
     def student_layers(self) -> list[str]:

@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 from lit_distill import checks
+from lit_distill.aftermath import Before, Departure
 from lit_distill.balance import Balance
 from lit_distill.batch import Batch, BatchFormat, Inputs, Target, count_samples, move
 from lit_distill.callbacks import hosting
@@ -36,7 +37,9 @@ from lit_distill.optim import hold_task_gradient
 from lit_distill.probe import as_in_evaluation, on_device
 from lit_distill.reading import BatchReader
 from lit_distill.reporting import describe
+from lit_distill.saving import save_whole
 from lit_distill.schedules import Schedule
+from lit_distill.signals import end_if_terminated, listen, listen_no_more, mark_terminated
 from lit_distill.teachers import Teacher
 from lit_distill.tensorboard import add_comparison_charts
 from lit_distill.weighted import WeightedCriteria
@@ -132,18 +135,24 @@ class Distill(EvaluatesHost):
         self._trained = TrainedAdditions(parameter_group)
         meant = task if task is not None else task_of(self.criteria.criteria())
         self._evaluation = HostEvaluation(student, call, self._format, meant) if evaluate else None
-        self._place: tuple[torch.device, torch.dtype] | None = None
+        self._place: torch.device | None = None
         self._warned = False
+        self._before = Before()
+        self._departure = Departure(self._leave)
 
     # Before the first batch ----------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        save_whole(trainer)
+        listen(trainer)
+        self._leave(pl_module)  # a run before this one may have ended by an error
+        self._before.remember(pl_module)
+        self._departure.arrive(trainer)
         if self._evaluation is not None:
             self._evaluation.restart()
         if stage != "fit":
             self._host.wrap(pl_module, "on_load_checkpoint", hosting.without_additions)
             return
-        self._leave(pl_module)  # a fit before this one may have ended by an error
         hosting.check(trainer, pl_module, self)
         if hosting.find(pl_module, self.student) is not None:
             self._attach(trainer, pl_module, set_up=False)
@@ -208,7 +217,7 @@ class Distill(EvaluatesHost):
             inputs = move(self.example_inputs, parameter.device, parameter.dtype)
             with as_in_evaluation(distiller.student), torch.no_grad():
                 outputs = distiller.capture.run(inputs, calibrate=True)
-            data = self._heard.batch(Call(inputs, True, []), None, self._network())
+            data = self._heard.batch(Call(inputs, True, None), None, self._network())
             if not is_compiled(module):
                 self._calls.expect_parts()
         else:
@@ -219,7 +228,7 @@ class Distill(EvaluatesHost):
             data = self._data(done.batch, call)
             read = describe(done.batch, self._reader) if self._reads_batch else []
             labels = self._labels_beside(done.batch)
-            outputs = done.listener.read(call, data.mask, calibrate=True).detach()
+            outputs = done.listener.read(call, data.mask, calibrate=True, reader=data.for_teacher).detach()
             distiller.capture.overwritten.update(done.listener.capture.overwritten)
             distiller.capture.layouts = done.listener.capture.layouts
         extra = distiller.registered_teacher
@@ -241,11 +250,10 @@ class Distill(EvaluatesHost):
         add_comparison_charts(pl_module.loggers)
 
     def _follow(self, device: torch.device) -> None:
-        """Have the teacher where the student is, and of its type."""
-        parameter = next(iter(self._engine().student.parameters()), torch.empty(0))
-        if (device, parameter.dtype) != self._place:
-            self._place = (device, parameter.dtype)
-            self._engine().move(lambda tensor: move(tensor, device, parameter.dtype))
+        """Have the teacher where the student is."""
+        if device != self._place:
+            self._place = device
+            self._engine().move(lambda tensor: tensor.to(device))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         reader = self._engine().reader()
@@ -292,7 +300,7 @@ class Distill(EvaluatesHost):
     def _compare(self, batch: Any, call: Call) -> Comparison:
         distiller = self._engine()
         data = self._data(batch, call)
-        student = self._calls.hearing().read(call, data.mask)
+        student = self._calls.hearing().read(call, data.mask, reader=data.for_teacher)
         return distiller.compare(student, distiller.ask(data)(), data)
 
     def _data(self, batch: Any, call: Call) -> Batch:
@@ -325,7 +333,7 @@ class Distill(EvaluatesHost):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if self.distiller is not None and hasattr(pl_module, NOTE_KEY):
-            self.distiller.note.write(checkpoint, self.criteria)
+            self.distiller.note.write(checkpoint, self.criteria, alone=trainer.interrupted)
             checkpoint[NOTE_KEY] |= self._trained.note()
 
     def _on_load_checkpoint(self, module: LightningModule) -> hosting.Wrapper:
@@ -333,7 +341,7 @@ class Distill(EvaluatesHost):
             saved = any(key.startswith(f"{NOTE_KEY}.") for key in checkpoint.get("state_dict", {}))
             if NOTE_KEY in checkpoint:
                 self._engine().note.read(checkpoint, self.criteria)
-                self._engine().note.restore_rng(last=False)
+                self._engine().note.restore_rng(module.trainer, last=False)
             elif not saved:
                 hosting.check_no_state(getattr(module, NOTE_KEY))
             original(checkpoint)
@@ -341,16 +349,22 @@ class Distill(EvaluatesHost):
         return load
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Distil no more; what was added stays registered, as a checkpoint may still be written."""
+        """Distil no more; what was added stays registered until all callbacks were told, as one may save a checkpoint."""
+        mark_terminated(trainer, exception)
         self._stop_watching()
         if self.distiller is not None:
             self.distiller.stop()
+        self._before.put_back(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._engine().stop()
+        self._engine().finish()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._leave(pl_module)
+        self._departure.depart(trainer)
+        self._before.forget()
+        listen_no_more(trainer)
+        end_if_terminated(trainer)
 
     def _leave(self, module: LightningModule) -> None:
         """Give the module back as it was."""

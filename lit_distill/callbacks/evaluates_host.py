@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
-from lit_distill.batch import BatchFormat, move
+from lit_distill.batch import BatchFormat
 from lit_distill.callbacks import hosting
 from lit_distill.callbacks.evaluation import HostEvaluation
 from lit_distill.callbacks.student_calls import StudentCalls
@@ -36,18 +35,17 @@ class EvaluatesHost(Callback):
         student = hosting.find(module, self.student)
         if self._evaluation is None or student is None or getattr(module, "_compiler_ctx", None) is not None:
             return
-        teacher = self.distiller.teacher if self.distiller is not None else self._untrained_teacher()
+        teacher = self.distiller.teacher if self.distiller is not None else self._untrained_teacher(student)
         if teacher is not None:
-            parameter = next(iter(student.parameters()), torch.empty(0))
-            teacher.apply(lambda tensor: move(tensor, module.device, parameter.dtype))
+            teacher.apply(lambda tensor: tensor.to(module.device))
         layouts = self.distiller.capture.layouts if self.distiller is not None else None
         self._evaluation.begin(module, student, teacher, self._calls.parts or (), stage, layouts)
 
-    def _untrained_teacher(self) -> Teacher | None:
+    def _untrained_teacher(self, student: nn.Module) -> Teacher | None:
         """The teacher where there was no fit; none where it learns in one."""
         assert self._evaluation is not None
         known = self._evaluation.teacher
-        teacher = known if known is not None else as_teacher(self.teacher)
+        teacher = known if known is not None else as_teacher(self.teacher).serving(student)
         if not teacher.frozen:
             return None
         if known is None:

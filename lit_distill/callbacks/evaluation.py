@@ -29,6 +29,7 @@ from lit_distill.notices import tell
 from lit_distill.positions import settle, settled_logits
 from lit_distill.reading import BatchReader
 from lit_distill.teachers import Teacher
+from lit_distill.untouched import Guard
 
 STEPS = {"val": "validation_step", "test": "test_step"}
 
@@ -83,6 +84,7 @@ class HostEvaluation:
         self._reads_labels = True
         self._reader = BatchReader(batch_format, inputs_are_read=False)
         self._told: set[str] = set()
+        self._guard = Guard()
 
     def begin(
         self,
@@ -150,6 +152,9 @@ class HostEvaluation:
     def restart(self) -> None:
         """Forget what was left out, for a new run."""
         self._told, self._reads_labels = set(), True
+        if self._evaluator is not None:
+            self._evaluator.forget()
+        self._guard.forget()
 
     # One batch -----------------------------------------------------------------------------------
 
@@ -157,13 +162,14 @@ class HostEvaluation:
         listener = self._listener
         if listener is None:
             return original(*args, **kwargs)
-        with listener.listen() as calls:
-            returned = original(*args, **kwargs)
-        if self._evaluator is not None:
-            try:
-                self._add(args[0] if args else kwargs.get("batch"), calls)
-            except Exception as error:  # the module's own validation is none of our business
-                self._give_up(error)
+        with self._guard.closely_once(self._place[:2]):
+            with listener.listen() as calls:
+                returned = original(*args, **kwargs)
+            if self._evaluator is not None:
+                try:
+                    self._add(args[0] if args else kwargs.get("batch"), calls)
+                except Exception as error:  # the module's own validation is none of our business
+                    self._give_up(error)
         return returned
 
     def _add(self, batch: Any, calls: list[Call]) -> None:
@@ -183,7 +189,7 @@ class HostEvaluation:
         assert self._listener is not None
         assert self._evaluator is not None
         heard = self._heard.batch(call, given, self.teacher.model if self.teacher is not None else None)
-        raw = self._listener.read(call, calibrate=True)
+        raw = self._listener.read(call, calibrate=True, reader=heard.for_teacher)
         data, outputs, _ = settle(heard, self._format, raw, layouts=self._listener.capture.layouts)
         arrange = partial(settled_logits, heard, self._format, raw)
         logits = outputs.logits

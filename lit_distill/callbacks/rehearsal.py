@@ -20,6 +20,7 @@ from lit_distill.copying import copied
 from lit_distill.lightning_names import is_module, is_overridden
 from lit_distill.listening import Listener
 from lit_distill.probe import in_weights_type, networks_of, on_device, training_data, training_step_context, unchanged
+from lit_distill.untouched import looking_closely
 
 
 @dataclass
@@ -89,7 +90,7 @@ def _run(trainer: Trainer, module: LightningModule, listener: Listener, set_up: 
     with _logging_nothing(trainer, twin):
         if not set_up and is_overridden("setup", twin):
             twin.setup("fit")
-        with ear.capture.observed(), ear.listen() as calls, training_step_context(trainer):
+        with ear.capture.observed(), looking_closely(), ear.listen() as calls, training_step_context(trainer):
             takes_index = is_param_in_hook_signature(twin.training_step, "batch_idx", min_args=2)
             returned = twin.training_step(batch, 0) if takes_index else twin.training_step(batch)
     return Rehearsal(batch, calls, returned, ear)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 
 from lit_distill.checkpoint import NOTE_KEY
 from lit_distill.checkpoint_file import read_checkpoint
+from lit_distill.whole_file import write_whole
 
 _WEIGHTS = ("state_dict", "current_model_state", "averaging_state")
 
@@ -55,12 +57,9 @@ def strip_file(source: str | Path, destination: str | Path, trust: bool = False)
         raise ValueError(f"{source} is no Lightning checkpoint: it has no 'state_dict'.")
     stripped = strip(checkpoint)
     gone = [key for key in checkpoint["state_dict"] if _is_ours(key)]
-    partial = Path(f"{destination}.partial")
-    try:
-        torch.save(stripped, partial)
-        partial.replace(destination)  # the source may be the destination, and must not be lost half way
-    finally:
-        partial.unlink(missing_ok=True)
+    content = io.BytesIO()
+    torch.save(stripped, content)
+    write_whole(destination, content.getbuffer())  # the source may be the destination, and must not be lost half way
     what = (
         f"{len(gone)} tensors taken out ({', '.join(gone[:3])}{', …' if gone[3:] else ''})"
         if gone

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +12,55 @@ import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from lit_distill.saving import save_whole
+from lit_distill.whole_file import write_whole
+
 _CALLBACK = "lit_distill.chain.LinkCheckpoint"
 _CHECKPOINT = "last.ckpt"
 _RECORD = "link.json"
 
 
 class LinkCheckpoint(Checkpoint):
-    """Writes ``last.ckpt`` at the end of every epoch, whole or not at all.
+    """Writes ``last.ckpt`` at the end of every epoch, and notes in the link's record that the fit is finished once it is.
 
-    It is written beside and then renamed: a run that is killed while it saves leaves the checkpoint of the epoch before.
+    Only the fit knows: its process can end with 0 and be unfinished, and be killed between its last checkpoint and its end.
+    A link that was killed there finishes at once when it goes on.
 
     Args:
-        folder: Where to write it.
+        folder: Where to write them.
     """
 
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
+        self._stopped = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        save_whole(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"stopped": self._stopped}
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        beside = self.folder / f"saving-{_CHECKPOINT}"
-        trainer.save_checkpoint(beside, weights_only=False)
-        if trainer.is_global_zero:
-            beside.replace(self.folder / _CHECKPOINT)
+        self._stopped = trainer.should_stop  # by EarlyStopping or a Timer, which a Trainer forgets
+        trainer.save_checkpoint(self.folder / _CHECKPOINT, weights_only=False)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint.get("callbacks", {}).get(self.state_key, {})
+        trainer.should_stop = trainer.should_stop or state.get("stopped", False)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero or not _is_finished(trainer):
+            return
+        record = Record.read(self.folder)  # none where the link's command is run by hand
+        if record is not None and (self.folder / _CHECKPOINT).is_file():
+            replace(record, finished=True).write(self.folder)
+
+
+def _is_finished(trainer: Trainer) -> bool:
+    """Whether a fit has reached its epochs or steps, or was told to stop: by EarlyStopping, at its ``max_time``."""
+    epochs, steps = trainer.max_epochs, trainer.max_steps
+    reached = 0 <= steps <= trainer.global_step or (epochs is not None and 0 <= epochs <= trainer.current_epoch)
+    return reached or trainer.should_stop
 
 
 @dataclass(frozen=True)
@@ -119,12 +145,7 @@ class Record:
     def write(self, folder: Path) -> None:
         """Write the record, whole or not at all."""
         folder.mkdir(parents=True, exist_ok=True)
-        beside = folder / f"saving-{_RECORD}"
-        with beside.open("w") as file:
-            json.dump(asdict(self), file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(folder / _RECORD)
+        write_whole(folder / _RECORD, json.dumps(asdict(self), indent=1).encode())
 
     def changes(self, settings: Mapping[str, Any], teachers: Mapping[str, str]) -> list[str]:
         """A line for everything that is otherwise now than when the link was made.

@@ -13,15 +13,16 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from lit_distill.chain.config import read_chain
+from lit_distill.chain.link import Link, Record
 from lit_distill.chain.planning import Step, plan, settings_of
 from lit_distill.cli import find_configs
+from lit_distill.signals import TERMINATED
 
 Launch = Callable[[list[str]], int]
 
@@ -50,16 +51,26 @@ def run(steps: Sequence[Step], further: Sequence[str] = (), launch: Launch | Non
         print(f"$ lit-distill {shlex.join(command)}", flush=True)
         code = (launch or in_own_process)(command)
         if code != 0:
-            raise SystemExit(
-                f"lit-distill chain: link {link.name!r} ended early (exit code {code}). The same command again goes on "
-                "from the last finished epoch."
-            )
+            raise _ended(link, f"ended early (exit code {code})", code)
         if not link.checkpoint.is_file():
             raise SystemExit(f"lit-distill chain: link {link.name!r} left no {link.checkpoint}: did it train an epoch?")
-        replace(step.record, finished=True).write(link.folder)
+        record = Record.read(link.folder)
+        if record is None or not record.finished:
+            raise _ended(link, "ended before its fit was finished, and with exit code 0", 1)
     print("\nThe chain is finished:")
     for step in steps:
         print(f"  {step.link.name}: {step.link.checkpoint}")
+
+
+def _ended(link: Link, how: str, code: int) -> SystemExit:
+    message = (
+        f"lit-distill chain: link {link.name!r} {how}. The same command again goes on from the last finished epoch."
+    )
+    ended = SystemExit(message)
+    if code in (TERMINATED, -signal.SIGTERM):
+        print(message, file=sys.stderr)
+        ended.code = TERMINATED
+    return ended
 
 
 def show(steps: Sequence[Step], further: Sequence[str] = ()) -> None:
@@ -91,22 +102,26 @@ def in_own_process(words: list[str]) -> int:
     Returns:
         Its exit code; never 0 where it was interrupted.
     """
-    interrupted = False
-    process = subprocess.Popen([sys.executable, "-m", "lit_distill", *words])
+    interrupted = 0
+    process: subprocess.Popen[bytes] | None = None
 
     def hand_on(number: int, frame: Any) -> None:
         nonlocal interrupted
-        interrupted = True
-        process.send_signal(number)
+        interrupted = TERMINATED
+        if process is not None:
+            process.send_signal(number)
 
-    before = signal.signal(signal.SIGTERM, hand_on)
+    before = signal.signal(signal.SIGTERM, hand_on)  # first, as a link must not be started that nobody can end
     try:
+        process = subprocess.Popen([sys.executable, "-m", "lit_distill", *words])
+        if interrupted:
+            process.send_signal(signal.SIGTERM)
         while True:
             try:
                 code = process.wait()
-                return code or int(interrupted)
+                return code or interrupted
             except KeyboardInterrupt:
-                interrupted = True
+                interrupted = interrupted or 128 + signal.SIGINT
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -14,6 +14,7 @@ from lit_distill.criteria.base import at_least_float32, check_choice, check_clas
 from lit_distill.labels import Task, need_classes
 from lit_distill.mixture import favour_small, log_mixture, normalised
 from lit_distill.outputs import OutputKey, read_logits
+from lit_distill.untouched import Guard, called_in_turn
 
 Average = Literal["probabilities", "logits", "confidence", "none"]
 AVERAGES: tuple[Average, ...] = get_args(Average)
@@ -75,6 +76,7 @@ class Ensemble(nn.Module):
         self.temperature = check_temperature(temperature)
         self.output_key = output_key
         self.task: Task = task
+        self._guard = Guard()
 
     def __len__(self) -> int:
         return len(self.weights)
@@ -85,7 +87,7 @@ class Ensemble(nn.Module):
         rest = more if isinstance(more, tuple) else ()
         keywords = named if isinstance(named, dict) else {}
         positional = (first, *rest) if first is not None or rest else ()
-        raw = [member(*positional, **keywords) for member in self.children()]
+        raw = called_in_turn(self.children(), self._guard, "member", positional, keywords)
         return combine(raw, self.weights, self.average, self.temperature, self.output_key, self.task)
 
     def extra_repr(self) -> str:

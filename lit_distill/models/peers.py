@@ -11,6 +11,7 @@ from lit_distill.hooks import select_tensor
 from lit_distill.labels import Task
 from lit_distill.models.ensemble import Ensemble, combine
 from lit_distill.outputs import OutputKey, read_logits
+from lit_distill.untouched import called_in_turn
 
 
 class Peers(Ensemble):
@@ -38,7 +39,7 @@ class Peers(Ensemble):
 
     def forward(self, *inputs: Any, **named: Any) -> Tensor:
         """What the peers take, to their ensemble's logits, shaped as one peer's."""
-        raw = [peer(*inputs, **named) for peer in self.children()]
+        raw = called_in_turn(self.children(), self._guard, "peer", inputs, named)
         for index, output in enumerate(raw):
             if select_tensor(output) is not read_logits(output, self.output_key):
                 raise ValueError(

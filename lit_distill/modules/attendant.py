@@ -6,7 +6,10 @@ from typing import Any, Protocol, TypeGuard
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lit_distill.aftermath import Before
 from lit_distill.distiller import Distiller
+from lit_distill.saving import save_whole
+from lit_distill.signals import end_if_terminated, listen, listen_no_more, mark_terminated
 
 
 class _Distillation(Protocol):
@@ -27,7 +30,13 @@ class Attendant(Callback):
     Weight averaging copies the module in its setup, and other callbacks may end a batch by an error.
     """
 
+    def __init__(self) -> None:
+        self._before = Before()
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        save_whole(trainer)
+        listen(trainer)
+        self._before.remember(pl_module)
         if stage == "fit" and _is_distillation(pl_module):
             pl_module.look_ahead()
 
@@ -41,10 +50,25 @@ class Attendant(Callback):
         if _is_distillation(pl_module):
             pl_module.distiller.end_batch(trainer)
 
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        end_if_terminated(trainer)
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        mark_terminated(trainer, exception)
         if _is_distillation(pl_module):
             pl_module.leave_plain()
+        self._before.put_back(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._before.forget()
+        listen_no_more(trainer)
         if _is_distillation(pl_module):
             pl_module.leave_plain()

@@ -6,6 +6,7 @@ batch -> student and teacher outputs -> criteria -> weighted sum -> logs
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -36,8 +37,10 @@ from lit_distill.positions import settle, settled_logits
 from lit_distill.probe import in_weights_type, networks_of, on_device, training_data, training_step_context, unchanged
 from lit_distill.reporting import describe, join
 from lit_distill.schedules import Schedule
+from lit_distill.signals import end_if_terminated
 from lit_distill.teachers import Teacher
 from lit_distill.tensorboard import add_comparison_charts
+from lit_distill.untouched import looking_closely
 from lit_distill.weighted import WeightedCriteria
 
 Metrics = dict[str, Metric] | MetricCollection
@@ -185,11 +188,16 @@ class DistillationModule(LightningModule):
 
     def _evaluate(self, stage: str, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
         given = self._unpack(batch)
-        with self._acceleration.evaluation():
-            raw = self.distiller.capture.predict(given.inputs)
-        data, outputs, _ = settle(given, self._format, raw, layouts=self.distiller.capture.layouts)
-        arrange = partial(settled_logits, given, self._format, raw)
-        self._evaluator.update((stage, dataloader_idx, batch_idx), outputs.logits, data, arrange=arrange)
+        with self.distiller.guard.closely_once((stage, dataloader_idx)):
+            with self._acceleration.evaluation(), self._watched_student(given):
+                raw = self.distiller.capture.predict(given.inputs)
+            data, outputs, _ = settle(given, self._format, raw, layouts=self.distiller.capture.layouts)
+            arrange = partial(settled_logits, given, self._format, raw)
+            self._evaluator.update((stage, dataloader_idx, batch_idx), outputs.logits, data, arrange=arrange)
+
+    def _watched_student(self, data: Batch) -> AbstractContextManager[None]:
+        """Refuse a student that changes meanwhile what is read after it."""
+        return self.distiller.guard.student_on(type(self.student).__name__, data, self._teacher is not None)
 
     def on_validation_start(self) -> None:
         if self.trainer.state.fn != TrainerFn.FITTING:
@@ -273,7 +281,8 @@ class DistillationModule(LightningModule):
         networks = [self.student, *([self._teacher.model] if self._teacher is not None else [])]
         with unchanged(*networks), torch.enable_grad():
             self.student.train()
-            student = self.distiller.capture.run(data.inputs, calibrate=True)
+            with looking_closely(), self._watched_student(data):
+                student = self.distiller.capture.run(data.inputs, calibrate=True)
             self.distiller.rehearse(student, data, self if self._trainer is not None else None, read)
 
     def on_fit_start(self) -> None:
@@ -294,7 +303,11 @@ class DistillationModule(LightningModule):
         self._acceleration.report(self._teacher)
 
     def on_fit_end(self) -> None:
+        self.distiller.finish()
         self.leave_plain()
+
+    def teardown(self, stage: str) -> None:
+        end_if_terminated(self.trainer)
 
     def leave_plain(self) -> None:
         """Leave both networks as plain modules, as after every run: no hooks, not compiled, in their own layout."""
@@ -311,12 +324,12 @@ class DistillationModule(LightningModule):
     # Checkpoints and devices ---------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.distiller.note.write(checkpoint, self.criteria)
+        self.distiller.note.write(checkpoint, self.criteria, alone=self.trainer.interrupted)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.distiller.note.read(checkpoint, self.criteria)
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
-            self.distiller.note.restore_rng(last=False)
+            self.distiller.note.restore_rng(self.trainer, last=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DistillationModule:
         self.distiller.move(fn)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from lit_distill.batch import BatchFormat
 from lit_distill.criteria import Criterion, HardTarget, LogitMSE, SoftTarget
 from lit_distill.criteria.base import check_choice
 from lit_distill.criteria.hard_target import LABEL_TASKS
@@ -159,3 +160,14 @@ def layer_pair(owner: str, student_layer: str | None, teacher_layer: str | None)
             "each), or your own criteria."
         )
     return student_layer, teacher_layer
+
+
+def refuse_for_heads(format_: BatchFormat | None, options: Sequence[str], why: str) -> None:
+    """Refuse options of the batch format that are of a network with one output.
+
+    Raises:
+        ValueError: One is set.
+    """
+    for option in options:
+        if format_ is not None and getattr(format_, option):
+            raise ValueError(f"BatchFormat({option}=True) does nothing here, as {why}; leave it out.")

@@ -19,6 +19,7 @@ from lit_distill.modules.teacher_memory import TeacherMemory
 from lit_distill.notices import tell
 from lit_distill.outputs import UnreadLogits
 from lit_distill.teachers import Teacher
+from lit_distill.untouched import Guard
 
 Place = tuple[str, int, int]
 _ONLY = ""  # stands for the head of a network that has one
@@ -56,6 +57,7 @@ class Evaluator:
         self._running: dict[tuple[int, str], Evaluation] = {}
         self._own: dict[tuple[int, str], OwnMetrics] = {}
         self._warned: set[str] = set()
+        self._guard = Guard()
         self._told: set[str] = set()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Evaluator:
@@ -176,11 +178,13 @@ class Evaluator:
         return found
 
     def forget(self) -> None:
-        """Ask the teacher anew from now on: between runs, anything about it may change."""
+        """Begin a run: ask the teacher anew, as anything about it may have changed, and drop what an error left half done."""
         self._memory.forget()
+        self._running, self._own = {}, {}
 
     def _ask(self, teacher: Teacher, data: Batch) -> dict[str, Tensor]:
-        outputs = teacher.predict(data.for_teacher, data.mask)
+        with self._guard.teacher_on(type(teacher.model).__name__, data):
+            outputs = teacher.predict(data.for_teacher, data.mask)
         if _ONLY in self.tasks:
             return {_ONLY: outputs.logits} if outputs.has_logits else {}
         return {task: outputs.features[layer] for task, layer in self.teacher_heads.items()}

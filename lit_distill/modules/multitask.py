@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -20,12 +21,14 @@ from lit_distill.modules.defaults import (
     changed_temperature,
     choose,
     logit_criteria,
+    refuse_for_heads,
     refuse_temperature,
     refuse_unused,
 )
 from lit_distill.modules.evaluator import Evaluator
 from lit_distill.modules.hyperparameters import record_hyperparameters
 from lit_distill.modules.optimization import Interval, OptimizerFactory, SchedulerFactory
+from lit_distill.positions import settle, settled_logits
 from lit_distill.references import nearest
 from lit_distill.schedules import Schedule
 from lit_distill.teachers import JointTeacher, Teacher
@@ -93,6 +96,7 @@ class MultiTaskDistillation(DistillationModule):
         default, shares = _default_criteria(heads, taught, kinds, temperature) if criteria is None else ({}, {})
         chosen, weighting = choose(criteria, weights, default, shares)
         _check_heads(heads, kinds, chosen)
+        refuse_for_heads(batch_format, ("mask_from_labels", "resize_logits"), "the option is of one task's labels")
         layout = batch_format or BatchFormat()
         if layout.output_key is None:
             layout = replace(layout, output_key=next(iter(heads)))
@@ -120,11 +124,14 @@ class MultiTaskDistillation(DistillationModule):
         )
 
     def _evaluate(self, stage: str, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
-        data = self._unpack(batch)
-        with self._acceleration.evaluation():
-            outputs = self.distiller.capture.run(data.inputs)
-        logits = {name: outputs.features[layer] for name, layer in self.heads.items()}
-        self._evaluator.update((stage, dataloader_idx, batch_idx), logits, data)
+        given = self._unpack(batch)
+        with self.distiller.guard.closely_once((stage, dataloader_idx)):
+            with self._acceleration.evaluation(), self._watched_student(given):
+                raw = self.distiller.capture.run(given.inputs)
+            data, outputs, _ = settle(given, self._format, raw, layouts=self.distiller.capture.layouts)
+            logits = {name: outputs.features[layer] for name, layer in self.heads.items()}
+            arrange = partial(settled_logits, given, self._format, raw)
+            self._evaluator.update((stage, dataloader_idx, batch_idx), logits, data, arrange=arrange)
 
 
 def task_kinds(heads: Mapping[str, str], task: Task | Mapping[str, Task]) -> dict[str, Task]:

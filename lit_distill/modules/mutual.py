@@ -14,10 +14,11 @@ from lit_distill.criteria import Criterion, HardTarget, Mutual, OnHead
 from lit_distill.labels import CLASS_TASKS, Task
 from lit_distill.models.peers import Peers
 from lit_distill.modules.base import DistillationModule, Metrics
-from lit_distill.modules.defaults import choose, refuse_task, refuse_unused
+from lit_distill.modules.defaults import choose, refuse_for_heads, refuse_task, refuse_unused
 from lit_distill.modules.hyperparameters import record_hyperparameters
 from lit_distill.modules.optimization import Interval, OptimizerFactory, SchedulerFactory
 from lit_distill.notices import tell
+from lit_distill.positions import settle
 from lit_distill.schedules import Schedule
 
 DEFAULT_TEMPERATURE = 1.0
@@ -71,6 +72,7 @@ class MutualDistillation(DistillationModule):
     ) -> None:
         refuse_task("MutualDistillation", task, CLASS_TASKS, "peers compare and average predictions of classes")
         refuse_unused({"temperature": None if temperature == DEFAULT_TEMPERATURE else temperature}, criteria)
+        refuse_for_heads(batch_format, ("resize_logits",), "peers' logits are compared as they are")
         student = Peers(peers, task, batch_format.output_key if batch_format is not None else None)
         _warn_of_twins(student)
         names = [str(index) for index in range(len(peers))]
@@ -97,9 +99,11 @@ class MutualDistillation(DistillationModule):
         record_hyperparameters(self, {"temperature": temperature})
 
     def _evaluate(self, stage: str, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
-        data = self._unpack(batch)
-        with self._acceleration.evaluation():
-            outputs = self.distiller.capture.run(data.inputs)
+        given = self._unpack(batch)
+        closely = self.distiller.guard.closely_once((stage, dataloader_idx))
+        with closely, self._acceleration.evaluation(), self._watched_student(given):
+            raw = self.distiller.capture.run(given.inputs)
+        data, outputs, _ = settle(given, self._format, raw, layouts=self.distiller.capture.layouts)
         members = {f"peer_{name}": outputs.features[name] for name in self._names}
         self._evaluator.update((stage, dataloader_idx, batch_idx), outputs.logits, data, members)
 

@@ -55,6 +55,7 @@ class Recorder:
         share: Which of ``of`` processes this is: each begins at another place.
         of: Number of processes that are known to record.
         show: Draw a progress bar.
+        look: Called after each batch; ends the recording by an error where it is to end.
     """
 
     def __init__(
@@ -68,10 +69,11 @@ class Recorder:
         share: int = 0,
         of: int = 1,
         show: bool = False,
+        look: Callable[[], None] = lambda: None,
     ) -> None:
         self._store, self._layout, self._encoding = store, layout, encoding
         self._data, self._like, self._ask = data, like, ask
-        self._share, self._of, self._show = share, of, show
+        self._share, self._of, self._show, self._look = share, of, show, look
         self._rows = 0
         self._covered = 0.0
 
@@ -94,6 +96,7 @@ class Recorder:
                         rank_zero_info("Another process is recording the rest; waiting for it.")
                         told = True
                     time.sleep(_PAUSE)
+                    self._look()
         covered = self._covered / self._rows if self._rows else 1.0
         return Report(self._rows, time.perf_counter() - start, covered)
 
@@ -115,6 +118,7 @@ class Recorder:
                     self._store.write(shard, np.concatenate(parts))
                     claims.release(shard)
                     parts = []
+                self._look()
         finally:
             claims.release_all()
         return self._rows - before

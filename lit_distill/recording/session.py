@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -28,6 +29,7 @@ from lit_distill.recording.source import ReplayedFit
 from lit_distill.recording.store import FolderStore, Layout, MemoryStore, stale
 from lit_distill.recording.survey import choose_views, mixes_samples, refuse_unusual_sampler, replayable
 from lit_distill.recording.watch import Watch
+from lit_distill.signals import end_if_terminated
 
 _CALIBRATION_BATCHES = 4
 _DEFAULT_BATCH = 128
@@ -194,7 +196,8 @@ class Session:
         if isinstance(self._store, FolderStore):
             self._store.verify(rank, of)
         show = rank == 0 and self._trainer.progress_bar_callback is not None
-        recorder = Recorder(self._store, self._layout, self.encoding, data, loader, self._ask_raw, rank, of, show)
+        look = partial(end_if_terminated, self._trainer)
+        recorder = Recorder(self._store, self._layout, self.encoding, data, loader, self._ask_raw, rank, of, show, look)
         self.report = report = recorder.run()
         self._trainer.strategy.barrier("recorded")
         self._tell(report)

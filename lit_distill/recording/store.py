@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -19,14 +18,16 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from lit_distill.recording.encoding import Rows
-from lit_distill.recording.files import readable_errors, sha256_of, write_text
+from lit_distill.recording.files import readable_errors, sha256_of
 from lit_distill.recording.fingerprint import differences
 from lit_distill.recording.manifest import MANIFEST, UNMARKED, DamagedRecording, has_manifest, identity, read_manifest
 from lit_distill.recording.plan import Plan
+from lit_distill.whole_file import write_whole
 
 _MOST_SHARDS = 256  # each open one holds a file descriptor
 _FEWEST_ROWS = 4096
 _OF = "# of recording "
+_PASSING = (".lock", ".partial", ".saving")  # of files that are no part of a recording
 
 
 class StaleRecording(ValueError):
@@ -147,7 +148,7 @@ class FolderStore:
                     _refuse_other(folder, manifest)
                 else:
                     _refuse_foreign(folder)
-                    write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+                    write_whole(folder / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
 
     def missing(self) -> list[int]:
         return [shard for shard in range(self._layout.shards) if not self._is_there(shard)]
@@ -171,22 +172,13 @@ class FolderStore:
             OSError: It cannot be written; finished shards stay.
         """
         path = self.folder / _name(shard)
-        partial = path.with_suffix(".npy.partial")
         with readable_errors(self.folder):
-            try:
-                content = io.BytesIO()  # NumPy's own writing to a file does not say why it failed
-                np.lib.format.write_array(content, rows, allow_pickle=False)
-                with partial.open("wb") as file:
-                    file.write(content.getbuffer())
-                    file.flush()
-                    os.fsync(file.fileno())
-                digest = hashlib.sha256(content.getbuffer()).hexdigest()
-                write_text(path.with_suffix(".npy.sha256"), self._note(digest, path))
-                partial.replace(path)
-            except OSError:
-                with suppress(OSError):
-                    partial.unlink()
-                raise
+            content = io.BytesIO()  # NumPy's own writing to a file does not say why it failed
+            np.lib.format.write_array(content, rows, allow_pickle=False)
+            digest = hashlib.sha256(content.getbuffer()).hexdigest()
+            # Before the shard, which counts only beside its checksum.
+            write_whole(path.with_suffix(".npy.sha256"), self._note(digest, path).encode())
+            write_whole(path, content.getbuffer())
         with suppress(OSError):  # nobody needs it any more; who waits for it finds the shard in its place
             (self.folder / f"{path.name}.lock").unlink()
 
@@ -242,7 +234,7 @@ class FolderStore:
     @property
     def size(self) -> int:
         """Bytes of the files."""
-        return sum(path.stat().st_size for path in self.folder.iterdir() if path.suffix != ".lock")
+        return sum(path.stat().st_size for path in self.folder.iterdir() if path.suffix not in _PASSING)
 
     def _is_there(self, shard: int) -> bool:
         path = self.folder / _name(shard)
@@ -289,6 +281,6 @@ def _refuse_other(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def _refuse_foreign(folder: Path) -> None:
-    others = [path.name for path in folder.iterdir() if not path.name.endswith((".lock", ".partial"))]
+    others = [path.name for path in folder.iterdir() if not path.name.endswith(_PASSING)]
     if others:
         raise ValueError(f"{folder} is not a recording: it has {others[0]!r} and no {MANIFEST}; name another folder.")

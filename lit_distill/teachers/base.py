@@ -28,6 +28,7 @@ class Teacher(ABC):
         role: What it is to the student, in words.
         follows: The criteria's gradients reach the network.
         needs_target: The teacher itself learns from labels.
+        trained_in: Whose fits it has taken part in last; None before the first.
         needs_logits: The criteria read the logits of training batches; where they do not, these may come back empty.
     """
 
@@ -40,6 +41,7 @@ class Teacher(ABC):
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.capture = Capture(model, owner="teacher")
+        self.trained_in: str | None = None
 
     @property
     def network(self) -> nn.Module | None:
@@ -64,6 +66,24 @@ class Teacher(ABC):
     def registered(self) -> nn.Module | None:
         """The network, where it changes during training and so belongs to the LightningModule and its checkpoints."""
         return None
+
+    def serving(self, student: nn.Module) -> Teacher:
+        """The teacher to use for a student: this one, or another of the same network where this one serves somebody else.
+
+        Args:
+            student: The student.
+        """
+        return self
+
+    def check_owner(self, owner: str) -> None:
+        """Refuse to go on for a module where another's training is in this teacher.
+
+        Args:
+            owner: The module's.
+
+        Raises:
+            ValueError: It is.
+        """
 
     def bind(self, student: nn.Module) -> None:
         """Be told the student, before any of its layers is read; for a teacher that is made from it."""
@@ -115,4 +135,4 @@ class Teacher(ABC):
         return None
 
     def apply(self, fn: Callable[[Tensor], Tensor]) -> None:
-        """Follow the student to another device or type."""
+        """Follow the student to another device."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -73,6 +74,13 @@ class EMATeacher(Teacher):
     @property
     def network(self) -> None:
         return None
+
+    def serving(self, student: nn.Module) -> EMATeacher:
+        if not self._bound:
+            return self
+        other = copy.copy(self)  # of the settings: the average is the other student's
+        other._bound, other._step = False, 0
+        return other
 
     def bind(self, student: nn.Module) -> None:
         """Start as a copy of the student as it is now."""

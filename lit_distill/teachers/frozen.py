@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -13,7 +14,16 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from lit_distill.batch import BatchFormat, Inputs, tensors_of
-from lit_distill.formats import cast_floats, explaining_fixed_sizes, floating_type, freeze, set_mode, weights_mark
+from lit_distill.capture import Capture
+from lit_distill.formats import (
+    cast_floats,
+    explaining_fixed_sizes,
+    floating_type,
+    freeze,
+    moved,
+    set_mode,
+    weights_mark,
+)
 from lit_distill.notices import tell
 from lit_distill.outputs import Outputs
 from lit_distill.teachers.base import Teacher
@@ -35,7 +45,7 @@ class FrozenTeacher(Teacher):
 
     def __init__(self, model: nn.Module, runtime: TeacherRuntime | None = None) -> None:
         super().__init__(freeze(model))
-        self.runtime = runtime
+        self.runtime = self._given = runtime
         self._fallbacks: Sequence[TeacherRuntime] = ()
         self._engine: Engine | None = None
         self._stream: torch.cuda.Stream | None = None
@@ -46,10 +56,14 @@ class FrozenTeacher(Teacher):
         engine = None if calibrate else self._ready_engine()
         if engine is not None:
             return self._as_the_students(engine(inputs, mask))
-        inputs = cast_floats(inputs, floating_type(self.model))
         # no_grad, not inference_mode: the outputs enter the student's graph.
         with torch.no_grad(), explaining_fixed_sizes(self.model):
-            outputs = self.capture.run(inputs, mask, calibrate=calibrate, stop_early=not self.needs_logits)
+            outputs = self.capture.run(
+                cast_floats(inputs, floating_type(self.model)),
+                mask,
+                calibrate=calibrate,
+                stop_early=not self.needs_logits,
+            )
         return self._as_the_students(outputs)
 
     def predict(self, inputs: Inputs, mask: Tensor | None = None) -> Outputs:
@@ -57,6 +71,20 @@ class FrozenTeacher(Teacher):
         with torch.no_grad(), explaining_fixed_sizes(self.model):
             outputs = self.capture.run(cast_floats(inputs, floating_type(self.model)), mask)
         return self._as_the_students(outputs)
+
+    def serving(self, student: nn.Module) -> FrozenTeacher:
+        other = self._student() if self._student is not None else None
+        if other is None or other is student:
+            self.runtime = self._given
+            return self
+        twin = copy.copy(self)  # of the network itself there is one
+        twin._begin_anew()
+        return twin
+
+    def _begin_anew(self) -> None:
+        """Forget whom it has served, in a copy that shares the network."""
+        self.capture = Capture(self.model, owner="teacher")
+        self.runtime, self._fallbacks, self._engine, self._student = self._given, (), None, None
 
     def bind(self, student: nn.Module) -> None:
         self._student = weakref.ref(student)
@@ -160,7 +188,8 @@ class FrozenTeacher(Teacher):
     # Copies and devices --------------------------------------------------------------------------
 
     def apply(self, fn: Callable[[Tensor], Tensor]) -> None:
-        self.model._apply(fn)  # type: ignore[no-untyped-call]
+        """Follow the student to another device; the network keeps its type, as it is the user's own."""
+        self.model._apply(moved(fn))  # type: ignore[no-untyped-call]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FrozenTeacher:
         # A copy of the LightningModule (weight averaging makes one) shares the one teacher.

@@ -53,6 +53,13 @@ class JointTeacher(Teacher):
         self.task: Task = task
         self._hard = HardTarget(label_smoothing, task)
 
+    def check_owner(self, owner: str) -> None:
+        if self.trained_in not in (None, owner):
+            raise ValueError(
+                "this JointTeacher has trained in another module, and would go on from there: make a new one, with a new "
+                "network (or with the trained one, if you mean that)."
+            )
+
     @property
     def registered(self) -> nn.Module:
         return self.model

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lit_distill.batch import Batch, Inputs, count_samples
 from lit_distill.criteria.spatial import pooled
-from lit_distill.formats import weights_mark
+from lit_distill.formats import moved, weights_mark
 from lit_distill.outputs import Outputs
 from lit_distill.positions import input_mask
 from lit_distill.recording import FeatureFormat, Formats, LogitFormat
@@ -85,27 +85,35 @@ class RecordedTeacher(FrozenTeacher):
         self.pool_features = switch("pool_features", pool_features)
         super().__init__(model, runtime)
         self._session: Session | None = None
+        self._last: list[Session | None] = [None]  # of all fits, of whichever student: shared by copies
         self._weights = weights_mark(self.model)
         self._like = torch.zeros(())
+
+    def _begin_anew(self) -> None:
+        super()._begin_anew()
+        self._session, self._checked = None, None
 
     @property
     def recorded(self) -> int:
         """Number of views that the last fit recorded; those that it found on record are not counted."""
-        report = self._session.report if self._session is not None else None
+        session = self._last[0]
+        report = session.report if session is not None else None
         return report.rows if report is not None else 0
 
     @property
     def is_recorded(self) -> bool:
         """Whether the last fit found, or made, all of its recording."""
-        return self._session is not None and self._session.report is not None
+        return self._last[0] is not None and self._last[0].report is not None
 
     def attach(self, trainer: Trainer, unpack: Callable[[Any], Batch]) -> None:
         """Replay the training data of this fit, recording what is missing before the first batch."""
         self.detach()
-        self._session = None
+        self._session = self._last[0] = None
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # a few batches are not worth a recording
             self._weights = weights_mark(self.model)
-            self._session = Session(trainer, self.settings, unpack, self._live, self._calibrate, self._marks, self._far)
+            self._session = self._last[0] = Session(
+                trainer, self.settings, unpack, self._live, self._calibrate, self._marks, self._far
+            )
 
     def prepare(self, trainer: Trainer, read: Callable[[Any], Inputs]) -> None:
         if self._session is None:  # the recording has made the copy that the runtime asks for
@@ -131,7 +139,7 @@ class RecordedTeacher(FrozenTeacher):
                 f"a training batch has {count_samples(inputs)} samples, and {len(session.current.keys)} came from the loader: "
                 "which is which cannot be told. Use a frozen teacher."
             )
-        outputs = replace(session.read(self._like), mask=mask)
+        recorded = replace(session.read(self._like), mask=mask)
         if session.watch.is_due:
             live = self._stored(super().__call__(inputs, mask), mask)
             if weights_mark(self.model) != self._weights:
@@ -139,7 +147,8 @@ class RecordedTeacher(FrozenTeacher):
                     "the teacher's weights were changed after its outputs were recorded. Change them before the fit, or use a "
                     "frozen teacher."
                 )
-            session.watch.judge(self._far_apart(outputs, live, mask))
+            session.watch.judge(self._far_apart(recorded, live, mask))
+        outputs = self._as_the_students(recorded)
         return outputs if self.positions is None else cut_positions(outputs, mask, self.positions)
 
     def _far(self, recorded: Outputs, live: Outputs, batch: Batch) -> Tensor:
@@ -159,7 +168,7 @@ class RecordedTeacher(FrozenTeacher):
 
     def apply(self, fn: Callable[[Tensor], Tensor]) -> None:
         super().apply(fn)
-        self._like = fn(self._like)
+        self._like = moved(fn)(self._like)
 
     def _live(self, batch: Batch) -> Outputs:
         mask = input_mask(batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, TensorDataset
 
+from lit_distill import whole_file
 from lit_distill.chain import Link, LinkCheckpoint, Record
 from lit_distill.chain.link import as_word, flatten
 from lit_distill.cli import DistillationCLI, find_configs
@@ -106,15 +108,12 @@ def test_the_checkpoint_is_that_of_the_last_epoch_even_if_saving_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The defining property: whatever happens while it saves, `last.ckpt` is whole, and of a finished epoch."""
-    save = Trainer.save_checkpoint
 
-    def cut_off(trainer: Trainer, path: Path, *arguments: Any, **options: Any) -> None:
-        save(trainer, path, *arguments, **options)
+    def fail(descriptor: int) -> None:
         if trainer.current_epoch == 2:
-            Path(path).write_bytes(Path(path).read_bytes()[:100])
-            raise OSError("no space left")
+            raise OSError(errno.ENOSPC, "no space left")
 
-    monkeypatch.setattr(Trainer, "save_checkpoint", cut_off)
+    monkeypatch.setattr(whole_file, "_sync", fail)
     callback = LinkCheckpoint(str(tmp_path))
     trainer = Trainer(
         max_epochs=4,

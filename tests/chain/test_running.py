@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,18 +26,22 @@ links:
 
 
 class Launcher:
-    """Stands in for the processes: leaves a checkpoint, unless told that a link fails."""
+    """Stands in for the processes: leaves a checkpoint and the fit's mark, unless told that a link fails or is cut short."""
 
-    def __init__(self, fails: str | None = None, leaves: bool = True) -> None:
+    def __init__(self, fails: str | None = None, leaves: bool = True, cut: bool = False) -> None:
         self.commands: list[list[str]] = []
-        self.fails, self.leaves = fails, leaves
+        self.fails, self.leaves, self.cut = fails, leaves, cut
 
     def __call__(self, words: list[str]) -> int:
         self.commands.append(words)
         folder = next(word for word in words if "default_root_dir" in word).partition("=")[2]
         if self.leaves:
             Path(folder, "last.ckpt").touch()
-        return int(Path(folder).name == self.fails)
+        failed = Path(folder).name == self.fails
+        record = Record.read(Path(folder))
+        if record is not None and self.leaves and not failed and not self.cut:
+            replace(record, finished=True).write(Path(folder))
+        return int(failed)
 
     @property
     def names(self) -> list[str]:
@@ -80,6 +85,22 @@ def test_a_failed_link_stops_the_chain_which_then_goes_on_from_it() -> None:
     assert launch.names == ["two"]
     assert launch.commands[0][-1] == "--ckpt_path=runs/x/two/last.ckpt"
     assert chain(Launcher()).commands == []
+
+
+def test_a_link_that_ended_with_0_is_unfinished_unless_its_fit_says_so() -> None:
+    with pytest.raises(SystemExit, match="link 'one' ended before its fit was finished, and with exit code 0"):
+        chain(Launcher(cut=True))
+    launch = chain(Launcher())
+    assert launch.names == ["one", "two"]
+    assert launch.commands[0][-1] == "--ckpt_path=runs/x/one/last.ckpt"
+
+
+@pytest.mark.parametrize("code", [143, -15])
+def test_a_link_that_was_terminated_ends_the_chain_with_143(code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--config", "chain.yaml"], lambda words: code)
+    assert ended.value.code == 143
+    assert f"link 'one' ended early (exit code {code})" in capsys.readouterr().err
 
 
 def test_a_link_started_again_never_sees_the_checkpoint_of_its_last_making() -> None:
@@ -176,7 +197,7 @@ def test_sigterm_is_handed_to_the_link_and_counts_as_an_interruption(monkeypatch
     helper = threading.Thread(target=interrupt)
     helper.start()
     begin = time.monotonic()
-    assert in_own_process(["fit"]) == 1, "the link's own exit code was 0"
+    assert in_own_process(["fit"]) == 143, "the link's own exit code was 0"
     helper.join()
     assert started[0].poll() == 0
     assert time.monotonic() - begin < 30

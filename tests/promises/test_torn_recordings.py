@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lit_distill.recording import FolderStore, Plan, files, store
+from lit_distill.recording import FolderStore, Plan, store
 from lit_distill.recording.store import Layout
 
 pytestmark = pytest.mark.slow
@@ -60,7 +60,7 @@ class Steps:
     def __init__(self, patch: pytest.MonkeyPatch, stop: int, fault: BaseException) -> None:
         self.count, self.stop, self.fault = 0, stop, fault
         patch.setattr(Path, "replace", self.around(Path.replace))
-        patch.setattr(Path, "open", self.around(Path.open))
+        patch.setattr(os, "open", self.around(os.open))
         patch.setattr(Path, "unlink", self.around(Path.unlink))
         patch.setattr(os, "fsync", self.around(os.fsync))
 
@@ -137,7 +137,7 @@ except OSError as error:
 """
 
 
-@pytest.mark.parametrize("most", [0, 10, 40, 20_000])
+@pytest.mark.parametrize("most", [0, 40, 20_000])
 def test_files_that_may_not_grow_are_said(most: int, tmp_path: Path, whole: dict[str, bytes], tally: Any) -> None:
     command = [sys.executable, "-c", _LIMITED, str(tmp_path / "limited"), str(Path(__file__).parent), str(most)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
@@ -263,11 +263,3 @@ def test_two_processes_that_record_at_once_make_one_recording(tmp_path: Path, ta
     assert sum(int(line.split()[1]) for line in said) == 160
     assert {path.suffix for path in (tmp_path / "shared").iterdir()} <= {".npy", ".sha256", ".json", ".lock"}
     tally("processes that record at once make one recording")
-
-
-def test_texts_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files.write_text(tmp_path / "a.json", "first")
-    monkeypatch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(errno.EIO, "I/O error")))
-    with pytest.raises(OSError, match="I/O error"):
-        files.write_text(tmp_path / "a.json", "second")
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a.json": "first"}

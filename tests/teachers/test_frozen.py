@@ -111,12 +111,15 @@ def test_a_copied_module_shares_the_teacher() -> None:
     assert twin.student is not module.student
 
 
-def test_it_follows_the_type_and_device(images: Tensor) -> None:
+def test_it_follows_the_device_and_keeps_its_type(images: Tensor) -> None:
     teacher = SmallCNN(2)
+    before = snapshot(teacher)
     module = LogitDistillation(SmallCNN(2), teacher)
-    module.double()
-    assert {value.dtype for value in teacher.state_dict().values() if value.is_floating_point()} == {torch.float64}
-    assert module._teacher(images.double()).logits.dtype == torch.float64
+    for dtype, given in ((torch.float64, torch.float64), (torch.bfloat16, torch.float32)):
+        module.to(dtype)
+        assert {value.dtype for value in teacher.state_dict().values() if value.is_floating_point()} == {torch.float32}
+        assert module._teacher(images.to(dtype)).logits.dtype == given
+    assert_same(teacher, before)
     module.to(torch.float32).to("meta")
     assert {parameter.device.type for parameter in teacher.parameters()} == {"meta"}
     assert {parameter.dtype for parameter in teacher.parameters()} == {torch.float32}

@@ -402,16 +402,13 @@ class TestLife:
         assert copy.deepcopy(module)._teacher is teacher
 
     def test_follows_the_type(self, network: SmallCNN, images: Tensor) -> None:
-        for runtime, dtype in (
-            (TeacherRuntime(channels_last=True), torch.float64),
-            (TeacherRuntime("bf16"), torch.float32),
-        ):
+        for runtime in (TeacherRuntime(channels_last=True), TeacherRuntime("bf16")):
             teacher = FrozenTeacher(copy.deepcopy(network), runtime)
             module = LogitDistillation(SmallCNN(2), teacher)
             teacher(images)
             module.double()
             outputs = teacher(images.double())
-            assert outputs.logits.dtype == dtype
+            assert outputs.logits.dtype == torch.float64
             assert far(outputs.logits, teacher.predict(images.double()).logits) < 0.02
 
     @pytest.mark.parametrize("precision", ["bf16", "int8", "int8_dynamic"])

@@ -1,0 +1,69 @@
+"""What a run that an error ends leaves: the Trainer and the modules as they were, so that they can be used again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+
+from lit_distill.probe import let_go
+
+
+class Before:
+    """What a run found, which Lightning puts back only where the run ends well: train and eval modes.
+
+    A Trainer leaves a module in eval mode where its validation fails, and the next fit would train it so.
+    """
+
+    def __init__(self) -> None:
+        self._modes: list[tuple[nn.Module, bool]] = []
+
+    def remember(self, module: nn.Module) -> None:
+        """Begin a run of a module."""
+        self._modes = [(child, child.training) for child in module.modules()]
+
+    def put_back(self, trainer: Trainer) -> None:
+        """End it by an error."""
+        for child, training in self._modes:
+            child.training = training
+        let_go(trainer)
+        self.forget()
+
+    def forget(self) -> None:
+        """End it well."""
+        self._modes = []
+
+
+class Departure(Callback):
+    """Stands last in a Trainer's callbacks for one run, to clean up after an error once all others have had their turn.
+
+    ``OnExceptionCheckpoint`` saves there what is then taken away.
+
+    Args:
+        leave: What to do.
+    """
+
+    def __init__(self, leave: Callable[[LightningModule], None]) -> None:
+        self._leave = leave
+
+    def arrive(self, trainer: Trainer) -> None:
+        """Join the callbacks."""
+        self.depart(trainer)
+        _callbacks(trainer).append(self)
+
+    def depart(self, trainer: Trainer) -> None:
+        """Leave them."""
+        callbacks = _callbacks(trainer)
+        if self in callbacks:
+            callbacks.remove(self)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._leave(pl_module)
+        self.depart(trainer)
+
+
+def _callbacks(trainer: Trainer) -> list[Any]:
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    return callbacks

@@ -1,0 +1,115 @@
+"""Digests of a network's weights and buffers: equal where every bit is, computed where the tensors are."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from lit_distill.bits import value_digest
+
+_WRAPPERS = ("_orig_mod.",)  # of torch.compile
+
+
+def network_digest(module: nn.Module) -> str:
+    """32 hexadecimal digits that depend on every bit of a network's parameters and buffers, and on where it is.
+
+    Names, types and shapes count; non-persistent buffers too, and the packed weights of quantised layers. The device, the
+    memory format and the wrapper of ``torch.compile`` do not. Tensors without values (on ``meta``, not yet initialised, or
+    sharded over processes) count with their shapes alone.
+
+    Args:
+        module: The network: any module, TorchScript and exported programs included.
+    """
+    return combined(tensor_digests(module))
+
+
+def combined(digests: dict[str, str]) -> str:
+    """The digest of a network whose tensors have these.
+
+    Args:
+        digests: As ``tensor_digests`` gives them.
+    """
+    state = hashlib.sha256()
+    for name in sorted(digests):
+        state.update(f"{name}={digests[name]};".encode())
+    return state.hexdigest()[:32]
+
+
+@torch.no_grad()
+def tensor_digests(module: nn.Module) -> dict[str, str]:
+    """A digest of each parameter, buffer and further part of a network's state, by name.
+
+    Args:
+        module: The network.
+    """
+    known: dict[Any, str] = {}  # tied weights are read once
+    found: dict[str, str] = {}
+    with torch.inference_mode(False):
+        for name, value in _state(module):
+            key = _identity(value)
+            found[name] = known.get(key) or value_digest(value)
+            if key is not None:
+                known[key] = found[name]
+    return found
+
+
+# What a network consists of -----------------------------------------------------------------------------------------
+
+
+def _state(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    seen = set()
+    for owned in (module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)):
+        for name, tensor in owned:
+            seen.add(name)
+            yield _plain(name), tensor
+    if isinstance(module, torch.jit.ScriptModule):
+        yield from _constants(module)
+    for prefix, part in module.named_modules():
+        for name, value in _packed(part):
+            if f"{prefix}.{name}" not in seen:
+                yield _plain(f"{prefix}.{name}"), value
+
+
+def _plain(name: str) -> str:
+    for wrapper in _WRAPPERS:
+        name = name.replace(wrapper, "")
+    return name
+
+
+def _packed(part: nn.Module) -> Iterator[tuple[str, Any]]:
+    """What a module keeps in its state beside parameters and buffers: packed weights, extra state."""
+    own_state = type(part)._save_to_state_dict is not nn.Module._save_to_state_dict
+    if not own_state and type(part).get_extra_state is nn.Module.get_extra_state:
+        return
+    if isinstance(part, torch.jit.ScriptModule):
+        return
+    state: dict[str, Any] = {}
+    try:
+        part._save_to_state_dict(state, "", False)
+    except Exception:  # of a state that cannot be told now: only its parameters and buffers count
+        return
+    own = {*part._parameters, *part._buffers}
+    yield from ((name, value) for name, value in state.items() if name not in own)
+
+
+def _constants(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """The tensors inside the graph of a frozen TorchScript module, which has no parameters any more."""
+    graph = getattr(module, "inlined_graph", None)
+    if graph is None or next(module.parameters(), None) is not None:
+        return
+    for index, node in enumerate(graph.findAllNodes("prim::Constant")):
+        if node.hasAttribute("value") and node.kindOf("value") == "t":
+            yield f"constant {index}", node.t("value")
+
+
+def _identity(value: Any) -> Any:
+    if type(value) not in (Tensor, nn.Parameter) or is_lazy(value) or value.layout != torch.strided:
+        return None
+    if value.device.type == "meta" or value.is_quantized or value.is_nested:
+        return None
+    return value.device, value.data_ptr(), value.dtype, value.shape, value.stride()

@@ -1,0 +1,191 @@
+"""Whether a frozen network stays as it is when it is called, and from a fit's start to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from lit_distill.bits import value_digest
+from lit_distill.compiling import uncompiled
+from lit_distill.formats import weights_mark
+from lit_distill.notices import tell
+from lit_distill.outputs import Outputs
+from lit_distill.probe import unchanged
+from lit_distill.rng import collect_rng_state
+from lit_distill.teachers.digest import combined, tensor_digests
+
+_FAR = 1e-3  # relative distance of two answers to one batch: rounding may differ, dropout does more
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class NetworkState:
+    """What a network holds: a digest and the shape of each tensor, by name.
+
+    Attributes:
+        digests: By name.
+        shapes: By name.
+        mark: As ``weights_mark`` gives it; equal marks tell of no change but through ``.data``.
+    """
+
+    digests: dict[str, str]
+    shapes: dict[str, tuple[int, ...]]
+    mark: tuple[tuple[int, int], ...]
+
+    @property
+    def digest(self) -> str:
+        """Of the whole network, as ``network_digest`` gives it."""
+        return combined(self.digests)
+
+    def changes(self, later: NetworkState, caches: set[str] | None = None) -> list[str]:
+        """Names of the tensors that hold other values later; a buffer that came or was resized is a cache, and left out.
+
+        Args:
+            later: The state afterwards.
+            caches: Names of buffers; those of the network's buffers.
+        """
+        changed = [name for name in self.digests if self.digests[name] != later.digests.get(name)]
+        return [
+            name for name in changed if self.shapes.get(name) == later.shapes.get(name) or name not in (caches or ())
+        ]
+
+
+def state_of(network: nn.Module) -> NetworkState:
+    """What a network holds now.
+
+    Args:
+        network: The network.
+    """
+    named = dict(_named(network))
+    shapes = {name: tuple(tensor.shape) for name, tensor in named.items() if not (is_lazy(tensor) or tensor.is_nested)}
+    return NetworkState(tensor_digests(network), shapes, weights_mark(network))
+
+
+def _named(network: nn.Module) -> list[tuple[str, Tensor]]:
+    inner = uncompiled(network)
+    return [*inner.named_parameters(remove_duplicate=False), *inner.named_buffers(remove_duplicate=False)]
+
+
+def _buffers(network: nn.Module) -> set[str]:
+    return {name for name, _ in uncompiled(network).named_buffers(remove_duplicate=False)}
+
+
+def _kept_nowhere(network: nn.Module) -> set[str]:
+    """Names of the buffers that are in no checkpoint: caches, as a rule."""
+    found = set()
+    for prefix, part in uncompiled(network).named_modules(remove_duplicate=False):
+        for name in getattr(part, "_non_persistent_buffers_set", ()):
+            found.add(f"{prefix}.{name}" if prefix else name)
+    return found
+
+
+# When it is called --------------------------------------------------------------------------------------------------
+
+
+def ask_steady(network: nn.Module, ask: Callable[[], Outputs]) -> Outputs:
+    """Ask a frozen network about an example, and see whether it stays as it is; once more where it draws or has changed.
+
+    Args:
+        network: The network, in eval mode; its buffers and modes are put back.
+        ask: Asks it.
+
+    Returns:
+        Its first answer. A warning is given where a second is another.
+
+    Raises:
+        ValueError: The network changes itself.
+    """
+    with unchanged(network):
+        before, drawn = state_of(network), value_digest(collect_rng_state())
+        outputs = ask()
+        between = state_of(network)
+        if between.digests == before.digests and value_digest(collect_rng_state()) == drawn:
+            return outputs
+        again = ask()
+        after = state_of(network)
+    _refuse_changes(network, before, between, after)
+    distance = _distance(outputs, again)
+    if distance > _FAR:
+        tell(
+            f"the frozen teacher {_name(network)} gives two answers to one batch, which differ by {distance:.1%}: something "
+            f"in it is random, or remembers what it saw, whatever its mode.{_still_training(network)} Use nn.Dropout, or pass "
+            "training=self.training to its functions."
+        )
+    return outputs
+
+
+def _refuse_changes(network: nn.Module, before: NetworkState, between: NetworkState, after: NetworkState) -> None:
+    buffers, loose = _buffers(network), _kept_nowhere(network)
+    each_time = between.changes(after)
+    changed = [name for name in before.changes(after, buffers) if name not in loose]
+    changed += [name for name in each_time if name not in loose and name not in changed]
+    if changed:
+        when = "at every call" if any(name in each_time for name in changed) else "when it is called"
+        raise ValueError(
+            f"the frozen teacher {_name(network)} changes itself: its {_listed(changed, buffers)} "
+            f"{'changes' if len(changed) == 1 else 'change'} {when}.{_still_training(network)} Change it in forward only "
+            "`if self.training:`, or keep it out of the state: register_buffer(…, persistent=False), a plain attribute."
+        )
+    restless = [name for name in each_time if name in loose]
+    if restless:
+        tell(
+            f"the frozen teacher {_name(network)} changes its {_listed(restless, buffers)} at every call; it is in no "
+            "checkpoint, but its answers may depend on it."
+        )
+
+
+def _listed(names: list[str], buffers: set[str]) -> str:
+    kind = "buffer" if names[0] in buffers else "parameter"
+    shown = ", ".join(map(repr, names[:_SHOWN])) + ", …" * (len(names) > _SHOWN)
+    return f"{kind}{'s' * (len(names) > 1)} {shown}"
+
+
+def _still_training(network: nn.Module) -> str:
+    names = [name or type(network).__name__ for name, part in network.named_modules() if part.training]
+    if not names:
+        return ""
+    shown = ", ".join(map(repr, names[:_SHOWN])) + ", …" * (len(names) > _SHOWN)
+    be = "is" if len(names) == 1 else "are"
+    return f" After eval() {shown} {be} still in training mode: its own eval() or train() keeps it so."
+
+
+def _distance(one: Outputs, other: Outputs) -> float:
+    """The largest relative distance of two answers' tensors; 0 where they cannot be compared."""
+    pairs = zip(one.tensors(), other.tensors(), strict=False)
+    found = [0.0]
+    for first, second in pairs:
+        if first.shape == second.shape and first.numel() and not first.is_nested:
+            wide = first.detach().to(torch.complex128 if first.is_complex() else torch.float64)
+            found.append(
+                float((wide - second).abs().pow(2).sum().sqrt() / wide.abs().pow(2).sum().sqrt().clamp(min=1e-12))
+            )
+    return max(distance for distance in found if distance == distance)  # noqa: PLR0124  # NaN is told elsewhere
+
+
+def _name(network: nn.Module) -> str:
+    return str(getattr(network, "original_name", type(uncompiled(network)).__name__))
+
+
+# From the start to the end ------------------------------------------------------------------------------------------
+
+
+def tell_of_changes(network: nn.Module, start: NetworkState) -> None:
+    """Say what of a frozen network changed during a fit: by the user's own code, a callback, weights that it shares.
+
+    Args:
+        network: The network.
+        start: What it held at the start.
+    """
+    buffers = _buffers(network)
+    changed = start.changes(state_of(network), buffers)
+    if changed:
+        tell(
+            f"the frozen teacher {_name(network)} changed during the fit: its {_listed(changed, buffers)} "
+            f"({len(changed)} of {len(start.digests)} tensors) hold other values than at the start, so that the student has "
+            "learned from another network at the end. Look for a callback or an optimizer that trains it, or for weights that "
+            "it shares with what is trained."
+        )
