@@ -35,9 +35,10 @@ class RecordedTeacher(FrozenTeacher):
     the samples that meet in a batch are fixed for each view.
 
     In a folder, a recording is made once and used by any later run on the same teacher, data and
-    transforms; another is refused, and one that was cut off is finished. Evaluation asks the live teacher. So does the
-    first batch of each epoch, to notice data that have changed since they were recorded. All samples' outputs must have
-    one size: pad texts to one length.
+    transforms; another is refused, and one that was cut off is finished. Evaluation asks the live teacher. So do the
+    first batch of each epoch, every 64th batch of an epoch, and batches with samples that are not bit for bit those that
+    were recorded: data that have changed are refused in the epoch that meets them. All samples' outputs must have one size:
+    pad texts to one length.
 
     Args:
         model: The teacher.
