@@ -345,3 +345,26 @@ def test_outputs_of_one_number_are_compared(columns: int, quick_trainer: MakeTra
 
     run(Floats())
     tally(READ)
+
+
+def test_a_recording_of_an_earlier_version_is_read_and_that_is_said(
+    quick_trainer: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tally: Any
+) -> None:
+    from lit_distill.recording import session
+    from lit_distill.recording.manifest import UNMARKED
+
+    with monkeypatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        patch.setattr(session, "known_manifest", lambda path: {"format": UNMARKED, "layout": {"batch_size": 8}})
+        fit(quick_trainer(), tmp_path / "record", DataLoader(Images(), batch_size=8))
+    assert "crc32" not in (tmp_path / "record/manifest.json").read_text()
+    assert "#" not in (tmp_path / "record/shard-00000.npy.sha256").read_text()
+    with pytest.warns(DistillationWarning, match="was made by an earlier version, which kept no marks of the samples"):
+        module = fit(quick_trainer(), tmp_path / "record", DataLoader(Images(), batch_size=8))
+    assert module._teacher.recorded == 0
+    tally(READ)
+    other = Images()
+    other_transform(other)
+    with pytest.raises(StaleRecording, match=r"data\.digest|transforms"):
+        fit(quick_trainer(), tmp_path / "record", DataLoader(other, batch_size=8))
+    tally(REFUSED)
