@@ -147,8 +147,8 @@ def _check_indices(target: Tensor, classes: int) -> None:
     if bool(wrong.any()):
         found = int(values[wrong][0])
         raise WrongLabelError(
-            f"label {found}{_where(wrong)} is no class: the logits are of {classes} classes, so class indices run from 0 to "
-            f"{classes - 1}. "
+            f"label {found} is no class: the logits are of {classes} classes, so class indices run from 0 to "
+            f"{classes - 1}{_where(wrong)}. "
             f"If {found} means that the label is not known, set BatchFormat(missing_label={found}); where the outputs are no "
             "scores of classes, set the task to what they are ('regression', 'embedding')."
         )
@@ -178,7 +178,7 @@ def _elements(target: Tensor, logits: Tensor, task: Task, check: bool) -> Tensor
     if bool(wrong.any()):
         found = float(labels[wrong][0])
         raise WrongLabelError(
-            f"label {found:g}{_where(wrong)} is neither 0, 1 nor a probability, which labels of the task {task!r} are. If "
+            f"label {found:g} is neither 0, 1 nor a probability{_where(wrong)}, which labels of the task {task!r} are. If "
             f"{found:g} means that the label is not known, set BatchFormat(missing_label={found:g}); divide images of 0 and 255"
             " by 255; for class indices set task='multiclass', for numbers task='regression'."
         )

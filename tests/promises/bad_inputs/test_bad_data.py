@@ -151,8 +151,8 @@ BAD: dict[str, tuple[Case, str] | tuple[Case, str, str | None]] = {
     # Labels.
     "label 10 of 10": (
         labels(lambda y: with_value(y, 0, 10)),
-        r"'hard'.*label 10 \(sample 0 of \d\) is no class: the logits are of 10",
-        f"{FAILED}.*label 10 .sample 0 of .. is no class",
+        r"'hard'.*label 10 is no class: the logits are of 10.*\(sample 0 of \d\)",
+        f"{FAILED}.*label 10 is no class.*.sample 0 of",
     ),
     "label -1": (
         labels(lambda y: with_value(y, 0, -1)),
@@ -161,7 +161,7 @@ BAD: dict[str, tuple[Case, str] | tuple[Case, str, str | None]] = {
     ),
     "label 255": (
         labels(lambda y: with_value(y, 1, 255)),
-        r"label 255 \(sample 1.*missing_label=255",
+        r"label 255 .*\(sample 1.*missing_label=255",
         f"{FAILED}.*label 255",
     ),
     "labels of text": (labels(lambda y: ["cat"] * 8), "'hard'.*those are text, such as 'cat'", FAILED),
@@ -211,7 +211,7 @@ BAD: dict[str, tuple[Case, str] | tuple[Case, str, str | None]] = {
         FAILED,
     ),
     **{
-        f"label out of range for {criterion.__name__}": (reading(criterion), "criterion 'mine'.*label 10 .*is no class")
+        f"label out of range for {criterion.__name__}": (reading(criterion), "criterion 'mine'.*label 10 is no class")
         for criterion in (DKD, NKD, RLD, TTM, CTKD, TeacherFree)
         if criterion().needs_target
     },
@@ -228,11 +228,11 @@ BAD: dict[str, tuple[Case, str] | tuple[Case, str, str | None]] = {
     "binary label -1": (of_task("binary", 1, lambda: with_value(classes(8, 2), 0, -1)), "label -1 .*missing_label=-1"),
     "binary label 1.5": (
         of_task("binary", 1, lambda: with_value(classes(8, 2).float(), 0, 1.5)),
-        "label 1.5 .* is neither",
+        "label 1.5 is neither",
     ),
     "binary label NaN": (
         of_task("binary", 1, lambda: with_value(classes(8, 2).float(), 0, NAN)),
-        "label nan .* is neither",
+        "label nan is neither",
     ),
     "multilabel 0 to 9": (of_task("multilabel", 5, lambda: torch.arange(40).view(8, 5) % 10), "is neither 0, 1 nor"),
     "multilabel 0 and 255": (of_task("multilabel", 5, lambda: torch.full((8, 5), 255)), "label 255 .*by 255"),
@@ -326,7 +326,7 @@ class Validated(LightningDataModule):
 
 
 VALIDATION = {
-    "label 12": (lambda: loader(y=with_value(classes(), 3, 12)), r"validation, batch 0: label 12 \(sample 3 of 4\)"),
+    "label 12": (lambda: loader(y=with_value(classes(), 3, 12)), r"validation, batch 0: label 12 .*\(sample 3 of 4\)"),
     "label -1": (lambda: loader(y=with_value(classes(), 5, -1)), r"validation, batch 1: label -1.*missing_label=-1"),
     "labels of text": (lambda: loader(y=["cat"] * 8), "labels of a batch for evaluation are text"),
     "another size": (lambda: loader(images(8, 1, 4, 4)), r"the student \(Net\) failed.*\[4, 1, 4, 4\]"),
@@ -348,12 +348,16 @@ def test_bad_validation_data_are_refused_in_the_sanity_check(
 
 
 LATER = {
-    "label 10": (Case(data=lambda: loader(y=with_value(classes(), 6, 10))), ValueError, r"label 10 \(sample 2 of 4\)"),
+    "label 10": (
+        Case(data=lambda: loader(y=with_value(classes(), 6, 10))),
+        ValueError,
+        r"label 10 .*\(sample 2 of 4\)",
+    ),
     "label -1": (Case(data=lambda: loader(y=with_value(classes(), 6, -1))), ValueError, "missing_label=-1"),
     "binary label 2": (
         of_task("binary", 1, lambda: with_value(classes(8, 2), 6, 2)),
         ValueError,
-        r"label 2 \(sample 2 of 4\) is neither",
+        r"label 2 is neither.*\(sample 2 of 4\)",
     ),
     "NaN in an image": (
         Case(data=lambda: loader(with_value(images(), 6, NAN))),
@@ -383,5 +387,6 @@ def test_what_only_a_later_batch_shows_stops_there_and_is_named(
 def test_a_label_out_of_range_in_a_step_of_the_users_own_is_noted(quick_trainer: MakeTrainer, tally: Tally) -> None:
     with pytest.raises(IndexError) as caught:
         DOORS["Distill"](Case(data=lambda: loader(y=with_value(classes(), 6, 10))), quick_trainer, Watch())
-    assert "label 10 (sample 2 of 4) is no class" in caught.value.__notes__[0]
+    assert "label 10 is no class" in caught.value.__notes__[0]
+    assert "(sample 2 of 4)" in caught.value.__notes__[0]
     tally("bad data that a later batch holds stop the fit there, and are named")
