@@ -89,11 +89,16 @@ def explaining_inputs(owner: str, name: str, inputs: Inputs) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, TypeError, AssertionError, LookupError, ValueError) as error:
+    except Exception as error:
         if isinstance(error, ValueError) and _is_own(error):
             raise
+        if "memory" in str(error) or "CUDA error" in str(error):  # tuners of the batch size look for these
+            raise
+        images = isinstance(error, (RuntimeError, AssertionError)) and any(one.dim() == 4 for one in tensors_of(inputs))
         other = (
-            " It gets what the student gets, unless BatchFormat(teacher_input_key=…) names other entries of the batch."
+            " It gets what the student gets"
+            f"{': lit_distill.adapt(teacher, size=…, channels=…) brings images to what it wants' * images}"
+            "; BatchFormat(teacher_input_key=…) gives it other entries of the batch."
         )
         raise ValueError(
             f"the {owner} ({name}) failed on the inputs that it was given, {in_words(inputs)} "

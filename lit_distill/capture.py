@@ -56,6 +56,7 @@ class Capture:
         self.owner = owner
         self.layouts = Layouts(owner, layouts or {}, class_dim)
         self.store = Store()
+        self.gradients_expected = True  # False where layers that are frozen are to be trained later
         self._handles: list[Any] = []
         inner, modules = uncompiled(model), self._modules()
         self._lightning = [module for module in inner.modules() if is_module(module)]
@@ -130,7 +131,7 @@ class Capture:
             RuntimeError: As in ``run``.
         """
         features = {layer: self._pick(layer, calls, calibrate) for layer in self.layers}
-        if need_grad:
+        if need_grad and self.gradients_expected:
             self._check_gradients(features)
         return self.arrange(raw, features, mask)
 
@@ -175,7 +176,7 @@ class Capture:
         Args:
             inputs: What the model takes.
         """
-        with nullcontext() if self.layouts.known else self.observed(), self.muted():
+        with nullcontext() if self.layouts.known else self.observed(), self.muted(), self._explaining(inputs):
             raw = call_model(self.model, inputs)
         return self.arrange(raw, {})
 

@@ -1,9 +1,9 @@
-"""What is checked before the first batch, and the loss at every batch."""
+"""What is checked before the first batch of the arguments, the optimizers and the processes."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,16 +13,15 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lit_distill.batch import Target, tensors_of
+from lit_distill.batch import Target
 from lit_distill.criteria import Criterion, FeatureCriterion
 from lit_distill.labels import CLASS_TASKS, Task
-from lit_distill.layout import usual_channel_dim
 from lit_distill.lightning_names import has_forward, is_a
 from lit_distill.notices import tell
 from lit_distill.outputs import Outputs
 from lit_distill.probe import count_parameters, unreached_parameters
 from lit_distill.teachers import Teacher
-from lit_distill.weighted import Losses, WeightedCriteria
+from lit_distill.weighted import WeightedCriteria
 
 
 def same_task(criteria: Mapping[str, Criterion], task: Task, whose: str = "the module's") -> None:
@@ -108,25 +107,6 @@ def separate_networks(student: nn.Module, teacher: nn.Module) -> None:
         )
 
 
-def finite(total: Tensor, losses: Losses, own: Tensor | None, step: int) -> None:
-    """Stop before a loss that is not finite reaches the weights.
-
-    Raises:
-        FloatingPointError: It is not; the criteria to blame are named.
-    """
-    if torch.isfinite(total):
-        return
-    total = total.detach()
-    blamed = [f"{name!r} is {float(value)}" for name, value in losses.raw.items() if not torch.isfinite(value)]
-    if own is not None and not torch.isfinite(own):
-        blamed.append(f"the teacher's own loss is {float(own)}")
-    what = "; ".join(blamed) or "the weighted sum overflowed"
-    raise FloatingPointError(
-        f"the loss is {float(total)} at step {step}: {what}. The weights are as they were after the step before. Look at "
-        "the learning rate, the inputs, and the precision."
-    )
-
-
 def optimizers_hold_everything(module: nn.Module, optimizers: Iterable[Optimizer]) -> None:
     """Make sure that the optimizers hold every trainable parameter, projectors included.
 
@@ -174,36 +154,6 @@ def every_parameter_reached(loss: Tensor, module: LightningModule, criteria: Wei
             f"no criterion trains {names} ({len(unreached)} parameters of {type(module).__name__}): they stay as they are. "
             "Freeze them with requires_grad_(False), or add a criterion that reads what they make."
         )
-
-
-def no_probabilities(student: Outputs, teacher: Outputs, squashed: Collection[str]) -> None:
-    """Say where a network puts out probabilities in place of logits: a soft target would make them nearly equal.
-
-    Args:
-        student: The student's outputs for an example.
-        teacher: The teacher's.
-        squashed: ``student`` or ``teacher``, where its last module is a sigmoid or a softmax.
-    """
-    for who, outputs in (("teacher", teacher), ("student", student)):
-        if who in squashed:
-            tell(
-                f"the {who} ends in a sigmoid or a softmax and returns probabilities, and logits are expected: a criterion "
-                "would squash them once more. Take the last one out, or read what enters it: "
-                f"BatchFormat({'teacher_' * (who == 'teacher')}output_key=torch.logit), torch.log after a softmax."
-            )
-            continue
-        if not outputs.has_logits or outputs.logits.dim() < 2:
-            continue
-        logits = outputs.logits.detach().float()
-        dim = usual_channel_dim(logits.dim())
-        if logits.shape[dim] < 2 or not logits.numel() or float(logits.min()) < 0:
-            continue
-        if torch.allclose(logits.sum(dim), torch.ones((), device=logits.device), atol=1e-3):
-            tell(
-                f"the {who} returns probabilities (rows in [0, 1] that sum to 1), and logits are expected: a softmax of these "
-                "is nearly uniform. Take the last softmax out, or read their logarithm: "
-                f"BatchFormat({'teacher_' * (who == 'teacher')}output_key=torch.log)."
-            )
 
 
 def same_on_every_rank(module: LightningModule, digest: str) -> None:
@@ -287,20 +237,3 @@ def summary(
     if criteria.balance is not None:
         lines.append(f"Balance: {type(criteria.balance).__name__} sets the weights in force.")
     return "\n".join(lines)
-
-
-def explain_types(error: RuntimeError, batch: object, weights: Tensor) -> None:
-    """Say which type the inputs have where a network failed on it.
-
-    Raises:
-        ValueError: The inputs' floating-point type is not the weights', and that is what the network failed on.
-    """
-    found = {tensor.dtype for tensor in tensors_of(batch) if tensor.is_floating_point()}
-    if "type" not in str(error) or not found or weights.dtype in found:
-        return
-    name = str(next(iter(found))).removeprefix("torch.")
-    own = str(weights.dtype).removeprefix("torch.")
-    raise ValueError(
-        f"the batch is of {name} and the student's weights of {own}, which it does not convert ({error}). Convert the data to "
-        f"{own} in the data set, or set the Trainer's precision."
-    ) from error

@@ -9,22 +9,31 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from lit_distill import checks
-from lit_distill.batch import Batch, BatchFormat, Inputs, Target
+from lit_distill.batch import Batch, BatchFormat, Inputs, Target, call_model, count_samples
 from lit_distill.capture import Capture
 from lit_distill.checkpoint import CheckpointNote
+from lit_distill.criteria import LogitMSE
+from lit_distill.finiteness import example_is_finite
 from lit_distill.formats import refuse_fixed_mode
+from lit_distill.labels import CLASS_TASKS
 from lit_distill.misreadings import tell_of_other_tasks, tell_of_unread_weights
 from lit_distill.optim import check_apart
 from lit_distill.outputs import Outputs
 from lit_distill.ownership import widths
 from lit_distill.positions import input_mask, settle
+from lit_distill.preflight.gradients import reaches_student
+from lit_distill.preflight.lone_batches import refuse_lone_batch
+from lit_distill.preflight.networks import check_logits, check_networks
+from lit_distill.preflight.probabilities import tell_of_logarithms, tell_of_probabilities
 from lit_distill.probe import unchanged
 from lit_distill.reading import BatchReader
 from lit_distill.teachers import Teacher, as_teacher
@@ -180,10 +189,12 @@ class Distiller:
         module: LightningModule | None = None,
         read: Sequence[str] = (),
         labels: Target | None = None,
+        heard: nn.Module | None = None,
+        later: bool = False,
     ) -> None:
         """Put an example through the teacher and the criteria; nothing is trained.
 
-        The criteria size their layers. To be called without gradients unless ``module`` is given.
+        The criteria size their layers. With gradients on, each criterion that trains must reach the student.
 
         Args:
             student: The student's outputs for the example.
@@ -191,12 +202,18 @@ class Distiller:
             module: What will train; given, what no criterion trains is said, or refused where DDP will wait for it.
             read: Lines that say what was read of the batch.
             labels: The example's labels where no criterion reads them; those of ``data`` if None.
+            heard: What made the student's outputs, where that is a copy of the student.
+            later: What is frozen now may be trained later.
 
         Raises:
             ValueError: The networks, the criteria and the data do not fit; the message says which and why.
         """
+        check_networks(self.student, asked.model if (asked := self.teacher) is not None else None)
         self.criteria.advance(0, 0.0)  # a fit before may have left it at its schedules' end
-        asked = self.teacher
+        if count_samples(data.inputs) == 0:
+            raise ValueError(
+                "the first training batch is empty: its tensors have 0 samples; look at the collate function."
+            )
         teacher = Outputs.nothing()
         if asked is not None:
             with looking_closely(), self._watched_teacher(data):
@@ -208,13 +225,18 @@ class Distiller:
         with unchanged(self.criteria):
             self.criteria.eval()
             of_student, of_teacher, target = self._settle(student, teacher, data)
+            for owner, outputs in (("student", of_student), ("teacher", of_teacher)):
+                check_logits(owner, outputs, self.criteria.criteria().values())
             comparison = self._weigh(of_student, of_teacher, target)
+            self._check_example(comparison.losses, data, (of_student, of_teacher, target), heard or self.student, later)
         if asked is not None:
             asked.needs_logits = not asked.frozen or checks.logits_are_read(
                 self.criteria, of_student, of_teacher, target
             )
             squashed = [who for who, capture in self._captures().items() if capture.layouts.squashed]
-            checks.no_probabilities(student, teacher, squashed if self._reads_logits() else [])
+            if self._compares_scores():
+                tell_of_probabilities(of_student, of_teacher, squashed)
+            tell_of_logarithms(of_student, of_teacher, self.criteria, target)
         tell_of_other_tasks(self.criteria, of_student, target if target is not None else labels)
         tell_of_unread_weights(self.criteria, self.format)
         if module is not None:
@@ -231,9 +253,64 @@ class Distiller:
 
         return ask_steady(teacher.model, ask) if teacher.frozen else ask()
 
-    def _reads_logits(self) -> bool:
-        criteria = self.criteria.criteria().values()
-        return any(criterion.compares_logits or criterion.needs_target for criterion in criteria)
+    def _check_example(
+        self,
+        losses: Losses,
+        data: Batch,
+        outputs: tuple[Outputs, Outputs, Target | None],
+        heard: nn.Module,
+        later: bool,
+    ) -> None:
+        """Refuse criteria that an example shows to be no numbers, or to train nothing."""
+        student, teacher, target = outputs
+        networks = {"student": (heard, student)}
+        if self.teacher is not None:
+            networks["teacher"] = (self.teacher.model, teacher)
+        criteria = self.criteria.criteria()
+        values = {name: value for name, value in losses.raw.items() if self.criteria.trains(name)}
+        example_is_finite(values, criteria, data, networks, target)
+        partly = any(not parameter.requires_grad for parameter in heard.parameters())
+        self.capture.gradients_expected = not (later and partly)
+        if torch.is_grad_enabled() and self.capture.gradients_expected:
+            terms = losses.terms | self.criteria.waiting(student, teacher, target)
+            reaches_student(terms, criteria, heard, student)
+
+    def refuse_lone_batch(self, why: str, data: Batch) -> None:
+        """Refuse batches of one sample where a BatchNorm that trains cannot take one.
+
+        Args:
+            why: How they come about.
+            data: A batch.
+
+        Raises:
+            ValueError: One cannot.
+        """
+        given = {"student": (self.student, data.inputs)}
+        if self.registered_teacher is not None:
+            given["teacher"] = (self.registered_teacher, data.for_teacher)
+        for owner, (network, inputs) in given.items():
+            refuse_lone_batch(why, f"the {owner}", network, inputs, partial(call_model, network))
+        refuse_lone_batch(why, "the criteria", self.criteria, data, self._weigh_alone)
+
+    def _weigh_alone(self, data: Batch) -> None:
+        with unchanged(self.student, *([self.teacher.model] if self.teacher is not None else [])):
+            teacher = (
+                self.teacher(data.for_teacher, input_mask(data)) if self.teacher is not None else Outputs.nothing()
+            )
+            self._weigh(*self._settle(self.capture.run(data.inputs), teacher, data))
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Both networks, by whose they are."""
+        return {owner: capture.model for owner, capture in self._captures().items()}
+
+    def _compares_scores(self) -> bool:
+        """Whether a criterion takes the logits as scores of classes."""
+        for criterion in self.criteria.criteria().values():
+            task = checks.task_of(criterion)
+            reads = criterion.compares_logits or criterion.needs_target
+            if reads and (task in CLASS_TASKS if task is not None else not isinstance(criterion, LogitMSE)):
+                return True
+        return False
 
     def _captures(self) -> dict[str, Capture]:
         """What reads each network, by whose it is."""

@@ -47,6 +47,10 @@ def need_classes(logits: Tensor) -> None:
     )
 
 
+class WrongLabelError(ValueError):
+    """A label that is none of the task's, in labels of the right form."""
+
+
 # One form a task ---------------------------------------------------------------------------------
 
 
@@ -142,11 +146,17 @@ def _check_indices(target: Tensor, classes: int) -> None:
     wrong = ((values < 0) & (values != IGNORED_LABEL)) | (values >= classes)
     if bool(wrong.any()):
         found = int(values[wrong][0])
-        raise ValueError(
-            f"label {found} is no class: the logits are of {classes} classes, so class indices run from 0 to {classes - 1}. "
+        raise WrongLabelError(
+            f"label {found} is no class: the logits are of {classes} classes, so class indices run from 0 to "
+            f"{classes - 1}{_where(wrong)}. "
             f"If {found} means that the label is not known, set BatchFormat(missing_label={found}); where the outputs are no "
             "scores of classes, set the task to what they are ('regression', 'embedding')."
         )
+
+
+def _where(wrong: Tensor) -> str:
+    """Which sample of the batch has the first of the labels that are wrong."""
+    return f" (sample {int(wrong.nonzero()[0][0])} of {len(wrong)})" if wrong.dim() else ""
 
 
 def _elements(target: Tensor, logits: Tensor, task: Task, check: bool) -> Tensor:
@@ -167,10 +177,10 @@ def _elements(target: Tensor, logits: Tensor, task: Task, check: bool) -> Tensor
     wrong = ~((labels >= 0) & (labels <= 1)) & (labels != IGNORED_LABEL)
     if bool(wrong.any()):
         found = float(labels[wrong][0])
-        raise ValueError(
-            f"label {found:g} is neither 0, 1 nor a probability, which labels of the task {task!r} are. If {found:g} means "
-            f"that the label is not known, set BatchFormat(missing_label={found:g}); divide images of 0 and 255 by 255; for "
-            "class indices set task='multiclass', for numbers task='regression'."
+        raise WrongLabelError(
+            f"label {found:g} is neither 0, 1 nor a probability{_where(wrong)}, which labels of the task {task!r} are. If "
+            f"{found:g} means that the label is not known, set BatchFormat(missing_label={found:g}); divide images of 0 and 255"
+            " by 255; for class indices set task='multiclass', for numbers task='regression'."
         )
     return labels
 

@@ -14,9 +14,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 Layout = Literal["channels_first", "channels_last"]
 LAYOUTS: tuple[Layout, ...] = ("channels_first", "channels_last")
+_SQUASHES = {"sigmoid", "sigmoid_", "softmax"}  # functions of PyTorch
 _CONVOLUTION = re.compile(r"Conv\w*[123]d")
 
 _SEQUENTIAL = (
@@ -190,6 +192,20 @@ class Evidence:
         return fitting[0] if len(fitting) == 1 else None
 
 
+class _Squashes(TorchFunctionMode):
+    """Notes what sigmoids and softmaxes put out, be they modules or calls in a ``forward``."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        super().__init__()
+        self._evidence = evidence
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if getattr(func, "__name__", "") in _SQUASHES and isinstance(output, Tensor):
+            self._evidence.squashed = output
+        return output
+
+
 def _batch_first(module: nn.Module) -> bool:
     found = next((part for part in module.modules() if hasattr(part, "batch_first")), None)
     return bool(getattr(found, "batch_first", True))
@@ -218,15 +234,12 @@ def observed(model: nn.Module, layers: list[nn.Module]) -> Iterator[Evidence]:
         if width is not None and isinstance(tensor, Tensor) and not tensor.is_nested and tensor.dim() > 2:
             evidence.add(width, tensor)
 
-    def squash(module: nn.Module, args: Any, output: Any) -> None:
-        evidence.squashed = output if isinstance(output, Tensor) else None
-
     handles = [module.register_forward_pre_hook(begin, prepend=True) for module in layers]
     # First among a module's hooks, so that a layer's own width is known when the layer is read.
     handles += [m.register_forward_hook(end, prepend=True) for m in model.modules() if _is_watched(m)]
-    handles += [m.register_forward_hook(squash) for m in model.modules() if type(m) in (nn.Sigmoid, nn.Softmax)]
     try:
-        yield evidence
+        with _Squashes(evidence):
+            yield evidence
     finally:
         for handle in handles:
             handle.remove()

@@ -14,7 +14,7 @@ from lit_distill.criteria.base import at_least_float32
 from lit_distill.criteria.hard_target import hard_target, hard_target_binary
 from lit_distill.criteria.soft_target import soft_target, soft_target_bernoulli
 from lit_distill.label_rows import counted_rows, labelled
-from lit_distill.labels import CLASS_TASKS, Task, class_dim, need_classes, read_labels, unknown
+from lit_distill.labels import CLASS_TASKS, Task, WrongLabelError, class_dim, need_classes, read_labels, unknown
 
 _BINS = 15
 FIGURES: dict[Task, tuple[str, ...]] = {
@@ -44,6 +44,7 @@ class Evaluation:
 
     Attributes:
         misfit: What does not fit the task; None where all does.
+        wrong_label: That is a label which the task does not have, in labels of the right form.
     """
 
     def __init__(self, task: Task, classes: int, device: torch.device) -> None:
@@ -51,6 +52,7 @@ class Evaluation:
         self.classes = classes
         self.device = device
         self.misfit: str | None = None
+        self.wrong_label = False
         self._metrics: dict[str, Metric] = {}
         self._misfits = SumMetric().to(device)
         self._misfits.update(0)
@@ -109,7 +111,7 @@ class Evaluation:
             if target is not None:
                 read_labels(target.to(logits.device), logits, self.task, check=self.task != "regression")
         except ValueError as error:
-            self.misfit = str(error)
+            self.misfit, self.wrong_label = str(error), isinstance(error, WrongLabelError)
             self._misfits.update(1)
         return self.misfit is None
 

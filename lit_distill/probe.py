@@ -67,6 +67,8 @@ class TrainingData:
             return None
         with isolate_rng():
             read = [self._read(loader, whole) for loader in flat]
+        if any(batch is None for _, batch in read):
+            raise ValueError("the training DataLoader yields None in place of a batch; look at its collate function.")
         self._replace([loader for loader, _ in read], structure)
         return tree_unflatten([batch for _, batch in read], structure)
 
@@ -205,7 +207,15 @@ def read_samples(loader: DataLoader[Any], keys: list[Any]) -> Any:
     )
     data = loader.dataset
     with own_generators_kept(data, getattr(data, "dataset", None), getattr(data, "transform", None)):
-        return _next(iter(reader))
+        try:
+            return _next(iter(reader))
+        except RuntimeError as error:
+            if "stack expects" not in str(error):
+                raise
+            raise ValueError(
+                f"samples of the training data set ({type(data).__name__}) cannot be put into one batch ({error}): resize or "
+                "pad them to one shape, or give the DataLoader a collate_fn that does."
+            ) from error
 
 
 def _first_keys(loader: DataLoader[Any]) -> list[Any]:
@@ -297,9 +307,40 @@ def unchanged(*modules: nn.Module) -> Iterator[None]:
 
 def unreached_parameters(loss: Tensor, module: nn.Module) -> list[str]:
     """Names of the trainable parameters that a loss sends no gradient to."""
-    named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
-    gradients = torch.autograd.grad(loss, [parameter for _, parameter in named], allow_unused=True)
-    return [name for (name, _), gradient in zip(named, gradients, strict=True) if gradient is None]
+    found = reached_by(loss)
+    if found is None:
+        return []
+    return [name for name, p in module.named_parameters() if p.requires_grad and id(p) not in found]
+
+
+def reached_by(value: Tensor) -> set[int] | None:
+    """The ids of the leaves that a value's gradient gets to, be it 0 or not, found in its graph; no gradient is computed.
+
+    Args:
+        value: A scalar with its graph.
+
+    Returns:
+        None where that cannot be told: a re-entrant gradient checkpoint hides the parameters inside.
+    """
+    if not value.requires_grad:
+        return set()
+    if value.grad_fn is None:
+        return {id(value)}
+    found: set[int] = set()
+    seen: set[Any] = set()
+    waiting: list[Any] = [value.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if "Checkpoint" in node.name():
+            return None
+        variable = getattr(node, "variable", None)
+        if variable is not None:
+            found.add(id(variable))
+        for following, _ in node.next_functions:
+            if following is not None and following not in seen:
+                seen.add(following)
+                waiting.append(following)
+    return found
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from lit_distill.batch import Target
 from lit_distill.criteria import Criterion
 from lit_distill.criteria.base import at_least_float32
 from lit_distill.criteria.processes import distributed
+from lit_distill.criterion_values import check_value_of, labels_for, naming
 from lit_distill.outputs import Outputs
 from lit_distill.ownership import Ownership, held_by
 from lit_distill.references import nearest
@@ -136,10 +136,26 @@ class WeightedCriteria(nn.ModuleDict):
             ValueError: A criterion cannot; the message starts with its name.
         """
         for name, criterion in self.criteria().items():
-            with _named(name, criterion):
+            with naming(name, criterion):
                 criterion.build(student, teacher)
             if not self.trains(name):
                 criterion.requires_grad_(False)
+
+    def waiting(self, student: Outputs, teacher: Outputs, target: Target | None) -> dict[str, Tensor]:
+        """The values, with gradients, of the criteria whose weight is 0 now and will rise.
+
+        Args:
+            student: As in ``forward``.
+            teacher: As in ``forward``.
+            target: As in ``forward``.
+        """
+        found = {}
+        with torch.autocast(student.device.type, enabled=False):
+            for name, criterion in self.criteria().items():
+                if self.weights[name] == 0 and self.trains(name):
+                    with naming(name, criterion):
+                        found[name] = criterion(student, teacher, labels_for(name, criterion, target))
+        return found
 
     def advance(self, step: int, epoch: float) -> None:
         """Set the scheduled weights and settings for the next batch.
@@ -197,11 +213,11 @@ class WeightedCriteria(nn.ModuleDict):
             for name, criterion in self.criteria().items():
                 if criterion.needs_target and target is None and not self.trains(name):
                     continue
-                labels = _labels_for(name, criterion, target)
+                labels = labels_for(name, criterion, target)
                 tracked = torch.is_grad_enabled() and self.weights[name] != 0
-                with _named(name, criterion), torch.set_grad_enabled(tracked):
+                with naming(name, criterion), torch.set_grad_enabled(tracked):
                     value = criterion(student, teacher, labels)
-                _check_scalar(name, criterion, value)
+                check_value_of(name, criterion, value, student.device)
                 raw[name] = value.detach()
                 if self.weights[name] != 0:
                     terms[name] = value
@@ -234,20 +250,6 @@ class WeightedCriteria(nn.ModuleDict):
             if not sets_weight(key) and (setting != "temperature" or "." in owner):
                 settings[key] = float(getattr(self.get_submodule(owner), setting))
         return settings
-
-
-class _named:
-    """Puts a criterion's name before what it refuses."""
-
-    def __init__(self, name: str, criterion: Criterion) -> None:
-        self.label = f"criterion {name!r} ({type(criterion).__name__})"
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, (ValueError, RuntimeError)) and not str(error).startswith("criterion "):
-            raise type(error)(f"{self.label}: {error}") from error
 
 
 def _check_criteria(criteria: Mapping[str, Criterion]) -> None:
@@ -284,35 +286,7 @@ def _check_weights(
         raise ValueError("every weight is 0: nothing would be trained.")
 
 
-def _check_scalar(name: str, criterion: Criterion, value: Tensor) -> None:
-    if value.dim():
-        raise ValueError(
-            f"criterion {name!r} ({type(criterion).__name__}) gave a value of shape {list(value.shape)}; a scalar was "
-            "expected, the mean over the batch."
-        )
-
-
 def _zero_through(tensors: Iterable[Tensor]) -> Tensor:
     """The number 0, whose gradient for each of the tensors is 0 too, whatever they hold: a scalar."""
     nothing = [(tensor if tensor.dim() else tensor.reshape(1))[:0] for tensor in tensors]
     return torch.stack([empty.sum().float() for empty in nothing]).sum()
-
-
-def _labels_for(name: str, criterion: Criterion, target: Target | None) -> Target | None:
-    """The labels that a criterion gets: all tasks' where it takes several, and else its one.
-
-    Raises:
-        ValueError: It needs labels and there are none, or it takes one task's and there are several.
-    """
-    if target is None and criterion.needs_target:
-        raise ValueError(
-            f"criterion {name!r} ({type(criterion).__name__}) needs labels, and the batches have none; leave it out, or "
-            "give it the weight 0."
-        )
-    if not isinstance(target, Mapping) or getattr(criterion, "takes_tasks", False):
-        return target
-    if criterion.needs_target:
-        raise ValueError(
-            f"criterion {name!r} takes one target and the batches have several ({', '.join(target)}): wrap it in OnHead."
-        )
-    return None

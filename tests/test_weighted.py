@@ -281,9 +281,10 @@ def test_what_a_criterion_refuses_starts_with_its_name(kind: type[Exception]) ->
     assert str(caught.value.__cause__) == "went wrong"
 
 
-def test_other_errors_pass_unchanged() -> None:
-    with pytest.raises(KeyError, match=r"^'lost'$"):
+def test_other_errors_are_named_with_their_kind() -> None:
+    with pytest.raises(ValueError, match=r"^criterion 'mine' \(Broken\) failed: KeyError: 'lost'$") as caught:
         WeightedCriteria({"mine": Broken(KeyError("lost"))}, {"mine": 1.0})(*networks(), None)
+    assert isinstance(caught.value.__cause__, KeyError)
 
 
 def test_a_criterion_that_cannot_be_built_is_named() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from lit_distill import checks
 from lit_distill.aftermath import Before, Departure
@@ -17,6 +18,7 @@ from lit_distill.callbacks import hosting
 from lit_distill.callbacks.evaluates_host import EvaluatesHost
 from lit_distill.callbacks.evaluation import HostEvaluation, default_criteria, task_of
 from lit_distill.callbacks.heard import Heard, tokens_that_count
+from lit_distill.callbacks.host_labels import note_on_labels
 from lit_distill.callbacks.rehearsal import rehearse
 from lit_distill.callbacks.student_calls import StudentCalls
 from lit_distill.callbacks.throughput import is_logging_step
@@ -29,12 +31,16 @@ from lit_distill.criteria import Criterion
 from lit_distill.criteria.base import check_choice
 from lit_distill.criteria.task_loss import TaskLoss
 from lit_distill.distiller import Comparison, Distiller, labels_are_read
+from lit_distill.finiteness import finite_gradients, finite_loss
 from lit_distill.labels import TASKS, Task
 from lit_distill.lightning_names import is_overridden
 from lit_distill.listening import WhichCall
 from lit_distill.notices import tell
 from lit_distill.optim import hold_task_gradient
-from lit_distill.probe import as_in_evaluation, on_device
+from lit_distill.preflight.lone_batches import lone_batch
+from lit_distill.preflight.networks import check_networks, refuse_empty
+from lit_distill.preflight.unfreezing import unfreezes_later
+from lit_distill.probe import TrainingData, as_in_evaluation, on_device, training_data
 from lit_distill.reading import BatchReader
 from lit_distill.reporting import describe
 from lit_distill.saving import save_whole
@@ -134,11 +140,13 @@ class Distill(EvaluatesHost):
         self._heard = Heard(student)
         self._trained = TrainedAdditions(parameter_group)
         meant = task if task is not None else task_of(self.criteria.criteria())
+        self._meant: Task = meant
         self._evaluation = HostEvaluation(student, call, self._format, meant) if evaluate else None
         self._place: torch.device | None = None
         self._warned = False
         self._before = Before()
         self._departure = Departure(self._leave)
+        self._example: Batch | None = None  # until the first batch
 
     # Before the first batch ----------------------------------------------------------------------
 
@@ -207,33 +215,62 @@ class Distill(EvaluatesHost):
         self._host.wrap(module, "on_load_checkpoint", self._on_load_checkpoint(module))
 
     def _rehearse(self, trainer: Trainer, module: LightningModule, set_up: bool) -> None:
+        refuse_empty(trainer, self._engine().student, self._network())
+        check_networks(self._engine().student, self._network())
+        samples = training_data(trainer) if self.example_inputs is None else None
+        try:
+            self._try_example(trainer, module, set_up, samples)
+        except Exception as error:  # of a criterion, or a loss, that wants a whole batch
+            if samples is None or not self._works_whole(trainer, module, set_up, samples):
+                raise error
+
+    def _works_whole(self, trainer: Trainer, module: LightningModule, set_up: bool, samples: TrainingData) -> bool:
+        try:
+            self._try_example(trainer, module, set_up, samples, whole=True)
+        except Exception:
+            return False
+        return True
+
+    def _try_example(
+        self, trainer: Trainer, module: LightningModule, set_up: bool, samples: TrainingData | None, whole: bool = False
+    ) -> None:
         distiller = self._engine()
         parameter = next(iter(module.parameters()), torch.empty(0))
         self._place = None  # the teacher may be where a fit before this one left it
         self._follow(parameter.device)
         read: list[str] = []
-        labels = None
-        if self.example_inputs is not None:
+        labels, heard = None, distiller.student
+        if samples is None:
             inputs = move(self.example_inputs, parameter.device, parameter.dtype)
-            with as_in_evaluation(distiller.student), torch.no_grad():
+            with as_in_evaluation(distiller.student), torch.enable_grad():
                 outputs = distiller.capture.run(inputs, calibrate=True)
             data = self._heard.batch(Call(inputs, True, None), None, self._network())
             if not is_compiled(module):
                 self._calls.expect_parts()
         else:
-            done = rehearse(trainer, module, self._calls.hearing(), set_up)
-            if done.returned is not None:
-                self._task.value = hosting.loss_of(done.returned, module).detach()
+            done = rehearse(trainer, module, self._calls.hearing(), set_up, samples, self._explain, whole)
+            loss = hosting.loss_of(done.returned, module) if done.returned is not None else None
+            self._task.value = loss.detach() if loss is not None else self._task.value
             call = self._calls.learn(module, done.calls, done.listener)
             data = self._data(done.batch, call)
+            self._example = data if not call.parts else None
             read = describe(done.batch, self._reader) if self._reads_batch else []
             labels = self._labels_beside(done.batch)
-            outputs = done.listener.read(call, data.mask, calibrate=True, reader=data.for_teacher).detach()
+            outputs, heard = (
+                done.listener.read(call, data.mask, calibrate=True, reader=data.for_teacher),
+                done.listener.capture.model,
+            )
+            if loss is not None and self.criteria.trains("task"):
+                hosting.check_trains(loss, module, heard, outputs)
             distiller.capture.overwritten.update(done.listener.capture.overwritten)
             distiller.capture.layouts = done.listener.capture.layouts
         extra = distiller.registered_teacher
-        with as_in_evaluation(self.criteria, *([extra] if extra is not None else [])), torch.no_grad():
-            distiller.rehearse(outputs, data, read=read, labels=labels)
+        later = unfreezes_later(trainer, module)
+        with as_in_evaluation(self.criteria, *([extra] if extra is not None else [])), torch.enable_grad():
+            distiller.rehearse(outputs, data, read=read, labels=labels, heard=heard, later=later)
+
+    def _explain(self, error: Exception, batch: Any, calls: list[Call]) -> None:
+        note_on_labels(error, batch, calls, self._format, self._meant)
 
     def _labels_beside(self, batch: Any) -> Target | None:
         """The labels of a batch, be they read by a criterion or not; None where they cannot be told."""
@@ -266,6 +303,11 @@ class Distill(EvaluatesHost):
     # One batch -----------------------------------------------------------------------------------
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 0 and self._example is not None:
+            example, self._example = self._example, None
+            why = lone_batch(trainer)
+            if why is not None:
+                self._engine().refuse_lone_batch(why, example)
         self._engine().begin_batch(trainer, batch_idx)
 
     def on_train_batch_end(
@@ -279,7 +321,11 @@ class Distill(EvaluatesHost):
                 return original(batch, *rest)
             self._follow(module.device)  # a learning-rate finder's trial steps come before on_fit_start
             with self._calls.hearing().listen() as calls:
-                returned = original(batch, *rest)
+                try:
+                    returned = original(batch, *rest)
+                except Exception as error:
+                    self._explain(error, batch, calls)
+                    raise
             chosen = self._calls.choose(module, calls)
             if returned is None or not chosen:
                 self._warn_not_called(returned is not None)
@@ -290,12 +336,22 @@ class Distill(EvaluatesHost):
             self._task.value = torch.zeros(())  # the graph must not outlive the step
             total = torch.stack([comparison.total for comparison in comparisons]).mean()
             for comparison in comparisons:
-                checks.finite(total, comparison.losses, comparison.own, module.global_step)
+                finite_loss(
+                    total,
+                    comparison.losses,
+                    comparison.own,
+                    module.global_step,
+                    Batch(chosen[0].inputs),
+                    self._engine().networks(),
+                )
             hold_task_gradient(module.trainer, self.criteria, [comparison.losses for comparison in comparisons])
             self._log(module, total, comparisons, count_samples(chosen[0].inputs))
             return {**returned, "loss": total} if isinstance(returned, Mapping) else total
 
         return step
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        finite_gradients(trainer, pl_module, optimizer)
 
     def _compare(self, batch: Any, call: Call) -> Comparison:
         distiller = self._engine()

@@ -14,6 +14,7 @@ from lit_distill.callbacks.stripping import strip
 from lit_distill.checkpoint import NOTE_KEY
 from lit_distill.distiller import Distiller
 from lit_distill.lightning_names import has_forward, keeps_parameters_whole
+from lit_distill.outputs import Outputs
 from lit_distill.probe import count_parameters
 from lit_distill.references import nearest
 from lit_distill.teachers import Teacher
@@ -134,6 +135,32 @@ def loss_of(returned: Any, module: LightningModule) -> Tensor:
     if loss.numel() != 1:
         raise ValueError(f"{name}.training_step returned a loss of shape {list(loss.shape)}; a scalar was expected.")
     return loss
+
+
+def check_trains(loss: Tensor, module: LightningModule, student: nn.Module, outputs: Outputs) -> None:
+    """Refuse a training step whose loss carries no gradient; 0 stands for no loss of its own.
+
+    Args:
+        loss: What it returned.
+        module: The user's module.
+        student: The network in it.
+        outputs: The student's, with their graph.
+
+    Raises:
+        ValueError: It would train nothing.
+    """
+    if loss.requires_grad or not bool(loss.detach() != 0) or not any(p.requires_grad for p in student.parameters()):
+        return
+    kind = type(module).__name__
+    if not any(tensor.requires_grad for tensor in outputs.tensors()):
+        raise ValueError(
+            f"no gradient reaches the student {type(student).__name__} in {kind}.training_step: its forward detaches what it "
+            "puts out, or computes it without gradients (torch.no_grad, argmax, .item(), NumPy). Take that out."
+        )
+    raise ValueError(
+        f"{kind}.training_step returned a loss without a gradient (detached, of .item(), or under no_grad): it would train "
+        "nothing. Return it with its graph, or leave it out: weights={'task': 0.0, …}."
+    )
 
 
 def check(trainer: Trainer, module: LightningModule, guest: Callback) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,8 @@ from lit_distill.compiling import call_own_methods
 from lit_distill.copying import copied
 from lit_distill.lightning_names import is_module, is_overridden
 from lit_distill.listening import Listener
-from lit_distill.probe import in_weights_type, networks_of, on_device, training_data, training_step_context, unchanged
+from lit_distill.preflight.input_types import wrong_type
+from lit_distill.probe import TrainingData, in_weights_type, networks_of, on_device, training_step_context, unchanged
 from lit_distill.untouched import looking_closely
 
 
@@ -40,7 +41,15 @@ class Rehearsal:
     listener: Listener
 
 
-def rehearse(trainer: Trainer, module: LightningModule, listener: Listener, set_up: bool) -> Rehearsal:
+def rehearse(
+    trainer: Trainer,
+    module: LightningModule,
+    listener: Listener,
+    set_up: bool,
+    data: TrainingData,
+    explain: Callable[[Exception, Any, list[Call]], None],
+    whole: bool = False,
+) -> Rehearsal:
     """Run the module's training step on a copy, with two samples; with a whole batch where two do not do.
 
     Args:
@@ -48,20 +57,25 @@ def rehearse(trainer: Trainer, module: LightningModule, listener: Listener, set_
         module: The user's module.
         listener: Listens to its student.
         set_up: Whether the module's own ``setup`` has run already; else the copy's is called.
+        data: The fit's.
+        explain: Adds to an error what it knows of the batch and the student's calls.
+        whole: Run it with a whole batch at once.
 
     Raises:
         ValueError: It cannot be run before the fit.
     """
-    data = training_data(trainer)
     with isolate_rng(), torch.compiler.set_stance("force_eager"):
         try:
-            return _run(trainer, module, listener, set_up, _on_device(trainer, module, data.example()))
+            return _run(trainer, module, listener, set_up, _on_device(trainer, module, data.example(whole)), explain)
         except Exception:  # an assertion on the batch's size, a state of a fixed shape, …
             batch = _on_device(trainer, module, data.example(whole=True))
         try:
-            return _run(trainer, module, listener, set_up, batch)
+            return _run(trainer, module, listener, set_up, batch, explain)
         except Exception as error:
             reason = "; ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])])
+            why = wrong_type(error, batch, next(iter(module.parameters()), torch.empty(0)))
+            if why is not None:
+                raise ValueError(f"{type(module).__name__}.training_step failed before the fit: {why}") from error
             raise ValueError(
                 f"{type(module).__name__}.training_step failed on a batch before the fit, where Distill looks at shapes "
                 f"({reason}). If it does work in a fit, give Distill `example_inputs`: what the "
@@ -78,7 +92,14 @@ def _on_device(trainer: Trainer, module: LightningModule, batch: Any) -> Any:
         return in_weights_type(trainer, on_device(trainer, module, batch, weights.device), weights)
 
 
-def _run(trainer: Trainer, module: LightningModule, listener: Listener, set_up: bool, batch: Any) -> Rehearsal:
+def _run(
+    trainer: Trainer,
+    module: LightningModule,
+    listener: Listener,
+    set_up: bool,
+    batch: Any,
+    explain: Callable[[Exception, Any, list[Call]], None],
+) -> Rehearsal:
     # Copied together, so that the copied listener hears the copied student.
     twin, ear = copied((module, listener))
     if not is_compiled(module) and getattr(module, "_compiler_ctx", None) is None:
@@ -92,7 +113,11 @@ def _run(trainer: Trainer, module: LightningModule, listener: Listener, set_up: 
             twin.setup("fit")
         with ear.capture.observed(), looking_closely(), ear.listen() as calls, training_step_context(trainer):
             takes_index = is_param_in_hook_signature(twin.training_step, "batch_idx", min_args=2)
-            returned = twin.training_step(batch, 0) if takes_index else twin.training_step(batch)
+            try:
+                returned = twin.training_step(batch, 0) if takes_index else twin.training_step(batch)
+            except Exception as error:
+                explain(error, batch, calls)
+                raise
     return Rehearsal(batch, calls, returned, ear)
 
 

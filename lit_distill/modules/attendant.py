@@ -17,6 +17,8 @@ class _Distillation(Protocol):
 
     def look_ahead(self) -> None: ...
 
+    def look_at_lone_batches(self, batch: Any) -> None: ...
+
     def leave_plain(self) -> None: ...
 
 
@@ -42,6 +44,8 @@ class Attendant(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if _is_distillation(pl_module):
+            if batch_idx == 0:
+                pl_module.look_at_lone_batches(batch)
             pl_module.distiller.begin_batch(trainer, batch_idx)
 
     def on_train_batch_end(

@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torchmetrics import Metric, MetricCollection
 
 from lit_distill import checks
@@ -24,6 +25,7 @@ from lit_distill.checkpoint import class_name
 from lit_distill.criteria import Criterion
 from lit_distill.criteria.base import check_choice
 from lit_distill.distiller import Comparison, Distiller
+from lit_distill.finiteness import finite_gradients, finite_loss, not_finite_through
 from lit_distill.labels import TASKS, Task
 from lit_distill.lightning_names import explain_refused_modules
 from lit_distill.modules.acceleration import Acceleration
@@ -34,6 +36,10 @@ from lit_distill.modules.optimization import Interval, Optimization, OptimizerFa
 from lit_distill.modules.passed_over import tell_passed_over
 from lit_distill.optim import hold_task_gradient
 from lit_distill.positions import settle, settled_logits
+from lit_distill.preflight.input_types import wrong_type
+from lit_distill.preflight.lone_batches import lone_batch
+from lit_distill.preflight.networks import check_networks, refuse_empty
+from lit_distill.preflight.unfreezing import unfreezes_later
 from lit_distill.probe import in_weights_type, networks_of, on_device, training_data, training_step_context, unchanged
 from lit_distill.reporting import describe, join
 from lit_distill.schedules import Schedule
@@ -118,9 +124,11 @@ class DistillationModule(LightningModule):
         self.optimization = Optimization(optimizer, lr_scheduler, lr_interval, lr_monitor)
         self._acceleration = Acceleration(fast)
         self._looked_ahead = False
+        self._seen_batches: str | None = None
         self._reader = self.distiller.reader(numbers=task == "regression")
         self._several_loaders = False
-        self._evaluator = Evaluator(task, self._teacher, metrics=metrics)
+        self._last_batch: Any = None  # during its step
+        self._evaluator = Evaluator(task, self._teacher, metrics=metrics, strict=self.distiller.reads_labels)
         plain = {
             "task": task,
             "fast": fast,
@@ -157,15 +165,32 @@ class DistillationModule(LightningModule):
     # One batch -----------------------------------------------------------------------------------
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self._last_batch = batch
         data = self._unpack_training(batch)
         answer = self.distiller.ask(data)
         with self._acceleration.training(data.size):
             student = self.distiller.capture.run(data.inputs, need_grad=True)
         comparison = self.distiller.compare(student, answer(), data)
-        checks.finite(comparison.total, comparison.losses, comparison.own, self.global_step)
+        finite_loss(
+            comparison.total, comparison.losses, comparison.own, self.global_step, data, self.distiller.networks()
+        )
         hold_task_gradient(self.trainer, self.criteria, [comparison.losses])
         self._log_training(comparison, data.size)
         return comparison.total
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        finite_gradients(self.trainer, self, optimizer, self._blame_gradient)
+
+    def _blame_gradient(self) -> str | None:
+        """Which criterion has a gradient that is not finite, found by running the last batch once more."""
+        if self._last_batch is None:
+            return None
+        with unchanged(*self.distiller.networks().values(), self.criteria), torch.enable_grad():
+            self.criteria.eval()
+            data = self._unpack_training(self._last_batch)
+            student = self.distiller.capture.run(data.inputs)
+            terms = self.distiller.compare(student, self.distiller.ask(data)(), data).losses.terms
+            return not_finite_through(terms, self.criteria.criteria(), self.student.parameters())
 
     def _log_training(self, comparison: Comparison, size: int) -> None:
         self.log("train/loss", comparison.total.detach(), prog_bar=True, batch_size=size)
@@ -175,6 +200,9 @@ class DistillationModule(LightningModule):
         if self.trainer.optimizers:
             logs["learning_rate"] = self.trainer.optimizers[0].param_groups[0]["lr"]
         self.log_dict({f"train/{name}": value for name, value in logs.items()}, batch_size=size)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._last_batch = None
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         self._evaluate("val", batch, batch_idx, dataloader_idx)
@@ -245,6 +273,8 @@ class DistillationModule(LightningModule):
     def look_ahead(self) -> None:
         """Look at two training samples, or at a batch where two do not do: size projectors, find what would fail later."""
         self._looked_ahead = True
+        refuse_empty(self.trainer, self.student, self.teacher)
+        check_networks(self.student, self.teacher)
         data = training_data(self.trainer)
         self._several_loaders = data.several
         try:
@@ -259,13 +289,14 @@ class DistillationModule(LightningModule):
         with unchanged(*networks_of(self.trainer, self)):
             moved = in_weights_type(self.trainer, on_device(self.trainer, self, batch, weights.device), weights)
         read = describe(moved, self._reader, self._several_loaders)
+        data = self._unpack_training(moved)
         try:
             with training_step_context(self.trainer):
-                self.dry_run(self._unpack_training(moved), read)
+                self.dry_run(data, read)
         except (RuntimeError, ValueError) as error:
-            cause = error.__cause__ if isinstance(error, ValueError) else error
-            if isinstance(cause, RuntimeError):
-                checks.explain_types(cause, moved, weights)
+            why = wrong_type(error.__cause__ or error, data.inputs, weights)
+            if why is not None:
+                raise ValueError(why) from error
             raise
 
     def dry_run(self, data: Batch, read: Sequence[str] = ()) -> None:
@@ -283,9 +314,23 @@ class DistillationModule(LightningModule):
             self.student.train()
             with looking_closely(), self._watched_student(data):
                 student = self.distiller.capture.run(data.inputs, calibrate=True)
-            self.distiller.rehearse(student, data, self if self._trainer is not None else None, read)
+            module = self if self._trainer is not None else None
+            self.distiller.rehearse(student, data, module, read, later=unfreezes_later(self._trainer, self))
+
+    def look_at_lone_batches(self, batch: Any) -> None:
+        """Refuse batches of one sample that BatchNorm cannot train on, before the first batch of a fit.
+
+        Args:
+            batch: The first one.
+        """
+        if self._seen_batches is not None:
+            return
+        self._seen_batches = lone_batch(self.trainer) or ""
+        if self._seen_batches:
+            self.distiller.refuse_lone_batch(self._seen_batches, self._unpack_training(batch))
 
     def on_fit_start(self) -> None:
+        self._seen_batches = None
         self._looked_ahead = False
         self._evaluator.forget()
         if not self.student.training:  # as `from_pretrained` returns it

@@ -22,6 +22,7 @@ from lit_distill.teachers import Teacher
 from lit_distill.untouched import Guard
 
 Place = tuple[str, int, int]
+_STAGES = {"val": "validation", "test": "test"}
 _ONLY = ""  # stands for the head of a network that has one
 
 
@@ -34,6 +35,7 @@ class Evaluator:
         teacher_heads: The teacher's layer for each task that it has a head for; read where ``task`` is a mapping.
         metrics: The user's own, by name or in a collection; ``own_metrics`` says what they are updated with.
         setting: What the user sets the task with, for messages.
+        strict: Refuse labels that are none of the task's; else they are said once, and there are no figures.
 
     Raises:
         TypeError: A metric is none.
@@ -47,8 +49,10 @@ class Evaluator:
         teacher_heads: Mapping[str, str] | None = None,
         metrics: Mapping[str, Metric] | MetricCollection | None = None,
         setting: str = "the module's task",
+        strict: bool = False,
     ) -> None:
         self.setting = setting
+        self.strict = strict
         self.tasks: dict[str, Task] = {_ONLY: task} if isinstance(task, str) else dict(task)
         self.teacher = teacher
         self.teacher_heads = dict(teacher_heads or {})
@@ -63,7 +67,9 @@ class Evaluator:
     def __deepcopy__(self, memo: dict[int, Any]) -> Evaluator:
         # A copy of the module needs no copy of what was remembered.
         task = self.tasks.get(_ONLY, self.tasks)
-        return Evaluator(task, copy.deepcopy(self.teacher, memo), self.teacher_heads, self.metrics, self.setting)
+        return Evaluator(
+            task, copy.deepcopy(self.teacher, memo), self.teacher_heads, self.metrics, self.setting, self.strict
+        )
 
     def update(
         self,
@@ -102,6 +108,8 @@ class Evaluator:
             evaluation.update(logits, taught, target, data.mask)
             for member, own in (members or {}).items():
                 evaluation.update_member(member, own, target, data.mask)
+            if evaluation.misfit is not None and self.strict and evaluation.wrong_label:
+                raise ValueError(f"{_STAGES.get(place[0], place[0])}, batch {place[2]}: {evaluation.misfit}")
             if evaluation.misfit is not None:
                 self._tell_of_misfit(name, evaluation.misfit)
             networks = {"student": logits, **({"teacher": taught} if taught is not None else {}), **(members or {})}
@@ -144,6 +152,13 @@ class Evaluator:
         """A head's labels; None where the batch has none of its task."""
         if target is None:
             return None
+        if not isinstance(target, (Tensor, Mapping)):
+            text = isinstance(target, str) or isinstance(next(iter(target), None), str)
+            what = "text" if text else f"a {type(target).__name__}"
+            raise ValueError(
+                f"the labels of a batch for evaluation are {what}, and a tensor was expected: number the classes in the data "
+                "set, 0, 1, …."
+            )
         if isinstance(target, Tensor):
             if name == _ONLY:
                 return target

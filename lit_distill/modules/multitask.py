@@ -118,7 +118,7 @@ class MultiTaskDistillation(DistillationModule):
         )
         self.heads = dict(heads)
         read = {name: layer for name, layer in taught.items() if layer in self.criteria.teacher_layers}
-        self._evaluator = Evaluator(kinds, self._teacher, read, metrics)
+        self._evaluator = Evaluator(kinds, self._teacher, read, metrics, strict=self.distiller.reads_labels)
         record_hyperparameters(
             self, {"temperature": temperature, "heads": self.heads, "teacher_heads": taught, "task": kinds}
         )

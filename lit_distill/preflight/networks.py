@@ -1,0 +1,180 @@
+"""Networks that cannot train or teach, whatever the data are: without weights, of inference tensors, of NaN."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.parameter import is_lazy
+
+from lit_distill.compiling import uncompiled
+from lit_distill.criteria import Criterion
+from lit_distill.lightning_names import keeps_parameters_whole
+from lit_distill.outputs import Outputs
+
+
+def check_networks(student: nn.Module, teacher: nn.Module | None) -> None:
+    """Refuse networks that cannot train or teach.
+
+    Args:
+        student: To be trained.
+        teacher: The teacher's network, or None.
+
+    Raises:
+        ValueError: One cannot; the message says which tensor shows it.
+    """
+    can_learn(student)
+    for owner, network in (("student", student), ("teacher", teacher)):
+        if network is not None:
+            if owner == "teacher":
+                has_weights(network, owner)
+            is_a_number(network, owner)
+
+
+def refuse_empty(trainer: Any, student: nn.Module, teacher: nn.Module | None) -> None:
+    """Refuse networks without weights; a student's may be made later by a strategy that shards them.
+
+    Args:
+        trainer: The running trainer.
+        student: The network to train.
+        teacher: The teacher's network, or None.
+
+    Raises:
+        ValueError: One has none.
+    """
+    try:
+        if teacher is not None:
+            has_weights(teacher, "teacher")
+        if keeps_parameters_whole(trainer.strategy):
+            has_weights(student, "student")
+    except ValueError:
+        # Else Lightning moves the module to the CPU as the fit ends, and an error of that hides this one.
+        trainer.strategy._lightning_module = None
+        raise
+
+
+def check_logits(owner: str, outputs: Outputs, criteria: Iterable[Criterion]) -> None:
+    """Refuse logits of a kind that no criterion of ours compares: complex numbers, truth values, sparse tensors.
+
+    Args:
+        owner: ``student`` or ``teacher``.
+        outputs: Its outputs.
+        criteria: Where none compares logits, these may be anything.
+
+    Raises:
+        ValueError: They are.
+    """
+    read = any(criterion.compares_logits or criterion.needs_target for criterion in criteria)
+    if not read or not outputs.has_logits:
+        return
+    logits = outputs.logits
+    odd = "sparse" if logits.layout != torch.strided else "of truth values" if logits.dtype == torch.bool else ""
+    odd = "complex numbers" if logits.is_complex() else odd
+    if odd:
+        key = f"{'teacher_' * (owner == 'teacher')}output_key"
+        raise ValueError(
+            f"the {owner}'s logits {list(logits.shape)} are {odd}, and real numbers are compared; say how to make them: "
+            f"BatchFormat({key}=…), a function of its output."
+        )
+
+
+def has_weights(network: nn.Module, owner: str) -> None:
+    """Refuse a network on the device ``meta``, which has shapes alone.
+
+    Args:
+        network: The network.
+        owner: ``student`` or ``teacher``, for the message.
+
+    Raises:
+        ValueError: A tensor of it is there.
+    """
+    empty = [name for name, tensor in named_tensors(network) if tensor.device.type == "meta"]
+    if empty:
+        raise ValueError(
+            f"the {owner} {_kind(network)} has no weights: {listed(empty)} on the device 'meta'. Build it on a real device, "
+            f"or after {owner}.to_empty(device='cpu') load its weights."
+        )
+
+
+def can_learn(student: nn.Module) -> None:
+    """Refuse a student whose weights were made in inference mode: no gradient can be computed with them.
+
+    Raises:
+        ValueError: Some were.
+    """
+    made = [name for name, tensor in named_tensors(student) if tensor.is_inference()]
+    if made:
+        raise ValueError(
+            f"the student {_kind(student)} cannot be trained: {listed(made)} made in torch.inference_mode(). Build the network "
+            "and load its weights outside of it."
+        )
+
+
+def is_a_number(network: nn.Module, owner: str) -> None:
+    """Refuse a network with NaN among its weights, or among the statistics of its normalisation.
+
+    Other buffers may hold NaN or infinity for what is not known yet; they are blamed once an output shows it.
+
+    Args:
+        network: The network.
+        owner: ``student`` or ``teacher``, for the message.
+
+    Raises:
+        ValueError: A weight is NaN.
+    """
+    kept: list[tuple[str, str, Tensor]] = [
+        ("weights", name, parameter) for name, parameter in network.named_parameters()
+    ]
+    for path, module in network.named_modules():
+        if isinstance(module, _NormBase) and not isinstance(module, torch.jit.ScriptModule):
+            kept += [
+                ("statistics", f"{path}.{name}".lstrip("."), one) for name, one in module.named_buffers(recurse=False)
+            ]
+    for what, name, tensor in kept:
+        count = _count(tensor, torch.isnan)
+        if count:
+            raise ValueError(
+                f"the {owner} {_kind(network)} has {what} that are no numbers: {name} holds NaN ({count} of {tensor.numel()} "
+                f"values). Its training diverged, or its file is damaged; load weights from before."
+            )
+
+
+def not_finite(network: nn.Module) -> str | None:
+    """Say which weights and buffers of a network hold NaN or infinity; None where none does.
+
+    Args:
+        network: The network.
+    """
+    found = [name for name, tensor in named_tensors(network) if _count(tensor, _is_no_number)]
+    return f"has weights that are not finite: {listed(found)}" if found else None
+
+
+def named_tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The parameters and buffers that are there already."""
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        if not is_lazy(tensor):
+            yield name, tensor
+
+
+def listed(names: list[str]) -> str:
+    """The first few names of a list."""
+    return f"{', '.join(names[:3])}{', …' if names[3:] else ''}"
+
+
+def _count(tensor: Tensor, test: object) -> int:
+    usable = tensor.is_floating_point() and not is_lazy(tensor) and tensor.layout == torch.strided
+    if not usable or tensor.device.type == "meta":
+        return 0
+    assert callable(test)
+    return int(test(tensor.detach()).sum())
+
+
+def _is_no_number(tensor: Tensor) -> Tensor:
+    return ~torch.isfinite(tensor)
+
+
+def _kind(network: nn.Module) -> str:
+    return type(uncompiled(network)).__name__

@@ -1,0 +1,106 @@
+"""Networks that put out probabilities, or their logarithms, where criteria expect logits."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection
+from dataclasses import replace
+
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor
+
+from lit_distill.batch import Target
+from lit_distill.layout import usual_channel_dim
+from lit_distill.notices import tell
+from lit_distill.outputs import Outputs
+from lit_distill.weighted import WeightedCriteria
+
+_TOLERANCE = 1e-3  # of a row's sum to 1: half precision
+
+
+def tell_of_probabilities(student: Outputs, teacher: Outputs, squashed: Collection[str]) -> None:
+    """Say where a network puts out probabilities in place of logits: a soft target would make them nearly equal.
+
+    Args:
+        student: The student's outputs for an example.
+        teacher: The teacher's.
+        squashed: ``student`` or ``teacher``, where its last operation is a sigmoid or a softmax.
+    """
+    for who, outputs in (("teacher", teacher), ("student", student)):
+        key = f"{'teacher_' * (who == 'teacher')}output_key"
+        rows = " (rows in [0, 1] that sum to 1)" if _rows_sum_to_one(outputs, logarithms=False) else ""
+        if who in squashed:
+            tell(
+                f"the {who} ends in a sigmoid or a softmax and returns probabilities{rows}, and logits are expected: a "
+                "criterion would squash them once more. Take the last one out, or read what enters it: "
+                f"BatchFormat({key}=torch.logit), torch.log after a softmax."
+            )
+        elif rows:
+            tell(
+                f"the {who} returns probabilities{rows}, and logits are expected: a softmax of these is nearly uniform. Take "
+                f"the last softmax out, or read their logarithm: BatchFormat({key}=torch.log)."
+            )
+
+
+def tell_of_logarithms(student: Outputs, teacher: Outputs, criteria: WeightedCriteria, target: Target | None) -> None:
+    """Say where a network puts out logarithms of probabilities, and a criterion minds.
+
+    They are logits like any other to a softmax, and not to what depends on a constant that is added to a row.
+
+    Args:
+        student: The student's outputs for an example.
+        teacher: The teacher's.
+        criteria: The criteria; copies of them are run.
+        target: The example's labels.
+    """
+    for who, outputs in (("teacher", teacher), ("student", student)):
+        minding = (
+            _minding(criteria, student, teacher, who, target) if _rows_sum_to_one(outputs, logarithms=True) else []
+        )
+        if minding:
+            tell(
+                f"the {who} returns logarithms of probabilities (a log-softmax), and {', '.join(map(repr, minding))} "
+                f"compare{'s' * (len(minding) == 1)} logits as they are: each row is shifted by a constant of its own. "
+                "Take the log-softmax out, or use a criterion that is made of a softmax (SoftTarget)."
+            )
+
+
+def _rows_sum_to_one(outputs: Outputs, logarithms: bool) -> bool:
+    """Whether an output's rows of classes are probabilities, or their logarithms."""
+    if not outputs.has_logits or outputs.logits.dim() < 2 or not outputs.logits.is_floating_point():
+        return False
+    logits = outputs.logits.detach().float()
+    dim = usual_channel_dim(logits.dim())
+    if logits.shape[dim] < 2 or not logits.numel():
+        return False
+    if float(logits.max()) > _TOLERANCE if logarithms else float(logits.min()) < 0:
+        return False
+    sums = (logits.exp() if logarithms else logits).sum(dim)
+    return torch.allclose(sums, torch.ones((), device=logits.device), atol=_TOLERANCE)
+
+
+def _minding(
+    criteria: WeightedCriteria, student: Outputs, teacher: Outputs, who: str, target: Target | None
+) -> list[str]:
+    """The criteria whose values change where a constant is added to each row of a network's logits."""
+
+    def values(shift: float) -> dict[str, Tensor]:
+        moved = replace(teacher if who == "teacher" else student)
+        shifts = torch.arange(1, len(moved.logits) + 1, device=moved.logits.device).to(moved.logits.dtype) * shift
+        moved = replace(moved, logits=moved.logits + shifts.view(-1, *[1] * (moved.logits.dim() - 1)))
+        pair = (student, moved) if who == "teacher" else (moved, teacher)
+        raw: dict[str, Tensor] = copy.deepcopy(criteria).eval()(*pair, target).raw
+        return raw
+
+    try:
+        with torch.no_grad(), isolate_rng():
+            before, after = values(0.0), values(1.0)
+    except Exception:  # of a criterion that cannot be copied
+        return []
+    named = criteria.criteria()
+    return [
+        name
+        for name, value in before.items()
+        if criteria.trains(name) and named[name].compares_logits and not torch.allclose(value, after[name], 1e-2, 1e-4)
+    ]
