@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lit_distill import checks
 from lit_distill.aftermath import Before, Departure
+from lit_distill.arguments import check_choice
 from lit_distill.balance import Balance
 from lit_distill.batch import Batch, BatchFormat, Inputs, Target, count_samples, move
 from lit_distill.callbacks import hosting
@@ -26,7 +27,6 @@ from lit_distill.capture import is_compiled
 from lit_distill.checkpoint import NOTE_KEY
 from lit_distill.compiling import see_hooks
 from lit_distill.criteria import Criterion
-from lit_distill.criteria.base import check_choice
 from lit_distill.criteria.task_loss import TaskLoss
 from lit_distill.distiller import Comparison, Distiller, labels_are_read
 from lit_distill.labels import TASKS, Task

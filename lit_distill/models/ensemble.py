@@ -10,7 +10,8 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_distill.criteria.base import at_least_float32, check_choice, check_class_task, check_temperature
+from lit_distill.arguments import check_choice, check_temperature
+from lit_distill.criteria.base import at_least_float32, check_class_task
 from lit_distill.labels import Task, need_classes
 from lit_distill.mixture import favour_small, log_mixture, normalised
 from lit_distill.outputs import OutputKey, read_logits

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from lit_distill import checks
+from lit_distill.arguments import check_choice
 from lit_distill.balance import Balance
 from lit_distill.batch import Batch, BatchFormat, Inputs, call_model
 from lit_distill.callbacks.throughput import Throughput, is_logging_step
 from lit_distill.checkpoint import class_name
 from lit_distill.criteria import Criterion
-from lit_distill.criteria.base import check_choice
 from lit_distill.distiller import Comparison, Distiller
 from lit_distill.labels import TASKS, Task
 from lit_distill.lightning_names import explain_refused_modules

@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import nn
 
+from lit_distill.arguments import check_choice
 from lit_distill.balance import Balance
 from lit_distill.batch import BatchFormat
 from lit_distill.checks import task_of
 from lit_distill.criteria import Criterion, OnHead
-from lit_distill.criteria.base import check_choice
 from lit_distill.labels import CLASS_TASKS, TASKS, Task
 from lit_distill.modules.base import DistillationModule, Metrics
 from lit_distill.modules.defaults import (

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from lit_distill.criteria.base import check_choice
+from lit_distill.arguments import check_choice
 from lit_distill.modules.horizons import made_for_steps, rates_of_its_own, refuse_too_short
 from lit_distill.notices import tell
 
