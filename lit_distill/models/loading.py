@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lit_distill.arguments import check_named, check_network, check_text, wrong_type
+from lit_distill.arguments import check_named, check_network, wrong_type
 from lit_distill.checkpoint_file import read_checkpoint
 
 _NESTED_KEYS = ("state_dict", "model_state_dict", "model", "net", "student", "module", "weights")
@@ -76,7 +76,8 @@ def build(function: str, arguments: dict[str, Any] | None = None) -> nn.Module:
     Raises:
         ValueError: The path cannot be imported, or what it made is no module.
     """
-    check_text("function", function, "an import path, such as 'timm.create_model'")
+    if not isinstance(function, str):
+        raise wrong_type("function", function, "give an import path, such as 'timm.create_model'.")
     if arguments is not None:
         check_named("arguments", arguments, "{'model_name': 'resnet18'}")
     try:
