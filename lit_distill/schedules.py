@@ -35,6 +35,10 @@ class Schedule(ABC):
         """
         return None
 
+    def span(self) -> tuple[Unit, float, float] | None:
+        """The unit of its moments, when it first changes, and when the first change is done; None where that is not known."""
+        return None
+
 
 class TimedSchedule(Schedule):
     """A schedule in epochs or in optimizer steps.
@@ -89,6 +93,9 @@ class Ramp(TimedSchedule):
 
     def bounds(self) -> tuple[float, float]:
         return min(self.start, self.end), max(self.start, self.end)
+
+    def span(self) -> tuple[Unit, float, float] | None:
+        return (self.unit, self.begin, self.until) if self.start != self.end else None
 
     def __str__(self) -> str:
         way = type(self).__name__.lower()
@@ -166,6 +173,10 @@ class Step(TimedSchedule):
         now = self.now(step, epoch)
         return next((value for moment, value in reversed(self.changes.items()) if moment <= now), self.start)
 
+    def span(self) -> tuple[Unit, float, float]:
+        first = next(iter(self.changes))
+        return self.unit, first, first
+
     def bounds(self) -> tuple[float, float]:
         values = [self.start, *self.changes.values()]
         return min(values), max(values)
@@ -200,6 +211,9 @@ class Between(TimedSchedule):
     def value(self, step: int, epoch: float) -> float:
         now = self.now(step, epoch)
         return self.inside if now >= self.begin and (self.end is None or now < self.end) else self.outside
+
+    def span(self) -> tuple[Unit, float, float]:
+        return self.unit, self.begin, self.begin
 
     def bounds(self) -> tuple[float, float]:
         always = self.begin == 0 and self.end is None

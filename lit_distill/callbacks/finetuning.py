@@ -10,6 +10,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from lit_distill.arguments import check_flag, check_number, check_whole, layer_tuple, wrong_type
+from lit_distill.late_schedules import fit_length
+from lit_distill.notices import tell
 from lit_distill.references import match_layers
 
 _RATES = ("lr", "initial_lr", "max_lr", "min_lr")  # of an optimizer's group; the last two are OneCycleLR's
@@ -84,6 +86,12 @@ class Unfreeze(Callback):
             self._join(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        end = fit_length(trainer)
+        if self.epoch >= end and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            tell(
+                f"Unfreeze trains {', '.join(self.layers)} from epoch {self.epoch} on, and the fit ends at epoch {end:g}: they "
+                "stay frozen."
+            )
         if not self._joined:
             for norm in self._norms:
                 norm.eval()
