@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-import operator
+import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -141,7 +141,7 @@ def check_whole(name: str, value: Any, *, least: int | None = None) -> int:
     number = plain_number(name, value)
     if not number.is_integer():
         raise ValueError(f"{name} must be a whole number, not {value}.")
-    whole = operator.index(value) if hasattr(type(value), "__index__") else int(number)
+    whole = int(value) if isinstance(value, numbers.Integral) else int(number)  # a large one is no float
     if least is not None and whole < least:
         raise ValueError(f"{name} must be at least {least}, not {value}.")
     return whole

@@ -35,8 +35,8 @@ def tell_of_late(trainer: Trainer, schedules: Mapping[str, Schedule]) -> None:
             )
         elif math.isfinite(until) and end - begin < _SHARE * (until - begin):
             tell(
-                f"the schedule of {key!r} ({schedule}) is done at {unit} {until:g}, and the fit ends at {unit} {end:g}: it stops "
-                "on the way. Give it earlier moments, or a longer fit."
+                f"the schedule of {key!r} ({schedule}) is done at {unit} {until:g}, and the fit ends at {unit} {end:g}: it "
+                "stops on the way. Give it earlier moments, or a longer fit."
             )
 
 
