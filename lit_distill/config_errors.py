@@ -49,7 +49,7 @@ _NOISE = (
     "Expected a path but",
 )
 _SHOWN = 100
-_UNKNOWN = r"(?:Subcommand '\w+' does not accept|Unrecognized arguments?:?) (?:option )?'?(.+?)'?"
+_UNKNOWN = r"(?:Subcommand '\w+' does not accept option '(.+)'|[Uu]nrecognized arguments: (\S+).*)"
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def explain(message: str, options: Iterable[str] = ()) -> str:
         r"(?:Subcommand '\w+' does not accept|Unrecognized arguments?:?) (?:option )?'?(.+?)'?", message.strip()
     )
     if unknown is not None:
-        return _unknown_option(unknown[1].lstrip("-").partition("=")[0], options)
+        return _unknown_option((unknown[1] or unknown[2]).lstrip("-").partition("=")[0], options)
     leaves = _leaves(message)
     if not leaves:
         return " ".join(message.split())
