@@ -92,9 +92,7 @@ def explain(message: str, options: Iterable[str] = ()) -> str:
         message: As jsonargparse writes it.
         options: Every option that the parser knows.
     """
-    unknown = re.fullmatch(
-        r"(?:Subcommand '\w+' does not accept|Unrecognized arguments?:?) (?:option )?'?(.+?)'?", message.strip()
-    )
+    unknown = re.fullmatch(_UNKNOWN, message.strip())
     if unknown is not None:
         return _unknown_option((unknown[1] or unknown[2]).lstrip("-").partition("=")[0], options)
     leaves = _leaves(message)

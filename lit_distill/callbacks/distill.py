@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from lit_distill import checks
 from lit_distill.aftermath import Before, Departure
-from lit_distill.arguments import check_choice
 from lit_distill.arguments import check_choice, check_flag, check_network, check_text, check_whole
 from lit_distill.balance import Balance
 from lit_distill.batch import Batch, BatchFormat, Inputs, Target, count_samples, move, told_format

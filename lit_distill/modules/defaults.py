@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from lit_distill.batch import BatchFormat
 from lit_distill.arguments import check_choice
+from lit_distill.batch import BatchFormat
 from lit_distill.criteria import Criterion, HardTarget, LogitMSE, SoftTarget
 from lit_distill.criteria.hard_target import LABEL_TASKS
 from lit_distill.labels import CLASS_TASKS, TASKS, Task
