@@ -29,6 +29,7 @@ from lit_distill.config_errors import explain
 from lit_distill.config_files import check_words, config_files
 from lit_distill.modules import DistillationModule
 from lit_distill.references import nearest
+from lit_distill.refusal import is_ours, origin, refuse, root_cause, without_parser
 from lit_distill.signals import exit_code_on_sigterm
 from lit_distill.teachers import RecordedTeacher
 from lit_distill.whole_file import write_whole
@@ -145,11 +146,20 @@ class DistillationCLI(LightningCLI):
             warnings.filterwarnings("ignore", message=".*configure_optimizers` will be overridden.*")
             try:
                 super().instantiate_classes()
-            except (ValueError, TypeError, OSError) as error:
-                cause = root_cause(error)
-                if cause is error and not is_ours(error):
-                    raise
+            except Exception as error:
+                self._refuse_values(error)
+
+    def _refuse_values(self, error: Exception) -> NoReturn:
+        """Say what a class in the config refused; an error in the user's own code comes as it is."""
+        cause = root_cause(error)
+        if is_ours(cause):
+            if isinstance(cause, (ValueError, TypeError, OSError)):
                 refuse(str(cause), self._files)
+            raise error
+        made = without_parser(error)
+        if "site-packages" in origin(made):
+            refuse(" ".join(str(made).split()), self._files)
+        raise made from None
 
     @staticmethod
     def configure_optimizers(
@@ -280,36 +290,6 @@ def _check_verb(verb: str) -> None:
     known = [*LightningCLI.subcommands(), *_VERBS, "record", "strip"]
     if verb and not verb.startswith("-") and verb not in known:
         raise SystemExit(f"lit-distill: no verb {verb!r}.{nearest(verb, known)} Verbs: {', '.join(known)}.")
-
-
-def refuse(reason: str, files: Sequence[str] = ()) -> NoReturn:
-    """End the command with what is wrong, in one paragraph.
-
-    Args:
-        reason: What is wrong.
-        files: The config files in which it is.
-    """
-    where = f"{', '.join(files)}: " if files else ""
-    print(f"lit-distill: {where}{reason}", file=sys.stderr)
-    raise SystemExit(2)
-
-
-def is_ours(error: BaseException) -> bool:
-    """Whether an error was raised in this package."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace is not None and str(_PACKAGE) in trace.tb_frame.f_code.co_filename
-
-
-def root_cause(error: BaseException) -> BaseException:
-    """What first went wrong in this package, behind the errors that a parser wraps around it; else the error itself."""
-    found, seen = error, error
-    while (inner := seen.__cause__ or seen.__context__) is not None:
-        seen = inner
-        if is_ours(seen):
-            found = seen
-    return found
 
 
 def _run(verb: str, rest: list[str], given: list[str]) -> None:
