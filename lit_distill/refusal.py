@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -35,19 +35,21 @@ def is_ours(error: BaseException) -> bool:
     return origin(error).startswith(str(_PACKAGE))
 
 
+def behind(error: BaseException) -> Iterator[BaseException]:
+    """An error, and those that it was raised in answer to, the first one last."""
+    seen: set[int] = set()
+    inner: BaseException | None = error
+    while inner is not None and id(inner) not in seen:  # one that is raised again may be behind itself
+        seen.add(id(inner))
+        yield inner
+        inner = inner.__cause__ or inner.__context__
+
+
 def without_parser(error: BaseException) -> BaseException:
     """The error behind those that the parser wraps around it; itself where it is the parser's own."""
-    seen: BaseException | None = error
-    while seen is not None and "jsonargparse" in origin(seen):
-        seen = seen.__cause__ or seen.__context__
-    return seen if seen is not None else error
+    return next((inner for inner in behind(error) if "jsonargparse" not in origin(inner)), error)
 
 
 def root_cause(error: BaseException) -> BaseException:
     """What first went wrong in this package, behind the errors that a parser wraps around it; else the error itself."""
-    found, seen = error, error
-    while (inner := seen.__cause__ or seen.__context__) is not None:
-        seen = inner
-        if is_ours(seen):
-            found = seen
-    return found
+    return next((inner for inner in reversed(list(behind(error))) if is_ours(inner)), error)

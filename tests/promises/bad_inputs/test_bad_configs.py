@@ -122,3 +122,42 @@ def test_a_right_config_is_not_refused(text: str, capsys: pytest.CaptureFixture[
     assert not done.value.code
     assert "class_path: lit_distill.LogitDistillation" in capsys.readouterr().out
     tally(TAKEN)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"optimizer.init_args": {"lr": -1}}, "Invalid learning rate: -1.0"),
+        ({"trainer.strategy": "dpp"}, "invalid strategy name"),
+        ({"trainer.accelerator": "warp"}, "invalid accelerator name"),
+        (
+            {
+                "arg.teacher.class_path": "torch.nn.Linear",
+                "arg.teacher.init_args": {"in_features": -4, "out_features": 3},
+            },
+            "-4",
+        ),
+    ],
+    ids=["optimizer", "strategy", "accelerator", "network"],
+)
+def test_what_a_library_refuses_is_said_in_one_line(
+    changes: dict[str, object], expected: str, capsys: pytest.CaptureFixture[str], tally: Tally
+) -> None:
+    Path("c.yaml").write_text(changed(changes))
+    assert expected in refusal(["fit", "--config", "c.yaml"], capsys)
+    tally(REFUSED)
+
+
+@pytest.mark.slow
+def test_an_error_in_the_users_own_code_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, tally: Tally) -> None:
+    Path("own_trouble.py").write_text(
+        "from torch import nn\n\n\nclass Own(nn.Module):\n    def __init__(self, size: int = 3):\n"
+        "        raise ValueError('mine')\n"
+    )
+    monkeypatch.syspath_prepend(".")
+    Path("c.yaml").write_text(changed({"arg.student": {"class_path": "own_trouble.Own"}}))
+    with pytest.raises(ValueError, match=r"^mine$") as caught:
+        main(["fit", "--config", "c.yaml"])
+    assert caught.traceback[-1].path.name == "own_trouble.py"
+    tally(TAKEN)
