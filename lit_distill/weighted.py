@@ -18,7 +18,6 @@ from lit_distill.criteria.processes import distributed
 from lit_distill.named_criteria import check_criteria, checked_weights
 from lit_distill.outputs import Outputs
 from lit_distill.ownership import Ownership, held_by
-from lit_distill.references import nearest
 from lit_distill.schedules import Schedule
 from lit_distill.scheduling import (
     WEIGHT,
