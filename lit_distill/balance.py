@@ -10,6 +10,7 @@ import torch
 import torch._functorch.config
 from torch import Tensor, nn
 
+from lit_distill.arguments import check_number, check_text, check_whole
 from lit_distill.criteria.base import at_least_float32
 from lit_distill.criteria.processes import distributed
 from lit_distill.references import nearest
@@ -85,13 +86,10 @@ class GradientNorm(Balance):
 
     def __init__(self, reference: str, ratio: float = 1.0, every: int = 50, momentum: float = 0.9) -> None:
         super().__init__()
-        if not (math.isfinite(ratio) and ratio > 0):
-            raise ValueError(f"ratio must be above 0 and finite, not {ratio}.")
-        if every < 1:
-            raise ValueError(f"every must be at least 1, not {every}.")
-        if not 0 <= momentum < 1:
-            raise ValueError(f"momentum must be in [0, 1), not {momentum}.")
-        self.reference, self.ratio, self.every, self.momentum = reference, ratio, every, momentum
+        self.reference = check_text("reference", reference, "a criterion's name, such as 'hard'")
+        self.ratio = check_number("ratio", ratio, above=0)
+        self.every = check_whole("every", every, least=1)
+        self.momentum = check_number("momentum", momentum, least=0, below=1)
         self.names: list[str] = []
 
     def build(self, names: Sequence[str]) -> None:

@@ -10,6 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from lit_distill.arguments import (
+    as_object,
+    check_choice,
+    check_flag,
+    check_named,
+    check_whole,
+    plain_number,
+    wrong_type,
+)
 from lit_distill.layout import Layout
 from lit_distill.outputs import OutputKey
 
@@ -115,12 +124,60 @@ class BatchFormat:
     teacher_layout: dict[str, Layout] | None = None
     unused: list[str | int] | None = None
 
+    def __post_init__(self) -> None:
+        check_format(self)
+
     @property
     def tells_of_batches(self) -> bool:
         """Whether something is to be read of batches beside the student's inputs and the labels."""
         named = (self.teacher_input_key, self.lengths_key, self.weight_key)
         told_mask = self.mask_key is not None and self.mask_key != "auto"
         return any(key is not None for key in named) or told_mask or self.mask_from_labels or self.resize_logits
+
+
+def told_format(given: BatchFormat | None) -> BatchFormat:
+    """What the user told of batches; nothing where None.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    as_object("batch_format", given, BatchFormat, "BatchFormat(input_key='image', target_key='label')")
+    return given if given is not None else BatchFormat()
+
+
+def check_format(told: BatchFormat) -> None:
+    """Refuse what is of no use in a batch format.
+
+    Raises:
+        TypeError: An option is of another kind.
+        ValueError: A layout is none of the choices.
+    """
+    for name in ("target_key", "output_key", "teacher_output_key", "mask_key", "lengths_key", "weight_key"):
+        _check_entry(name, getattr(told, name))
+    for name in ("input_key", "teacher_input_key", "unused"):
+        value = getattr(told, name)
+        for entry in value if isinstance(value, (list, tuple)) else [value]:
+            _check_entry(name, entry)
+    for name in ("mask_from_labels", "shift_labels", "resize_logits"):
+        if getattr(told, name) is not None:
+            check_flag(name, getattr(told, name))
+    for name in ("class_dim", "teacher_class_dim"):
+        if getattr(told, name) is not None:
+            check_whole(name, getattr(told, name))
+    if told.missing_label is not None:
+        plain_number("missing_label", told.missing_label)
+    for name in ("layout", "teacher_layout"):
+        layouts = getattr(told, name)
+        if layouts is not None:
+            check_named(name, layouts, "{'stage3': 'channels_first'}")
+        for layer, layout in (layouts or {}).items():
+            check_choice(f"{name}[{layer!r}]", layout, ("channels_first", "channels_last"))
+
+
+def _check_entry(name: str, entry: object) -> None:
+    read = entry is None or isinstance(entry, (str, int)) or callable(entry)
+    if not read or isinstance(entry, (type, bool)):
+        raise wrong_type(f"BatchFormat's {name}", entry, "give a key, an index, or a function.")
 
 
 def count_samples(data: Any) -> int | None:

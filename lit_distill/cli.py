@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
@@ -25,8 +25,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lit_distill.checkpoint_file import read_checkpoint
+from lit_distill.config_errors import explain
+from lit_distill.config_files import check_words, config_files
 from lit_distill.modules import DistillationModule
 from lit_distill.references import nearest
+from lit_distill.refusal import is_ours, origin, refuse, root_cause, without_parser
 from lit_distill.signals import exit_code_on_sigterm
 from lit_distill.teachers import RecordedTeacher
 from lit_distill.whole_file import write_whole
@@ -65,11 +68,36 @@ def _parser_kwargs() -> dict[str, Any]:
     return {"description": _DESCRIPTION, "epilog": _EPILOG, **usage}
 
 
+class _Parser(LightningArgumentParser):
+    """Says what is wrong in one paragraph."""
+
+    files: Sequence[str] = ()
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if not self.exit_on_error:  # of a class inside the config: the parser around it says where it is
+            super().error(message, ex)
+        refuse(explain(message, _options_of(self)), self.files)
+
+
+def _options_of(parser: argparse.ArgumentParser) -> list[str]:
+    """Every option of a parser, and of those of its verbs."""
+    own = [option for action in parser._actions for option in action.option_strings]
+    verbs = [action.choices for action in parser._actions if isinstance(action.choices, Mapping)]
+    return own + [option for inner in verbs for verb in inner.values() for option in _options_of(verb)]
+
+
 class DistillationCLI(LightningCLI):
     """A LightningCLI whose model is a distillation and whose explicit values always win."""
 
     def __init__(self, args: ArgsType = None, run: bool = True, record: bool = False) -> None:
         self._record = record
+        self._files: Sequence[str] = ()
+        if isinstance(args, list):
+            self._files = config_files(args)
+            try:
+                check_words(args)
+            except ValueError as error:
+                refuse(str(error))
         super().__init__(
             DistillationModule,
             LightningDataModule,
@@ -79,9 +107,16 @@ class DistillationCLI(LightningCLI):
             save_config_callback=None if record else SaveConfigCallback,
             save_config_kwargs={"overwrite": True},
             parser_kwargs=_parser_kwargs(),
+            parser_class=_Parser,
             args=args,
             run=run,
         )
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        parser = super().init_parser(**kwargs)
+        if isinstance(parser, _Parser):
+            parser.files = self._files
+        return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse what ``main`` hands over, without Lightning's warning about Python use."""
@@ -109,7 +144,22 @@ class DistillationCLI(LightningCLI):
         with warnings.catch_warnings():
             # Ours has a default optimizer, and the config's is meant to replace it.
             warnings.filterwarnings("ignore", message=".*configure_optimizers` will be overridden.*")
-            super().instantiate_classes()
+            try:
+                super().instantiate_classes()
+            except Exception as error:
+                self._refuse_values(error)
+
+    def _refuse_values(self, error: Exception) -> NoReturn:
+        """Say what a class in the config refused; an error in the user's own code comes as it is."""
+        cause = root_cause(error)
+        if is_ours(cause):
+            if isinstance(cause, (ValueError, TypeError, OSError)):
+                refuse(str(cause), self._files)
+            raise error
+        made = without_parser(error)
+        if "site-packages" in origin(made):
+            refuse(" ".join(str(made).split()), self._files)
+        raise made from None
 
     @staticmethod
     def configure_optimizers(
@@ -240,19 +290,6 @@ def _check_verb(verb: str) -> None:
     known = [*LightningCLI.subcommands(), *_VERBS, "record", "strip"]
     if verb and not verb.startswith("-") and verb not in known:
         raise SystemExit(f"lit-distill: no verb {verb!r}.{nearest(verb, known)} Verbs: {', '.join(known)}.")
-
-
-def root_cause(error: BaseException) -> BaseException:
-    """What first went wrong in this package, behind the errors that a parser wraps around it; else the error itself."""
-    found, seen = error, error
-    while (inner := seen.__cause__ or seen.__context__) is not None:
-        seen = inner
-        trace = seen.__traceback__
-        while trace is not None and trace.tb_next is not None:
-            trace = trace.tb_next
-        if trace is not None and str(_PACKAGE) in trace.tb_frame.f_code.co_filename:
-            found = seen
-    return found
 
 
 def _run(verb: str, rest: list[str], given: list[str]) -> None:

@@ -25,6 +25,7 @@ from lit_distill.criteria import LogitMSE
 from lit_distill.finiteness import example_is_finite
 from lit_distill.formats import refuse_fixed_mode
 from lit_distill.labels import CLASS_TASKS
+from lit_distill.late_schedules import tell_of_late
 from lit_distill.misreadings import tell_of_other_tasks, tell_of_unread_weights
 from lit_distill.optim import check_apart
 from lit_distill.outputs import Outputs
@@ -352,6 +353,7 @@ class Distiller:
 
     def prepare(self, trainer: Trainer, read: Callable[[Any], Inputs]) -> None:
         """Make ready what needs training batches, before the first one."""
+        tell_of_late(trainer, self.criteria.schedules)
         if self.teacher is not None:
             self.teacher.prepare(trainer, read)
 

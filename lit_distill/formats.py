@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from lit_distill.arguments import check_network
 from lit_distill.batch import Arguments
 from lit_distill.notices import tell
 
@@ -66,10 +67,7 @@ def freeze(model: nn.Module) -> nn.Module:
     Raises:
         TypeError: It is no network.
     """
-    if not isinstance(model, nn.Module):
-        exported = isinstance(model, torch.export.ExportedProgram)
-        way = "give program.module()" if exported else "give a torch.nn.Module, or a lit_distill Teacher"
-        raise TypeError(f"the teacher is a {type(model).__name__}, not a network; {way}.")
+    check_network("the teacher", model)
     set_mode(model, False)
     require_gradients(model, False)
     for part in model.modules():

@@ -26,6 +26,16 @@ from lit_distill.untouched import Guard, refusal
 WhichCall = int | Literal["all"] | None
 
 
+def check_call(which: object) -> None:
+    """Refuse what chooses no call.
+
+    Raises:
+        TypeError: It is neither a number nor ``all``.
+    """
+    if which is not None and which != "all" and (isinstance(which, bool) or not isinstance(which, int)):
+        raise TypeError(f"call is {which!r}; give the number of a call (0 the first, -1 the last), or 'all'.")
+
+
 def choose_calls(calls: list[Call], which: WhichCall, student: str, step: str = "training_step") -> list[Call]:
     """The calls of a step that count: those with gradients, and of several the ones that ``which`` says.
 

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lit_distill.arguments import check_numbers
+
 
 def log_mixture(
     logits: Sequence[Tensor], weights: Sequence[float | Tensor], temperature: float = 1.0, dim: int = -1
@@ -60,11 +62,10 @@ def normalised(weights: Sequence[float] | None, count: int) -> list[float]:
     """
     if weights is None:
         return [1 / count] * count
-    if len(weights) != count:
-        raise ValueError(f"{len(weights)} weights for {count} networks; give each one.")
-    wrong = [weight for weight in weights if not (math.isfinite(weight) and weight >= 0)]
-    if wrong or not any(weights):
-        found = f"{wrong[0]} is among them" if wrong else "all are 0"
-        raise ValueError(f"weights of networks must be finite, at least 0 and not all 0; {found}.")
-    total = sum(weights)
-    return [weight / total for weight in weights]
+    found = check_numbers("weights", weights, least=0)
+    if len(found) != count:
+        raise ValueError(f"{len(found)} weights for {count} networks; give each one.")
+    if not any(found):
+        raise ValueError("weights of networks must not all be 0.")
+    total = sum(found)
+    return [weight / total for weight in found]

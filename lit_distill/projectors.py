@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Norm = Literal["none", "batch", "layer"]
+NORMS: tuple[Norm, ...] = get_args(Norm)
 Kind = Literal["auto", "linear", "orthogonal"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 _MAX_PREFIX_TOKENS = 8

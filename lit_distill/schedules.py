@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Literal
 
-from lit_distill.criteria.base import check_choice
+from lit_distill.arguments import check_choice, check_number, plain_number, wrong_type
 
 Unit = Literal["epoch", "step"]
 UNITS: tuple[Unit, ...] = ("epoch", "step")
@@ -33,6 +33,10 @@ class Schedule(ABC):
 
         What is known is checked before the training starts.
         """
+        return None
+
+    def span(self) -> tuple[Unit, float, float] | None:
+        """The unit of its moments, when it first changes, and when the first change is done; None where that is not known."""
         return None
 
 
@@ -71,9 +75,9 @@ class Ramp(TimedSchedule):
 
     def __init__(self, start: float, end: float, until: float, begin: float = 0.0, unit: Unit = "epoch") -> None:
         super().__init__(unit)
-        _check_finite({"start": start, "end": end})
-        _check_order("begin", begin, "until", until)
-        self.start, self.end, self.begin, self.until = float(start), float(end), begin, until
+        self.start, self.end = check_number("start", start), check_number("end", end)
+        self.begin = check_number("begin", begin, least=0)
+        self.until = _later("begin", self.begin, "until", check_number("until", until))
 
     @abstractmethod
     def shape(self, fraction: float) -> float:
@@ -89,6 +93,9 @@ class Ramp(TimedSchedule):
 
     def bounds(self) -> tuple[float, float]:
         return min(self.start, self.end), max(self.start, self.end)
+
+    def span(self) -> tuple[Unit, float, float] | None:
+        return (self.unit, self.begin, self.until) if self.start != self.end else None
 
     def __str__(self) -> str:
         way = type(self).__name__.lower()
@@ -147,27 +154,35 @@ class Step(TimedSchedule):
 
     def __init__(self, start: float, changes: dict[int, float], unit: Unit = "epoch") -> None:
         super().__init__(unit)
+        if not isinstance(changes, Mapping):
+            raise wrong_type("changes", changes, f"give a dict of the value from each {unit} on: {{20: 0.5, 40: 0.0}}.")
         if not changes:
             raise ValueError(f"changes is empty; give the value from some {unit} on, such as {{20: 0.5}}.")
-        early = [moment for moment in changes if moment <= 0]
-        if early:
-            raise ValueError(
-                f"a change at {unit} {early[0]} is none: moments are above 0, and start holds before them."
-            )
-        _check_finite({"start": start, **{f"changes[{moment}]": value for moment, value in changes.items()}})
-        self.start = float(start)
-        self.changes = {moment: float(changes[moment]) for moment in sorted(changes)}
+        moments = {check_number(f"a moment of changes, {moment!r},", moment): moment for moment in changes}
+        for moment in moments:
+            if moment <= 0:
+                raise ValueError(
+                    f"a change at {unit} {moment:g} is none: moments are above 0, and start holds before them."
+                )
+        self.start = check_number("start", start)
+        self.changes = {
+            moment: check_number(f"changes[{moment:g}]", changes[moments[moment]]) for moment in sorted(moments)
+        }
 
     def value(self, step: int, epoch: float) -> float:
         now = self.now(step, epoch)
         return next((value for moment, value in reversed(self.changes.items()) if moment <= now), self.start)
+
+    def span(self) -> tuple[Unit, float, float]:
+        first = next(iter(self.changes))
+        return self.unit, first, first
 
     def bounds(self) -> tuple[float, float]:
         values = [self.start, *self.changes.values()]
         return min(values), max(values)
 
     def __str__(self) -> str:
-        later = [f"{value:g} from {self.unit} {moment}" for moment, value in self.changes.items()]
+        later = [f"{value:g} from {self.unit} {moment:g}" for moment, value in self.changes.items()]
         return ", ".join([f"{self.start:g}", *later])
 
 
@@ -189,14 +204,16 @@ class Between(TimedSchedule):
         self, value: float, begin: float = 0.0, end: float | None = None, outside: float = 0.0, unit: Unit = "epoch"
     ) -> None:
         super().__init__(unit)
-        _check_finite({"value": value, "outside": outside})
-        _check_order("begin", begin, "end", math.inf if end is None else end)
-        self.inside, self.outside = float(value), float(outside)
-        self.begin, self.end = begin, end
+        self.inside, self.outside = check_number("value", value), check_number("outside", outside)
+        self.begin = check_number("begin", begin, least=0)
+        self.end = None if end is None else _later("begin", self.begin, "end", plain_number("end", end))
 
     def value(self, step: int, epoch: float) -> float:
         now = self.now(step, epoch)
         return self.inside if now >= self.begin and (self.end is None or now < self.end) else self.outside
+
+    def span(self) -> tuple[Unit, float, float]:
+        return self.unit, self.begin, self.begin
 
     def bounds(self) -> tuple[float, float]:
         always = self.begin == 0 and self.end is None
@@ -208,14 +225,12 @@ class Between(TimedSchedule):
         return f"{self.inside:g} from {self.unit} {self.begin:g} {end}, {self.outside:g} outside"
 
 
-def _check_finite(values: Mapping[str, float]) -> None:
-    for name, value in values.items():
-        if not math.isfinite(value):
-            raise ValueError(f"{name} must be finite, not {value}.")
+def _later(first: str, begin: float, last: str, end: float) -> float:
+    """The second of two moments.
 
-
-def _check_order(first: str, begin: float, last: str, end: float) -> None:
-    if not (math.isfinite(begin) and begin >= 0):
-        raise ValueError(f"{first} must be 0 or later, not {begin}.")
+    Raises:
+        ValueError: It is not after the first.
+    """
     if not end > begin:
         raise ValueError(f"{last} must come after {first}: {last} is {end:g} and {first} is {begin:g}.")
+    return end

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from lit_distill.arguments import check_named, check_object
 from lit_distill.criteria import Criterion
 from lit_distill.references import nearest
 from lit_distill.schedules import Schedule
@@ -24,12 +25,11 @@ def check_schedules(criteria: Mapping[str, Criterion], schedules: Mapping[str, S
         ValueError: A schedule sets nothing, or a bound of it is out of range.
         TypeError: A value is no ``Schedule``.
     """
+    check_named("schedules", schedules, "{'soft.weight': Linear(0, 1, until=10)}")
     known = [key for name, criterion in criteria.items() for key in settings(name, criterion)]
     for key, schedule in schedules.items():
-        if not isinstance(schedule, Schedule):
-            raise TypeError(
-                f"the schedule of {key!r} is a {type(schedule).__name__}, not a lit_distill.schedules.Schedule."
-            )
+        remedy = "give a lit_distill.schedules.Schedule: Linear(0, 1, until=10)."
+        check_object(f"the schedule of {key!r}", schedule, Schedule, remedy)
         if key not in known:
             raise ValueError(
                 f"a schedule for {key!r}, which is nothing that can be scheduled; these can: {', '.join(known)}."

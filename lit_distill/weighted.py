@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from lit_distill.arguments import as_object
 from lit_distill.balance import Balance, weighted_sum
 from lit_distill.batch import Target
 from lit_distill.criteria import Criterion
 from lit_distill.criteria.base import at_least_float32
 from lit_distill.criteria.processes import distributed
 from lit_distill.criterion_values import check_value_of, labels_for, naming
+from lit_distill.named_criteria import check_criteria, checked_weights
 from lit_distill.outputs import Outputs
 from lit_distill.ownership import Ownership, held_by
-from lit_distill.references import nearest
 from lit_distill.schedules import Schedule
 from lit_distill.scheduling import (
     WEIGHT,
@@ -88,13 +88,16 @@ class WeightedCriteria(nn.ModuleDict):
         schedules: Mapping[str, Schedule] | None = None,
         balance: Balance | None = None,
     ) -> None:
+        check_criteria(criteria)
+        _check_names(criteria)
+        criteria = dict(criteria.items())
+        check_schedules(criteria, schedules if schedules is not None else {})
         schedules = dict(schedules or {})
-        _check_criteria(criteria)
-        check_schedules(criteria, schedules)
-        _check_weights(criteria, weights, schedules)
-        super().__init__(dict(criteria))
+        as_object("balance", balance, Balance, "GradientNorm(reference='hard')")
+        checked = checked_weights(criteria, weights, schedules)
+        super().__init__(criteria)
         self.schedules = schedules
-        self.weights = {name: float(weights.get(name, 0.0)) for name in criteria}
+        self.weights = {name: checked.get(name, 0.0) for name in criteria}
         self.ownership = Ownership()
         forget_schedules(criteria)
         keep_settings(criteria, schedules)
@@ -252,38 +255,12 @@ class WeightedCriteria(nn.ModuleDict):
         return settings
 
 
-def _check_criteria(criteria: Mapping[str, Criterion]) -> None:
-    if not criteria:
-        raise ValueError("no criteria; give at least one by name.")
-    for name, criterion in criteria.items():
-        if not isinstance(criterion, Criterion):
-            raise TypeError(
-                f"criterion {name!r} is a {type(criterion).__name__}, not a lit_distill.criteria.Criterion."
-            )
+def _check_names(names: Iterable[str]) -> None:
+    for name in names:
         if "." in name or "/" in name or not name:
             raise ValueError(f"{name!r} cannot name a criterion; use letters, digits and underscores.")
         if hasattr(WeightedCriteria, name) or name in ("weights", "schedules", "balance", "training"):
             raise ValueError(f"{name!r} cannot name a criterion: the module that holds them uses it; choose another.")
-
-
-def _check_weights(
-    criteria: Mapping[str, Criterion], weights: Mapping[str, float], schedules: Mapping[str, Schedule]
-) -> None:
-    for name in weights:
-        if name not in criteria:
-            raise ValueError(
-                f"weight for unknown criterion {name!r}; the criteria are {', '.join(criteria)}.{nearest(name, criteria)}"
-            )
-    scheduled = {name: schedules[f"{name}.{WEIGHT}"] for name in criteria if f"{name}.{WEIGHT}" in schedules}
-    for name in criteria:
-        if name not in weights and name not in scheduled:
-            raise ValueError(f"criterion {name!r} has no weight; add it to weights: {{{name}: 1.0}}.")
-        weight = weights.get(name, 0.0)
-        if not (isinstance(weight, (int, float)) and math.isfinite(weight) and weight >= 0):
-            raise ValueError(f"the weight of criterion {name!r} must be finite and at least 0, not {weight}.")
-    fixed = any(weights[name] for name in criteria if name not in scheduled)
-    if not fixed and not any(map(can_rise, scheduled.values())):
-        raise ValueError("every weight is 0: nothing would be trained.")
 
 
 def _zero_through(tensors: Iterable[Tensor]) -> Tensor:

@@ -231,9 +231,9 @@ def test_a_program_of_one_size_says_how_to_export_it_for_all(quick_trainer: Call
 
 
 def test_what_is_no_network_is_refused_with_what_to_give() -> None:
-    with pytest.raises(TypeError, match=r"ExportedProgram, not a network; give program.module\(\)"):
+    with pytest.raises(TypeError, match=r"teacher is an ExportedProgram; give program.module\(\)"):
         LogitDistillation(network(), exported())
-    with pytest.raises(TypeError, match="function, not a network"):
+    with pytest.raises(TypeError, match="teacher is the function <lambda>; give a network"):
         LogitDistillation(network(), lambda x: x)  # type: ignore[arg-type]
 
 

@@ -103,10 +103,10 @@ def test_they_say_what_they_do() -> None:
     [
         (lambda: Linear(0, 1, until=3, begin=3), "until must come after begin: until is 3 and begin is 3"),
         (lambda: Cosine(0, 1, until=2, begin=3), "until must come after begin: until is 2 and begin is 3"),
-        (lambda: Linear(0, 1, until=math.nan), "until must come after begin: until is nan"),
-        (lambda: Linear(0, 1, until=3, begin=-1), "begin must be 0 or later, not -1"),
+        (lambda: Linear(0, 1, until=math.nan), "until must be finite, not nan"),
+        (lambda: Linear(0, 1, until=3, begin=-1), "begin must be finite and at least 0, not -1"),
         (lambda: Between(1, begin=5, end=5), "end must come after begin: end is 5 and begin is 5"),
-        (lambda: Between(1, begin=math.inf), "begin must be 0 or later, not inf"),
+        (lambda: Between(1, begin=math.inf), "begin must be finite and at least 0, not inf"),
         (lambda: Linear(math.nan, 1, until=3), "start must be finite, not nan"),
         (lambda: Linear(0, math.inf, until=3), "end must be finite, not inf"),
         (lambda: Between(math.nan), "value must be finite, not nan"),

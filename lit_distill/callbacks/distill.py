@@ -12,8 +12,9 @@ from torch.optim import Optimizer
 
 from lit_distill import checks
 from lit_distill.aftermath import Before, Departure
+from lit_distill.arguments import check_choice, check_flag, check_network, check_text, check_whole
 from lit_distill.balance import Balance
-from lit_distill.batch import Batch, BatchFormat, Inputs, Target, count_samples, move
+from lit_distill.batch import Batch, BatchFormat, Inputs, Target, count_samples, move, told_format
 from lit_distill.callbacks import hosting
 from lit_distill.callbacks.evaluates_host import EvaluatesHost
 from lit_distill.callbacks.evaluation import HostEvaluation, default_criteria, task_of
@@ -28,13 +29,13 @@ from lit_distill.capture import is_compiled
 from lit_distill.checkpoint import NOTE_KEY
 from lit_distill.compiling import see_hooks
 from lit_distill.criteria import Criterion
-from lit_distill.criteria.base import check_choice
 from lit_distill.criteria.task_loss import TaskLoss
 from lit_distill.distiller import Comparison, Distiller, labels_are_read
 from lit_distill.finiteness import finite_gradients, finite_loss
 from lit_distill.labels import TASKS, Task
 from lit_distill.lightning_names import is_overridden
-from lit_distill.listening import WhichCall
+from lit_distill.listening import WhichCall, check_call
+from lit_distill.named_criteria import check_criteria, check_weights
 from lit_distill.notices import tell
 from lit_distill.optim import hold_task_gradient
 from lit_distill.preflight.lone_batches import lone_batch
@@ -92,6 +93,7 @@ class Distill(EvaluatesHost):
 
     Raises:
         ValueError: An argument is wrong.
+        TypeError: An argument is of another kind: a path for a network, a class for an object.
     """
 
     def __init__(
@@ -109,13 +111,14 @@ class Distill(EvaluatesHost):
         evaluate: bool = True,
         task: Task | None = None,
     ) -> None:
-        if not isinstance(teacher, (nn.Module, Teacher)):
-            raise TypeError(
-                f"teacher is a {type(teacher).__name__}; give a network: lit_distill.load(network, 'weights.ckpt') reads its "
-                "weights."
-            )
+        check_network("teacher", teacher, (Teacher,))
+        check_text("student", student, "the name of the network in the module, such as 'model'")
+        check_call(call)
         checks.can_be_called(teacher, "teacher")
         default = criteria if criteria is not None else default_criteria(task)
+        check_criteria(default)
+        if weights is not None:
+            check_weights(weights)
         if "task" in default:
             raise ValueError("'task' is the name of the module's own loss; give the criterion another.")
         if task is not None:
@@ -130,7 +133,7 @@ class Distill(EvaluatesHost):
         self.call = call
         self.example_inputs = example_inputs
         self.teacher = teacher
-        self._format = batch_format or BatchFormat()
+        self._format = told_format(batch_format)
         needed = labels_are_read(self.criteria, teacher, self._format)
         self._reader = BatchReader(self._format, labels_are_read=needed, inputs_are_read=False)
         self._reads_batch = needed or self._format.tells_of_batches
@@ -138,10 +141,13 @@ class Distill(EvaluatesHost):
         self._calls = StudentCalls(student, call)
         self._host = hosting.Host()
         self._heard = Heard(student)
-        self._trained = TrainedAdditions(parameter_group)
+        group = None if parameter_group is None else check_whole("parameter_group", parameter_group)
+        self._trained = TrainedAdditions(group)
         meant = task if task is not None else task_of(self.criteria.criteria())
         self._meant: Task = meant
-        self._evaluation = HostEvaluation(student, call, self._format, meant) if evaluate else None
+        self._evaluation = (
+            HostEvaluation(student, call, self._format, meant) if check_flag("evaluate", evaluate) else None
+        )
         self._place: torch.device | None = None
         self._warned = False
         self._before = Before()

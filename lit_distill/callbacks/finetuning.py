@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -10,6 +9,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
+from lit_distill.arguments import check_flag, check_number, check_whole, layer_tuple, wrong_type
+from lit_distill.late_schedules import fit_length
+from lit_distill.notices import tell
 from lit_distill.references import match_layers
 
 _RATES = ("lr", "initial_lr", "max_lr", "min_lr")  # of an optimizer's group; the last two are OneCycleLR's
@@ -47,18 +49,16 @@ class Unfreeze(Callback):
         train_batch_norm: bool = False,
         module: str = "student",
     ) -> None:
-        if not layers:
-            raise ValueError("layers names no layer to unfreeze.")
-        if epoch < 1:
+        self.layers = list(layer_tuple(layers, "layers"))
+        self.epoch = check_whole("epoch", epoch)
+        if self.epoch < 1:
             raise ValueError(
                 f"epoch must be at least 1, not {epoch}; a layer that trains from the start needs no Unfreeze."
             )
-        if not (math.isfinite(lr_factor) and lr_factor > 0):
-            raise ValueError(f"lr_factor must be above 0 and finite, not {lr_factor}.")
-        self.layers = [layers] if isinstance(layers, str) else list(layers)
-        self.epoch = epoch
-        self.lr_factor = lr_factor
-        self.train_batch_norm = train_batch_norm
+        self.lr_factor = check_number("lr_factor", lr_factor, above=0)
+        self.train_batch_norm = check_flag("train_batch_norm", train_batch_norm)
+        if not isinstance(module, str):  # "" is the LightningModule itself
+            raise wrong_type("module", module, "give the network's name in the LightningModule, such as 'student'.")
         self.module = module
         self._joined = False
         self._parameters: list[nn.Parameter] = []
@@ -86,6 +86,12 @@ class Unfreeze(Callback):
             self._join(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        end = fit_length(trainer)
+        if self.epoch >= end and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            tell(
+                f"Unfreeze trains {', '.join(self.layers)} from epoch {self.epoch} on, and the fit ends at epoch {end:g}: they "
+                "stay frozen."
+            )
         if not self._joined:
             for norm in self._norms:
                 norm.eval()

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from lit_distill.arguments import wrong_type
 from lit_distill.checkpoint import NOTE_KEY
 from lit_distill.checkpoint_file import read_checkpoint
 from lit_distill.whole_file import write_whole
@@ -25,6 +26,9 @@ def strip(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         checkpoint: As ``torch.load`` gives it; it stays as it is.
     """
+    if not isinstance(checkpoint, Mapping):
+        remedy = "give what torch.load gives; `lit-distill strip IN OUT` takes a file."
+        raise wrong_type("checkpoint", checkpoint, remedy)
     stripped = dict(checkpoint)
     for name in _WEIGHTS:
         if isinstance(checkpoint.get(name), Mapping):

@@ -13,6 +13,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lit_distill.arguments import check_whole
 from lit_distill.batch import count_samples
 
 _PAUSE = 1.0  # seconds between two figures in the progress bar
@@ -40,11 +41,8 @@ class Throughput(Callback):
     """
 
     def __init__(self, window: int = 50, warm_up: int = 2, clock: Callable[[], float] = time.perf_counter) -> None:
-        if window < 1:
-            raise ValueError(f"window must be at least 1, not {window}.")
-        if warm_up < 0:
-            raise ValueError(f"warm_up must be at least 0, not {warm_up}.")
-        self.warm_up = warm_up
+        window = check_whole("window", window, least=1)
+        self.warm_up = check_whole("warm_up", warm_up, least=0)
         self._clock = clock
         self._steps: deque[tuple[float, int]] = deque(maxlen=window)  # seconds and samples
         self._seen = 0

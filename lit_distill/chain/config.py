@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lit_distill.chain.link import Link
 from lit_distill.cli import find_configs
+from lit_distill.config_files import read_config
 
 _KEYS = ("folder", "config", "links")
 _LINK_NAME = re.compile(r"\w[\w.-]*")
@@ -32,9 +31,7 @@ def read_chain(path: Path, folder: Path | None = None) -> list[Link]:
     Raises:
         ValueError: The config is wrong: the message says where, and what would be right.
     """
-    if not path.is_file():
-        raise ValueError(f"there is no file {path} (looked in {Path.cwd()}).")
-    chain = yaml.load(path.read_text(), Loader=_UniqueKeys)
+    chain = read_config(path)
     if not isinstance(chain, Mapping):
         raise ValueError(f"{path} must hold folder, config and links; it holds {chain!r}.")
     for key in chain:
@@ -110,16 +107,3 @@ def _nearest(word: Any, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(str(word), known, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else "."
     return f"{hint} Known here: {', '.join(known) or 'nothing, as it is the first link'}."
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML that refuses a key given twice, of which the first would be lost."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise ValueError(f"{key!r} is there twice (line {key_node.start_mark.line + 1}).")
-            seen.add(key)
-        return super().construct_mapping(node, deep)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lit_distill.arguments import check_number
 from lit_distill.criteria.about import About
 from lit_distill.criteria.base import FeatureCriterion
 from lit_distill.outputs import Outputs
@@ -52,9 +53,7 @@ class AB(FeatureCriterion):
 
     def __init__(self, student_layer: str | list[str], teacher_layer: str | list[str], margin: float = 1.0) -> None:
         super().__init__(student_layer, teacher_layer, project=True, projector_norm="batch")
-        if not 0 < margin < float("inf"):
-            raise ValueError(f"margin must be above 0 and finite, not {margin}.")
-        self.margin = margin
+        self.margin = check_number("margin", margin, above=0)
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
         pairs = self.pair_features(student, teacher)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lit_distill.arguments import check_number
 from lit_distill.criteria.about import About
 from lit_distill.criteria.base import FeatureCriterion
 from lit_distill.outputs import Outputs
@@ -77,9 +78,7 @@ class AttentionTransfer(FeatureCriterion):
 
     def __init__(self, student_layer: str | list[str], teacher_layer: str | list[str], p: float = 2.0) -> None:
         super().__init__(student_layer, teacher_layer)
-        if not 1 <= p < float("inf"):  # below 1 the gradient at a unit that is off is not finite
-            raise ValueError(f"p must be at least 1 and finite, not {p}.")
-        self.p = p
+        self.p = check_number("p", p, least=1)  # below 1 the gradient at a unit that is off is not finite
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
         pairs = self.pair_features(student, teacher)

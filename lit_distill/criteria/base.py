@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
@@ -10,11 +9,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from lit_distill.arguments import check_choice, layer_tuple
 from lit_distill.criteria.about import About
 from lit_distill.labels import CLASS_TASKS, TASKS, need_classes
 from lit_distill.outputs import Outputs
 from lit_distill.positions import position_mask
-from lit_distill.projectors import Norm, Projector, SizedProjector
+from lit_distill.projectors import NORMS, Norm, Projector, SizedProjector
 from lit_distill.references import match_layers
 
 
@@ -82,8 +82,7 @@ class FeatureCriterion(Criterion):
         super().__init__()
         self._student_layers = layer_tuple(student_layer, "student_layer")
         self._teacher_layers = layer_tuple(teacher_layer, "teacher_layer")
-        if projector_norm not in ("none", "batch", "layer"):
-            raise ValueError(f"projector_norm must be 'none', 'batch' or 'layer', not {projector_norm!r}.")
+        check_choice("projector_norm", projector_norm, NORMS)
         self.project = project
         self.projector_norm: Norm = projector_norm
         self.projectors = nn.ModuleList()
@@ -156,18 +155,6 @@ def _without_padding(student: Tensor, teacher: Tensor, mask: Tensor) -> tuple[Te
     return student.masked_fill(padding, 0), teacher.masked_fill(padding, 0)
 
 
-def layer_tuple(layers: str | Sequence[str], name: str) -> tuple[str, ...]:
-    """One reference or several as a tuple.
-
-    Raises:
-        ValueError: There is none; ``name`` is the argument that they come from.
-    """
-    found = (layers,) if isinstance(layers, str) else tuple(layers)
-    if not found:
-        raise ValueError(f"{name} names no layer.")
-    return found
-
-
 def expand_layers(references: Sequence[str], outputs: Outputs, owner: str) -> list[str]:
     """The captured features that the references name, reference by reference."""
     names: list[str] = []
@@ -189,27 +176,6 @@ def _is_plain(name: str) -> bool:
 def at_least_float32(tensor: Tensor) -> Tensor:
     """Widen half precision to float32; leave float32 and float64 alone."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
-
-
-def check_temperature(temperature: float) -> float:
-    """Return a valid temperature.
-
-    Raises:
-        ValueError: It is not finite and above 0.
-    """
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise ValueError(f"temperature must be above 0 and finite, not {temperature}.")
-    return float(temperature)
-
-
-def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    """Refuse a value outside its choices.
-
-    Raises:
-        ValueError: The value is none of the choices.
-    """
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}.")
 
 
 def check_class_task(owner: str, task: str) -> None:

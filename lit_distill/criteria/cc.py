@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lit_distill.arguments import check_number, check_whole
 from lit_distill.criteria.about import About
 from lit_distill.criteria.base import FeatureCriterion
 from lit_distill.criteria.normalisation import unit_length
@@ -55,9 +56,8 @@ class CC(FeatureCriterion):
         self, student_layer: str | list[str], teacher_layer: str | list[str], gamma: float = 0.4, order: int = 2
     ) -> None:
         super().__init__(student_layer, teacher_layer)
-        if not 0 < gamma < math.inf or order < 1:
-            raise ValueError(f"gamma must be above 0 and finite and order at least 1, not {gamma} and {order}.")
-        self.gamma, self.order = gamma, order
+        self.gamma = check_number("gamma", gamma, above=0)
+        self.order = check_whole("order", order, least=1)
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
         values = [

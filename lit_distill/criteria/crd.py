@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lit_distill.arguments import check_choice, check_flag, check_temperature, check_whole
 from lit_distill.batch import IGNORED_LABEL
 from lit_distill.criteria.about import About
-from lit_distill.criteria.base import FeatureCriterion, check_choice, check_temperature
+from lit_distill.criteria.base import FeatureCriterion
 from lit_distill.criteria.spatial import pooled
 from lit_distill.labels import sample_classes
 from lit_distill.outputs import Outputs
@@ -101,17 +102,16 @@ class CRD(FeatureCriterion):
     ) -> None:
         super().__init__(student_layer, teacher_layer)
         check_choice("objective", objective, OBJECTIVES)
-        if embedding < 1 or queue < 0:
-            raise ValueError(f"embedding must be at least 1 and queue at least 0, not {embedding} and {queue}.")
-        self.embedding, self.queue = embedding, queue
+        self.embedding = check_whole("embedding", embedding, least=1)
+        self.queue = check_whole("queue", queue, least=0)
         self.temperature = check_temperature(temperature)
-        self.class_negatives = self.needs_target = class_negatives
+        self.class_negatives = self.needs_target = check_flag("class_negatives", class_negatives)
         self.objective: Objective = objective
         self.embed_s: nn.Module = nn.Identity()
         self.embed_t: nn.Module = nn.Identity()
         for name in ("queue_s", "queue_t"):
-            self.register_buffer(name, _random_vectors(queue, embedding))
-        self.register_buffer("queue_labels", torch.full((queue,), -1))  # no class: a negative for all
+            self.register_buffer(name, _random_vectors(self.queue, self.embedding))
+        self.register_buffer("queue_labels", torch.full((self.queue,), -1))  # no class: a negative for all
         self.queue_s: Tensor
         self.queue_t: Tensor
         self.queue_labels: Tensor

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lit_distill.arguments import check_flag, check_number
 from lit_distill.criteria.about import About
 from lit_distill.criteria.base import Criterion, paired_rows
 from lit_distill.criteria.soft_target import kl_divergence
@@ -70,11 +71,10 @@ class CTKD(Criterion):
 
     def __init__(self, low: float = 1.0, span: float = 20.0, strength: float = 1.0, standardize: bool = False) -> None:
         super().__init__()
-        if not (low > 0 and span > 0 and strength >= 0):
-            raise ValueError(f"low and span must be above 0 and strength at least 0, not {low}, {span} and {strength}.")
-        self._low, self._span = low, span
-        self.strength = strength
-        self.standardize = standardize
+        self._low = check_number("low", low, above=0)
+        self._span = check_number("span", span, above=0)
+        self.strength = check_number("strength", strength, least=0)
+        self.standardize = check_flag("standardize", standardize)
         self.theta = nn.Parameter(torch.ones(()))
 
     @property

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from lit_distill.arguments import check_flag, check_shares, check_temperature
 from lit_distill.criteria.about import About
-from lit_distill.criteria.arguments import check_shares
-from lit_distill.criteria.base import Criterion, check_temperature, paired_rows
+from lit_distill.criteria.base import Criterion, paired_rows
 from lit_distill.criteria.standardization import standardize as standardized
 from lit_distill.labels import Task, need_classes
 from lit_distill.outputs import Outputs
@@ -91,10 +91,9 @@ class DIST(Criterion):
 
     def __init__(self, beta: float = 1.0, gamma: float = 1.0, tau: float = 1.0, standardize: bool = False) -> None:
         super().__init__()
-        check_shares({"beta": beta, "gamma": gamma})
-        self.beta, self.gamma = beta, gamma
-        self.tau = check_temperature(tau)
-        self.standardize = standardize
+        self.beta, self.gamma = check_shares({"beta": beta, "gamma": gamma})
+        self.tau = check_temperature(tau, "tau")
+        self.standardize = check_flag("standardize", standardize)
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
         rows_s, rows_t = paired_rows(student, teacher)

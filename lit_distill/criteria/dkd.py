@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from lit_distill.arguments import check_flag, check_shares, check_temperature
 from lit_distill.criteria.about import About
-from lit_distill.criteria.arguments import check_shares
-from lit_distill.criteria.base import Criterion, check_temperature
+from lit_distill.criteria.base import Criterion
 from lit_distill.criteria.labelled import (
     check_three_classes,
     labelled_rows,
@@ -84,10 +84,9 @@ class DKD(Criterion):
         self, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0, standardize: bool = False
     ) -> None:
         super().__init__()
-        check_shares({"alpha": alpha, "beta": beta})
-        self.alpha, self.beta = alpha, beta
+        self.alpha, self.beta = check_shares({"alpha": alpha, "beta": beta})
         self.temperature = check_temperature(temperature)
-        self.standardize = standardize
+        self.standardize = check_flag("standardize", standardize)
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
         rows = labelled_rows(student, teacher, target, self.standardize)

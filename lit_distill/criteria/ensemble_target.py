@@ -9,15 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lit_distill.arguments import check_choice, check_flag, check_number, check_numbers, check_temperature, layer_tuple
 from lit_distill.batch import IGNORED_LABEL
-from lit_distill.criteria.base import (
-    Criterion,
-    check_choice,
-    check_same_classes,
-    check_temperature,
-    counted,
-    valid_rows,
-)
+from lit_distill.criteria.base import Criterion, check_same_classes, counted, valid_rows
 from lit_distill.criteria.hard_target import hard_target
 from lit_distill.criteria.standardization import standardize as standardized
 from lit_distill.label_rows import labelled
@@ -171,17 +165,14 @@ class EnsembleTarget(Criterion):
         if weights is not None:
             if weighting != "average":
                 raise ValueError(f"weights do nothing with the weighting {weighting!r}; leave them out.")
+            weights = check_numbers("weights", weights, least=0)
             normalised(weights, len(weights))
-        if not 0 < tolerance <= 1:
-            raise ValueError(f"tolerance must be in (0, 1], not {tolerance}.")
-        self._references = (teachers,) if isinstance(teachers, str) else tuple(teachers)
-        if not self._references:
-            raise ValueError("teachers names no layer.")
+        self._references = layer_tuple(teachers, "teachers")
         self.weighting: Weighting = weighting
         self.temperature = check_temperature(temperature)
         self.weights = weights
-        self.tolerance = tolerance
-        self.standardize = standardize
+        self.tolerance = check_number("tolerance", tolerance, above=0, most=1)
+        self.standardize = check_flag("standardize", standardize)
         self.names: list[str] = []
         self._fixed: list[float] = []
         self.mixing: nn.Parameter | None

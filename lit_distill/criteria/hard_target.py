@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lit_distill.arguments import check_choice, check_number, check_numbers
 from lit_distill.batch import IGNORED_LABEL
-from lit_distill.criteria.base import Criterion, at_least_float32, check_choice
+from lit_distill.criteria.base import Criterion, at_least_float32
 from lit_distill.label_rows import labelled
 from lit_distill.labels import TASKS, Task, need_classes, unknown
 from lit_distill.outputs import Outputs
@@ -197,11 +197,11 @@ class HardTarget(Criterion):
     ) -> None:
         super().__init__()
         _check_arguments(label_smoothing, task, class_weights, distance)
-        self.label_smoothing = label_smoothing
+        self.label_smoothing = check_number("label_smoothing", label_smoothing, least=0, below=1)
         self.task: Task = task
         self.distance: Distance = distance
         self.class_weights: Tensor | None
-        weights = torch.tensor([float(weight) for weight in class_weights]) if class_weights is not None else None
+        weights = torch.tensor(_checked_weights(class_weights)) if class_weights is not None else None
         self.register_buffer("class_weights", weights, persistent=False)
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
@@ -213,8 +213,6 @@ class HardTarget(Criterion):
 
 
 def _check_arguments(label_smoothing: float, task: Task, class_weights: list[float] | None, distance: Distance) -> None:
-    if not 0 <= label_smoothing < 1:
-        raise ValueError(f"label_smoothing must be in [0, 1), not {label_smoothing}.")
     if task in TASKS and task not in LABEL_TASKS:
         raise ValueError(
             f"HardTarget has no loss on labels for the task {task!r}; leave it out, or give it one of the tasks "
@@ -228,9 +226,10 @@ def _check_arguments(label_smoothing: float, task: Task, class_weights: list[flo
         )
     if task != "regression" and distance != "l2":
         raise ValueError(f"distance is of the task 'regression', and the task is {task!r}; leave it out.")
-    if class_weights is None:
-        return
-    if isinstance(class_weights, str) or not len(class_weights):
-        raise ValueError(f"class_weights must be a list of a number for each class, not {class_weights!r}.")
-    if not all(math.isfinite(weight) and weight >= 0 for weight in class_weights) or not any(class_weights):
-        raise ValueError(f"class_weights must be finite, at least 0 and not all 0, not {list(class_weights)}.")
+
+
+def _checked_weights(class_weights: list[float]) -> list[float]:
+    weights = check_numbers("class_weights", class_weights, least=0)
+    if not any(weights):
+        raise ValueError(f"class_weights must have a number above 0 for some class, not {weights}.")
+    return weights

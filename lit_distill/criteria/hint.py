@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lit_distill.arguments import check_choice, check_flag, check_whole
 from lit_distill.criteria.about import About
-from lit_distill.criteria.base import FeatureCriterion, check_choice
+from lit_distill.criteria.base import FeatureCriterion
 from lit_distill.criteria.normalisation import NORMALISATIONS, Normalise, channel_dim, normalise, unit_length
 from lit_distill.criteria.spatial import counting_rows
 from lit_distill.outputs import Outputs
@@ -106,13 +107,11 @@ class Hint(FeatureCriterion):
         check_choice("distance", distance, DISTANCES)
         check_choice("normalise", normalise, NORMALISATIONS)
         check_choice("projector", projector, KINDS)
-        if num_projectors < 1:
-            raise ValueError(f"num_projectors must be at least 1, not {num_projectors}.")
         self.distance: Distance = distance
         self.normalise: Normalise = normalise
         self.projector: Kind = projector
-        self.num_projectors = num_projectors
-        self.normalise_student = normalise_student
+        self.num_projectors = check_whole("num_projectors", num_projectors, least=1)
+        self.normalise_student = check_flag("normalise_student", normalise_student)
 
     def make_projector(self, student: Sequence[int], teacher: Sequence[int]) -> nn.Module:
         if self.num_projectors > 1:

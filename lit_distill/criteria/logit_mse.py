@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from lit_distill.arguments import check_flag
 from lit_distill.criteria.about import About
 from lit_distill.criteria.base import Criterion, at_least_float32, check_same_classes, valid_rows
 from lit_distill.criteria.chunked import mean_over_rows
@@ -66,9 +67,9 @@ class LogitMSE(Criterion):
 
     def __init__(self, centre: bool = False, standardize: bool = False) -> None:
         super().__init__()
-        self.centre = centre
-        self.standardize = standardize
-        if centre or standardize:
+        self.centre = check_flag("centre", centre)
+        self.standardize = check_flag("standardize", standardize)
+        if self.centre or self.standardize:
             self.task: Task = "multiclass"
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:

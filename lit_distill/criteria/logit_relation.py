@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lit_distill.arguments import check_flag, check_shares, check_temperatures
 from lit_distill.criteria.about import About
-from lit_distill.criteria.base import Criterion, check_temperature, paired_rows
+from lit_distill.criteria.base import Criterion, paired_rows
 from lit_distill.criteria.standardization import standardize as standardized
 from lit_distill.labels import Task, need_classes
 from lit_distill.outputs import Outputs
@@ -70,12 +71,9 @@ class LogitRelation(Criterion):
         standardize: bool = False,
     ) -> None:
         super().__init__()
-        if not temperatures:
-            raise ValueError("temperatures must name at least one.")
-        if min(batch, classes) < 0 or max(batch, classes) == 0:
-            raise ValueError(f"batch and classes must be at least 0 and not both 0, not {batch} and {classes}.")
-        self.temperatures = tuple(check_temperature(temperature) for temperature in temperatures)
-        self.batch, self.classes, self.standardize = batch, classes, standardize
+        self.temperatures = check_temperatures(temperatures)
+        self.batch, self.classes = check_shares({"batch": batch, "classes": classes})
+        self.standardize = check_flag("standardize", standardize)
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
         rows_s, rows_t = paired_rows(student, teacher)

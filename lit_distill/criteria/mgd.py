@@ -7,8 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from lit_distill.arguments import check_choice, check_number
 from lit_distill.criteria.about import About
-from lit_distill.criteria.base import FeatureCriterion, check_choice
+from lit_distill.criteria.base import FeatureCriterion
 from lit_distill.criteria.spatial import need_maps
 from lit_distill.outputs import Outputs
 
@@ -67,10 +68,8 @@ class MGD(FeatureCriterion):
     ) -> None:
         super().__init__(student_layer, teacher_layer, project=True)
         check_choice("masked", masked, MASKED)
-        if not 0 <= ratio < 1:
-            raise ValueError(f"ratio must be in [0, 1), not {ratio}.")
         self.masked: Masked = masked
-        self.ratio = ratio
+        self.ratio = check_number("ratio", ratio, least=0, below=1)
         self.generators = nn.ModuleList()
 
     def build(self, student: Outputs, teacher: Outputs) -> None:

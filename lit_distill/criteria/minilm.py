@@ -12,8 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lit_distill.arguments import check_whole, layer_tuple
 from lit_distill.criteria.about import About
-from lit_distill.criteria.base import Criterion, at_least_float32, expand_layers, layer_tuple
+from lit_distill.criteria.base import Criterion, at_least_float32, expand_layers
 from lit_distill.criteria.softmax_kl import softmax_kl
 from lit_distill.criteria.token_relation import token_mask
 from lit_distill.outputs import Outputs
@@ -78,9 +79,7 @@ class MiniLM(Criterion):
         super().__init__()
         self._student_layers = layer_tuple(student_layer, "student_layer")
         self._teacher_layers = layer_tuple(teacher_layer, "teacher_layer")
-        if relation_heads < 1:
-            raise ValueError(f"relation_heads must be at least 1, not {relation_heads}.")
-        self.relation_heads = relation_heads
+        self.relation_heads = check_whole("relation_heads", relation_heads, least=1)
 
     @property
     def student_layers(self) -> tuple[str, ...]:

@@ -6,15 +6,15 @@ Distilling Diverse Vision Foundation Models for Robot Learning".
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from lit_distill.arguments import check_choice, check_number, check_numbers, check_whole, layer_tuple
 from lit_distill.criteria.about import About
-from lit_distill.criteria.base import FeatureCriterion, check_choice
+from lit_distill.criteria.base import FeatureCriterion
 from lit_distill.criteria.hint import hint
 from lit_distill.criteria.phi_s import hadamard, phi_s
 from lit_distill.criteria.statistics import Statistics
@@ -149,18 +149,15 @@ class MultiTeacher(FeatureCriterion):
         cosine: float = 0.9,
         batches: int = 100,
     ) -> None:
-        count = len(teacher_layer)
+        layers_t = list(layer_tuple(teacher_layer, "teacher_layer"))
+        count = len(layers_t)
         layers_s = [student_layer] * count if isinstance(student_layer, str) else student_layer
-        super().__init__(layers_s, teacher_layer, project=True)
+        super().__init__(layers_s, layers_t, project=True)
         check_choice("standardise", standardise, STANDARDISATIONS)
-        if not 0 <= cosine <= 1:
-            raise ValueError(f"cosine must be in [0, 1], not {cosine}.")
-        if batches < 1:
-            raise ValueError(f"batches must be at least 1, not {batches}.")
         self.standardise: Standardise = standardise
         self.teacher_weights = _check_weights(teacher_weights, count)
-        self.cosine = cosine
-        self.batches = batches
+        self.cosine = check_number("cosine", cosine, least=0, most=1)
+        self.batches = check_whole("batches", batches, least=1)
         self.standardisers = nn.ModuleList()
 
     def make_projector(self, student: Sequence[int], teacher: Sequence[int]) -> nn.Module:
@@ -194,8 +191,9 @@ class MultiTeacher(FeatureCriterion):
 def _check_weights(weights: Sequence[float] | None, count: int) -> list[float]:
     if weights is None:
         return [1.0] * count
-    if len(weights) != count:
-        raise ValueError(f"{len(weights)} teacher_weights for {count} teachers; give one for each.")
-    if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or not any(weights):
-        raise ValueError(f"teacher_weights must be finite, at least 0 and not all 0; they are {list(weights)}.")
-    return [float(weight) for weight in weights]
+    found = check_numbers("teacher_weights", weights, least=0)
+    if len(found) != count:
+        raise ValueError(f"{len(found)} teacher_weights for {count} teachers; give one for each.")
+    if not any(found):
+        raise ValueError(f"teacher_weights must have a number above 0 for some teacher, not {found}.")
+    return found

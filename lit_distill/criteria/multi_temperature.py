@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lit_distill.arguments import check_flag, check_temperatures
 from lit_distill.criteria.about import About
-from lit_distill.criteria.base import Criterion, check_same_classes, check_temperature
+from lit_distill.criteria.base import Criterion, check_same_classes
 from lit_distill.criteria.soft_target import soft_target
 from lit_distill.labels import Task
 from lit_distill.outputs import Outputs
@@ -54,10 +55,8 @@ class MultiTemperature(Criterion):
 
     def __init__(self, temperatures: tuple[float, ...] = (2.0, 3.0, 4.0, 5.0, 6.0), standardize: bool = False) -> None:
         super().__init__()
-        self.standardize = standardize
-        if not temperatures:
-            raise ValueError("temperatures must name at least one.")
-        self.temperatures = tuple(check_temperature(temperature) for temperature in temperatures)
+        self.standardize = check_flag("standardize", standardize)
+        self.temperatures = check_temperatures(temperatures)
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
         check_same_classes(student.logits, teacher.logits)

@@ -8,8 +8,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from lit_distill.arguments import check_flag, check_temperature, layer_tuple
 from lit_distill.criteria.about import About
-from lit_distill.criteria.base import Criterion, check_class_task, check_temperature
+from lit_distill.criteria.base import Criterion, check_class_task
 from lit_distill.criteria.soft_target import soft_target, soft_target_bernoulli
 from lit_distill.labels import Task
 from lit_distill.outputs import Outputs
@@ -72,14 +73,15 @@ class Mutual(Criterion):
     ) -> None:
         super().__init__()
         check_class_task("Mutual", task)
-        if len(peers) < 2 or len(set(peers)) < len(peers):
+        names = layer_tuple(peers, "peers")
+        if len(names) < 2 or len(set(names)) < len(names):
             raise ValueError(f"peers must name at least 2 different layers, not {peers!r}; Peers has '0', '1', ….")
         if standardize and task != "multiclass":
             raise ValueError(
                 f"standardize compares classes with each other, and the task {task!r} has none to compare."
             )
-        self.standardize = standardize
-        self.peers = tuple(peers)
+        self.standardize = check_flag("standardize", standardize)
+        self.peers = names
         self.temperature = check_temperature(temperature)
         self.task: Task = task
 

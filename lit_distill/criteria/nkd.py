@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from lit_distill.arguments import check_flag, check_share, check_temperature
 from lit_distill.criteria.about import About
-from lit_distill.criteria.arguments import check_share
-from lit_distill.criteria.base import Criterion, check_temperature
+from lit_distill.criteria.base import Criterion
 from lit_distill.criteria.labelled import (
     check_three_classes,
     label_index,
@@ -78,10 +78,9 @@ class NKD(Criterion):
 
     def __init__(self, gamma: float = 1.5, temperature: float = 1.0, standardize: bool = False) -> None:
         super().__init__()
-        check_share("gamma", gamma)
-        self.gamma = gamma
+        self.gamma = check_share("gamma", gamma)
         self.temperature = check_temperature(temperature)
-        self.standardize = standardize
+        self.standardize = check_flag("standardize", standardize)
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
         rows = labelled_rows(student, teacher, target, self.standardize)

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lit_distill.arguments import check_flag, check_number, check_temperature, layer_tuple
 from lit_distill.criteria.about import About
-from lit_distill.criteria.base import Criterion, at_least_float32, check_temperature, expand_layers, layer_tuple
+from lit_distill.criteria.base import Criterion, at_least_float32, expand_layers
 from lit_distill.criteria.labelled import labelled_rows, mean_of_labelled
 from lit_distill.criteria.spatial import pooled
 from lit_distill.labels import Task, need_classes
@@ -130,10 +131,10 @@ class OFA(Criterion):
         standardize: bool = False,
     ) -> None:
         super().__init__()
-        if not 1 <= gamma < float("inf"):
-            raise ValueError(f"gamma must be at least 1 and finite, not {gamma}.")
         self._student_layers = layer_tuple(student_layer, "student_layer")
-        self.gamma, self.output, self.standardize = gamma, output, standardize
+        self.gamma = check_number("gamma", gamma, least=1)
+        self.output = check_flag("output", output)
+        self.standardize = check_flag("standardize", standardize)
         self.temperature = check_temperature(temperature)
         self.stages: list[str] = []
         self.exits = nn.ModuleList()

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from lit_distill.arguments import check_object, check_text
 from lit_distill.batch import Target
 from lit_distill.criteria.base import Criterion
 from lit_distill.outputs import Outputs
@@ -39,6 +40,12 @@ class OnHead(Criterion):
         task_name: str | None = None,
     ) -> None:
         super().__init__()
+        check_object("criterion", criterion, Criterion, "give a lit_distill.criteria.Criterion: HardTarget().")
+        example = "a layer's name, such as 'heads.colour'"
+        check_text("student_head", student_head, example)
+        for name, head in (("teacher_head", teacher_head), ("task_name", task_name)):
+            if head is not None:
+                check_text(name, head, example)
         for head in (student_head, teacher_head or ""):
             if any(mark in head for mark in "*?["):
                 raise ValueError(f"a head is one layer, and {head!r} may be several; write a criterion for each.")

@@ -6,20 +6,12 @@ Self Distillation", section 3.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
+from lit_distill.arguments import check_number, check_share, check_temperature, check_text, layer_tuple
 from lit_distill.criteria.about import About
-from lit_distill.criteria.base import (
-    Criterion,
-    at_least_float32,
-    check_class_task,
-    check_temperature,
-    expand_layers,
-    layer_tuple,
-)
+from lit_distill.criteria.base import Criterion, at_least_float32, check_class_task, expand_layers
 from lit_distill.criteria.hard_target import label_loss
 from lit_distill.criteria.hint import hint
 from lit_distill.criteria.soft_target import soft_target, soft_target_bernoulli
@@ -96,15 +88,13 @@ class OwnTeacher(Criterion):
     ) -> None:
         super().__init__()
         check_class_task("OwnTeacher", task)
-        if not 0 <= alpha <= 1:
-            raise ValueError(f"alpha must be in [0, 1], not {alpha}.")
-        if not (math.isfinite(feature_weight) and feature_weight >= 0):
-            raise ValueError(f"feature_weight must be finite and at least 0, not {feature_weight}.")
         self._exit_layers = layer_tuple(student_layer, "student_layer")
+        if deepest_layer is not None:
+            check_text("deepest_layer", deepest_layer, "a layer's name, such as 'layer4'")
         self.deepest_layer = deepest_layer
-        self.alpha = alpha
+        self.alpha = check_number("alpha", alpha, least=0, most=1)
         self.temperature = check_temperature(temperature)
-        self.feature_weight = feature_weight
+        self.feature_weight = check_share("feature_weight", feature_weight)
         self.task: Task = task
         self.exits = nn.ModuleList()
         self.projectors = nn.ModuleList()

@@ -8,8 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lit_distill.arguments import check_temperature, check_whole
 from lit_distill.criteria.about import About
-from lit_distill.criteria.base import FeatureCriterion, check_temperature
+from lit_distill.criteria.base import FeatureCriterion
 from lit_distill.criteria.normalisation import unit_length
 from lit_distill.criteria.processes import gather_rows
 from lit_distill.criteria.softmax_kl import softmax_kl
@@ -84,13 +85,13 @@ class QueueKL(FeatureCriterion):
         teacher_temperature: float | None = None,
     ) -> None:
         super().__init__(student_layer, teacher_layer)
-        if size < 1:
-            raise ValueError(f"size must be at least 1, not {size}.")
-        self.size = size
+        self.size = check_whole("size", size, least=1)
         self.temperature = check_temperature(temperature)
-        self.teacher_temperature = None if teacher_temperature is None else check_temperature(teacher_temperature)
+        self.teacher_temperature: float | None = None
+        if teacher_temperature is not None:
+            self.teacher_temperature = check_temperature(teacher_temperature, "teacher_temperature")
         self.projector: nn.Linear | None = None
-        self.register_buffer("queue", torch.empty(size, 0))
+        self.register_buffer("queue", torch.empty(self.size, 0))
         self.register_buffer("filled", torch.zeros((), dtype=torch.long))
 
     def build(self, student: Outputs, teacher: Outputs) -> None:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from lit_distill.arguments import check_shares, check_whole
 from lit_distill.criteria.about import About
 from lit_distill.criteria.base import FeatureCriterion
 from lit_distill.outputs import Outputs
@@ -141,11 +142,8 @@ class RKD(FeatureCriterion):
         chunk: int | None = None,
     ) -> None:
         super().__init__(student_layer, teacher_layer)
-        if min(distance, angle) < 0 or max(distance, angle) == 0:
-            raise ValueError(f"distance and angle must be at least 0 and not both 0, not {distance} and {angle}.")
-        if chunk is not None and chunk < 1:
-            raise ValueError(f"chunk must be at least 1, not {chunk}.")
-        self.distance, self.angle, self.chunk = distance, angle, chunk
+        self.distance, self.angle = check_shares({"distance": distance, "angle": angle})
+        self.chunk = None if chunk is None else check_whole("chunk", chunk, least=1)
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
         pairs = self.pair_features(student, teacher)

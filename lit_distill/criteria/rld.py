@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lit_distill.arguments import check_flag, check_shares, check_temperature
 from lit_distill.criteria.about import About
-from lit_distill.criteria.arguments import check_shares
-from lit_distill.criteria.base import Criterion, check_temperature
+from lit_distill.criteria.base import Criterion
 from lit_distill.criteria.labelled import (
     check_three_classes,
     label_index,
@@ -104,11 +104,10 @@ class RLD(Criterion):
         standardize: bool = False,
     ) -> None:
         super().__init__()
-        check_shares({"alpha": alpha, "beta": beta})
-        self.alpha, self.beta = alpha, beta
+        self.alpha, self.beta = check_shares({"alpha": alpha, "beta": beta})
         self.temperature = check_temperature(temperature)
-        self.confidence_temperature = check_temperature(confidence_temperature)
-        self.standardize = standardize
+        self.confidence_temperature = check_temperature(confidence_temperature, "confidence_temperature")
+        self.standardize = check_flag("standardize", standardize)
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
         rows = labelled_rows(student, teacher, target, self.standardize)

@@ -6,10 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lit_distill.arguments import check_flag, check_network, check_number, check_numbers, check_temperature, check_whole
 from lit_distill.batch import IGNORED_LABEL, Inputs
 from lit_distill.capture import Capture
 from lit_distill.criteria.about import About
-from lit_distill.criteria.base import FeatureCriterion, check_same_classes, check_temperature
+from lit_distill.criteria.base import FeatureCriterion, check_same_classes
 from lit_distill.criteria.soft_target import kl_divergence
 from lit_distill.criteria.spatial import need_maps
 from lit_distill.criteria.standardization import standardize as standardized
@@ -70,12 +71,14 @@ class RegionLogits(nn.Module):
         self, model: nn.Module, layer: str = "layer3", classifier: str = "linear", scales: tuple[int, ...] = (1, 2, 4)
     ) -> None:
         super().__init__()
-        if not scales or scales[0] != 1 or min(scales) < 1:
-            raise ValueError(f"scales must begin with 1, the whole image, not be {tuple(scales)}.")
+        check_network("model", model)
+        sizes = tuple(check_whole("scales", scale) for scale in check_numbers("scales", scales))
+        if not sizes or sizes[0] != 1 or min(sizes) < 1:
+            raise ValueError(f"scales must begin with 1, the whole image, not be {sizes}.")
         if classifier not in dict(model.named_modules()):
             raise ValueError(f"no layer {classifier!r} in {type(model).__name__}; name its classifier.")
         self.model = model
-        self.scales = tuple(scales)
+        self.scales = sizes
         self.regions = nn.Identity()
         self._classifier = classifier
         self._capture = Capture(model, [layer])
@@ -125,11 +128,9 @@ class SDD(FeatureCriterion):
         standardize: bool = False,
     ) -> None:
         super().__init__(student_layer, teacher_layer)
-        if not 0 <= complementary < float("inf"):
-            raise ValueError(f"complementary must be at least 0 and finite, not {complementary}.")
         self.temperature = check_temperature(temperature)
-        self.complementary = complementary
-        self.standardize = standardize
+        self.complementary = check_number("complementary", complementary, least=0)
+        self.standardize = check_flag("standardize", standardize)
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
         if target is None:

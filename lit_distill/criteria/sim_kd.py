@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lit_distill.arguments import check_whole
 from lit_distill.batch import Inputs
 from lit_distill.capture import Capture
 from lit_distill.copying import copied
@@ -86,9 +87,7 @@ class SimKD(FeatureCriterion):
 
     def __init__(self, student_layer: str, teacher_layer: str, factor: int = 2) -> None:
         super().__init__(student_layer, teacher_layer, project=True)
-        if factor < 1:
-            raise ValueError(f"factor must be at least 1, not {factor}.")
-        self._factor = factor
+        self._factor = check_whole("factor", factor, least=1)
 
     def build(self, student: Outputs, teacher: Outputs) -> None:
         """Size the projector.

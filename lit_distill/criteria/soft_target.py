@@ -9,16 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lit_distill.arguments import check_choice, check_flag, check_number, check_temperature
 from lit_distill.criteria.about import About
-from lit_distill.criteria.base import (
-    Criterion,
-    at_least_float32,
-    check_choice,
-    check_class_task,
-    check_same_classes,
-    check_temperature,
-    valid_rows,
-)
+from lit_distill.criteria.base import Criterion, at_least_float32, check_class_task, check_same_classes, valid_rows
 from lit_distill.criteria.chunked import mean_over_rows
 from lit_distill.criteria.standardization import standardize as standardized
 from lit_distill.labels import Task, need_classes
@@ -166,19 +159,16 @@ class SoftTarget(Criterion):
         super().__init__()
         check_choice("divergence", divergence, DIVERGENCES)
         check_class_task("SoftTarget", task)
-        for name, share in (("beta", beta), ("skew", skew)):
-            if not 0 < share < 1:
-                raise ValueError(f"{name} must be in (0, 1), not {share}.")
         if standardize and task != "multiclass":
             raise ValueError(
                 f"standardize compares classes with each other, and the task {task!r} has none to compare."
             )
         self.temperature = check_temperature(temperature)
         self.divergence: Divergence = divergence
-        self.beta = beta
+        self.beta = check_number("beta", beta, above=0, below=1)
         self.task: Task = task
-        self.skew = skew
-        self.standardize = standardize
+        self.skew = check_number("skew", skew, above=0, below=1)
+        self.standardize = check_flag("standardize", standardize)
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
         check_same_classes(student.logits, teacher.logits)

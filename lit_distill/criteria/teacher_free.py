@@ -10,9 +10,10 @@ import math
 import torch
 from torch import Tensor
 
+from lit_distill.arguments import check_number, check_temperature
 from lit_distill.batch import IGNORED_LABEL
 from lit_distill.criteria.about import About
-from lit_distill.criteria.base import Criterion, at_least_float32, check_temperature
+from lit_distill.criteria.base import Criterion, at_least_float32
 from lit_distill.criteria.soft_target import soft_target
 from lit_distill.label_rows import labelled
 from lit_distill.labels import Task, need_classes, unknown
@@ -89,9 +90,7 @@ class TeacherFree(Criterion):
 
     def __init__(self, confidence: float = 0.99, temperature: float = 20.0) -> None:
         super().__init__()
-        if not 0 < confidence < 1:
-            raise ValueError(f"confidence must be between 0 and 1, not {confidence}.")
-        self.confidence = confidence
+        self.confidence = check_number("confidence", confidence, above=0, below=1)
         self.temperature = check_temperature(temperature)
         self.task: Task = "multiclass"
 

@@ -10,8 +10,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from lit_distill.arguments import check_choice, check_temperature
 from lit_distill.criteria.about import About
-from lit_distill.criteria.base import FeatureCriterion, check_choice, check_temperature
+from lit_distill.criteria.base import FeatureCriterion
 from lit_distill.criteria.normalisation import unit_length
 from lit_distill.criteria.softmax_kl import softmax_kl
 from lit_distill.outputs import Outputs

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import torch.nn.functional as F
 from torch import Tensor
 
+from lit_distill.arguments import check_flag, check_number
 from lit_distill.criteria.about import About
 from lit_distill.criteria.base import Criterion, at_least_float32, check_same_classes, valid_rows
 from lit_distill.criteria.chunked import mean_over_rows
@@ -79,10 +78,8 @@ class TTM(Criterion):
 
     def __init__(self, gamma: float = 0.1, standardize: bool = False) -> None:
         super().__init__()
-        if not (math.isfinite(gamma) and 0 < gamma <= 1):
-            raise ValueError(f"gamma must be in (0, 1], not {gamma}.")
-        self.gamma = gamma
-        self.standardize = standardize
+        self.gamma = check_number("gamma", gamma, above=0, most=1)
+        self.standardize = check_flag("standardize", standardize)
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
         check_same_classes(student.logits, teacher.logits)

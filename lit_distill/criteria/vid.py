@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lit_distill.arguments import check_number
 from lit_distill.criteria.about import About
 from lit_distill.criteria.base import FeatureCriterion
 from lit_distill.criteria.normalisation import channel_dim
@@ -57,9 +58,7 @@ class VID(FeatureCriterion):
 
     def __init__(self, student_layer: str | list[str], teacher_layer: str | list[str], variance: float = 5.0) -> None:
         super().__init__(student_layer, teacher_layer)
-        if not _EPS < variance < math.inf:
-            raise ValueError(f"variance must be above {_EPS} and finite, not {variance}.")
-        self._start = variance
+        self._start = check_number("variance", variance, above=_EPS)
         self.means = nn.ModuleList()
         self.scales = nn.ParameterList()
 

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision.datasets import VisionDataset
 from torchvision.transforms import v2
 
+from lit_distill.arguments import check_number, check_whole, wrong_type
 from lit_distill.data.labels import hide_labels
 from lit_distill.data.memory import MemoryDataset, collate, decode, usable_cores
 
@@ -59,21 +60,21 @@ class ImageDataModule(LightningDataModule, ABC):
         labelled: int | None = None,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
-        if not 0 < val_fraction < 1:
-            raise ValueError(f"val_fraction must be in (0, 1), not {val_fraction}.")
-        self.batch_size = batch_size
+        self.batch_size = check_whole("batch_size", batch_size, least=1)
+        self.val_fraction = check_number("val_fraction", val_fraction, above=0, below=1)
+        if num_workers is not None:
+            num_workers = check_whole("num_workers", num_workers, least=0)
         if in_memory not in (False, True, "device"):
             raise ValueError(f"in_memory must be False, True or 'device', not {in_memory!r}.")
         if in_memory and num_workers:
             raise ValueError(f"num_workers={num_workers} has nothing to do with in_memory={in_memory!r}; leave it out.")
         self.in_memory = in_memory
         self.num_workers = num_workers if num_workers is not None else 0 if in_memory else usable_cores()
-        self.val_fraction = val_fraction
-        self.train_size = train_size
-        self.split_seed = split_seed
-        self.augment = list(augment or [])
+        self.train_size = None if train_size is None else check_whole("train_size", train_size)
+        self.split_seed = check_whole("split_seed", split_seed)
+        self.augment = _transforms(augment)
+        if isinstance(mix, type) or not (mix is None or callable(mix)):
+            raise wrong_type("mix", mix, "give a transform of batches, such as v2.MixUp(num_classes=10).")
         self._fit: Callable[[Tensor], Tensor] | None = None  # brings an image to its size
         self._finish: Callable[[Tensor], Tensor] = nn.Identity()  # makes inputs of images of that size
         if labelled is not None and mix is not None:
@@ -81,7 +82,7 @@ class ImageDataModule(LightningDataModule, ABC):
                 "MixUp and CutMix mix labels, and with `labelled` some are missing; leave one of the two out."
             )
         self.mix = mix
-        self.labelled = labelled
+        self.labelled = None if labelled is None else check_whole("labelled", labelled)
         self.train_data: Dataset[Sample] | None = None
         self.val_data: Dataset[Sample] | None = None
         self.test_data: Dataset[Sample] | None = None
@@ -213,6 +214,18 @@ def split_by_class(
     size = count if count is not None else max(1, round(fraction * len(labels)))
     first = {index for _, index in ranked[:size]}
     return sorted(first), [index for index in range(len(labels)) if index not in first]
+
+
+def _transforms(augment: Sequence[nn.Module] | None) -> list[nn.Module]:
+    """Transforms of images, in a list."""
+    if augment is None:
+        return []
+    if not isinstance(augment, (list, tuple, nn.Sequential, nn.ModuleList)):
+        raise wrong_type("augment", augment, "give a list of transforms: [v2.RandomHorizontalFlip()].")
+    for index, transform in enumerate(augment):
+        if isinstance(transform, type) or not callable(transform):
+            raise wrong_type(f"augment[{index}]", transform, "give a transform, such as v2.RandomHorizontalFlip().")
+    return list(augment)
 
 
 def image_pipeline(

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder as TorchvisionImageFolder
 from torchvision.datasets.folder import find_classes
 
+from lit_distill.arguments import check_number, check_whole, wrong_type
 from lit_distill.data.base import (
     ImageDataModule,
     InMemory,
@@ -68,10 +69,11 @@ class ImageFolder(ImageDataModule):
         super().__init__(
             batch_size, num_workers, val_fraction, train_size, split_seed, augment, mix, in_memory, labelled
         )
-        if not 0 < test_fraction < 1:
-            raise ValueError(f"test_fraction must be in (0, 1), not {test_fraction}.")
+        if not isinstance(root, (str, Path)):
+            raise wrong_type("root", root, "give the path of a folder.")
         self.root = Path(root)
-        self.test_fraction = test_fraction
+        self.test_fraction = check_number("test_fraction", test_fraction, above=0, below=1)
+        image_size = None if image_size is None else check_whole("image_size", image_size, least=1)
         self._fit = fit_image(image_size) if image_size is not None else None
         self._finish = finish_images(mean, std)
         self._plain = image_pipeline(mean, std, size=image_size)

@@ -10,6 +10,7 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lit_distill.arguments import check_network, check_numbers, check_whole
 from lit_distill.criteria.base import at_least_float32
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow and torchvision turn colour to grey
@@ -73,6 +74,7 @@ class Adapted(nn.Module):
             raise ValueError(
                 "adapt has nothing to do: give a size, a mean and std, a student_mean and student_std, or channels."
             )
+        check_network("model", model)
         self.model = model
         self.size = _check_size(size)
         if channels not in (None, 1, 3):
@@ -87,7 +89,9 @@ class Adapted(nn.Module):
             "student_std": student_std,
         }.items():
             # Buffers: they follow the device, and tell one recorded teacher from another.
-            self.register_buffer(name, None if values is None else torch.tensor(values).view(-1, 1, 1))
+            self.register_buffer(
+                name, None if values is None else torch.tensor(check_numbers(name, values)).view(-1, 1, 1)
+            )
 
     def forward(self, images: Tensor) -> Any:
         """The student's images ``[B, C, H, W]`` to what the model returns."""
@@ -151,10 +155,10 @@ def _to_channels(pixels: Tensor, channels: int) -> Tensor:
 def _check_size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
     if size is None:
         return None
-    height, width = (size, size) if isinstance(size, int) else size
-    if height < 1 or width < 1:
-        raise ValueError(f"size must be at least 1, not {size}.")
-    return int(height), int(width)
+    sides = size if isinstance(size, (list, tuple)) else (size, size)
+    if len(sides) != 2:
+        raise ValueError(f"size must be one number, or a height and a width, not {size}.")
+    return check_whole("size", sides[0], least=1), check_whole("size", sides[1], least=1)
 
 
 def _check_normalisation(owner: str, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
@@ -162,7 +166,7 @@ def _check_normalisation(owner: str, mean: Sequence[float] | None, std: Sequence
         raise ValueError(f"{owner}mean and {owner}std belong together; give both.")
     if mean is None or std is None:
         return
+    check_numbers(f"{owner}mean", mean)
+    check_numbers(f"{owner}std", std, above=0)
     if len(mean) != len(std) or not mean:
         raise ValueError(f"{owner}mean has {len(mean)} channels and {owner}std {len(std)}; give as many to both.")
-    if not all(value > 0 for value in std):
-        raise ValueError(f"{owner}std must be above 0, not {list(std)}.")

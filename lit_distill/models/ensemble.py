@@ -10,7 +10,8 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_distill.criteria.base import at_least_float32, check_choice, check_class_task, check_temperature
+from lit_distill.arguments import check_choice, check_network, check_temperature, wrong_type
+from lit_distill.criteria.base import at_least_float32, check_class_task
 from lit_distill.labels import Task, need_classes
 from lit_distill.mixture import favour_small, log_mixture, normalised
 from lit_distill.outputs import OutputKey, read_logits
@@ -66,6 +67,7 @@ class Ensemble(nn.Module):
         super().__init__()
         check_choice("average", average, AVERAGES)
         check_class_task("Ensemble", task)
+        check_networks("models", models)
         _check_members(models)
         if weights is not None and average in ("confidence", "none"):
             raise ValueError(f"weights do nothing with average {average!r}; leave one of the two out.")
@@ -182,6 +184,22 @@ def _need_classes(logits: Tensor) -> None:
         raise ValueError(
             f"{error} In an Ensemble, set task='binary', or average='logits' for the mean of the outputs."
         ) from error
+
+
+def check_networks(name: str, models: Sequence[nn.Module]) -> None:
+    """Refuse what is no list of networks.
+
+    Args:
+        name: The argument's.
+        models: The networks.
+
+    Raises:
+        TypeError: It is none.
+    """
+    if not isinstance(models, (Sequence, nn.ModuleList)) or isinstance(models, str):
+        raise wrong_type(name, models, "give a list of networks.")
+    for index, model in enumerate(models):
+        check_network(f"{name}[{index}]", model)
 
 
 def _check_members(models: Sequence[nn.Module]) -> None:

@@ -9,6 +9,8 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
+from lit_distill.arguments import check_named, check_network, check_whole
+
 _SHOWN = 5
 
 
@@ -36,6 +38,11 @@ def inherit(
     Raises:
         ValueError: There is nothing to do, no such layer, too few blocks, or two layers do not fit.
     """
+    check_network("student", student)
+    check_network("teacher", teacher)
+    if layers is not None:
+        check_named("layers", layers, "{'encoder.0': 'encoder.0'}")
+    every = None if every is None else check_whole("every", every)
     if every is not None and (blocks is None or every < 1):
         raise ValueError(
             f"every is {every}: it must be at least 1, and counts the blocks of `blocks`, which is {blocks!r}."

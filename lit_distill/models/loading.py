@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lit_distill.arguments import check_named, check_network, wrong_type
 from lit_distill.checkpoint_file import read_checkpoint
 
 _NESTED_KEYS = ("state_dict", "model_state_dict", "model", "net", "student", "module", "weights")
@@ -38,6 +39,11 @@ def load(model: nn.Module, checkpoint: str | Path, prefix: str | None = None, tr
         ValueError: The file is damaged, holds Python objects and is not trusted, or does not fit the model; what differs is
             listed.
     """
+    check_network("model", model)
+    if not isinstance(checkpoint, (str, Path)):
+        raise wrong_type(
+            "checkpoint", checkpoint, "give the path of a file; weights in a dict load by model.load_state_dict."
+        )
     path = Path(checkpoint)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path} (looked in {path.parent.absolute()}).")
@@ -70,9 +76,13 @@ def build(function: str, arguments: dict[str, Any] | None = None) -> nn.Module:
     Raises:
         ValueError: The path cannot be imported, or what it made is no module.
     """
+    if not isinstance(function, str):
+        raise wrong_type("function", function, "give an import path, such as 'timm.create_model'.")
+    if arguments is not None:
+        check_named("arguments", arguments, "{'model_name': 'resnet18'}")
     try:
         made = pkgutil.resolve_name(function)(**(arguments or {}))
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{function!r} could not make a model: {error}") from error
     if not isinstance(made, nn.Module):
         raise ValueError(f"{function!r} made a {type(made).__name__}, not a torch.nn.Module.")

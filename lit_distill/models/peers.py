@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lit_distill.hooks import select_tensor
 from lit_distill.labels import Task
-from lit_distill.models.ensemble import Ensemble, combine
+from lit_distill.models.ensemble import Ensemble, check_networks, combine
 from lit_distill.outputs import OutputKey, read_logits
 from lit_distill.untouched import called_in_turn
 
@@ -31,6 +31,7 @@ class Peers(Ensemble):
     """
 
     def __init__(self, peers: list[nn.Module], task: Task = "multiclass", output_key: OutputKey | None = None) -> None:
+        check_networks("peers", peers)
         if len(peers) < 2:
             raise ValueError(f"peers must be at least 2 networks, not {len(peers)}.")
         for (first, one), (second, other) in combinations(enumerate(peers), 2):

@@ -18,12 +18,12 @@ from torch.optim import Optimizer
 from torchmetrics import Metric, MetricCollection
 
 from lit_distill import checks
+from lit_distill.arguments import check_choice, check_flag, check_network
 from lit_distill.balance import Balance
-from lit_distill.batch import Batch, BatchFormat, Inputs, call_model
+from lit_distill.batch import Batch, BatchFormat, Inputs, call_model, told_format
 from lit_distill.callbacks.throughput import Throughput, is_logging_step
 from lit_distill.checkpoint import class_name
 from lit_distill.criteria import Criterion
-from lit_distill.criteria.base import check_choice
 from lit_distill.distiller import Comparison, Distiller
 from lit_distill.finiteness import finite_gradients, finite_loss, not_finite_through
 from lit_distill.labels import TASKS, Task
@@ -34,6 +34,7 @@ from lit_distill.modules.evaluator import Evaluator
 from lit_distill.modules.hyperparameters import describe_criteria, record_hyperparameters
 from lit_distill.modules.optimization import Interval, Optimization, OptimizerFactory, SchedulerFactory
 from lit_distill.modules.passed_over import tell_passed_over
+from lit_distill.named_criteria import check_criteria
 from lit_distill.optim import hold_task_gradient
 from lit_distill.positions import settle, settled_logits
 from lit_distill.preflight.input_types import wrong_type
@@ -89,6 +90,7 @@ class DistillationModule(LightningModule):
 
     Raises:
         ValueError: A layer is unknown, a weight is wrong, or the two networks share parameters.
+        TypeError: An argument is of another kind: a path for a network, a list for a mapping, a class for an object.
     """
 
     def __init__(
@@ -111,18 +113,22 @@ class DistillationModule(LightningModule):
         super().__init__()
         explain_refused_modules()
         check_choice("task", task, TASKS)
+        check_criteria(criteria)
         checks.same_task(criteria, task)
+        check_network("student", student)
         checks.can_be_called(student, "student")
+        if teacher is not None:
+            check_network("teacher", teacher, (Teacher,))
         checks.can_be_called(teacher, "teacher")
         self.task: Task = task
         self.student = student
         self.criteria = WeightedCriteria(criteria, weights, schedules, balance)
-        self._format = batch_format or BatchFormat()
+        self._format = told_format(batch_format)
         self.distiller = Distiller(student, teacher, self.criteria, self._format)
         self._teacher = self.distiller.teacher
         self.joint_teacher = self.distiller.registered_teacher
         self.optimization = Optimization(optimizer, lr_scheduler, lr_interval, lr_monitor)
-        self._acceleration = Acceleration(fast)
+        self._acceleration = Acceleration(check_flag("fast", fast))
         self._looked_ahead = False
         self._seen_batches: str | None = None
         self._reader = self.distiller.reader(numbers=task == "regression")
@@ -131,7 +137,7 @@ class DistillationModule(LightningModule):
         self._evaluator = Evaluator(task, self._teacher, metrics=metrics, strict=self.distiller.reads_labels)
         plain = {
             "task": task,
-            "fast": fast,
+            "fast": bool(fast),
             "weights": dict(self.criteria.weights),
             "student_class": class_name(student),
             "teacher_class": class_name(self._teacher.model) if self._teacher else "none",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from lit_distill.arguments import check_temperature
 from lit_distill.balance import Balance
 from lit_distill.batch import BatchFormat
 from lit_distill.criteria import Criterion, Hint
@@ -74,6 +75,7 @@ class CombinedDistillation(DistillationModule):
         lr_interval: Interval | None = None,
         lr_monitor: str | None = None,
     ) -> None:
+        temperature = check_temperature(temperature)
         given = {"student_layer": student_layer, "teacher_layer": teacher_layer}
         refuse_unused({**given, "temperature": changed_temperature(temperature)}, criteria)
         default: dict[str, Criterion] = {}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from lit_distill.arguments import check_choice
 from lit_distill.batch import BatchFormat
 from lit_distill.criteria import Criterion, HardTarget, LogitMSE, SoftTarget
-from lit_distill.criteria.base import check_choice
 from lit_distill.criteria.hard_target import LABEL_TASKS
 from lit_distill.labels import CLASS_TASKS, TASKS, Task
+from lit_distill.named_criteria import check_criteria, check_weights
 
 DEFAULT_TEMPERATURE = 4.0
 
@@ -23,9 +24,13 @@ def choose(
 
     Raises:
         ValueError: Criteria were given without weights.
+        TypeError: The criteria or the weights are no mapping by name, or something among them is no criterion.
     """
+    if weights is not None:
+        check_weights(weights)
     if criteria is None:
         return default_criteria, {**default_weights, **(weights or {})}
+    check_criteria(criteria)
     if weights is None:
         example = ", ".join(f"{name!r}: 1.0" for name in criteria)
         raise ValueError(f"criteria were given without weights; add weights={{{example}}}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from lit_distill.arguments import check_temperature
 from lit_distill.balance import Balance
 from lit_distill.batch import BatchFormat
 from lit_distill.criteria import Criterion
@@ -72,6 +73,7 @@ class LogitDistillation(DistillationModule):
         lr_interval: Interval | None = None,
         lr_monitor: str | None = None,
     ) -> None:
+        temperature = check_temperature(temperature)
         refuse_unused({"temperature": changed_temperature(temperature)}, criteria)
         default, shares = logit_criteria("LogitDistillation", task, temperature) if criteria is None else ({}, {})
         chosen, weighting = choose(criteria, weights, default, shares)

@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import nn
 
+from lit_distill.arguments import check_choice, check_named, check_temperature, check_text
 from lit_distill.balance import Balance
-from lit_distill.batch import BatchFormat
+from lit_distill.batch import BatchFormat, told_format
 from lit_distill.checks import task_of
 from lit_distill.criteria import Criterion, OnHead
-from lit_distill.criteria.base import check_choice
 from lit_distill.labels import CLASS_TASKS, TASKS, Task
 from lit_distill.modules.base import DistillationModule, Metrics
 from lit_distill.modules.defaults import (
@@ -88,7 +88,9 @@ class MultiTaskDistillation(DistillationModule):
         lr_interval: Interval | None = None,
         lr_monitor: str | None = None,
     ) -> None:
+        temperature = check_temperature(temperature)
         refuse_unused({"temperature": changed_temperature(temperature)}, criteria)
+        _check_layers("heads", heads)
         if not heads:
             raise ValueError("heads is empty; name the student's layer of each task: {colour: heads.colour, …}.")
         kinds = task_kinds(heads, task)
@@ -96,8 +98,8 @@ class MultiTaskDistillation(DistillationModule):
         default, shares = _default_criteria(heads, taught, kinds, temperature) if criteria is None else ({}, {})
         chosen, weighting = choose(criteria, weights, default, shares)
         _check_heads(heads, kinds, chosen)
-        refuse_for_heads(batch_format, ("mask_from_labels", "resize_logits"), "the option is of one task's labels")
-        layout = batch_format or BatchFormat()
+        layout = told_format(batch_format)
+        refuse_for_heads(layout, ("mask_from_labels", "resize_logits"), "the option is of one task's labels")
         if layout.output_key is None:
             layout = replace(layout, output_key=next(iter(heads)))
         super().__init__(
@@ -140,6 +142,8 @@ def task_kinds(heads: Mapping[str, str], task: Task | Mapping[str, Task]) -> dic
     Raises:
         ValueError: A kind is none of the choices, or the mapping and the heads name different tasks.
     """
+    if not isinstance(task, str):
+        check_named("task", task, "{'colour': 'multiclass', 'shape': 'binary'}")
     kinds: dict[str, Task] = dict.fromkeys(heads, task) if isinstance(task, str) else dict(task)
     _known("task", kinds, heads)
     missing = [name for name in heads if name not in kinds]
@@ -162,6 +166,7 @@ def _taught_heads(
         raise ValueError("a JointTeacher learns from the labels of one task; train the teacher of several tasks first.")
     if teacher_heads is None:
         return dict(heads)
+    _check_layers("teacher_heads", teacher_heads)
     _known("teacher_heads", teacher_heads, heads)
     return dict(teacher_heads)
 
@@ -205,6 +210,12 @@ def _check_heads(heads: Mapping[str, str], kinds: Mapping[str, Task], criteria: 
                     f"criterion {key!r} ({type(one.criterion).__name__}) is for the task {kind!r}, and {name!r} is "
                     f"{kinds[name]!r}; give both the same."
                 )
+
+
+def _check_layers(argument: str, layers: Mapping[str, str]) -> None:
+    check_named(argument, layers, "{'colour': 'heads.colour'}")
+    for name, layer in layers.items():
+        check_text(f"{argument}[{name!r}]", layer, "the layer's name, such as 'heads.colour'")
 
 
 def _known(argument: str, names: Iterable[str], heads: Mapping[str, str]) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from lit_distill.arguments import check_temperature
 from lit_distill.balance import Balance
-from lit_distill.batch import BatchFormat
+from lit_distill.batch import BatchFormat, told_format
 from lit_distill.criteria import Criterion, HardTarget, Mutual, OnHead
 from lit_distill.labels import CLASS_TASKS, Task
 from lit_distill.models.peers import Peers
@@ -71,9 +72,11 @@ class MutualDistillation(DistillationModule):
         lr_monitor: str | None = None,
     ) -> None:
         refuse_task("MutualDistillation", task, CLASS_TASKS, "peers compare and average predictions of classes")
+        temperature = check_temperature(temperature)
         refuse_unused({"temperature": None if temperature == DEFAULT_TEMPERATURE else temperature}, criteria)
-        refuse_for_heads(batch_format, ("resize_logits",), "peers' logits are compared as they are")
-        student = Peers(peers, task, batch_format.output_key if batch_format is not None else None)
+        layout = told_format(batch_format)
+        refuse_for_heads(layout, ("resize_logits",), "peers' logits are compared as they are")
+        student = Peers(peers, task, layout.output_key)
         _warn_of_twins(student)
         names = [str(index) for index in range(len(peers))]
         default: dict[str, Criterion] = {f"hard_{name}": OnHead(HardTarget(task=task), name) for name in names}

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from lit_distill.criteria.base import check_choice
+from lit_distill.arguments import check_choice, check_text
+from lit_distill.modules.factories import OPTIMIZER, SCHEDULER, check_makes, made_by
 from lit_distill.modules.horizons import made_for_steps, rates_of_its_own, refuse_too_short
 from lit_distill.notices import tell
 
@@ -48,12 +49,12 @@ class Optimization:
         interval: Interval | None = None,
         monitor: str | None = None,
     ) -> None:
-        _check_makes("optimizer", optimizer, "functools.partial(torch.optim.SGD, lr=0.1)")
-        _check_makes(
-            "lr_scheduler", lr_scheduler, "functools.partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=10)"
-        )
+        check_makes("optimizer", optimizer, OPTIMIZER)
+        check_makes("lr_scheduler", lr_scheduler, SCHEDULER)
         if interval is not None:
             check_choice("lr_interval", interval, get_args(Interval))
+        if monitor is not None:
+            check_text("lr_monitor", monitor, "the name of a logged figure, such as 'val/cross_entropy/student'")
         self._make_optimizer, self._make_scheduler = optimizer, lr_scheduler
         self._interval, self._monitor = interval, monitor
         self.learning_rate: float | None = None
@@ -80,7 +81,7 @@ class Optimization:
         if self._make_scheduler is None:
             self._refuse_without_schedule()
             return optimizer
-        scheduler = self._make_scheduler(optimizer)
+        scheduler = made_by("lr_scheduler", self._make_scheduler, optimizer)
         if self.learning_rate is not None:
             _tell_of_own_rates(scheduler, self.learning_rate)
         return self.with_schedule(optimizer, scheduler, trainer)
@@ -114,11 +115,11 @@ class Optimization:
         """
         if self._make_optimizer is None:
             return torch.optim.AdamW(parameters, lr=_DEFAULT_RATE)
-        made = self._make_optimizer(parameters)
+        made: Optimizer = made_by("optimizer", self._make_optimizer, parameters)
         if not hasattr(made, "param_groups"):
             raise TypeError(
                 f"what was given as optimizer makes a {type(made).__name__}, not an optimizer; give, for example, "
-                "functools.partial(torch.optim.SGD, lr=0.1)."
+                f"{OPTIMIZER}."
             )
         return made
 
@@ -144,7 +145,12 @@ class Optimization:
             ValueError: ``ReduceLROnPlateau`` has nothing to watch, or ``lr_monitor`` is given for another scheduler.
         """
         given = dict(scheduler) if isinstance(scheduler, Mapping) else {"scheduler": scheduler}
-        inner = given["scheduler"]
+        inner = given.get("scheduler")
+        if not hasattr(inner, "step") or isinstance(inner, Optimizer):
+            raise TypeError(
+                f"what was given as lr_scheduler makes a {type(scheduler).__name__}, not a scheduler; give, for example, "
+                f"{SCHEDULER}."
+            )
         if isinstance(inner, ReduceLROnPlateau):
             given["monitor"] = self._watched(given, inner)
         elif self._monitor is not None:
@@ -269,14 +275,3 @@ def _set_rate(group: dict[str, Any], rate: float) -> None:
         group["lr"].fill_(rate)
     else:
         group["lr"] = rate
-
-
-def _check_makes(name: str, given: Any, example: str) -> None:
-    if given is None or (callable(given) and not isinstance(given, nn.Module)):
-        return
-    made = isinstance(given, (Optimizer, LRScheduler))
-    what = f"a {type(given).__name__} that is made already" if made else f"a {type(given).__name__}"
-    raise TypeError(
-        f"{name} is {what}; give what makes one, such as {example}: the criteria's own layers are made later, and it has "
-        "to hold them too."
-    )

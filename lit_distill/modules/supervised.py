@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from lit_distill.arguments import check_network
 from lit_distill.batch import BatchFormat
 from lit_distill.criteria import Criterion, HardTarget
 from lit_distill.criteria.hard_target import LABEL_TASKS
@@ -48,6 +49,7 @@ class SupervisedModule(DistillationModule):
         lr_monitor: str | None = None,
     ) -> None:
         refuse_task("SupervisedModule", task, LABEL_TASKS, "it trains on labels alone")
+        check_network("model", model)
         criteria: dict[str, Criterion] = {"hard": HardTarget(label_smoothing, task)}
         super().__init__(
             model,

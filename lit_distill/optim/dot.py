@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lit_distill.arguments import check_number
 from lit_distill.criteria.processes import distributed
 
 _TASK, _DISTILL = "momentum_task", "momentum_distill"
@@ -52,11 +52,8 @@ class DOT(Optimizer):
         delta: float = 0.075,
         weight_decay: float = 0.0,
     ) -> None:
-        for name, value in (("lr", lr), ("weight_decay", weight_decay)):
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name} must be finite and at least 0, not {value}.")
-        if not 0 <= momentum < 1:
-            raise ValueError(f"momentum must be in [0, 1), not {momentum}.")
+        lr, weight_decay = check_number("lr", lr, least=0), check_number("weight_decay", weight_decay, least=0)
+        momentum, delta = check_number("momentum", momentum, least=0, below=1), check_number("delta", delta)
         _check_delta(momentum, delta)
         self._held: dict[Tensor, Tensor] | None = None
         super().__init__(params, {"lr": lr, "momentum": momentum, "delta": delta, "weight_decay": weight_decay})

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lit_distill.criteria.base import check_choice
+from lit_distill.arguments import check_choice
 from lit_distill.outputs import Outputs
 from lit_distill.recording.marks import FIELD, Marks
 

@@ -12,6 +12,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from lit_distill.arguments import check_flag, check_number, check_whole
 from lit_distill.batch import Inputs
 from lit_distill.capture import Capture
 from lit_distill.copying import copied
@@ -53,17 +54,12 @@ class EMATeacher(Teacher):
         self, decay: float = 0.999, warm_up: bool = True, final_decay: float | None = None, steps: int | None = None
     ) -> None:
         super().__init__(nn.Identity())
-        _check_shares(decay, final_decay)
-        if steps is not None and (final_decay is None or steps < 1):
-            raise ValueError(
-                f"steps is {steps}: it must be at least 1, and says how long it takes from decay to final_decay, which is "
-                f"{final_decay}."
-            )
-        self.decay = decay
-        self.warm_up = warm_up
-        self.final_decay = final_decay
-        self.steps = steps
-        self._total = float(steps or 1)
+        self.decay, self.final_decay = _checked_shares(decay, final_decay)
+        self.warm_up = check_flag("warm_up", warm_up)
+        self.steps = None if steps is None else check_whole("steps", steps, least=1)
+        if steps is not None and final_decay is None:
+            raise ValueError(f"steps is {steps}: it says how long it takes from decay to final_decay, which is None.")
+        self._total = float(self.steps or 1)
         self._step = 0
         self._bound = False
 
@@ -139,13 +135,14 @@ class EMATeacher(Teacher):
         return self(inputs, mask)
 
 
-def _check_shares(decay: float, final_decay: float | None) -> None:
-    if not 0 <= decay < 1:
-        raise ValueError(f"decay is the share of itself that the teacher keeps, in [0, 1), not {decay}.")
-    if final_decay is not None and not 0 <= final_decay <= 1:
-        raise ValueError(f"final_decay is the share of itself that the teacher keeps, in [0, 1], not {final_decay}.")
+def _checked_shares(decay: float, final_decay: float | None) -> tuple[float, float | None]:
+    kept = "the share of itself that the teacher keeps"
+    decay = check_number(f"decay, {kept},", decay, least=0, below=1)
+    if final_decay is not None:
+        final_decay = check_number(f"final_decay, {kept},", final_decay, least=0, most=1)
     if 0 < decay < _LIKELY:
         tell(
             f"decay {decay} keeps {decay:.0%} of the teacher at each step, so that it is nearly the student; if that is "
             f"the share that changes, set decay to {1 - decay:g}."
         )
+    return decay, final_decay

@@ -13,6 +13,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
+from lit_distill.arguments import as_object
 from lit_distill.batch import BatchFormat, Inputs, tensors_of
 from lit_distill.capture import Capture
 from lit_distill.formats import (
@@ -44,6 +45,7 @@ class FrozenTeacher(Teacher):
     """
 
     def __init__(self, model: nn.Module, runtime: TeacherRuntime | None = None) -> None:
+        as_object("runtime", runtime, TeacherRuntime, "TeacherRuntime(precision='bf16')")
         super().__init__(freeze(model))
         self.runtime = self._given = runtime
         self._fallbacks: Sequence[TeacherRuntime] = ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lit_distill.arguments import check_flag, check_network, check_number
 from lit_distill.batch import Inputs, Target
 from lit_distill.criteria import HardTarget
 from lit_distill.formats import refuse_fixed_mode, require_gradients
@@ -43,13 +44,12 @@ class JointTeacher(Teacher):
         follow: bool = False,
         task: Task = "multiclass",
     ) -> None:
+        check_network("the teacher", model)
+        self.weight = check_number("the teacher's own weight", weight, above=0)
         refuse_fixed_mode(model, "teacher")
         require_gradients(model, True)
         super().__init__(model.train())
-        if not weight > 0:
-            raise ValueError(f"the teacher's own weight must be above 0, not {weight}.")
-        self.weight = weight
-        self.follows = follow
+        self.follows = check_flag("follow", follow)
         self.task: Task = task
         self._hard = HardTarget(label_smoothing, task)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from lit_distill.arguments import check_choice, check_flag, check_whole
+
 Precision = Literal["32", "bf16", "fp16", "int8", "int8_dynamic"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
@@ -43,11 +45,11 @@ class TeacherRuntime:
     own_stream: bool = False
 
     def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            choices = ", ".join(map(repr, PRECISIONS))
-            raise ValueError(f"the teacher's precision must be one of {choices}, not {self.precision!r}.")
-        if self.batch_size is not None and (isinstance(self.batch_size, bool) or self.batch_size < 1):
-            raise ValueError(f"the teacher's batch_size must be 1 or more, or None, not {self.batch_size!r}.")
+        check_choice("the teacher's precision", self.precision, PRECISIONS)
+        if self.batch_size is not None:
+            object.__setattr__(self, "batch_size", check_whole("the teacher's batch_size", self.batch_size, least=1))
+        for name in ("channels_last", "fold_batch_norm", "compile", "own_stream"):
+            check_flag(name, getattr(self, name))
         if self.precision == "int8" and self.fold_batch_norm:
             raise ValueError("precision 'int8' folds every BatchNorm by itself; leave fold_batch_norm False.")
         for option, asked in {"compile": self.compile, "own_stream": self.own_stream}.items():

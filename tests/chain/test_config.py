@@ -80,7 +80,7 @@ def test_braces_within_other_text_are_left_alone() -> None:
         ("{folder: f, config: a.yaml, links: {a: [x]}}", "link 'a' must hold options"),
         ("{folder: f, config: a.yaml, links: {a: {--x: 1}}}", "write it without dashes"),
         ("{folder: f, config: a.yaml, links: {a: {ckpt_path: x}}}", "the chain decides ckpt_path itself"),
-        ("{folder: f, config: a.yaml, links: {a: {}, a: {}}}", "'a' is there twice (line 1)"),
+        ("{folder: f, config: a.yaml, links: {a: {}, a: {}}}", "'links.a' is there twice (lines 1 and 1)"),
         (
             '{folder: f, config: a.yaml, links: {tutor: {}, b: {x: "{tutr}"}}}',
             "link 'b', x: {tutr} names no link; did you mean 'tutor'? Known here: tutor.",

@@ -173,7 +173,7 @@ def test_a_detached_teacher_gets_no_gradient() -> None:
 
 @pytest.mark.parametrize("p", [0.0, -2.0, 0.5, math.nan, math.inf])
 def test_powers_below_one_are_refused(p: float) -> None:
-    with pytest.raises(ValueError, match="p must be at least 1 and finite"):
+    with pytest.raises(ValueError, match="p must be finite and at least 1"):
         AttentionTransfer("a", "a", p)
 
 

@@ -109,7 +109,7 @@ def test_extreme_logits_stay_finite(dtype: torch.dtype, tau: float) -> None:
     [
         ({"beta": -1.0}, "beta must be finite and at least 0"),
         ({"beta": 0.0, "gamma": 0.0}, "beta and gamma are all 0"),
-        ({"tau": 0.0}, "temperature must be above 0"),
+        ({"tau": 0.0}, "tau must be above 0"),
     ],
 )
 def test_bad_arguments_are_refused(arguments: dict[str, float], message: str) -> None:

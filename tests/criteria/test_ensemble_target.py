@@ -294,7 +294,7 @@ def test_pixels_are_rows(weighting: Any) -> None:
     [
         ({"weighting": "mean"}, "'average', 'confidence', 'agreement', 'learned'"),
         ({"weighting": "learned", "weights": [1.0]}, "weights do nothing with the weighting 'learned'"),
-        ({"weights": [-1.0, 1.0]}, "-1.0 is among them"),
+        ({"weights": [-1.0, 1.0]}, r"weights\[0\] must be finite and at least 0, not -1.0"),
         ({"tolerance": 0.0}, r"tolerance must be in \(0, 1\]"),
         ({"temperature": -1.0}, "temperature must be above 0"),
         ({"teachers": []}, "teachers names no layer"),

@@ -304,7 +304,7 @@ def test_a_detached_teacher_gets_no_gradient() -> None:
     [
         ({"distance": "l3"}, "distance must be one of 'l2', 'l1', 'smooth_l1', 'cosine', 'log_sum', not 'l3'"),
         ({"normalise": "batch"}, "normalise must be one of 'none', 'l2', 'layer', 'channel', not 'batch'"),
-        ({"projector_norm": "group"}, "projector_norm must be 'none', 'batch' or 'layer', not 'group'"),
+        ({"projector_norm": "group"}, "projector_norm must be one of 'none', 'batch', 'layer', not 'group'"),
         ({"projector": "conv"}, "projector must be one of 'auto', 'linear', 'orthogonal', not 'conv'"),
         ({"num_projectors": 0}, "num_projectors must be at least 1, not 0"),
     ],

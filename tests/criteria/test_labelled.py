@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from lit_distill.arguments import check_shares
 from lit_distill.criteria import DKD, NKD, RLD, Criterion
-from lit_distill.criteria.arguments import check_shares
 from tests.criteria.logits_by_hand import as_pixels, as_tokens, draw, gradient_of, labels, value_of
 
 every = pytest.mark.parametrize("kind", [DKD, NKD, RLD])

@@ -68,9 +68,9 @@ def test_masked_tokens_are_left_out() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"batch": -1.0}, "batch and classes must be at least 0"),
-        ({"batch": 0.0, "classes": 0.0}, "not both 0"),
-        ({"temperatures": (0.0,)}, "temperature must be above 0"),
+        ({"batch": -1.0}, "batch must be finite and at least 0"),
+        ({"batch": 0.0, "classes": 0.0}, "batch and classes are all 0"),
+        ({"temperatures": (0.0,)}, r"temperatures\[0\] must be above 0"),
         ({"temperatures": ()}, "temperatures must name at least one"),
     ],
 )

@@ -170,7 +170,7 @@ def test_an_ensembles_members_teach_one_student() -> None:
         ({"cosine": 1.5}, r"cosine must be in \[0, 1\], not 1.5"),
         ({"batches": 0}, "batches must be at least 1, not 0"),
         ({"teacher_weights": [1.0]}, "1 teacher_weights for 2 teachers"),
-        ({"teacher_weights": [1.0, -1.0]}, "teacher_weights must be finite, at least 0"),
+        ({"teacher_weights": [1.0, -1.0]}, r"teacher_weights\[1\] must be finite and at least 0"),
     ],
 )
 def test_bad_arguments_are_refused(arguments: dict[str, object], message: str) -> None:

@@ -52,5 +52,5 @@ def test_masked_tokens_and_dense_logits() -> None:
 def test_bad_temperatures_are_refused() -> None:
     with pytest.raises(ValueError, match="temperatures must name at least one"):
         MultiTemperature(())
-    with pytest.raises(ValueError, match="temperature must be above 0 and finite, not 0"):
+    with pytest.raises(ValueError, match=r"temperatures\[1\] must be above 0 and finite, not 0"):
         MultiTemperature((1.0, 0.0))

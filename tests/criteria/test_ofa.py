@@ -96,7 +96,7 @@ def test_exits_learn_and_are_kept() -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(ValueError, match="gamma must be at least 1"):
+    with pytest.raises(ValueError, match="gamma must be finite and at least 1"):
         OFA("a", gamma=0.5)
     with pytest.raises(ValueError, match="temperature must be above 0"):
         OFA("a", temperature=0)

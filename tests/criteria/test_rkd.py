@@ -128,8 +128,8 @@ def test_pairs_are_averaged() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"distance": -1.0}, "distance and angle must be at least 0"),
-        ({"distance": 0.0, "angle": 0.0}, "not both 0"),
+        ({"distance": -1.0}, "distance must be finite and at least 0"),
+        ({"distance": 0.0, "angle": 0.0}, "distance and angle are all 0"),
         ({"chunk": 0}, "chunk must be at least 1, not 0"),
     ],
 )

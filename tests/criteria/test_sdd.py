@@ -109,7 +109,7 @@ def test_what_does_not_fit_is_refused() -> None:
         RegionLogits(resnet8(), classifier="fc")
     with pytest.raises(ValueError, match="no layer 'layer9'"):
         RegionLogits(resnet8(), "layer9")
-    with pytest.raises(ValueError, match="complementary must be at least 0"):
+    with pytest.raises(ValueError, match="complementary must be finite and at least 0"):
         SDD(complementary=-1)
     example = Outputs(draw(2, 3), {"regions": draw(2, 3)})
     with pytest.raises(ValueError, match="wrap both networks in RegionLogits"):

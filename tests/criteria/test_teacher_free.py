@@ -128,8 +128,8 @@ def test_it_needs_labels_and_no_teacher() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"confidence": 1.0}, "confidence must be between 0 and 1, not 1.0"),
-        ({"confidence": 0.0}, "confidence must be between 0 and 1"),
+        ({"confidence": 1.0}, r"confidence must be in \(0, 1\), not 1.0"),
+        ({"confidence": 0.0}, r"confidence must be in \(0, 1\)"),
         ({"temperature": -1.0}, "temperature must be above 0"),
     ],
 )

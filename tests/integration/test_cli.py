@@ -484,11 +484,15 @@ def test_a_mistyped_verb_is_answered_with_the_nearest(capsys: pytest.CaptureFixt
         main(["doctr"])
 
 
-def test_the_last_line_of_an_error_is_what_first_went_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_is_what_first_went_wrong_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(SystemExit) as caught:
         main(["fit", "--config", "configs/digits/logit.yaml"])
-    assert caught.value.__notes__[-1].startswith("\nlit-distill: no checkpoint at runs/digits/teacher/teacher.ckpt")
+    assert caught.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "configs/digits/logit.yaml: no checkpoint at runs/digits/teacher/teacher.ckpt" in last
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

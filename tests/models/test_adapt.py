@@ -64,7 +64,7 @@ def test_grey_images_for_a_colour_network() -> None:
         ({"mean": MEAN}, "mean and std belong together"),
         ({"student_std": STD}, "student_mean and student_std belong together"),
         ({"mean": MEAN, "std": [1.0]}, "mean has 3 channels and std 1"),
-        ({"mean": MEAN, "std": [0.2, 0.0, 0.2]}, "std must be above 0"),
+        ({"mean": MEAN, "std": [0.2, 0.0, 0.2]}, r"std\[1\] must be above 0"),
         ({"size": 0}, "size must be at least 1"),
         ({"channels": 4}, "channels must be 1 or 3"),
     ],

@@ -190,9 +190,9 @@ def test_different_classes_are_refused(outputs: tuple[Tensor, ...], message: str
     [
         ({"models": []}, "at least one"),
         ({"weights": [1.0]}, "1 weights for 2 networks"),
-        ({"weights": [1.0, -1.0]}, "-1.0 is among them"),
-        ({"weights": [1.0, math.nan]}, "nan is among them"),
-        ({"weights": [0.0, 0.0]}, "all are 0"),
+        ({"weights": [1.0, -1.0]}, r"weights\[1\] must be finite and at least 0, not -1.0"),
+        ({"weights": [1.0, math.nan]}, r"weights\[1\] must be finite and at least 0, not nan"),
+        ({"weights": [0.0, 0.0]}, "must not all be 0"),
         ({"weights": [1.0, 1.0], "average": "confidence"}, "weights do nothing with average 'confidence'"),
         ({"weights": [1.0, 1.0], "average": "none"}, "weights do nothing"),
         ({"average": "probability"}, "'probabilities', 'logits', 'confidence', 'none'"),

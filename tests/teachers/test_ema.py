@@ -145,9 +145,9 @@ def test_networks_of_several_types(dtype: torch.dtype) -> None:
         ({"decay": 1.0}, r"in \[0, 1\), not 1.0"),
         ({"decay": -0.1}, r"in \[0, 1\), not -0.1"),
         ({"decay": math.nan}, r"in \[0, 1\), not nan"),
-        ({"final_decay": 1.5}, r"final_decay .* in \[0, 1\], not 1.5"),
+        ({"final_decay": 1.5}, r"final_decay, .* in \[0, 1\], not 1.5"),
         ({"steps": 10}, "steps is 10.*final_decay, which is None"),
-        ({"final_decay": 1.0, "steps": 0}, "steps is 0"),
+        ({"final_decay": 1.0, "steps": 0}, "steps must be at least 1, not 0"),
     ],
 )
 def test_wrong_arguments(arguments: dict[str, Any], message: str) -> None:

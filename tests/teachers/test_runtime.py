@@ -71,8 +71,8 @@ class TestSettings:
         ("settings", "message"),
         [
             ({"precision": "int4"}, "must be one of '32', 'bf16', 'fp16', 'int8', 'int8_dynamic', not 'int4'"),
-            ({"batch_size": 0}, "batch_size must be 1 or more, or None, not 0"),
-            ({"precision": "int8", "batch_size": -1}, "batch_size must be 1 or more"),
+            ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
+            ({"precision": "int8", "batch_size": -1}, "batch_size must be at least 1"),
             ({"precision": "int8", "fold_batch_norm": True}, "folds every BatchNorm by itself"),
             ({"precision": "int8", "compile": True}, "compile does nothing .* 'int8'"),
             ({"precision": "int8_dynamic", "own_stream": True}, "own_stream does nothing .* 'int8_dynamic'"),
