@@ -33,7 +33,6 @@ from lit_distill.labels import TASKS, Task
 from lit_distill.lightning_names import is_overridden
 from lit_distill.listening import WhichCall
 from lit_distill.notices import tell
-from lit_distill.optim import hold_task_gradient
 from lit_distill.probe import as_in_evaluation, on_device
 from lit_distill.reading import BatchReader
 from lit_distill.reporting import describe
@@ -278,12 +277,12 @@ class Distill(EvaluatesHost):
             if not module.trainer.training:  # their validation_step calls it
                 return original(batch, *rest)
             self._follow(module.device)  # a learning-rate finder's trial steps come before on_fit_start
-            with self._calls.hearing().listen() as calls:
+            with self._calls.hearing().listen() as calls, self._engine().measured.eagerly():
                 returned = original(batch, *rest)
             chosen = self._calls.choose(module, calls)
             if returned is None or not chosen:
                 self._warn_not_called(returned is not None)
-                hold_task_gradient(module.trainer, self.criteria, [])
+                self._engine().hold_task_gradient(module.trainer, [])
                 return returned
             self._task.value = hosting.loss_of(returned, module)
             comparisons = [self._compare(batch, call) for call in chosen]
@@ -291,7 +290,7 @@ class Distill(EvaluatesHost):
             total = torch.stack([comparison.total for comparison in comparisons]).mean()
             for comparison in comparisons:
                 checks.finite(total, comparison.losses, comparison.own, module.global_step)
-            hold_task_gradient(module.trainer, self.criteria, [comparison.losses for comparison in comparisons])
+            self._engine().hold_task_gradient(module.trainer, [comparison.losses for comparison in comparisons])
             self._log(module, total, comparisons, count_samples(chosen[0].inputs))
             return {**returned, "loss": total} if isinstance(returned, Mapping) else total
 
