@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from lit_distill.batch import IGNORED_LABEL
 from lit_distill.criteria.about import About
-from lit_distill.criteria.base import FeatureCriterion, check_choice, check_temperature
+from lit_distill.criteria.base import FeatureCriterion, check_choice, check_temperature, in_own_type
+from lit_distill.criteria.normalisation import unit_length
 from lit_distill.criteria.spatial import pooled
 from lit_distill.labels import sample_classes
 from lit_distill.outputs import Outputs
@@ -135,14 +136,15 @@ class CRD(FeatureCriterion):
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
         ((feature_s, feature_t),) = self.pair_features(student, teacher)
-        embedded_s = F.normalize(self.embed_s(pooled(feature_s, student.mask)), dim=1)
-        embedded_t = F.normalize(self.embed_t(pooled(feature_t, student.mask)), dim=1)
+        embedded_s = unit_length(in_own_type(self.embed_s, pooled(feature_s, student.mask)))
+        embedded_t = unit_length(in_own_type(self.embed_t, pooled(feature_t, student.mask)))
         labels = self._labels(target, len(embedded_s), embedded_s.device)
         allowed = self._allowed(labels)
+        others_s, others_t = self.queue_s.to(embedded_s), self.queue_t.to(embedded_t)
         value = contrast(
-            embedded_s, embedded_t, torch.cat([embedded_t, self.queue_t]), allowed, self.temperature, self.objective
+            embedded_s, embedded_t, torch.cat([embedded_t, others_t]), allowed, self.temperature, self.objective
         ) + contrast(
-            embedded_t, embedded_s, torch.cat([embedded_s, self.queue_s]), allowed, self.temperature, self.objective
+            embedded_t, embedded_s, torch.cat([embedded_s, others_s]), allowed, self.temperature, self.objective
         )
         if self.training and torch.is_grad_enabled():
             self._remember(embedded_s, embedded_t, labels)

@@ -11,7 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_distill.criteria.about import About
-from lit_distill.criteria.base import Criterion, at_least_float32, check_temperature, expand_layers, layer_tuple
+from lit_distill.criteria.base import (
+    Criterion,
+    at_least_float32,
+    check_temperature,
+    expand_layers,
+    in_own_type,
+    layer_tuple,
+)
 from lit_distill.criteria.labelled import labelled_rows, mean_of_labelled
 from lit_distill.criteria.spatial import pooled
 from lit_distill.labels import Task, need_classes
@@ -157,7 +164,7 @@ class OFA(Criterion):
         if not self.stages:
             self.build(student, teacher)
         features = [at_least_float32(student.features[name]) for name in self.stages]
-        logits = [head(feature) for head, feature in zip(self.exits, features, strict=True)]
+        logits = [in_own_type(head, feature) for head, feature in zip(self.exits, features, strict=True)]
         if self.output:
             logits.append(student.logits)
         values = []
