@@ -99,6 +99,11 @@ class FeatureCriterion(Criterion):
         self.projectors = nn.ModuleList()
         self.pairs: list[tuple[str, str]] = []
 
+    def __call__(self, student: Outputs, teacher: Outputs, target: Any = None) -> Any:
+        """As ``Criterion``; 0, with a gradient of 0, where the batch has a mask and no position in it counts."""
+        value = super().__call__(student, teacher, target)
+        return value if student.mask is None else value * student.mask.any()
+
     @property
     def student_layers(self) -> tuple[str, ...]:
         return self._student_layers

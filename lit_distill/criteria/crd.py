@@ -64,7 +64,8 @@ class CRD(FeatureCriterion):
     The value is the sum of two contrasts, the student's embedding as the anchor among the teacher's and the other way
     round (the authors' code; the paper's formula has one). The authors' weight is 0.8. Negatives are the batch's
     other samples and a queue of those before, without gradient; the queue starts with random vectors, is saved, and
-    changes in training alone.
+    changes in training alone. A batch of one has the queue's negatives alone; without a queue it has none, and only the
+    positive pair is drawn together.
 
     What differs from the original: it keeps a memory bank of one moving-averaged embedding for each sample of the data
     set, which needs every sample's index, and takes ``N`` random entries as negatives and the sample's own *old* entry

@@ -76,6 +76,8 @@ def dist(student: Tensor, teacher: Tensor, beta: float = 1.0, gamma: float = 1.0
         tau: The temperature, above 0.
     """
     need_classes(student)
+    if not len(student):
+        return student.sum()  # no position counts: 0, with a gradient of 0
     p_s, p_t = F.softmax(student / tau, dim=1), F.softmax(teacher / tau, dim=1)
     inter = (1 - pearson(p_s, p_t)).mean()  # a mean of small numbers is exacter than a difference of means
     intra = (1 - pearson(p_s.t(), p_t.t())).mean()

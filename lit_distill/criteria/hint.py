@@ -31,7 +31,7 @@ def hint(student: Tensor, teacher: Tensor, distance: Distance = "l2") -> Tensor:
     ``log_sum`` is ``log(mean_n sum_c |s - t|^4 + 1e-6)`` (Miles and Mikolajczyk 2024, SRD). The authors sum over
     the N samples as well, which adds ``log N`` and changes no gradient; as a mean, the value does not depend on the
     size of the batch. It has no zero at ``s = t``: it goes down without end as they meet, or to log 1e-6 = -13.8
-    with the constant that keeps it finite there.
+    with the constant that keeps it finite there. Where no position counts, every distance is 0.
 
     Args:
         student: The student's feature, projected: ``[B, D]``, ``[B, N, D]`` or ``[B, C, H, W]``.
@@ -43,6 +43,8 @@ def hint(student: Tensor, teacher: Tensor, distance: Distance = "l2") -> Tensor:
     """
     if student.shape != teacher.shape:
         raise ValueError(f"student feature {list(student.shape)} does not match teacher feature {list(teacher.shape)}.")
+    if not student.numel():
+        return student.sum()  # no position counts: 0, with a gradient of 0
     if distance == "l2":
         return F.mse_loss(student, teacher)
     if distance == "l1":

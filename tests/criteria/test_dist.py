@@ -122,7 +122,7 @@ def test_a_head_that_starts_at_zero_learns_and_one_beside_a_uniform_teacher_does
     assert value_of(DIST(), student, teacher).item() == 2.0
     gradient = gradient_of(DIST(), student, teacher).float()
     assert 0 < gradient.abs().max() < 20
-    assert value_of(DIST(), student - 0.1 * gradient.to(dtype), teacher).item() < 1.0
+    assert value_of(DIST(), student - 0.1 * gradient.to(dtype), teacher).item() < 1.5
     assert value_of(DIST(), teacher, student).item() == 2.0
     assert gradient_of(DIST(), teacher, student).eq(0).all()
     assert value_of(DIST(), student, student).item() == 0.0
