@@ -70,7 +70,8 @@ class CRD(FeatureCriterion):
     What differs from the original: it keeps a memory bank of one moving-averaged embedding for each sample of the data
     set, which needs every sample's index, and takes ``N`` random entries as negatives and the sample's own *old* entry
     as the positive. Here negatives are the most recent ones and the positive is today's embedding, with its gradient.
-    Its normalising constant is estimated once; here it is in closed form (see ``contrast``).
+    Its normalising constant is estimated once; here it is in closed form (see ``contrast``). Its two contrasts are each a sum
+    over negatives and a mean over samples, as here, so that at equal negatives no constant factor lies between the two.
 
     Under several processes each has a queue of its own, and a checkpoint keeps the first one's. Schedule the weight
     to rise over the first steps: at once at full weight, the positives move all embeddings to one place.

@@ -66,7 +66,8 @@ class Hint(FeatureCriterion):
     - FitNets (Romero et al. 2015): the defaults; peers weigh this between 1 and 100, RepDistiller 100 for one stage.
     - PKD (Cao et al. 2022): ``normalise: channel``. Half the square of standardised features is ``1 - rho``, the
       Pearson correlation of a channel over batch and positions. The paper's weight of half the mean square in Open-MMLab
-      is 10 for detection: 5 here, times the number of pairs, which are summed there.
+      is 10 for detection: 5 here, times the number of pairs, which are summed there. That code adds 1e-6 to the deviation,
+      this 1e-6 to the variance; of one sample without positions nothing is left to normalise, and its value is constant.
     - SRD (Miles and Mikolajczyk 2024): ``distance: log_sum, normalise: channel, projector: linear`` on pooled
       features, weight 2 beside a soft target at T = 1.
     - VkD (Miles, Elezi and Deng 2024): ``distance: smooth_l1, normalise: layer, normalise_student: false,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,8 +18,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lit_distill import CombinedDistillation, Distill, HardTarget, Hint, SoftTarget
 from lit_distill.balance import GradientNorm, Uncertainty
+from lit_distill.capture import Capture
+from lit_distill.compiling import compile_in_place
 from lit_distill.modules import acceleration
 from lit_distill.optim import DOT
+from tests.criteria.all_cases import CASES
 from tests.promises.conftest import Tally
 
 PROMISE = "fast gives the plain gradients"
@@ -231,4 +236,46 @@ def test_gradients_measured_twice_for_every_mix(tally: Tally) -> None:
         expected = expected or flat
         for one in flat:
             assert (one - expected[0]).norm() < (0.05 if bfloat16 else 1e-4) * expected[0].norm()
+        tally(PROMISE)
+
+
+def _as_kind(feature: Tensor, kind: str) -> Tensor:
+    tokens = feature.flatten(2).mT
+    return {"map": feature, "tokens": tokens, "vector": tokens.mean(1), "logits": feature}[kind]
+
+
+@pytest.mark.slow
+def test_every_criterions_gradient_through_one_compiled_graph(tally: Tally) -> None:
+    """The student compiled, channels last: within 1 % of the plain gradient for every criterion."""
+    plain, teacher = networks()
+    fast = copy.deepcopy(plain).to(memory_format=torch.channels_last)
+    captures = [Capture(network, ["second"]) for network in (plain, fast, teacher)]
+    compile_in_place(fast)
+    for case in CASES:
+        found = []
+        for capture in captures[:2]:
+            with torch.no_grad():
+                known = captures[2].run(IMAGES[:8])
+            outputs = capture.run(IMAGES[:8])
+            width = slice(None, 4 if case.same_width else None)
+            student, taught = (
+                replace(
+                    one,
+                    logits=one.logits[..., None, None] * one.features["second"][:, :1, :2, :2]
+                    if case.positions
+                    else one.logits,
+                    features={"a": _as_kind(one.features["second"][:, cut], case.kind)},
+                )
+                for one, cut in ((outputs, slice(None)), (known, width))
+            )
+            target = LABELS[:8].view(8, 1, 1).expand(8, 2, 2) if case.positions else LABELS[:8]
+            torch.manual_seed(3)
+            criterion = case.make()
+            criterion.build(student, taught)
+            value = criterion(student, taught, target)
+            parameters = list(capture.model.parameters())
+            gradients = torch.autograd.grad(value, parameters, allow_unused=True)
+            pairs = zip(gradients, parameters, strict=True)
+            found.append(torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in pairs]))
+        assert (found[0] - found[1]).norm() <= 1e-2 * found[0].norm() + 1e-6, case.name
         tally(PROMISE)
