@@ -247,7 +247,7 @@ def _as_kind(feature: Tensor, kind: str) -> Tensor:
 @pytest.mark.slow
 def test_every_criterions_gradient_through_one_compiled_graph(tally: Tally) -> None:
     """The student compiled, channels last: within 1 % of the plain gradient for every criterion."""
-    plain, teacher = networks()
+    plain, teacher = networks()[0], Net(8)
     fast = copy.deepcopy(plain).to(memory_format=torch.channels_last)
     captures = [Capture(network, ["second"]) for network in (plain, fast, teacher)]
     compile_in_place(fast)
@@ -268,7 +268,7 @@ def test_every_criterions_gradient_through_one_compiled_graph(tally: Tally) -> N
                 )
                 for one, cut in ((outputs, slice(None)), (known, width))
             )
-            target = LABELS[:8].view(8, 1, 1).expand(8, 2, 2) if case.positions else LABELS[:8]
+            target = (LABELS[:8] % 4).view(8, 1, 1).expand(8, 2, 2) if case.positions else LABELS[:8] % 4
             torch.manual_seed(3)
             criterion = case.make()
             criterion.build(student, taught)

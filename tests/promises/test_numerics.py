@@ -75,7 +75,8 @@ def test_at_the_teacher(case: Case, tally: Tally) -> None:
             student, _, target = draw(case, batch, classes, width, scale)
             value, gradient = put(case, student, student, target)
             assert abs(value.item()) < 1e-5, (classes, batch, width, scale)
-            assert gradient.abs().max() < 1e-4, (classes, batch, width, scale)
+            # A criterion of no scale rounds by some 1e-7 of the gradient's own, which goes with one over the scale.
+            assert min(scale, 1) * gradient.abs().max() < 1e-4, (classes, batch, width, scale)
             tally(PROMISE)
 
 
