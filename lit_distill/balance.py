@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
-import torch._functorch.config
 from torch import Tensor, nn
 
 from lit_distill.arguments import check_number, check_text, check_whole
 from lit_distill.criteria.base import at_least_float32
 from lit_distill.criteria.processes import distributed
+from lit_distill.measuring import gradients_of, through_compiled
 from lit_distill.references import nearest
 
 _ROUNDING = 1e-4  # how far below 0 rounding may bring a loss that cannot be negative
@@ -31,6 +31,16 @@ class Balance(nn.Module, ABC):
         Args:
             names: The criteria that can train.
         """
+
+    def measures(self, names: Collection[str]) -> bool:
+        """Whether the next batch's terms will be differentiated here; compiled networks then run eagerly.
+
+        Asked before each training batch. One that differentiates its terms (``gradient_norm``) has to say so.
+
+        Args:
+            names: The criteria that have a weight above 0 now.
+        """
+        return False
 
     @abstractmethod
     def forward(
@@ -60,7 +70,8 @@ class GradientNorm(Balance):
 
     The norms are measured every ``every`` batches, at the cost of one more backward pass for each criterion, and kept
     as a moving average that starts at the first one measured. A norm of 0, or one that is not finite, is left out.
-    Until both norms are known, a criterion has its weight as it is.
+    Until both norms are known, a criterion has its weight as it is. In a batch that measures, a compiled student runs eagerly:
+    no more than one gradient of a compiled network can be relied on (``lit_distill.measuring``).
 
     The aim is that of Chen et al. 2018, *GradNorm*, section 3, the means are simpler: no weights learned by gradient
     descent, no target from relative training rates (the paper's ``alpha`` is 0), one reference in place of the mean, and
@@ -91,6 +102,8 @@ class GradientNorm(Balance):
         self.every = check_whole("every", every, least=1)
         self.momentum = check_number("momentum", momentum, least=0, below=1)
         self.names: list[str] = []
+        self._said: bool | None = None  # what it told of the present batch; None where nobody asks
+        self._late = False
 
     def build(self, names: Sequence[str]) -> None:
         """Make room for the norms.
@@ -103,8 +116,6 @@ class GradientNorm(Balance):
                 f"the balance's reference {self.reference!r} is none of the criteria that train: {', '.join(names)}."
                 f"{nearest(self.reference, names)}"
             )
-        # A compiled network's backward pass gives its memory away as it runs, unless it was compiled with this off.
-        torch._functorch.config.donated_buffer = False
         self.names = list(names)
         self.register_buffer("seen", torch.zeros((), dtype=torch.long))
         self.register_buffer("norms", torch.full((len(names),), math.nan))  # NaN: not known yet
@@ -128,6 +139,14 @@ class GradientNorm(Balance):
         effective = {name: weights[name] * self._factor(name, known) for name in terms}
         return weighted_sum(terms, effective), effective
 
+    def measures(self, names: Collection[str]) -> bool:
+        self._said = self._late or self._due(names)
+        return self._said
+
+    def _due(self, names: Collection[str]) -> bool:
+        known = self._known()
+        return int(self.seen) % self.every == 0 or any(math.isnan(known[name]) for name in names)
+
     def _known(self) -> dict[str, float]:
         return dict(zip(self.names, self.norms.tolist(), strict=True))
 
@@ -140,10 +159,13 @@ class GradientNorm(Balance):
         """Measure the norms where it is time to, or where one is not known."""
         if not parameters:
             raise ValueError("GradientNorm measures gradients over the student's parameters, and was given none.")
-        known = self._known()
-        due = int(self.seen) % self.every == 0 or any(math.isnan(known[name]) for name in terms)
+        due = self._late or self._due(terms)
         self.seen += 1
         if not due:
+            return
+        # A step with several calls of the student counts each, and may begin before it is time, compiled.
+        self._late = self._said is False and through_compiled(*terms.values())
+        if self._late:
             return
         measured = torch.stack([gradient_norm(value, parameters) for value in terms.values()])
         places = [self.names.index(name) for name in terms]
@@ -210,10 +232,13 @@ def gradient_norm(value: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
 
     Returns:
         A scalar in float32.
+
+    Raises:
+        RuntimeError: The gradient goes through a compiled function, which may give another one each time.
     """
     if not value.requires_grad:
         return value.new_zeros((), dtype=torch.float32)
-    gradients = torch.autograd.grad(value, list(parameters), retain_graph=True, allow_unused=True)
+    gradients = gradients_of(value, parameters, "a balance")
     reached = [gradient.float() for gradient in gradients if gradient is not None]
     if not reached:
         return value.new_zeros((), dtype=torch.float32)

@@ -87,3 +87,10 @@ def call_own_methods(copied: LightningModule) -> None:
         for name in ("forward", "training_step", "validation_step", "test_step", "predict_step"):
             vars(copied).pop(name, None)
         copied._compiler_ctx = None
+
+
+def steps_are_compiled(module: nn.Module) -> bool:
+    """Whether the steps of a LightningModule are compiled, and not its networks alone."""
+    return any(
+        getattr(module, name, None) is not None for name in ("_compiler_ctx", "_orig_mod", "_compiled_call_impl")
+    )

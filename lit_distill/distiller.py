@@ -19,15 +19,17 @@ from torch import Tensor, nn
 
 from lit_distill import checks
 from lit_distill.batch import Batch, BatchFormat, Inputs, Target, call_model, count_samples
-from lit_distill.capture import Capture
+from lit_distill.capture import Capture, is_compiled
 from lit_distill.checkpoint import CheckpointNote
+from lit_distill.compiling import steps_are_compiled
 from lit_distill.criteria import LogitMSE
 from lit_distill.finiteness import example_is_finite
 from lit_distill.formats import refuse_fixed_mode
 from lit_distill.labels import CLASS_TASKS
 from lit_distill.late_schedules import tell_of_late
+from lit_distill.measuring import Measured, kept_buffers, tell_of_eager_steps
 from lit_distill.misreadings import tell_of_other_tasks, tell_of_unread_weights
-from lit_distill.optim import check_apart
+from lit_distill.optim import check_apart, hold_task_gradient, splits_gradients
 from lit_distill.outputs import Outputs
 from lit_distill.ownership import widths
 from lit_distill.positions import input_mask, settle
@@ -104,6 +106,7 @@ class Distiller:
         self.note = CheckpointNote()
         self.guard = Guard()
         self._at_start: NetworkState | None = None
+        self.measured = Measured()
 
     @property
     def reads_labels(self) -> bool:
@@ -150,7 +153,18 @@ class Distiller:
 
     def compare(self, student: Outputs, teacher: Outputs, data: Batch) -> Comparison:
         """Weigh the criteria for a batch's outputs, at the positions that count."""
-        return self._weigh(*self._settle(student, teacher, data))
+        settled = self._settle(student, teacher, data)
+        if not self.measured.now:
+            return self._weigh(*settled)
+        with self.measured.eagerly(), kept_buffers(self.student, but=self.criteria):
+            return self._weigh(*settled)
+
+    def hold_task_gradient(self, trainer: Trainer, losses: Sequence[Losses]) -> None:
+        """Hand a batch's task gradient to an optimizer that wants it apart; see ``optim.hold_task_gradient``."""
+        if not splits_gradients(trainer):
+            return
+        with kept_buffers(self.student, but=self.criteria):
+            hold_task_gradient(trainer, self.criteria, losses)
 
     def _settle(self, student: Outputs, teacher: Outputs, data: Batch) -> tuple[Outputs, Outputs, Target | None]:
         """Both networks' outputs at the positions that count, and their labels."""
@@ -343,6 +357,8 @@ class Distiller:
         check_apart(trainer, self.criteria)
         owner = self.criteria.ownership
         owner.take(self.criteria.parts())
+        if splits_gradients(trainer) and (is_compiled(self.student) or steps_are_compiled(module)):
+            tell_of_eager_steps()
         if self.teacher is not None:
             self._at_start = state_of(self.teacher.model)
             checks.same_on_every_rank(module, self._at_start.digest)
@@ -360,11 +376,15 @@ class Distiller:
     def begin_batch(self, trainer: Trainer, batch_idx: int) -> None:
         """Be told that a training batch begins."""
         self.criteria.advance(trainer.global_step, epochs_done(trainer, batch_idx))
+        balance, weights = self.criteria.balance, self.criteria.weights
+        due = balance is not None and balance.measures([name for name, weight in weights.items() if weight])
+        self.measured.begin(due or splits_gradients(trainer), steps_are_compiled(trainer.lightning_module))
         if self.teacher is not None:
             self.teacher.begin_batch()
 
     def end_batch(self, trainer: Trainer) -> None:
         """Be told that a training batch ended."""
+        self.measured.end()
         if self.teacher is not None:
             self.teacher.end_batch(self.student, trainer.global_step)
 
@@ -377,6 +397,7 @@ class Distiller:
 
     def stop(self) -> None:
         """End a run: both networks are plain modules, until they are used again."""
+        self.measured.end()
         self.capture.remove()
         self.guard.forget()
         self._at_start = None

@@ -12,7 +12,7 @@ from lit_distill.arguments import as_object
 from lit_distill.balance import Balance, weighted_sum
 from lit_distill.batch import Target
 from lit_distill.criteria import Criterion
-from lit_distill.criteria.base import at_least_float32
+from lit_distill.criteria.base import never_narrow
 from lit_distill.criteria.processes import distributed
 from lit_distill.criterion_values import check_value_of, labels_for, naming
 from lit_distill.named_criteria import check_criteria, checked_weights
@@ -183,13 +183,7 @@ class WeightedCriteria(nn.ModuleDict):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> WeightedCriteria:
         """Follow to another device; but stay in float32 where the networks are narrowed, as criteria compute in it."""
-
-        def widely(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            narrowed = moved.dtype in (torch.float16, torch.bfloat16)
-            return tensor.to(device=moved.device, dtype=at_least_float32(tensor).dtype) if narrowed else moved
-
-        super()._apply(widely, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(never_narrow(fn), recurse)  # type: ignore[no-untyped-call]
         return self
 
     def forward(

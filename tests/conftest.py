@@ -34,8 +34,6 @@ def seeded() -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
     if "torch._dynamo" in sys.modules:  # compiling with the library turns it off for the process
         torch._dynamo.config.skip_nnmodule_hook_guards = True
-    if "torch._functorch.config" in sys.modules:  # so does measuring gradients
-        torch._functorch.config.donated_buffer = True
 
 
 @pytest.fixture

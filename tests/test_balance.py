@@ -315,20 +315,43 @@ def test_a_reference_that_never_trains_is_refused(reference: str, weights: dict[
         Student(GradientNorm(reference), weights)
 
 
-def test_a_compiled_student_can_be_measured_at_any_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch._functorch.config, "donated_buffer", True)  # as PyTorch has it
+def test_nothing_is_measured_through_a_compiled_student() -> None:
     torch.compiler.reset()
     student = nn.Sequential(nn.Linear(5, 8), nn.LayerNorm(8), nn.GELU(), nn.Linear(8, 3))
     balance = GradientNorm("a", every=2)
     balance.build(["a", "b"])
-    balance.seen += 1  # as after a restart: the first backward pass measures nothing
-    balance.norms.fill_(1.0)
     student.compile(backend="aot_eager")
-    for _ in range(2):
+
+    def step() -> dict[str, float]:
         logits = student(draw(6, 5))
         terms = {"a": nn.functional.cross_entropy(logits, LABELS), "b": logits.square().mean()}
         total, effective = balance(terms, {"a": 1.0, "b": 1.0}, list(student.parameters()))
         total.backward()
+        return effective
+
+    with pytest.raises(RuntimeError, match="a balance differentiates.*force_eager"):
+        step()
+    balance.seen.zero_()
+    for batch in range(4):
+        due = balance.measures(["a", "b"])
+        assert due is (batch % 2 == 0)
+        with torch.compiler.set_stance("force_eager" if due else "default"):
+            effective = step()
+    # Two calls in a step, the second of which would measure: it is late, and the next step is eager.
+    assert balance.measures(["a", "b"])
+    with torch.compiler.set_stance("force_eager"):
+        step()
+    before = balance.norms.clone()
+    assert not balance.measures(["a", "b"])
+    step()
+    step()
+    assert torch.equal(balance.norms, before)
+    balance.norms.fill_(5.0)
+    assert balance.measures(["a", "b"])
+    with torch.compiler.set_stance("force_eager"):
+        step()
+    before.fill_(5.0)
+    assert not torch.equal(balance.norms, before)
     torch.compiler.reset()
     assert effective["b"] != 1.0
 

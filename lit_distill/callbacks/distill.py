@@ -37,7 +37,6 @@ from lit_distill.lightning_names import is_overridden
 from lit_distill.listening import WhichCall, check_call
 from lit_distill.named_criteria import check_criteria, check_weights
 from lit_distill.notices import tell
-from lit_distill.optim import hold_task_gradient
 from lit_distill.preflight.lone_batches import lone_batch
 from lit_distill.preflight.networks import check_networks, refuse_empty
 from lit_distill.preflight.unfreezing import unfreezes_later
@@ -326,7 +325,7 @@ class Distill(EvaluatesHost):
             if not module.trainer.training:  # their validation_step calls it
                 return original(batch, *rest)
             self._follow(module.device)  # a learning-rate finder's trial steps come before on_fit_start
-            with self._calls.hearing().listen() as calls:
+            with self._calls.hearing().listen() as calls, self._engine().measured.eagerly():
                 try:
                     returned = original(batch, *rest)
                 except Exception as error:
@@ -335,7 +334,7 @@ class Distill(EvaluatesHost):
             chosen = self._calls.choose(module, calls)
             if returned is None or not chosen:
                 self._warn_not_called(returned is not None)
-                hold_task_gradient(module.trainer, self.criteria, [])
+                self._engine().hold_task_gradient(module.trainer, [])
                 return returned
             self._task.value = hosting.loss_of(returned, module)
             comparisons = [self._compare(batch, call) for call in chosen]
@@ -350,7 +349,7 @@ class Distill(EvaluatesHost):
                     Batch(chosen[0].inputs),
                     self._engine().networks(),
                 )
-            hold_task_gradient(module.trainer, self.criteria, [comparison.losses for comparison in comparisons])
+            self._engine().hold_task_gradient(module.trainer, [comparison.losses for comparison in comparisons])
             self._log(module, total, comparisons, count_samples(chosen[0].inputs))
             return {**returned, "loss": total} if isinstance(returned, Mapping) else total
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from lit_distill.arguments import check_number
 from lit_distill.criteria.about import About
 from lit_distill.criteria.base import FeatureCriterion
+from lit_distill.criteria.normalisation import unit_length
 from lit_distill.outputs import Outputs
 from lit_distill.positions import position_mask
 from lit_distill.projectors import resize_map
@@ -16,6 +17,8 @@ from lit_distill.projectors import resize_map
 
 def attention_map(feature: Tensor, p: float = 2.0) -> Tensor:
     """``Q = vec(mean_c |F_c|^p)``, divided by its L2 norm: where the network looks, as a unit vector.
+
+    It is exact at any scale; a map of zeros stays zero, and its gradient there is 0 for ``p`` above 1.
 
     Args:
         feature: A map ``[B, C, H, W]`` or tokens ``[B, N, D]``.
@@ -25,7 +28,7 @@ def attention_map(feature: Tensor, p: float = 2.0) -> Tensor:
         ``[B, H * W]`` or ``[B, N]``.
     """
     attention = feature.abs().pow(p).mean(1 if feature.dim() > 3 else -1)
-    return F.normalize(attention.flatten(1), dim=1)
+    return unit_length(attention.flatten(1))
 
 
 def attention_transfer(student: Tensor, teacher: Tensor, p: float = 2.0, mask: Tensor | None = None) -> Tensor:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +59,16 @@ class Criterion(nn.Module, ABC):
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
         """The criterion's value: a scalar, mean over the batch."""
 
+    def __call__(self, student: Outputs, teacher: Outputs, target: Any = None) -> Any:
+        """Call ``forward`` and its hooks, outside autocast: every value is computed in float32 or wider."""
+        with torch.autocast(student.device.type, enabled=False):
+            return super().__call__(student, teacher, target)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Criterion:
+        """Follow to another device and to a wider type; criteria compute in float32 where the networks are narrower."""
+        super()._apply(never_narrow(fn), recurse)  # type: ignore[no-untyped-call]
+        return self
+
 
 class FeatureCriterion(Criterion):
     """A criterion over pairs of a student's and a teacher's layers.
@@ -87,6 +97,11 @@ class FeatureCriterion(Criterion):
         self.projector_norm: Norm = projector_norm
         self.projectors = nn.ModuleList()
         self.pairs: list[tuple[str, str]] = []
+
+    def __call__(self, student: Outputs, teacher: Outputs, target: Any = None) -> Any:
+        """As ``Criterion``; 0, with a gradient of 0, where the batch has a mask and no position in it counts."""
+        value = super().__call__(student, teacher, target)
+        return value if student.mask is None else value * student.mask.any()
 
     @property
     def student_layers(self) -> tuple[str, ...]:
@@ -140,10 +155,9 @@ class FeatureCriterion(Criterion):
     def _project(self, index: int, feature: Tensor, teacher: Tensor) -> Tensor:
         """A pair's student feature at the teacher's shape for this batch: texts and images come in many sizes."""
         projector = self.projectors[index]
-        found: Tensor = (
-            projector(feature, teacher.shape) if isinstance(projector, SizedProjector) else projector(feature)
-        )
-        return found
+        if isinstance(projector, SizedProjector):
+            return in_own_type(projector, feature, teacher.shape)
+        return in_own_type(projector, feature)
 
 
 def _without_padding(student: Tensor, teacher: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -176,6 +190,24 @@ def _is_plain(name: str) -> bool:
 def at_least_float32(tensor: Tensor) -> Tensor:
     """Widen half precision to float32; leave float32 and float64 alone."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def in_own_type(layer: nn.Module, feature: Tensor, *rest: Any) -> Tensor:
+    """A layer's output for a feature of another floating-point type than its weights, in the feature's type."""
+    weights = next(layer.parameters(), feature)
+    found: Tensor = layer(feature.to(weights.dtype), *rest)
+    return found.to(feature.dtype)
+
+
+def never_narrow(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """What moves a tensor as ``fn`` does, but leaves it in float32 or wider where that would make half precision of it."""
+
+    def widely(tensor: Tensor) -> Tensor:
+        moved = fn(tensor)
+        narrowed = moved.dtype in (torch.float16, torch.bfloat16)
+        return tensor.to(device=moved.device, dtype=at_least_float32(tensor).dtype) if narrowed else moved
+
+    return widely
 
 
 def check_class_task(owner: str, task: str) -> None:

@@ -35,7 +35,8 @@ class CC(FeatureCriterion):
     """How the samples of a batch correlate: ``||C_s - C_t||² / B²``; the mean over pairs.
 
     Embeddings need not have one width. It has no parameters, costs two ``B × B`` products, and does not depend on the
-    batch's order. The weight is 100 in KD-Zoo, whose formula this is: the paper's, with its gamma and order.
+    batch's order. A batch of one has one correlation, with itself, and gives 0
+    without a gradient. The weight is 100 in KD-Zoo, whose formula this is: the paper's, with its gamma and order.
 
     Elsewhere: RepDistiller has the mean of ``sum |delta_i| |delta_i+1|``, with ``delta`` the difference of embeddings,
     weight 0.02: it changes with the batch's order, is no correlation, and is not the paper's. No two code bases agree.

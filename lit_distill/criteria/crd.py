@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from lit_distill.arguments import check_choice, check_flag, check_temperature, check_whole
 from lit_distill.batch import IGNORED_LABEL
 from lit_distill.criteria.about import About
-from lit_distill.criteria.base import FeatureCriterion
+from lit_distill.criteria.base import FeatureCriterion, in_own_type
+from lit_distill.criteria.normalisation import unit_length
 from lit_distill.criteria.spatial import pooled
 from lit_distill.labels import sample_classes
 from lit_distill.outputs import Outputs
@@ -64,12 +65,14 @@ class CRD(FeatureCriterion):
     The value is the sum of two contrasts, the student's embedding as the anchor among the teacher's and the other way
     round (the authors' code; the paper's formula has one). The authors' weight is 0.8. Negatives are the batch's
     other samples and a queue of those before, without gradient; the queue starts with random vectors, is saved, and
-    changes in training alone.
+    changes in training alone. A batch of one has the queue's negatives alone; without a queue it has none, and only the
+    positive pair is drawn together.
 
     What differs from the original: it keeps a memory bank of one moving-averaged embedding for each sample of the data
     set, which needs every sample's index, and takes ``N`` random entries as negatives and the sample's own *old* entry
     as the positive. Here negatives are the most recent ones and the positive is today's embedding, with its gradient.
-    Its normalising constant is estimated once; here it is in closed form (see ``contrast``).
+    Its normalising constant is estimated once; here it is in closed form (see ``contrast``). Its two contrasts are each a sum
+    over negatives and a mean over samples, as here, so that at equal negatives no constant factor lies between the two.
 
     Under several processes each has a queue of its own, and a checkpoint keeps the first one's. Schedule the weight
     to rise over the first steps: at once at full weight, the positives move all embeddings to one place.
@@ -135,14 +138,15 @@ class CRD(FeatureCriterion):
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
         ((feature_s, feature_t),) = self.pair_features(student, teacher)
-        embedded_s = F.normalize(self.embed_s(pooled(feature_s, student.mask)), dim=1)
-        embedded_t = F.normalize(self.embed_t(pooled(feature_t, student.mask)), dim=1)
+        embedded_s = unit_length(in_own_type(self.embed_s, pooled(feature_s, student.mask)))
+        embedded_t = unit_length(in_own_type(self.embed_t, pooled(feature_t, student.mask)))
         labels = self._labels(target, len(embedded_s), embedded_s.device)
         allowed = self._allowed(labels)
+        others_s, others_t = self.queue_s.to(embedded_s), self.queue_t.to(embedded_t)
         value = contrast(
-            embedded_s, embedded_t, torch.cat([embedded_t, self.queue_t]), allowed, self.temperature, self.objective
+            embedded_s, embedded_t, torch.cat([embedded_t, others_t]), allowed, self.temperature, self.objective
         ) + contrast(
-            embedded_t, embedded_s, torch.cat([embedded_s, self.queue_s]), allowed, self.temperature, self.objective
+            embedded_t, embedded_s, torch.cat([embedded_s, others_s]), allowed, self.temperature, self.objective
         )
         if self.training and torch.is_grad_enabled():
             self._remember(embedded_s, embedded_t, labels)

@@ -41,7 +41,7 @@ def soft_target_at(student: Tensor, teacher: Tensor, temperature: Tensor) -> Ten
     need_classes(student)
     log_s = F.log_softmax(student / temperature, dim=-1)
     log_t = F.log_softmax(teacher / temperature, dim=-1)
-    return temperature.square() * kl_divergence(log_t, log_s).mean()
+    return temperature.square() * kl_divergence(log_t, log_s).sum() / max(len(student), 1)
 
 
 class CTKD(Criterion):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -12,28 +13,52 @@ from lit_distill.criteria.standardization import standardize as standardized
 from lit_distill.labels import Task, need_classes
 from lit_distill.outputs import Outputs
 
-_EPSILON = 1e-8  # the authors'
+_LEAST = 0.05  # of a row's own length: how much of it varies at least, as far as the gradient is concerned
+_ROUNDING = 8.0  # differences of so many roundings are none
 
 
 def pearson(x: Tensor, y: Tensor) -> Tensor:
     """Pearson's correlation of each row of two matrices: ``[N, M]`` to ``[N]``.
 
-    As in the authors' code, 1e-8 is added to the product of the norms, so that it is a little below 1 at equality. It
-    is 0 where a row of ``x`` or ``y`` is all alike; such a row gets no gradient, where the formula's would be 1e8 times its
-    usual size.
+    It is exact at any scale: 1 where the two are equal, be their entries as small as the probabilities of 21,000 classes. The
+    authors add 1e-8 to the product of the two norms, which is not small beside that product where there are many classes.
+    Measured on random logits of deviation 1 to 6: at 10 classes and 32 samples their value is within 1e-7 of this one; at 100
+    classes within 3e-4; at 1,000 up to 0.1, and 0.26 where the student equals the teacher; at 21,000 up to 0.3 and 0.8.
+
+    A row that is all alike to rounding has no correlation. Two such rows count as 1, there being nothing to tell, and one
+    beside another as 0. A student's row of nearly equal entries, as of a head that starts at zero, is divided by no less than
+    0.05 of its own length before centring (or of the teacher's after, if that is less), in place of its vanishing norm: it
+    learns to vary as the teacher's does, by a gradient that is bounded.
 
     Args:
         x: The student's, in float32 or wider.
         y: The teacher's.
     """
-    x, y = _centred(x), _centred(y)
-    correlation: Tensor = (x * y).sum(1) / (x.norm(dim=1) * y.norm(dim=1) + _EPSILON)
-    return correlation
+    x, y, ratio = _scaled(x, y)
+    centred_x, flat_x = _centred(x)
+    centred_y, flat_y = _centred(y)
+    # Sums of the same kind as the product's, so that they round alike at equality.
+    square_x, square_y = (centred.square().sum(1) for centred in (centred_x, centred_y))
+    least = _LEAST**2 * torch.minimum(x.square().sum(1), square_y * ratio.square()).detach()
+    least = torch.where(least > 0, least, torch.where(square_x > 0, 0, 1))
+    lengths = torch.where(square_x >= least, square_x, least).sqrt() * torch.where(square_y > 0, square_y, 1).sqrt()
+    return (centred_x * centred_y).sum(1) / lengths + (flat_x & flat_y)
 
 
-def _centred(rows: Tensor) -> Tensor:
-    alike = rows.amax(1, keepdim=True) == rows.amin(1, keepdim=True)
-    return (rows - rows.mean(1, keepdim=True)).masked_fill(alike, 0)
+def _scaled(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Both with rows whose largest entry is 1, so that no square underflows, and the factor from ``y``'s scale to ``x``'s."""
+    scales = []
+    for rows in (x, y):
+        largest = rows.detach().abs().amax(1)
+        scales.append(torch.where(largest > 0, largest, 1))
+    return x / scales[0].unsqueeze(1), y / scales[1].unsqueeze(1), scales[1] / scales[0]
+
+
+def _centred(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows minus their mean, exact zeros where all are alike to rounding, and which are."""
+    centred = rows - rows.mean(1, keepdim=True)
+    alike = rows.amax(1) - rows.amin(1) <= _ROUNDING * torch.finfo(rows.dtype).eps * rows.abs().amax(1)
+    return torch.where(alike.unsqueeze(1), centred - centred.detach(), centred), alike
 
 
 def dist(student: Tensor, teacher: Tensor, beta: float = 1.0, gamma: float = 1.0, tau: float = 1.0) -> Tensor:
@@ -51,9 +76,11 @@ def dist(student: Tensor, teacher: Tensor, beta: float = 1.0, gamma: float = 1.0
         tau: The temperature, above 0.
     """
     need_classes(student)
+    if not len(student):
+        return student.sum()  # no position counts: 0, with a gradient of 0
     p_s, p_t = F.softmax(student / tau, dim=1), F.softmax(teacher / tau, dim=1)
-    inter = 1 - pearson(p_s, p_t).mean()
-    intra = 1 - pearson(p_s.t(), p_t.t()).mean()
+    inter = (1 - pearson(p_s, p_t)).mean()  # a mean of small numbers is exacter than a difference of means
+    intra = (1 - pearson(p_s.t(), p_t.t())).mean()
     return tau**2 * (beta * inter + gamma * intra)
 
 
@@ -64,8 +91,8 @@ class DIST(Criterion):
     the ImageNet recipes multiply the sum by 2, which is the weight here (or beta = gamma = 2 at weight 1). τ 4 is what
     others use on CIFAR-100. No labels are read.
 
-    The second relation is one over the batch: in a batch of one it is constant, and below some 32 samples it is noise;
-    each process has its own where there are several. Of tokens and pixels each that counts is a sample of its own, as in
+    The second relation is one over the batch: in a batch of one it is 0, without a gradient, and below some 32 samples it is
+    noise; each process has its own where there are several. Of tokens and pixels each that counts is a sample of its own, as in
     the authors' code for segmentation. A confident student's gradient vanishes as its softmax saturates.
 
     Nothing is trained beside the student, and the cost is that of two softmaxes.

@@ -41,7 +41,7 @@ def ensemble_target(
     need_classes(student)
     log_t = log_mixture(teachers, weights, temperature)
     log_s = F.log_softmax(student / temperature, -1)
-    return temperature**2 * (log_t.exp() * (log_t - log_s)).sum(-1).mean()
+    return temperature**2 * (log_t.exp() * (log_t - log_s)).sum(-1).sum() / max(len(student), 1)
 
 
 def confidence_weights(teachers: Sequence[Tensor], target: Tensor) -> Tensor:

@@ -36,7 +36,9 @@ class FSP(FeatureCriterion):
     labels after that; here both go together. The value has the scale of the features to the fourth power, so that a large
     weight diverges: keep weight times learning rate below 0.5.
 
-    Elsewhere: RepDistiller and KD-Zoo take this mean of squares; torchdistill differs.
+    Constant factors: the paper sums the squares over a matrix's ``C D`` elements and takes the mean over samples (its
+    equation 2), ``C D`` times the value here. RepDistiller and KD-Zoo take this mean of squares. torchdistill sums the norms of
+    the difference's columns, not squared, per sample, and pools by the maximum: no constant factor lies between the two.
 
     Args:
         student_layer: A list of two or more layer references or a glob; maps.

@@ -32,7 +32,7 @@ def hint(student: Tensor, teacher: Tensor, distance: Distance = "l2") -> Tensor:
     ``log_sum`` is ``log(mean_n sum_c |s - t|^4 + 1e-6)`` (Miles and Mikolajczyk 2024, SRD). The authors sum over
     the N samples as well, which adds ``log N`` and changes no gradient; as a mean, the value does not depend on the
     size of the batch. It has no zero at ``s = t``: it goes down without end as they meet, or to log 1e-6 = -13.8
-    with the constant that keeps it finite there.
+    with the constant that keeps it finite there. Where no position counts, every distance is 0.
 
     Args:
         student: The student's feature, projected: ``[B, D]``, ``[B, N, D]`` or ``[B, C, H, W]``.
@@ -44,6 +44,8 @@ def hint(student: Tensor, teacher: Tensor, distance: Distance = "l2") -> Tensor:
     """
     if student.shape != teacher.shape:
         raise ValueError(f"student feature {list(student.shape)} does not match teacher feature {list(teacher.shape)}.")
+    if not student.numel():
+        return student.sum()  # no position counts: 0, with a gradient of 0
     if distance == "l2":
         return F.mse_loss(student, teacher)
     if distance == "l1":
@@ -65,7 +67,8 @@ class Hint(FeatureCriterion):
     - FitNets (Romero et al. 2015): the defaults; peers weigh this between 1 and 100, RepDistiller 100 for one stage.
     - PKD (Cao et al. 2022): ``normalise: channel``. Half the square of standardised features is ``1 - rho``, the
       Pearson correlation of a channel over batch and positions. The paper's weight of half the mean square in Open-MMLab
-      is 10 for detection: 5 here, times the number of pairs, which are summed there.
+      is 10 for detection: 5 here, times the number of pairs, which are summed there. That code adds 1e-6 to the deviation,
+      this 1e-6 to the variance; of one sample without positions nothing is left to normalise, and its value is constant.
     - SRD (Miles and Mikolajczyk 2024): ``distance: log_sum, normalise: channel, projector: linear`` on pooled
       features, weight 2 beside a soft target at T = 1.
     - VkD (Miles, Elezi and Deng 2024): ``distance: smooth_l1, normalise: layer, normalise_student: false,

@@ -30,6 +30,8 @@ def logit_relation(
         classes: Weight of the classes' relation.
     """
     need_classes(student)
+    if not len(student):
+        return student.sum()  # no position counts: 0, with a gradient of 0
     p_s, p_t = (student / temperature).softmax(-1), (teacher / temperature).softmax(-1)
     value = student.new_zeros(())
     if batch:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lit_distill.arguments import check_choice, check_number
 from lit_distill.criteria.about import About
-from lit_distill.criteria.base import FeatureCriterion
+from lit_distill.criteria.base import FeatureCriterion, in_own_type
 from lit_distill.criteria.spatial import need_maps
 from lit_distill.outputs import Outputs
 
@@ -95,5 +95,5 @@ class MGD(FeatureCriterion):
         pairs = self.pair_features(student, teacher)
         for (feature_s, feature_t), generator in zip(pairs, self.generators, strict=True):
             seen = feature_s * random_mask(feature_s, self.masked, self.ratio) if self.training else feature_s
-            values.append(mgd(generator(seen), feature_t))
+            values.append(mgd(in_own_type(generator, seen), feature_t))
         return torch.stack(values).sum()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lit_distill.arguments import check_flag, check_number, check_temperature, layer_tuple
 from lit_distill.criteria.about import About
-from lit_distill.criteria.base import Criterion, at_least_float32, expand_layers
+from lit_distill.criteria.base import Criterion, at_least_float32, expand_layers, in_own_type
 from lit_distill.criteria.labelled import labelled_rows, mean_of_labelled
 from lit_distill.criteria.spatial import pooled
 from lit_distill.labels import Task, need_classes
@@ -158,7 +158,7 @@ class OFA(Criterion):
         if not self.stages:
             self.build(student, teacher)
         features = [at_least_float32(student.features[name]) for name in self.stages]
-        logits = [head(feature) for head, feature in zip(self.exits, features, strict=True)]
+        logits = [in_own_type(head, feature) for head, feature in zip(self.exits, features, strict=True)]
         if self.output:
             logits.append(student.logits)
         values = []

@@ -48,7 +48,8 @@ class PKT(FeatureCriterion):
 
     Embeddings are read as they are and need not have one width; the pooled embedding before the classifier is the usual
     layer. It has no parameters and costs two ``B × B`` products. RepDistiller's weight is 30,000: the mean over ``B²``
-    entries makes the value small, and smaller in larger batches. A batch of one has no neighbours and gives 0.
+    entries makes the value small, and smaller in larger batches. A batch of one has no neighbours and gives 0
+    without a gradient.
 
     Args:
         student_layer: A layer reference, a glob or a list of them.

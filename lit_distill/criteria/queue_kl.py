@@ -45,7 +45,8 @@ class QueueKL(FeatureCriterion):
     """The student's samples are as near to the teacher's latest embeddings as the teacher's are; needs no labels.
 
     The queue holds the teacher's newest ``size`` embeddings, first in, first out, this batch's among them. It starts
-    empty, and only what is in it counts: the first batch is compared with itself. Maps and tokens are averaged over
+    empty, and only what is in it counts: the first batch is compared with itself, and gives 0 without a gradient where it is of
+    one sample; later batches of one are compared with the queue. Maps and tokens are averaged over
     positions first; a linear layer takes the student's embedding to the teacher's width.
 
     The settings of LightlyTrain's first distillation method are the defaults: temperature 0.07 for both networks, 8,192

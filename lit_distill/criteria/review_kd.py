@@ -126,8 +126,9 @@ class ReviewKD(FeatureCriterion):
         stages = list(zip(self.pair_features(student, teacher), self.fusions, strict=True))
         for (feature_s, feature_t), fusion in reversed(stages):
             stage_t = _as_map(feature_t)
-            reviewed, deeper = fusion(_as_map(feature_s), deeper, tuple(stage_t.shape[2:]))
-            values.append(hcl(reviewed, stage_t))
+            stage_s = _as_map(feature_s).to(next(fusion.parameters()).dtype)
+            reviewed, deeper = fusion(stage_s, deeper, tuple(stage_t.shape[2:]))
+            values.append(hcl(reviewed.to(stage_t.dtype), stage_t))
         return torch.stack(values).sum()
 
 

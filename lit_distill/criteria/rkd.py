@@ -117,7 +117,8 @@ class RKD(FeatureCriterion):
     CIFAR-100 (RepDistiller and mdistiller alike), so that its weight in a sum is 1.
 
     It has no parameters. Time and memory grow with the cube of the batch: ``chunk`` bounds the memory, see ``rkd``. A
-    batch of one has no relations and gives 0. Other than for a mean over samples, the value depends on which samples
+    batch of one has no relations and gives 0 without a gradient; so do samples nearer than 1e-6, which count
+    as one point. Other than for a mean over samples, the value depends on which samples
     meet in a batch, and on how many processes share it.
 
     Args:

@@ -44,7 +44,8 @@ class SP(FeatureCriterion):
     The weight of the paper and of RepDistiller is 3,000, on the last stage. It has no parameters; the work is two
     products ``[B, D] x [D, B]`` of the flattened features. Rows are divided by their L2 norm, as in the paper; one
     published implementation divides by their L1 norm. In distributed training each process compares its own samples,
-    so that the value depends on the batch of one process. A batch of one sample has the value 0.
+    so that the value depends on the batch of one process. A batch of one sample is alike to itself alone:
+    the value 0, without a gradient. So is a student's feature of zeros, whose product has no gradient, in any batch.
 
     Args:
         student_layer: A layer reference, a glob or a list of them; features of any shape.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 _EPSILON = 1e-7  # the authors'
+_ROUNDING = 8.0  # differences of so many roundings are none
 
 
 def standardize(logits: Tensor) -> Tensor:
@@ -13,8 +15,8 @@ def standardize(logits: Tensor) -> Tensor:
     ``std`` is the unbiased one, as in the authors' code. The result does not change with ``z -> a z + b``, ``a > 0``, so
     nothing drives the scale of the student's own logits: keep the labels beside it. Its gradient goes with ``1 / std``.
 
-    A row that is all alike (a head that starts at zero) becomes zeros and gets no gradient; the formula's would be 1e7
-    times its usual size there.
+    A row that is all alike to rounding (a head that starts at zero) becomes zeros, and its gradient is that of the centred row:
+    so the head begins to learn. The formula's would be 1e7 times its usual size there.
 
     Args:
         logits: ``[..., C]``, classes last, in float32 or wider.
@@ -24,6 +26,10 @@ def standardize(logits: Tensor) -> Tensor:
     """
     if logits.shape[-1] < 2:
         raise ValueError("logits of a single class cannot be standardized; set standardize to False.")
-    alike = logits.amax(-1, keepdim=True) == logits.amin(-1, keepdim=True)
-    centred = (logits - logits.mean(-1, keepdim=True)).masked_fill(alike, 0)
-    return centred / (centred.std(-1, keepdim=True) + _EPSILON)
+    centred = logits - logits.mean(-1, keepdim=True)
+    largest = logits.abs().amax(-1, keepdim=True)
+    spread = logits.amax(-1, keepdim=True) - logits.amin(-1, keepdim=True)
+    alike = spread <= _ROUNDING * torch.finfo(logits.dtype).eps * largest
+    # The deviation has no gradient at a row of zeros; PyTorch's would be NaN.
+    deviation = torch.where(alike, 0, centred).std(-1, keepdim=True) + _EPSILON
+    return torch.where(alike, centred - centred.detach(), centred / deviation)

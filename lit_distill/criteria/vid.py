@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lit_distill.arguments import check_number
 from lit_distill.criteria.about import About
-from lit_distill.criteria.base import FeatureCriterion
+from lit_distill.criteria.base import FeatureCriterion, in_own_type
 from lit_distill.criteria.normalisation import channel_dim
 from lit_distill.criteria.spatial import at_common_size, counting_rows
 from lit_distill.outputs import Outputs
@@ -30,6 +30,8 @@ def vid(mean: Tensor, teacher: Tensor, variance: Tensor) -> Tensor:
         teacher: The teacher's feature, the same shape.
         variance: One for each channel, ``[C]``, above 0.
     """
+    if not mean.numel():
+        return mean.sum() + 0 * variance.sum()  # no position counts: 0, with a gradient of 0
     return 0.5 * ((teacher - mean).square() / variance + variance.log()).mean()
 
 
@@ -88,7 +90,9 @@ class VID(FeatureCriterion):
             if position_mask(student.mask, same_s) is not None:
                 same_s, same_t = (counting_rows(feature, student.mask) for feature in (same_s, same_t))
             dim = channel_dim(same_s)
-            values.append(vid(network(same_s.movedim(dim, -1)), same_t.movedim(dim, -1), variance))
+            values.append(
+                vid(in_own_type(network, same_s.movedim(dim, -1)), same_t.movedim(dim, -1), variance.to(same_t))
+            )
         return torch.stack(values).sum()
 
 

@@ -21,6 +21,7 @@ from lit_distill.doctor.sample import Sample
 from lit_distill.doctor.setup import Setup
 from lit_distill.doctor.student import in_eval_mode
 from lit_distill.labels import class_dim, class_indices
+from lit_distill.measuring import through_compiled
 from lit_distill.outputs import Outputs
 from lit_distill.weighted import Losses, WeightedCriteria
 
@@ -201,7 +202,7 @@ class _Pulls:
         mine = set(map(id, criteria.parameters()))  # inside the student where that is the whole module
         parameters = [p for p in self.student.parameters() if p.requires_grad and id(p) not in mine]
         for name, value in values.items():
-            if value.requires_grad and losses.weights[name] > 0 and parameters:
+            if value.requires_grad and losses.weights[name] > 0 and parameters and not through_compiled(value):
                 found = torch.autograd.grad(value.sum(), parameters, retain_graph=True, allow_unused=True)
                 squares = [_dense(gradient).float().pow(2).sum() for gradient in found if gradient is not None]
                 norm = float(torch.stack(squares).sum().sqrt()) if squares else 0.0

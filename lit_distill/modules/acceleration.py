@@ -36,12 +36,15 @@ class Acceleration:
     def __init__(self, on: bool = False) -> None:
         self.on = on
         self._compiled: SteadySize | None = None
+        self._twice = False
         self._autocast: torch.device | None = None
         self._bfloat16 = "off"
         self._rearranged: list[torch.Tensor] = []
         self._chosen: Teacher | None = None
 
-    def start(self, student: nn.Module, teacher: Teacher | None, device: torch.device, precision: str) -> None:
+    def start(
+        self, student: nn.Module, teacher: Teacher | None, device: torch.device, precision: str, compiled: bool = True
+    ) -> None:
         """Prepare both networks, before the first batch and with the networks on their device.
 
         Args:
@@ -49,18 +52,21 @@ class Acceleration:
             teacher: The teacher; one that trains, or has a runtime, is left as it is.
             device: Where both are.
             precision: The Trainer's.
+            compiled: Whether to compile the student; not where each step is differentiated twice (``lit_distill.measuring``).
         """
         if device.type == "cpu":
             tune_malloc()
         if not self.on:
             return
+        self._twice = not compiled
         reason = why_not_compile(device)
         if reason is not None:
             tell(f"fast: nothing is compiled, as torch.compile does not work here: {reason}")
         elif not is_compiled(student):
             self._rearrange(student)
-            compile_in_place(student)
-            self._compiled = SteadySize()
+            if compiled:
+                compile_in_place(student)
+                self._compiled = SteadySize()
         self._bfloat16 = _bfloat16_or_why_not(device, precision)
         self._autocast = device if self._bfloat16 == "on" else None
         formed = teacher is not None and format_of(teacher.model) is not None  # its graph is made already
@@ -93,7 +99,8 @@ class Acceleration:
             runtime = teacher.runtime if isinstance(teacher, FrozenTeacher) else None
             asked = "" if teacher is not None and teacher is self._chosen else " as given"
             words = [f"teacher{asked} in {runtime.describe()}"] if runtime is not None else []
-            words.append("student compiled" if self._compiled is not None else "student not compiled")
+            twice = " (DOT differentiates each step twice)" if self._twice else ""
+            words.append("student compiled" if self._compiled is not None else f"student not compiled{twice}")
             words.append(f"bf16 autocast {self._bfloat16}")
             rank_zero_info(f"fast: {'; '.join(words)}.")
 

@@ -35,7 +35,7 @@ from lit_distill.modules.hyperparameters import describe_criteria, record_hyperp
 from lit_distill.modules.optimization import Interval, Optimization, OptimizerFactory, SchedulerFactory
 from lit_distill.modules.passed_over import tell_passed_over
 from lit_distill.named_criteria import check_criteria
-from lit_distill.optim import hold_task_gradient
+from lit_distill.optim import splits_gradients
 from lit_distill.positions import settle, settled_logits
 from lit_distill.preflight.input_types import wrong_type
 from lit_distill.preflight.lone_batches import lone_batch
@@ -174,13 +174,13 @@ class DistillationModule(LightningModule):
         self._last_batch = batch
         data = self._unpack_training(batch)
         answer = self.distiller.ask(data)
-        with self._acceleration.training(data.size):
+        with self._acceleration.training(data.size), self.distiller.measured.eagerly():
             student = self.distiller.capture.run(data.inputs, need_grad=True)
         comparison = self.distiller.compare(student, answer(), data)
         finite_loss(
             comparison.total, comparison.losses, comparison.own, self.global_step, data, self.distiller.networks()
         )
-        hold_task_gradient(self.trainer, self.criteria, [comparison.losses])
+        self.distiller.hold_task_gradient(self.trainer, [comparison.losses])
         self._log_training(comparison, data.size)
         return comparison.total
 
@@ -344,7 +344,8 @@ class DistillationModule(LightningModule):
         checks.optimizers_hold_everything(self, self.trainer.optimizers)
         chosen = self.optimization.told or "configure_optimizers" in vars(self)  # the latter by a config
         tell_passed_over(self.student, self.trainer.optimizers, chosen)
-        self._acceleration.start(self.student, self._teacher, self.device, str(self.trainer.precision))
+        twice = splits_gradients(self.trainer)
+        self._acceleration.start(self.student, self._teacher, self.device, str(self.trainer.precision), not twice)
         self.distiller.start(self.trainer, self, self._unpack_training)
         add_comparison_charts(self.loggers)
 

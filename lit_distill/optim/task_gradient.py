@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch._functorch.config
 from lightning.pytorch import Trainer
 from torch import Tensor
 
 from lit_distill.lightning_names import keeps_parameters_whole
+from lit_distill.measuring import gradients_of
 from lit_distill.optim.dot import DOT
 from lit_distill.weighted import Losses, WeightedCriteria
 
@@ -45,8 +45,6 @@ def check_apart(trainer: Trainer, criteria: WeightedCriteria) -> None:
         raise ValueError(
             f"DOT needs whole gradients, and {type(trainer.strategy).__name__} shards them; use one device or DDP."
         )
-    # A compiled network's backward pass gives its memory away as it runs, unless it was compiled with this off.
-    torch._functorch.config.donated_buffer = False
     optimizer.drop()
 
 
@@ -74,8 +72,13 @@ def hold_task_gradient(trainer: Trainer, criteria: WeightedCriteria, losses: Seq
         return
     with torch.autocast(task.device.type, enabled=False):
         share = task / (len(losses) * trainer.accumulate_grad_batches)
-        gradients = torch.autograd.grad(share, both, retain_graph=True, allow_unused=True)
+        gradients = gradients_of(share, both, "DOT")
     optimizer.hold({p: gradient for p, gradient in zip(both, gradients, strict=True) if gradient is not None})
+
+
+def splits_gradients(trainer: Trainer) -> bool:
+    """Whether each training step is differentiated twice, as a ``DOT`` trains."""
+    return _find(trainer) is not None
 
 
 def _find(trainer: Trainer) -> DOT | None:

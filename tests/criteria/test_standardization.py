@@ -60,13 +60,13 @@ def test_gradient_is_the_derivative_and_goes_with_one_over_the_scale() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_row_that_is_all_alike_becomes_zeros_without_a_gradient(dtype: torch.dtype) -> None:
+def test_a_row_that_is_all_alike_becomes_zeros_and_has_the_gradient_of_the_centred_row(dtype: torch.dtype) -> None:
     rows = torch.tensor([[0.0] * 7, [0.1] * 7, [1e4] * 7, [-3.3] * 7], dtype=dtype, requires_grad=True)
     found = standardize(rows)
     assert found.eq(0).all()
-    (found * draw(4, 7).to(dtype)).sum().backward()
-    assert rows.grad is not None
-    assert rows.grad.eq(0).all()
+    pull = draw(4, 7).to(dtype)
+    (found * pull).sum().backward()
+    torch.testing.assert_close(rows.grad, pull - pull.mean(1, keepdim=True))
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1e-6, 1e4])
@@ -114,7 +114,7 @@ def test_every_criterion_is_what_it_is_of_standardized_logits(make: type[Criteri
 @every
 def test_a_head_that_starts_at_zero_does_not_explode(make: type[Criterion]) -> None:
     gradient = gradient_of(make(), torch.zeros(6, 5), draw(6, 5, seed=2).float(), labels(6, classes=5))
-    assert gradient.abs().max() < 10
+    assert 0 < gradient.abs().max() < 30
 
 
 @pytest.mark.parametrize(
