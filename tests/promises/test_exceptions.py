@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
 import signal
 import warnings
 from collections.abc import Callable
@@ -185,7 +184,7 @@ SCHEMES = [
 def make(scheme: str, fault: Callable[[str], None]) -> tuple[Any, Any, nn.Module, list[Any], Any]:
     """A package, a module, its teacher, the callbacks and the data of a scheme."""
     torch.manual_seed(0)
-    teacher, student = network(10), network(6)
+    teacher, student = network(10).eval().requires_grad_(False), network(6)
     package = pytorch_lightning if scheme == "distill other" else lightning.pytorch
     callbacks: list[Any] = []
     if scheme.startswith("distill"):
@@ -207,7 +206,9 @@ def make(scheme: str, fault: Callable[[str], None]) -> tuple[Any, Any, nn.Module
     elif scheme == "ema":
         module = LogitDistillation(student, EMATeacher())
     elif scheme == "joint":
-        module = CombinedDistillation(student, JointTeacher(teacher), criteria=hints(), weights=HINT)
+        module = CombinedDistillation(
+            student, JointTeacher(teacher.train().requires_grad_(True)), criteria=hints(), weights=HINT
+        )
     else:
         module = LogitDistillation(student, RecordedTeacher(teacher))
     return package, module, teacher, callbacks, make_data(package, fault)
@@ -249,7 +250,11 @@ def inner(module: Any) -> nn.Module:
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_an_error_at_any_point_leaves_all_as_it_was(tmp_path: Any, scheme: str, tally: Tally) -> None:
-    cases = [(point, Fault) for point in POINTS] + [(point, KeyboardInterrupt) for point in POINTS[4::5]]
+    every = (
+        1 if scheme in ("combined", "distill") else 4
+    )  # all points for a module and a callback, some for each scheme
+    cases = [(point, Fault) for point in POINTS[SCHEMES.index(scheme) % every :: every]]
+    cases += [(point, KeyboardInterrupt) for point in POINTS[4::9]]
     found: dict[str, Any] = {}
     for point, kind in cases:
         found |= check(scheme, point, kind, tmp_path)
@@ -347,5 +352,4 @@ def test_a_checkpoint_that_an_error_makes_holds_what_distill_added(quick_trainer
     saved = torch.load(tmp_path / "on_exception.ckpt", weights_only=True)
     assert any("projectors" in name for name in saved["state_dict"])
     assert not hasattr(module, "lit_distill")
-    torch.save(module, tmp_path / "whole.pt") if False else copy.deepcopy(module.model)
-    gc.collect()
+    copy.deepcopy(module)
