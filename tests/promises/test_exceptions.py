@@ -300,8 +300,6 @@ def check(scheme: str, point: str, kind: type[BaseException], folder: Any) -> di
     before = of_set_up(trainer, module, data, teacher)
     with pytest.raises((Fault, ValueError, SystemExit)):
         trainer.fit(module, datamodule=data)
-    if kind is KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning ignores the next ones
     broken = False
     assert count, point
     after = of_set_up(trainer, module, data, teacher)
