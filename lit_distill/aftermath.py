@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -12,28 +13,34 @@ from lit_distill.probe import let_go
 
 
 class Before:
-    """What a run found, which Lightning puts back only where the run ends well: train and eval modes.
+    """What a run found, which Lightning puts back only where the run ends well: train and eval modes, the handler of Ctrl-C.
 
-    A Trainer leaves a module in eval mode where its validation fails, and the next fit would train it so.
+    A Trainer leaves a module in eval mode where its validation fails, and the next fit would train it so. It ignores Ctrl-C for
+    good, in a notebook too, where that ends a fit before the Trainer takes its signal handlers.
     """
 
     def __init__(self) -> None:
         self._modes: list[tuple[nn.Module, bool]] = []
+        self._interrupt: Any = None
 
     def remember(self, module: nn.Module) -> None:
         """Begin a run of a module."""
         self._modes = [(child, child.training) for child in module.modules()]
+        self._interrupt = signal.getsignal(signal.SIGINT)
 
     def put_back(self, trainer: Trainer) -> None:
         """End it by an error."""
         for child, training in self._modes:
             child.training = training
         let_go(trainer)
+        ours_to_do = not getattr(getattr(trainer, "_signal_connector", None), "_original_handlers", True)
+        if ours_to_do and self._interrupt not in (None, signal.getsignal(signal.SIGINT)):
+            signal.signal(signal.SIGINT, self._interrupt)
         self.forget()
 
     def forget(self) -> None:
         """End it well."""
-        self._modes = []
+        self._modes, self._interrupt = [], None
 
 
 class Departure(Callback):

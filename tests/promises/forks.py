@@ -40,6 +40,7 @@ def in_fork(work: Callable[[], object], kill_after: float | None = None, log: st
 
 def _run(work: Callable[[], object], log: str) -> int:
     """What the interpreter makes of the way in which work ends."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest's worker processes ignore it
     file = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(file, stream)

@@ -122,9 +122,10 @@ def run(door: str, verb: str, hook: str, number: int = signal.SIGTERM, **options
 
 
 @pytest.mark.parametrize("door", ["module", "lightning.pytorch", "pytorch_lightning"])
-def test_sigterm_at_any_moment_ends_a_script_with_143(door: str, tally: Tally) -> None:
-    found = {case: in_fork(lambda case=case: run(door, *case)) for case in CASES}
-    assert found == dict.fromkeys(CASES, TERMINATED)
+def test_sigterm_at_any_moment_ends_a_script_with_143(tmp_path: Path, door: str, tally: Tally) -> None:
+    log = tmp_path / "log"
+    found = {case: in_fork(lambda case=case: run(door, *case), log=str(log)) for case in CASES}
+    assert found == dict.fromkeys(CASES, TERMINATED), log.read_text()[-3000:]
     tally(NEVER_SUCCESS, len(found))
 
 
