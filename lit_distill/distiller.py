@@ -228,7 +228,8 @@ class Distiller:
             of_student, of_teacher, target = self._settle(student, teacher, data)
             for owner, outputs in (("student", of_student), ("teacher", of_teacher)):
                 check_logits(owner, outputs, self.criteria.criteria().values())
-            comparison = self._weigh(of_student, of_teacher, target)
+            with looking_closely():
+                comparison = self._weigh(of_student, of_teacher, target)
             self._check_example(comparison.losses, data, (of_student, of_teacher, target), heard or self.student, later)
         if asked is not None:
             asked.needs_logits = not asked.frozen or checks.logits_are_read(

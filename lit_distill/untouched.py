@@ -276,6 +276,27 @@ def refusal(who: str, changed: Sequence[Change], why: str) -> str:
     )
 
 
+@contextmanager
+def leaves_alone(values: Mapping[str, Any]) -> Iterator[None]:
+    """Refuse a criterion that changes meanwhile what the others read; while looking closely alone, as it costs a comparison.
+
+    Args:
+        values: What it is given, by name.
+
+    Raises:
+        ValueError: It changes that.
+    """
+    watch = Watch(values) if _CLOSELY.get() else None
+    yield
+    changed = watch.changes() if watch is not None else []
+    if changed:
+        shown = ", ".join(map(str, changed[:3]))
+        raise ValueError(
+            f"it changes what it is given ({shown}), which the other criteria and the figures read too: compute new tensors in "
+            "place of x.div_(…) or labels[…] = …"
+        )
+
+
 def called_in_turn(
     members: Iterable[nn.Module], guard: Guard, who: str, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> list[Any]:
