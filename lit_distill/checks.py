@@ -100,11 +100,25 @@ def separate_networks(student: nn.Module, teacher: nn.Module) -> None:
     """
     known = {id(parameter): name for name, parameter in student.named_parameters()}
     shared = [known[id(parameter)] for parameter in teacher.parameters() if id(parameter) in known]
+    # `load_state_dict(…, assign=True)` makes parameters of the other network's memory: training one would train both.
+    places = {_place(parameter): name for name, parameter in student.named_parameters() if parameter.requires_grad}
+    shared = shared or [
+        places[place] for place in map(_place, teacher.parameters()) if place is not None and place in places
+    ]
     if shared:
         raise ValueError(
             f"the teacher shares {len(shared)} parameters with the student ({shared[0]}, …); give the teacher a copy: "
             "copy.deepcopy(student)."
         )
+
+
+def _place(tensor: Tensor) -> tuple[torch.device, int] | None:
+    """Where a tensor's values are; None where it has none of its own (on ``meta``, sparse, sharded)."""
+    try:
+        place = tensor.data_ptr()
+    except (RuntimeError, NotImplementedError):
+        return None
+    return (tensor.device, place) if place else None
 
 
 def optimizers_hold_everything(module: nn.Module, optimizers: Iterable[Optimizer]) -> None:

@@ -39,7 +39,7 @@ from lit_distill.preflight.networks import check_logits, check_networks
 from lit_distill.preflight.probabilities import tell_of_logarithms, tell_of_probabilities
 from lit_distill.probe import unchanged
 from lit_distill.reading import BatchReader
-from lit_distill.teachers import Teacher, as_teacher
+from lit_distill.teachers import FrozenTeacher, Teacher, as_teacher
 from lit_distill.teachers.steadiness import NetworkState, ask_steady, state_of, tell_of_changes
 from lit_distill.untouched import Guard, looking_closely, read_after_student
 from lit_distill.weighted import Losses, WeightedCriteria
@@ -242,7 +242,8 @@ class Distiller:
             of_student, of_teacher, target = self._settle(student, teacher, data)
             for owner, outputs in (("student", of_student), ("teacher", of_teacher)):
                 check_logits(owner, outputs, self.criteria.criteria().values())
-            comparison = self._weigh(of_student, of_teacher, target)
+            with looking_closely():
+                comparison = self._weigh(of_student, of_teacher, target)
             self._check_example(comparison.losses, data, (of_student, of_teacher, target), heard or self.student, later)
         if asked is not None:
             asked.needs_logits = not asked.frozen or checks.logits_are_read(
@@ -266,7 +267,7 @@ class Distiller:
         def ask() -> Outputs:
             return teacher(data.for_teacher, input_mask(data), calibrate=True)
 
-        return ask_steady(teacher.model, ask) if teacher.frozen else ask()
+        return ask_steady(teacher.model, ask) if isinstance(teacher, FrozenTeacher) else ask()
 
     def _check_example(
         self,

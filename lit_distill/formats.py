@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from lit_distill.arguments import check_network
-from lit_distill.batch import Arguments
+from lit_distill.batch import Arguments, Inputs, tensors_of
 from lit_distill.notices import tell
 
 _OTHER_SIZE = ("Guard failed", "Expected input", "expected shape")
+_QUANTISED = ("torch.ao.nn.quantized", "torch.nn.quantized")
 _MODES = {"dropout": 2, "batch_norm": 5}  # the argument of PyTorch's operators that holds the training mode
 
 
@@ -162,8 +163,27 @@ def _name(model: nn.Module) -> str:
 
 
 def floating_type(model: nn.Module) -> torch.dtype | None:
-    """The type of a network's first floating-point parameter, or buffer; None where it has neither."""
-    return next((tensor.dtype for tensor in _weights(model) if tensor.is_floating_point()), None)
+    """The type of a network's first floating-point parameter, or buffer, or of a complex one's parts; None without any."""
+    tensors = (tensor for tensor in _weights(model) if tensor.is_floating_point() or tensor.is_complex())
+    return next((tensor.dtype.to_real() for tensor in tensors), None)
+
+
+def own_precision(model: nn.Module, inputs: Inputs) -> AbstractContextManager[None]:
+    """Keep the Trainer's autocast off a network that has a precision of its own: another type than float32, or int8.
+
+    Args:
+        model: The network.
+        inputs: What it is called with.
+    """
+    if floating_type(model) in (None, torch.float32) and not has_packed_weights(model):
+        return nullcontext()
+    device = next((tensor.device for tensor in tensors_of(inputs)), torch.device("cpu"))
+    return torch.autocast(device.type, enabled=False)
+
+
+def has_packed_weights(model: nn.Module) -> bool:
+    """Whether a part of a network is one of PyTorch's quantised layers, which hold no parameters."""
+    return any(type(part).__module__.startswith(_QUANTISED) for part in model.modules())
 
 
 def _weights(model: nn.Module) -> Iterator[Tensor]:

@@ -81,7 +81,11 @@ class Watch:
     def __init__(self, values: Mapping[str, Any], closely: bool = False) -> None:
         self._values = values
         self._closely = closely or _CLOSELY.get()
-        self._leaves = {path: self._seen(leaf) for path, leaf in _leaves_of(values)}
+        flat = (
+            None if self._closely else _flat(values)
+        )  # most batches; of which no path is needed as long as all is well
+        self._counts = None if flat is None else [(tensor, _version(tensor)) for tensor in flat]
+        self._leaves = {} if flat is not None else {path: self._seen(leaf) for path, leaf in _leaves_of(values)}
         self.stirred = False
 
     def _seen(self, value: Any) -> _Leaf:
@@ -94,6 +98,8 @@ class Watch:
         Args:
             written: Count a tensor that was written to and holds what it held.
         """
+        if self._counts is not None:
+            return self._written()
         now = dict(_leaves_of(self._values))
         found = []
         for path, leaf in self._leaves.items():
@@ -104,6 +110,15 @@ class Watch:
             if how is not None:
                 found.append(Change(path, how, (leaf.value, now[path])))
         return found
+
+    def _written(self) -> list[Change]:
+        """The tensors that were written to, of values that hold tensors where no network can replace them."""
+        assert self._counts is not None
+        written = {id(tensor) for tensor, version in self._counts if _version(tensor) != version}
+        if not written:
+            return []
+        leaves = _leaves_of(self._values)
+        return [Change(path, "changed in place", (leaf, leaf)) for path, leaf in leaves if id(leaf) in written]
 
     def _how(self, leaf: _Leaf, now: Any, count_writes: bool) -> str | None:
         """How a value was changed; None where it holds what it held."""
@@ -126,6 +141,29 @@ def _same(one: Any, other: Any) -> bool:
 
 def _version(value: Any) -> int | None:
     return value._version if isinstance(value, Tensor) and not value.is_inference() else None
+
+
+def _flat(values: Mapping[str, Any]) -> list[Tensor] | None:
+    """The tensors of values that are tensors, or arguments of which each is a tensor; None where one holds more."""
+    found: list[Tensor] = []
+    for value in values.values():
+        if isinstance(value, Tensor):
+            found.append(value)
+            continue
+        if isinstance(value, Arguments):
+            entries = (*value.positional, *value.named.values())
+        elif type(value) is dict:
+            entries = tuple(value.values())
+        elif type(value) is tuple:
+            entries = value
+        else:
+            return None
+        for entry in entries:
+            if isinstance(entry, Tensor):
+                found.append(entry)
+            elif not isinstance(entry, _PLAIN):
+                return None
+    return found
 
 
 def _leaves_of(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -274,6 +312,27 @@ def refusal(who: str, changed: Sequence[Change], why: str) -> str:
         "of x.sub_(mean) or x -= mean, ReLU(inplace=False) as the first layer), and change a copy of a dict or an object "
         "(batch = dict(batch))."
     )
+
+
+@contextmanager
+def leaves_alone(values: Mapping[str, Any]) -> Iterator[None]:
+    """Refuse a criterion that changes meanwhile what the others read; while looking closely alone, as it costs a comparison.
+
+    Args:
+        values: What it is given, by name.
+
+    Raises:
+        ValueError: It changes that.
+    """
+    watch = Watch(values) if _CLOSELY.get() else None
+    yield
+    changed = watch.changes() if watch is not None else []
+    if changed:
+        shown = ", ".join(map(str, changed[:3]))
+        raise ValueError(
+            f"it changes what it is given ({shown}), which the other criteria and the figures read too: compute new tensors in "
+            "place of x.div_(…) or labels[…] = …"
+        )
 
 
 def called_in_turn(

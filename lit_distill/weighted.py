@@ -28,6 +28,7 @@ from lit_distill.scheduling import (
     keep_settings,
     sets_weight,
 )
+from lit_distill.untouched import leaves_alone
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,8 @@ class WeightedCriteria(nn.ModuleDict):
                     continue
                 labels = labels_for(name, criterion, target)
                 tracked = torch.is_grad_enabled() and self.weights[name] != 0
-                with naming(name, criterion), torch.set_grad_enabled(tracked):
+                closely = leaves_alone({"student": student, "teacher": teacher, "labels": target})
+                with naming(name, criterion), torch.set_grad_enabled(tracked), closely:
                     value = criterion(student, teacher, labels)
                 check_value_of(name, criterion, value, student.device)
                 raw[name] = value.detach()

@@ -22,6 +22,7 @@ from lit_distill.formats import (
     floating_type,
     freeze,
     moved,
+    own_precision,
     set_mode,
     weights_mark,
 )
@@ -59,7 +60,7 @@ class FrozenTeacher(Teacher):
         if engine is not None:
             return self._as_the_students(engine(inputs, mask))
         # no_grad, not inference_mode: the outputs enter the student's graph.
-        with torch.no_grad(), explaining_fixed_sizes(self.model):
+        with torch.no_grad(), explaining_fixed_sizes(self.model), own_precision(self.model, inputs):
             outputs = self.capture.run(
                 cast_floats(inputs, floating_type(self.model)),
                 mask,
@@ -70,7 +71,7 @@ class FrozenTeacher(Teacher):
 
     def predict(self, inputs: Inputs, mask: Tensor | None = None) -> Outputs:
         set_mode(self.model, False)
-        with torch.no_grad(), explaining_fixed_sizes(self.model):
+        with torch.no_grad(), explaining_fixed_sizes(self.model), own_precision(self.model, inputs):
             outputs = self.capture.run(cast_floats(inputs, floating_type(self.model)), mask)
         return self._as_the_students(outputs)
 

@@ -141,3 +141,27 @@ def test_observing_again_replaces_the_layers(images: Tensor) -> None:
     teacher.observe(["stage2"])
     assert list(teacher(images).features) == ["stage2"]
     assert not teacher.model.stage1._forward_hooks
+
+
+def test_a_teacher_in_the_students_memory_is_refused() -> None:
+    teacher, student = SmallCNN(2), SmallCNN(2)
+    student.load_state_dict(teacher.state_dict(), assign=True)
+    with pytest.raises(ValueError, match="the teacher shares .* parameters with the student"):
+        LogitDistillation(student, teacher)
+    student.load_state_dict(copy.deepcopy(teacher.state_dict()), assign=True)
+    LogitDistillation(student, teacher)
+
+
+@pytest.mark.parametrize("own", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true", "64-true"])
+def test_it_computes_in_its_own_type(
+    own: torch.dtype, precision: Any, loader: DataLoader[Any], quick_trainer: Callable[..., Trainer]
+) -> None:
+    teacher = SmallCNN(2).to(own)
+    before = snapshot(teacher)
+    types = set()
+    teacher.classifier.register_forward_hook(lambda layer, args, output: types.add(output.dtype))
+    quick_trainer(precision=precision).fit(LogitDistillation(SmallCNN(2), teacher), loader, loader)
+    assert_same(teacher, before)
+    assert {value.dtype for value in teacher.parameters()} == {own}
+    assert types == ({torch.bfloat16} if (own, precision) == (torch.float32, "bf16-mixed") else {own})
