@@ -89,7 +89,7 @@ def opened(path: str | Path) -> Iterator[IO[bytes]]:
         if is_remote(path):
             file: IO[bytes] = _fetched(str(path))
         else:
-            file = _local(path).open("rb")  # noqa: SIM115 - closed below
+            file = _local(path).open("rb")
     except FileNotFoundError:
         raise
     except IsADirectoryError as error:

@@ -196,6 +196,7 @@ class Distiller:
             ValueError: The networks, the criteria and the data do not fit; the message says which and why.
         """
         self.criteria.advance(0, 0.0)  # a fit before may have left it at its schedules' end
+        self.note.remember_settings(self.criteria, self.teacher)
         asked = self.teacher
         teacher = Outputs.nothing()
         if asked is not None:

@@ -17,6 +17,7 @@ from lit_distill.criteria.base import at_least_float32
 from lit_distill.criteria.processes import distributed
 from lit_distill.outputs import Outputs
 from lit_distill.ownership import Ownership, held_by
+from lit_distill.plain import make_settings_plain, plain_number
 from lit_distill.references import nearest
 from lit_distill.schedules import Schedule
 from lit_distill.scheduling import (
@@ -90,6 +91,9 @@ class WeightedCriteria(nn.ModuleDict):
     ) -> None:
         schedules = dict(schedules or {})
         _check_criteria(criteria)
+        for criterion in criteria.values():
+            make_settings_plain(criterion)
+        weights = {name: plain_number(weight) for name, weight in weights.items()}
         check_schedules(criteria, schedules)
         _check_weights(criteria, weights, schedules)
         super().__init__(dict(criteria))

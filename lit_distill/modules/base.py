@@ -20,7 +20,6 @@ from lit_distill import checks
 from lit_distill.balance import Balance
 from lit_distill.batch import Batch, BatchFormat, Inputs, call_model
 from lit_distill.callbacks.throughput import Throughput, is_logging_step
-from lit_distill.checkpoint import class_name
 from lit_distill.criteria import Criterion
 from lit_distill.criteria.base import check_choice
 from lit_distill.distiller import Comparison, Distiller
@@ -29,13 +28,16 @@ from lit_distill.lightning_names import explain_refused_modules
 from lit_distill.modules.acceleration import Acceleration
 from lit_distill.modules.attendant import Attendant
 from lit_distill.modules.evaluator import Evaluator
-from lit_distill.modules.hyperparameters import describe_criteria, record_hyperparameters
+from lit_distill.modules.hyperparameters import describe_criteria, record_hyperparameters, tell_changes
 from lit_distill.modules.optimization import Interval, Optimization, OptimizerFactory, SchedulerFactory
 from lit_distill.modules.passed_over import tell_passed_over
 from lit_distill.optim import hold_task_gradient
+from lit_distill.plain import make_scalars_plain
 from lit_distill.positions import settle, settled_logits
 from lit_distill.probe import in_weights_type, networks_of, on_device, training_data, training_step_context, unchanged
+from lit_distill.remembered import class_name
 from lit_distill.reporting import describe, join
+from lit_distill.resuming import guard
 from lit_distill.schedules import Schedule
 from lit_distill.signals import end_if_terminated
 from lit_distill.teachers import Teacher
@@ -113,6 +115,7 @@ class DistillationModule(LightningModule):
         self.criteria = WeightedCriteria(criteria, weights, schedules, balance)
         self._format = batch_format or BatchFormat()
         self.distiller = Distiller(student, teacher, self.criteria, self._format)
+        self.distiller.note.task = task
         self._teacher = self.distiller.teacher
         self.joint_teacher = self.distiller.registered_teacher
         self.optimization = Optimization(optimizer, lr_scheduler, lr_interval, lr_monitor)
@@ -239,6 +242,7 @@ class DistillationModule(LightningModule):
         return []
 
     def setup(self, stage: str) -> None:
+        guard(self.trainer)
         if stage == "fit" and not self._looked_ahead:
             self.look_ahead()
 
@@ -325,10 +329,15 @@ class DistillationModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.distiller.note.write(checkpoint, self.criteria, alone=self.trainer.interrupted)
+        make_scalars_plain(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.distiller.note.read(checkpoint, self.criteria)
-        if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+        if self._trainer is None:
+            return
+        fitting = self.trainer.state.fn == TrainerFn.FITTING
+        tell_changes(self.hparams, checkpoint, self.distiller.note, fitting)
+        if fitting:
             self.distiller.note.restore_rng(self.trainer, last=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DistillationModule:
