@@ -22,6 +22,15 @@ _GUARDED = ("load_checkpoint", "load_model_state_dict", "load_optimizer_state_di
 _REMEDY = "weights_only=False, or --weights_only=false on the command line"
 _VERSION = "pytorch-lightning_version"
 _SHOWN = 4
+_ENTRIES: dict[str, Any] = {
+    "optimizer_states": list,
+    "lr_schedulers": list,
+    "callbacks": Mapping,
+    "hyper_parameters": Mapping,
+    "hparams_type": (str, type),
+    "hparams_name": str,
+    "loops": (Mapping, type(None)),
+}
 
 
 class MisfitError(ValueError, RuntimeError):
@@ -138,7 +147,7 @@ def _check_content(content: Any, name: str, trainer: Trainer) -> None:
     if not isinstance(content.get("state_dict"), Mapping) or _VERSION not in content:
         held = ", ".join(map(str, list(content)[:_SHOWN])) or "nothing"
         raise ValueError(f"{name} is no checkpoint of Lightning (it holds {held}): to use it, {how}.")
-    problem = _problem(content, trainer, fitting)
+    problem = problem_of(content) or (_problem_of_progress(content, trainer) if fitting else "")
     if problem:
         raise ValueError(f"{name} is damaged: {problem}.")
     missing = [key for key in ("optimizer_states", "lr_schedulers") if key not in content]
@@ -150,26 +159,26 @@ def _check_content(content: Any, name: str, trainer: Trainer) -> None:
     _tell_of_nan(content["state_dict"], name)
 
 
-def _problem(content: Mapping[str, Any], trainer: Trainer, fitting: bool) -> str:
+def problem_of(content: Mapping[str, Any]) -> str:
     """What of a checkpoint is not as Lightning writes it, in words; empty where all is."""
     try:
         Version(content[_VERSION])
-    except (InvalidVersion, TypeError):
-        return f"its {_VERSION} is {content[_VERSION]!r}"
+    except (KeyError, InvalidVersion, TypeError):
+        return f"its {_VERSION} is {content.get(_VERSION)!r:.50}"
     if not all(isinstance(key, str) for key in content["state_dict"]):
         return "the names in its state_dict are no text"
-    kinds = {"optimizer_states": list, "lr_schedulers": list, "callbacks": Mapping, "hyper_parameters": Mapping}
-    for key, kind in kinds.items():
-        if not isinstance(content.get(key, kind() if kind is list else {}), kind):
+    for key, kind in _ENTRIES.items():
+        if key in content and not isinstance(content[key], kind):
             return f"its {key} is a {type(content[key]).__name__}"
-    if not all(
-        isinstance(state, Mapping) for key in ("optimizer_states", "lr_schedulers") for state in content.get(key, [])
-    ):
-        return "a state of its optimizers or schedulers is no mapping"
+    for key in ("optimizer_states", "lr_schedulers"):
+        if not all(isinstance(state, Mapping) for state in content.get(key, [])):
+            return f"one of its {key} is no mapping"
+    return ""
+
+
+def _problem_of_progress(content: Mapping[str, Any], trainer: Trainer) -> str:
     loops = content.get("loops")
-    if loops is None or not fitting:
-        return ""
-    return _unlike({"fit_loop": trainer.fit_loop.state_dict()}, loops, "loops")
+    return "" if loops is None else _unlike({"fit_loop": trainer.fit_loop.state_dict()}, loops, "loops")
 
 
 def _unlike(mine: Any, theirs: Any, path: str) -> str:

@@ -38,6 +38,7 @@ from lit_distill.probe import in_weights_type, networks_of, on_device, training_
 from lit_distill.remembered import class_name
 from lit_distill.reporting import describe, join
 from lit_distill.resuming import guard
+from lit_distill.reviving import Revivable
 from lit_distill.schedules import Schedule
 from lit_distill.signals import end_if_terminated
 from lit_distill.teachers import Teacher
@@ -54,7 +55,7 @@ MAIN_FIGURES: dict[Task, str] = {
 }  # of the tasks that have no accuracy
 
 
-class DistillationModule(LightningModule):
+class DistillationModule(Revivable, LightningModule):
     """A student, a teacher and a weighted set of named criteria. All else is Lightning's.
 
     A frozen teacher is no submodule: it is in no optimizer and no checkpoint, yet follows the device. The
