@@ -20,6 +20,10 @@ _TUPLES: Final = {b"\x85": 1, b"\x86": 2, b"\x87": 3}
 _UNKNOWN: Final = -1
 
 
+class _OverwhelmingError(Exception):
+    """A tuple was met that nobody should hash."""
+
+
 class _Scan:
     """The stack of an unpickler that makes nothing."""
 
@@ -28,7 +32,6 @@ class _Scan:
         self._stack: list[_Held] = []
         self._marked: list[list[_Held]] = []
         self._memo: dict[int, _Held] = {}
-        self.worst = _ATOM
 
     def run(self, position: int) -> int:
         """Go through one pickle; the position behind it, or -1 where it is none that PyTorch's safe reader reads."""
@@ -100,7 +103,8 @@ class _Scan:
         for nested, within in items:
             depth, held = max(depth, nested), held + within
         made = (depth + 1, held + len(items) + 1)
-        self.worst = (max(self.worst[0], made[0]), max(self.worst[1], made[1]))
+        if made[0] > _MOST_NESTED or made[1] > _MOST_HELD:
+            raise _OverwhelmingError
         self._stack.append(made)
 
     def _behind_line(self, position: int) -> int:
@@ -125,6 +129,8 @@ def overwhelms(pickled: bytes | mmap, pickles: int = 1) -> bool:
             position = scan.run(position)
             if position == _UNKNOWN:
                 break
-    except (IndexError, KeyError, ValueError):  # cut off, or none
+    except _OverwhelmingError:
+        return True
+    except (IndexError, KeyError):  # cut off, or none
         pass
-    return scan.worst[0] > _MOST_NESTED or scan.worst[1] > _MOST_HELD
+    return False

@@ -6,7 +6,8 @@ Lightning reads those from ``http`` with pickle, which runs code, and takes one 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ _ENTRIES: dict[str, Any] = {
     "hyper_parameters": Mapping,
     "hparams_type": (str, type),
     "hparams_name": str,
-    "loops": (Mapping, type(None)),
+    "loops": Mapping,
 }
 
 
@@ -122,6 +123,18 @@ class CheckpointGuard:
             ) from error
 
 
+@contextmanager
+def naming(name: str | Path | None) -> Iterator[None]:
+    """Put a file's name before what is refused of it, where it is not said."""
+    try:
+        yield
+    except ValueError as error:
+        known = short_name(name) if name else ""
+        if known in str(error):
+            raise
+        raise ValueError(f"{known}: {error}") from error
+
+
 def _is_folder(path: str | Path) -> bool:
     return not is_remote(path) and Path(str(path).removeprefix("file://")).is_dir()
 
@@ -150,7 +163,7 @@ def _check_content(content: Any, name: str, trainer: Trainer) -> None:
     problem = problem_of(content) or (_problem_of_progress(content, trainer) if fitting else "")
     if problem:
         raise ValueError(f"{name} is damaged: {problem}.")
-    missing = [key for key in ("optimizer_states", "lr_schedulers") if key not in content]
+    missing = [key for key in ("optimizer_states", "lr_schedulers") if content.get(key) is None]
     if fitting and missing and trainer.strategy.lightning_restore_optimizer:
         raise ValueError(
             f"{name} holds the weights of a fit without its optimizers' states (save_weights_only), so that a fit cannot go on "
@@ -168,10 +181,10 @@ def problem_of(content: Mapping[str, Any]) -> str:
     if not all(isinstance(key, str) for key in content["state_dict"]):
         return "the names in its state_dict are no text"
     for key, kind in _ENTRIES.items():
-        if key in content and not isinstance(content[key], kind):
+        if content.get(key) is not None and not isinstance(content[key], kind):
             return f"its {key} is a {type(content[key]).__name__}"
     for key in ("optimizer_states", "lr_schedulers"):
-        if not all(isinstance(state, Mapping) for state in content.get(key, [])):
+        if not all(isinstance(state, Mapping) for state in content.get(key) or ()):
             return f"one of its {key} is no mapping"
     return ""
 

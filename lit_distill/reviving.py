@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from lit_distill.checkpoint_file import opened, read_opened, short_name
-from lit_distill.resuming import MisfitError, problem_of
+from lit_distill.resuming import MisfitError, naming, problem_of
 
 _INSTANTIATOR = "_instantiator"
 _CLASS = "_class_path"
@@ -146,6 +146,7 @@ class Revivable:
             told[_INSTANTIATOR] = None  # Lightning then calls this class, and nothing that the file names
         file.seek(0)
         try:
-            return own(file, **told, **arguments)
+            with naming(name):
+                return own(file, **told, **arguments)
         except RuntimeError as error:
             raise MisfitError(f"{name} does not fit this {cls.__name__}: {error}") from error

@@ -39,7 +39,7 @@ from lit_distill.probe import as_in_evaluation, on_device
 from lit_distill.reading import BatchReader
 from lit_distill.remembered import say_changes
 from lit_distill.reporting import describe
-from lit_distill.resuming import guard, unguard
+from lit_distill.resuming import guard, naming, unguard
 from lit_distill.saving import save_whole
 from lit_distill.schedules import Schedule
 from lit_distill.signals import end_if_terminated, listen, listen_no_more, mark_terminated
@@ -345,7 +345,8 @@ class Distill(EvaluatesHost):
         def load(original: Callable[..., Any], checkpoint: dict[str, Any]) -> None:
             saved = any(key.startswith(f"{NOTE_KEY}.") for key in checkpoint.get("state_dict", {}))
             if NOTE_KEY in checkpoint:
-                self._engine().note.read(checkpoint, self.criteria)
+                with naming(module.trainer.ckpt_path):
+                    self._engine().note.read(checkpoint, self.criteria)
                 self._engine().note.restore_rng(module.trainer, last=False)
                 say_changes(self._engine().note.changes(checkpoint))
             elif not saved:

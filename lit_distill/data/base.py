@@ -22,7 +22,7 @@ Sample = tuple[Any, Any]
 InMemory = bool | Literal["device"]
 
 
-class ImageDataModule(Revivable, LightningDataModule, ABC):
+class ImageDataModule(Revivable, LightningDataModule, ABC):  # type: ignore[misc]  # its arguments are named otherwise
     """Training, validation and test images.
 
     The validation data are held out from the training data by a seeded split of each class, unless the data

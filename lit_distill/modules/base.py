@@ -37,7 +37,7 @@ from lit_distill.positions import settle, settled_logits
 from lit_distill.probe import in_weights_type, networks_of, on_device, training_data, training_step_context, unchanged
 from lit_distill.remembered import class_name
 from lit_distill.reporting import describe, join
-from lit_distill.resuming import guard
+from lit_distill.resuming import guard, naming
 from lit_distill.reviving import Revivable
 from lit_distill.schedules import Schedule
 from lit_distill.signals import end_if_terminated
@@ -333,7 +333,8 @@ class DistillationModule(Revivable, LightningModule):
         make_scalars_plain(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.distiller.note.read(checkpoint, self.criteria)
+        with naming(self._trainer.ckpt_path if self._trainer is not None else None):
+            self.distiller.note.read(checkpoint, self.criteria)
         if self._trainer is None:
             return
         fitting = self.trainer.state.fn == TrainerFn.FITTING
