@@ -42,9 +42,9 @@ def _check_archive(file: IO[bytes], name: str) -> None:
         with zipfile.ZipFile(file) as archive:
             _check_kind(archive, name)
             _check_records(archive, name)
-    except ValueError:
-        raise
     except Exception as error:  # damaged archives can fail in any way
+        if isinstance(error, ValueError) and str(error).startswith(name):
+            raise
         reason = str(error) or type(error).__name__
         raise ValueError(
             f"{name} is damaged or no checkpoint: it is an archive that cannot be read to its end ({reason})."

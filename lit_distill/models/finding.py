@@ -26,10 +26,12 @@ class Entries:
     Attributes:
         place: The key of the checkpoint that they are in; empty where they are the checkpoint.
         state: Them.
+        usual: Their place is one in which a state dict usually is.
     """
 
     place: str
     state: Mapping[str, Any]
+    usual: bool = True
     _counts: dict[int, Counter[str]] = field(default_factory=dict)  # by the model's names
 
     @cached_property
@@ -127,7 +129,7 @@ def choose(
             return told
         entries = [told]
     fits = [
-        _Fit(one, under, one is entries[0])
+        _Fit(one, under, one is entries[0] and one.usual)
         for one in entries
         for under in one.fitting(wanted, optional)
         if same_shapes(wanted, one.under(under))

@@ -126,7 +126,11 @@ def _networks(content: Any, name: str, extra: Collection[str]) -> list[Entries]:
         raise ValueError(f"{name} holds a {type(content).__name__}, not a state dict.")
     order = [*_NESTED_KEYS, *(key for key in content if isinstance(key, str) and key not in _NESTED_KEYS)]
     groups = [(key, _state_of(content[key])) for key in order if key in content]
-    found = [Entries(key, _tensors(group, name, extra)) for key, group in groups if isinstance(group, Mapping)]
+    found = [
+        Entries(key, _tensors(group, name, extra), key in _NESTED_KEYS)
+        for key, group in groups
+        if isinstance(group, Mapping)
+    ]
     found = [entries for entries in found if entries.state]
     own = Entries("", _tensors(content, name, extra))
     if own.state:

@@ -32,7 +32,7 @@ from lit_distill.modules.hyperparameters import describe_criteria, record_hyperp
 from lit_distill.modules.optimization import Interval, Optimization, OptimizerFactory, SchedulerFactory
 from lit_distill.modules.passed_over import tell_passed_over
 from lit_distill.optim import hold_task_gradient
-from lit_distill.plain import make_scalars_plain
+from lit_distill.plain import make_scalars_plain, plain_number
 from lit_distill.positions import settle, settled_logits
 from lit_distill.probe import in_weights_type, networks_of, on_device, training_data, training_step_context, unchanged
 from lit_distill.remembered import class_name
@@ -177,7 +177,7 @@ class DistillationModule(Revivable, LightningModule):
             return  # Lightning takes 0.4 ms for each figure, and drops them at other steps
         logs = self.distiller.figures(comparison)
         if self.trainer.optimizers:
-            logs["learning_rate"] = self.trainer.optimizers[0].param_groups[0]["lr"]
+            logs["learning_rate"] = plain_number(self.trainer.optimizers[0].param_groups[0]["lr"])
         self.log_dict({f"train/{name}": value for name, value in logs.items()}, batch_size=size)
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
