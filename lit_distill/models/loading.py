@@ -137,8 +137,8 @@ def _networks(content: Any, name: str, extra: Collection[str]) -> list[Entries]:
         usual = found[:1] if found and found[0].place in _NESTED_KEYS else []
         found = [*usual, own, *found[len(usual) :]]
     if not found:
-        held = ", ".join(map(str, content)) or "nothing"
-        raise ValueError(f"{name} holds no state dict; it holds: {held}.")
+        keys = ", ".join(map(str, content)) or "nothing"
+        raise ValueError(f"{name} holds no state dict; it holds: {keys}.")
     return found
 
 
