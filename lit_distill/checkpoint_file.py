@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
-import fsspec  # type: ignore[import-untyped]
+import fsspec
 import torch
-from fsspec.utils import get_protocol  # type: ignore[import-untyped]
+from fsspec.utils import get_protocol
 
 from lit_distill.archives import check_file
 

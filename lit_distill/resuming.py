@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lit_distill.checkpoint_file import first_line, is_remote, opened, read_opened, short_name
 from lit_distill.notices import tell
+from lit_distill.saving import WholeCheckpoints
 
 _GUARDED = ("load_checkpoint", "load_model_state_dict", "load_optimizer_state_dict")
 _REMEDY = "weights_only=False, or --weights_only=false on the command line"
@@ -144,9 +145,14 @@ def _is_read_whole(strategy: Any) -> bool:
     if type(strategy).load_checkpoint.__qualname__ != "Strategy.load_checkpoint":
         return False
     reader = strategy.checkpoint_io
-    while type(reader).load_checkpoint.__qualname__ == "_WrappingCheckpointIO.load_checkpoint":
-        reader = reader.checkpoint_io
-    return bool(type(reader).load_checkpoint.__qualname__ == "TorchCheckpointIO.load_checkpoint")
+    while isinstance(reader, WholeCheckpoints) or _reads(reader, "_WrappingCheckpointIO"):
+        reader = reader.inner if isinstance(reader, WholeCheckpoints) else reader.checkpoint_io
+    return _reads(reader, "TorchCheckpointIO")
+
+
+def _reads(reader: Any, kind: str) -> bool:
+    """Whether an object reads checkpoints as a class of Lightning does, of either of its packages."""
+    return bool(type(reader).load_checkpoint.__qualname__ == f"{kind}.load_checkpoint")
 
 
 def _check_content(content: Any, name: str, trainer: Trainer) -> None:

@@ -22,7 +22,7 @@ from torch import nn
 from lit_distill import Distill, DistillationModule, GradientNorm, HardTarget, LogitDistillation, SoftTarget, criteria
 from lit_distill.criteria import Criterion
 from lit_distill.notices import DistillationWarning
-from lit_distill.plain import as_plain, without_numpy_scalars
+from lit_distill.plain import as_plain, make_scalars_plain, without_numpy_scalars
 from lit_distill.schedules import Linear
 from lit_distill.teachers.digest import network_digest
 from tests.promises.conftest import Tally
@@ -72,7 +72,8 @@ def test_every_criterions_settings_are_saved_as_plain_types(
     made = DistillationModule(network(), network(), {"one": criterion, "hard": HardTarget()}, weights)  # type: ignore[arg-type]
     made.distiller.note.remember_settings(made.criteria, made._teacher)
     content: dict[str, Any] = {"hyper_parameters": dict(made.hparams), "state_dict": made.state_dict()}
-    made.on_save_checkpoint(content)
+    made.distiller.note.write(content, made.criteria, alone=True)
+    make_scalars_plain(content)
     torch.save(content, tmp_path / "own.ckpt")
     found = torch.load(tmp_path / "own.ckpt", weights_only=True)
     assert found["hyper_parameters"]["weights"] == {"one": 0.5, "hard": 1.0}
@@ -91,7 +92,7 @@ def test_a_fit_with_numbers_of_numpy_saves_resumes_and_loads(tmp_path: Path, sca
             weights={"hard": scalar(0.5), "soft": scalar(1.0)},
             schedules={"soft.temperature": Linear(scalar(4.0), scalar(2.0), until=np.int64(2))},
             balance=GradientNorm("hard", ratio=float(scalar(1.0)), every=np.int64(1)),  # type: ignore[arg-type]
-            optimizer=partial(torch.optim.SGD, lr=scalar(0.125), momentum=scalar(0.5)),
+            optimizer=partial(torch.optim.SGD, lr=scalar(0.125), momentum=np.float32(0.5)),
             lr_scheduler=partial(torch.optim.lr_scheduler.MultiStepLR, milestones=[np.int64(1)], gamma=scalar(0.5)),
         )
 
