@@ -10,25 +10,35 @@ from lightning.pytorch import Trainer
 from lit_distill.layout import usual_channel_dim
 from lit_distill.notices import tell
 from lit_distill.outputs import Outputs
+from lit_distill.plain import as_plain
+from lit_distill.remembered import (
+    changes_of_settings,
+    changes_of_teacher,
+    class_name,
+    describe_settings,
+    describe_teacher,
+)
 from lit_distill.rng import collect_rng_state, collect_rng_states, restore_own_rng_state
+from lit_distill.teachers import Teacher
 from lit_distill.weighted import WeightedCriteria
 
 NOTE_KEY = "lit_distill"
-
-
-def class_name(thing: object) -> str:
-    """The import path of a thing's class."""
-    return f"{type(thing).__module__}.{type(thing).__qualname__}"
 
 
 class CheckpointNote:
     """The library's own entry in a Lightning checkpoint, of plain types.
 
     The shapes let projectors be rebuilt with no data at hand; the random states make a resumed run equal
-    to an uninterrupted one.
+    to an uninterrupted one; the settings and the teacher's mark let a run that is another say so.
+
+    Attributes:
+        task: The module's, where it has one.
     """
 
     def __init__(self) -> None:
+        self.task: str | None = None
+        self._settings: dict[str, Any] | None = None
+        self._teacher: dict[str, Any] | None = None
         self._shapes: dict[str, Any] | None = None
         self._rng: list[dict[str, Any]] = []  # by rank
         self._read: list[str] = []
@@ -36,6 +46,27 @@ class CheckpointNote:
     def remember_reading(self, lines: Sequence[str]) -> None:
         """Keep what was read of a batch, for whoever reads the checkpoint."""
         self._read = list(lines)
+
+    def remember_settings(self, criteria: WeightedCriteria, teacher: Teacher | None) -> None:
+        """Keep how this run is set and who teaches, as both are before the first batch."""
+        self._settings = describe_settings(criteria, self.task)
+        self._teacher = describe_teacher(teacher)
+
+    def changes(self, checkpoint: Mapping[str, Any]) -> list[str]:
+        """A line for everything that is otherwise in this run than when a checkpoint was made."""
+        return self.changes_of_settings(checkpoint) + self.changes_of_teacher(checkpoint)
+
+    def changes_of_settings(self, checkpoint: Mapping[str, Any]) -> list[str]:
+        """The same of the settings alone."""
+        note = checkpoint.get(NOTE_KEY)
+        if self._settings is None or not isinstance(note, Mapping):
+            return []
+        return changes_of_settings(note.get("settings"), self._settings)
+
+    def changes_of_teacher(self, checkpoint: Mapping[str, Any]) -> list[str]:
+        """The same of the teacher alone."""
+        note = checkpoint.get(NOTE_KEY)
+        return changes_of_teacher(note.get("teacher"), self._teacher) if isinstance(note, Mapping) else []
 
     def remember_shapes(self, student: Outputs, teacher: Outputs) -> None:
         """Keep the shapes of an example's outputs."""
@@ -68,13 +99,16 @@ class CheckpointNote:
             alone: The other processes may not be saving: after an error, one may have failed by itself.
         """
         states = [collect_rng_state()] if alone else collect_rng_states()
-        checkpoint[NOTE_KEY] = {
+        note = {
             "criteria": {name: class_name(criterion) for name, criterion in criteria.criteria().items()},
             "shapes": self._shapes,
             "rng": states[0],
             "rng_of_other_ranks": states[1:],
             "read": list(self._read),
+            "settings": self._settings,
+            "teacher": self._teacher,
         }
+        checkpoint[NOTE_KEY] = as_plain(note)
 
     def read(self, checkpoint: Mapping[str, Any], criteria: WeightedCriteria) -> None:
         """Read the entry: build what has parameters, so that the weights load strictly.
@@ -88,18 +122,29 @@ class CheckpointNote:
                 "this checkpoint was not made by lit-distill, so a run cannot go on from it. To use its weights, load "
                 "them into the teacher or the student: lit_distill.models.load(model, checkpoint)."
             )
-        names = {name: class_name(criterion) for name, criterion in criteria.criteria().items()}
-        if note["criteria"] != names:
+        try:
+            self._check_criteria(note["criteria"], criteria)
+            if self._shapes is None and note["shapes"] is not None:
+                shapes = note["shapes"]
+                criteria.build(Outputs.from_shapes(shapes["student"]), Outputs.from_shapes(shapes["teacher"]))
+                self._shapes = shapes
+            criteria.ownership.load(criteria.parts())
+            self._rng = [
+                note["rng"],
+                *note.get("rng_of_other_ranks", ()),
+            ]  # older checkpoints have the first rank's alone
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise ValueError(
-                f"the checkpoint was made with the criteria {_list(note['criteria'])}, and this run has {_list(names)}; "
+                f"the checkpoint is damaged: what lit-distill has noted in it cannot be read ({type(error).__name__}: {error})."
+            ) from error
+
+    def _check_criteria(self, made: Mapping[str, str], criteria: WeightedCriteria) -> None:
+        names = {name: class_name(criterion) for name, criterion in criteria.criteria().items()}
+        if made != names:
+            raise ValueError(
+                f"the checkpoint was made with the criteria {_list(made)}, and this run has {_list(names)}; "
                 "use the config that it was made with, or load only the student: lit_distill.models.load."
             )
-        if self._shapes is None and note["shapes"] is not None:
-            shapes = note["shapes"]
-            criteria.build(Outputs.from_shapes(shapes["student"]), Outputs.from_shapes(shapes["teacher"]))
-            self._shapes = shapes
-        criteria.ownership.load(criteria.parts())
-        self._rng = [note["rng"], *note.get("rng_of_other_ranks", ())]  # older checkpoints have the first rank's alone
 
     def restore_rng(self, trainer: Trainer, last: bool) -> None:
         """Put the random states back when a run goes on from a checkpoint: each process's own.

@@ -24,7 +24,8 @@ from lightning.pytorch.cli import (
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lit_distill.checkpoint_file import read_checkpoint
+from lit_distill.archives import check_file
+from lit_distill.checkpoint_file import opened, short_name
 from lit_distill.config_errors import explain
 from lit_distill.config_files import check_words, config_files
 from lit_distill.modules import DistillationModule
@@ -123,7 +124,7 @@ class DistillationCLI(LightningCLI):
         self.config = parser.parse_object(args) if isinstance(args, dict) else parser.parse_args(args)  # type: ignore[arg-type]
 
     def _parse_ckpt_path(self) -> None:
-        """Keep the config as it is written; say where the checkpoint was made with other values.
+        """Keep the config as it is written; the module says where the checkpoint was made with other values.
 
         Lightning merges the checkpoint's values over the config, silently undoing what was asked for.
         """
@@ -131,14 +132,8 @@ class DistillationCLI(LightningCLI):
         path = self.config[subcommand].get("ckpt_path") if subcommand else None
         if not path or not Path(path).is_file():
             return
-        try:
-            saved = read_checkpoint(Path(path)).get("hyper_parameters", {})
-        except ValueError:  # whoever loads it says so
-            return
-        model = self.config[subcommand].model
-        asked = {"_class_path": model.class_path, **model.init_args.as_dict()} if model else {}
-        for line in differences(saved, asked):
-            print(f"{line} (the config's value is used)", file=sys.stderr)
+        with opened(path) as file:  # whatever is wrong with it, better now than once the networks are made
+            check_file(file, short_name(path))
 
     def instantiate_classes(self) -> None:
         with warnings.catch_warnings():
@@ -221,36 +216,6 @@ def _joined(batches: Sequence[Any]) -> Any:
     if isinstance(first, Mapping) and all(isinstance(value, Tensor) for value in first.values()):
         return {key: torch.cat([batch[key].cpu() for batch in batches]) for key in first}
     return list(batches)
-
-
-def differences(saved: Mapping[str, Any], asked: Mapping[str, Any], path: str = "") -> list[str]:
-    """Where a checkpoint's hyper-parameters differ from a config's.
-
-    Args:
-        saved: The checkpoint's.
-        asked: The config's.
-        path: Dotted path of the two, for nested ones.
-
-    Returns:
-        A line for each value that both have and that differs.
-    """
-    lines = []
-    for key in saved:
-        if key not in asked:
-            continue
-        before, now = saved[key], asked[key]
-        name = f"{path}{key}".removeprefix("_")
-        if isinstance(before, Mapping) and isinstance(now, Mapping):
-            lines += differences(before, now, f"{path}{key}.")
-        elif _plain(before) != _plain(now):
-            lines.append(f"{name}: the checkpoint was made with {before!r}, the config says {now!r}")
-    return lines
-
-
-def _plain(value: Any) -> Any:
-    if hasattr(value, "as_dict"):
-        value = value.as_dict()
-    return str(value) if not isinstance(value, (int, float, list, tuple, type(None))) else value
 
 
 def find_configs(arguments: Sequence[str]) -> list[str]:

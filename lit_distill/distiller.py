@@ -225,6 +225,7 @@ class Distiller:
         """
         check_networks(self.student, asked.model if (asked := self.teacher) is not None else None)
         self.criteria.advance(0, 0.0)  # a fit before may have left it at its schedules' end
+        self.note.remember_settings(self.criteria, asked)
         if count_samples(data.inputs) == 0:
             raise ValueError(
                 "the first training batch is empty: its tensors have 0 samples; look at the collate function."

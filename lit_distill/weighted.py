@@ -18,6 +18,7 @@ from lit_distill.criterion_values import check_value_of, labels_for, naming
 from lit_distill.named_criteria import check_criteria, checked_weights
 from lit_distill.outputs import Outputs
 from lit_distill.ownership import Ownership, held_by
+from lit_distill.plain import make_settings_plain
 from lit_distill.schedules import Schedule
 from lit_distill.scheduling import (
     WEIGHT,
@@ -95,6 +96,8 @@ class WeightedCriteria(nn.ModuleDict):
         check_schedules(criteria, schedules if schedules is not None else {})
         schedules = dict(schedules or {})
         as_object("balance", balance, Balance, "GradientNorm(reference='hard')")
+        for criterion in criteria.values():
+            make_settings_plain(criterion)
         checked = checked_weights(criteria, weights, schedules)
         super().__init__(criteria)
         self.schedules = schedules

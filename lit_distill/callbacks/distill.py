@@ -37,12 +37,15 @@ from lit_distill.lightning_names import is_overridden
 from lit_distill.listening import WhichCall, check_call
 from lit_distill.named_criteria import check_criteria, check_weights
 from lit_distill.notices import tell
+from lit_distill.plain import make_scalars_plain
 from lit_distill.preflight.lone_batches import lone_batch
 from lit_distill.preflight.networks import check_networks, refuse_empty
 from lit_distill.preflight.unfreezing import unfreezes_later
 from lit_distill.probe import TrainingData, as_in_evaluation, on_device, training_data
 from lit_distill.reading import BatchReader
+from lit_distill.remembered import say_changes
 from lit_distill.reporting import describe
+from lit_distill.resuming import guard, naming, unguard
 from lit_distill.saving import save_whole
 from lit_distill.schedules import Schedule
 from lit_distill.signals import end_if_terminated, listen, listen_no_more, mark_terminated
@@ -161,6 +164,7 @@ class Distill(EvaluatesHost):
         self._leave(pl_module)  # a run before this one may have ended by an error
         self._before.remember(pl_module)
         self._departure.arrive(trainer)
+        guard(trainer)
         if self._evaluation is not None:
             self._evaluation.restart()
         if stage != "fit":
@@ -396,13 +400,16 @@ class Distill(EvaluatesHost):
         if self.distiller is not None and hasattr(pl_module, NOTE_KEY):
             self.distiller.note.write(checkpoint, self.criteria, alone=trainer.interrupted)
             checkpoint[NOTE_KEY] |= self._trained.note()
+        make_scalars_plain(checkpoint)
 
     def _on_load_checkpoint(self, module: LightningModule) -> hosting.Wrapper:
         def load(original: Callable[..., Any], checkpoint: dict[str, Any]) -> None:
             saved = any(key.startswith(f"{NOTE_KEY}.") for key in checkpoint.get("state_dict", {}))
             if NOTE_KEY in checkpoint:
-                self._engine().note.read(checkpoint, self.criteria)
+                with naming(module.trainer.ckpt_path):
+                    self._engine().note.read(checkpoint, self.criteria)
                 self._engine().note.restore_rng(module.trainer, last=False)
+                say_changes(self._engine().note.changes(checkpoint))
             elif not saved:
                 hosting.check_no_state(getattr(module, NOTE_KEY))
             original(checkpoint)
@@ -412,6 +419,7 @@ class Distill(EvaluatesHost):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Distil no more; what was added stays registered until all callbacks were told, as one may save a checkpoint."""
         mark_terminated(trainer, exception)
+        unguard(trainer)
         self._stop_watching()
         if self.distiller is not None:
             self.distiller.stop()
@@ -421,6 +429,7 @@ class Distill(EvaluatesHost):
         self._engine().finish()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        unguard(trainer)
         self._leave(pl_module)
         self._departure.depart(trainer)
         self._before.forget()

@@ -59,8 +59,11 @@ def strip_file(source: str | Path, destination: str | Path, trust: bool = False)
     checkpoint = read_checkpoint(Path(source), trust)
     if not isinstance(checkpoint, Mapping) or "state_dict" not in checkpoint:
         raise ValueError(f"{source} is no Lightning checkpoint: it has no 'state_dict'.")
-    stripped = strip(checkpoint)
-    gone = [key for key in checkpoint["state_dict"] if _is_ours(key)]
+    try:
+        stripped = strip(checkpoint)
+        gone = [key for key in checkpoint["state_dict"] if _is_ours(key)]
+    except (AttributeError, KeyError, TypeError, IndexError, ValueError) as error:
+        raise ValueError(f"{source} is damaged: it is not as Lightning and Distill write it ({error!r}).") from error
     content = io.BytesIO()
     torch.save(stripped, content)
     write_whole(destination, content.getbuffer())  # the source may be the destination, and must not be lost half way

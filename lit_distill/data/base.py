@@ -17,12 +17,13 @@ from torchvision.transforms import v2
 from lit_distill.arguments import check_number, check_whole, wrong_type
 from lit_distill.data.labels import hide_labels
 from lit_distill.data.memory import MemoryDataset, collate, decode, usable_cores
+from lit_distill.reviving import Revivable
 
 Sample = tuple[Any, Any]
 InMemory = bool | Literal["device"]
 
 
-class ImageDataModule(LightningDataModule, ABC):
+class ImageDataModule(Revivable, LightningDataModule, ABC):  # type: ignore[misc]  # its arguments are named otherwise
     """Training, validation and test images.
 
     The validation data are held out from the training data by a seeded split of each class, unless the data

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from lit_distill.arguments import check_named, check_network, wrong_type
-from lit_distill.checkpoint_file import read_checkpoint
+from lit_distill.checkpoint_file import first_line, read_checkpoint
+from lit_distill.models.finding import Entries, choose, same_tensors
+from lit_distill.models.suitable import add_tied, differences, optional_names, refuse_unfillable, unsuitable
 
 _NESTED_KEYS = ("state_dict", "model_state_dict", "model", "net", "student", "module", "weights")
-_COUNTER = "num_batches_tracked"
+_COMPILED = "_orig_mod."
 _SHOWN = 5
 
 
@@ -23,46 +25,42 @@ def load(model: nn.Module, checkpoint: str | Path, prefix: str | None = None, tr
     Reads ``.pt``, ``.pth``, ``.th``, ``.ckpt`` (Lightning's too) and ``.safetensors``. The state dict may be
     nested (``state_dict``, ``model``, …) and its keys may carry a wrapper's prefix (``module.``, ``model.``,
     ``_orig_mod.``, ``student.``, …): the prefix under which the keys and shapes are the model's is found.
+    Where several networks fit, the ``student`` is taken, or the one of the usual ``state_dict`` beside others in the file, and
+    that is said; where neither tells which is meant, all are refused by name.
     Tensors from any device are mapped to the CPU. Nothing in the file is executed, unless ``trust`` says so.
 
     Args:
         model: The network to fill, returned.
         checkpoint: The file.
-        prefix: The prefix of the keys to read, where several fit (as ``teacher`` and ``student`` of one
-            architecture would; ``student`` comes first).
+        prefix: The prefix of the keys to read, or the key of the file under which the state dict is (``state_dict_ema``), where
+            several fit.
         trust: Read a file that holds Python objects beside weights, such as hyper-parameters that are a
             ``functools.partial``, a class or a Namespace, or a whole module. Loading it can run any code that its maker put
             there.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is damaged, holds Python objects and is not trusted, or does not fit the model; what differs is
-            listed.
+        ValueError: The file is damaged, holds Python objects and is not trusted, or does not fit the model: what differs is
+            listed. Or a weight is NaN, infinite, or of another kind than the model's (integers, complex, quantised). Or several
+            networks fit.
     """
     check_network("model", model)
-    if not isinstance(checkpoint, (str, Path)):
-        raise wrong_type(
-            "checkpoint", checkpoint, "give the path of a file; weights in a dict load by model.load_state_dict."
-        )
-    path = Path(checkpoint)
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path} (looked in {path.parent.absolute()}).")
-    state = {_unwrap(key): value for key, value in _state_dict(_read(path, trust), path).items()}
-    wanted = _shapes(model.state_dict())
-    fitting = [p for p in _prefixes(state) if not _differences(wanted, _under(state, p))]
-    if prefix is not None:
-        chosen = prefix.rstrip(".") + "." if prefix else ""
-    elif fitting:
-        chosen = "student." if "student." in fitting else fitting[0]
-    else:
-        chosen = max(_prefixes(state), key=lambda p: len(wanted.keys() & _under(state, p).keys()))
-    found = _under(state, chosen)
-    problems = _differences(wanted, found)
+    path = _existing(checkpoint)
+    refuse_unfillable(model)
+    wanted = dict(model.state_dict())
+    extra = {name.rpartition(".")[2] for name, value in wanted.items() if not isinstance(value, Tensor)}
+    entries = _networks(_read(path, trust), path.name, extra)
+    found = choose(entries, wanted, optional_names(model, wanted), prefix, path.name)
+    add_tied(model, found)
+    problems = differences(wanted, found) or unsuitable(model, wanted, found)
     if problems:
         more = f"\n  … and {len(problems) - _SHOWN} more" if problems[_SHOWN:] else ""
         shown = "\n  ".join(problems[:_SHOWN]) + more
         raise ValueError(f"{path.name} does not fit {type(model).__name__}:\n  {shown}")
-    model.load_state_dict(found, strict=True)
+    try:
+        model.load_state_dict(found, strict=True)
+    except Exception as error:  # of a layer that loads itself
+        raise ValueError(f"{path.name} does not fit {type(model).__name__}: {error}") from error
     return model
 
 
@@ -89,32 +87,69 @@ def build(function: str, arguments: dict[str, Any] | None = None) -> nn.Module:
     return made
 
 
+def _existing(checkpoint: str | Path) -> Path:
+    if not isinstance(checkpoint, (str, Path)):
+        raise wrong_type(
+            "checkpoint", checkpoint, "give the path of a file; weights in a dict load by model.load_state_dict."
+        )
+    path = Path(checkpoint)
+    if path.is_file():
+        return path
+    if "://" in str(checkpoint):
+        raise FileNotFoundError(
+            f"load reads files of this machine: download {checkpoint} first, and give the file's path."
+        )
+    kind = "it is a folder" if path.is_dir() else f"looked in {path.parent.absolute()}"
+    raise FileNotFoundError(f"no checkpoint at {path} ({kind}).")
+
+
 def _read(path: Path, trust: bool) -> Any:
+    if not _is_safetensors(path):
+        return read_checkpoint(path, trust)
+    try:
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise ValueError(f"reading {path.name} needs a package: pip install safetensors") from error
+    try:
+        return load_file(path, device="cpu")
+    except Exception as error:  # damaged bytes can fail in any way
+        raise ValueError(f"{path.name} is damaged or no safetensors file: {first_line(error)}") from error
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether a file is named as one, or starts as one: with the length of its description in JSON."""
     if path.suffix == ".safetensors":
-        try:
-            from safetensors import SafetensorError
-            from safetensors.torch import load_file
-        except ImportError as error:
-            raise ValueError(f"reading {path.name} needs a package: pip install safetensors") from error
-        try:
-            return load_file(path, device="cpu")
-        except (SafetensorError, ValueError, OSError) as error:
-            raise ValueError(f"{path.name} is damaged or no safetensors file: {error}") from error
-    return read_checkpoint(path, trust)
+        return True
+    with path.open("rb") as file:
+        start = file.read(9)
+    return start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size
 
 
-def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
+def _networks(content: Any, name: str, extra: Collection[str]) -> list[Entries]:
+    """The groups of tensors in a checkpoint, the one that is usually meant first.
+
+    Raises:
+        ValueError: There are none.
+    """
     content = _state_of(content)
-    if isinstance(content, Mapping):
-        for key in _NESTED_KEYS:
-            nested = _state_of(content.get(key))
-            if isinstance(nested, Mapping) and _tensors(nested):
-                return _tensors(nested)
-        if _tensors(content):
-            return _tensors(content)
-        held = ", ".join(map(str, content)) or "nothing"
-        raise ValueError(f"{path.name} holds no state dict; it holds: {held}.")
-    raise ValueError(f"{path.name} holds a {type(content).__name__}, not a state dict.")
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{name} holds a {type(content).__name__}, not a state dict.")
+    order = [*_NESTED_KEYS, *(key for key in content if isinstance(key, str) and key not in _NESTED_KEYS)]
+    groups = [(key, _state_of(content[key])) for key in order if key in content]
+    found = [
+        Entries(key, _tensors(group, name, extra), key in _NESTED_KEYS)
+        for key, group in groups
+        if isinstance(group, Mapping)
+    ]
+    found = [entries for entries in found if entries.state]
+    own = Entries("", _tensors(content, name, extra))
+    if own.state:
+        usual = found[:1] if found and found[0].place in _NESTED_KEYS else []
+        found = [*usual, own, *found[len(usual) :]]
+    if not found:
+        keys = ", ".join(map(str, content)) or "nothing"
+        raise ValueError(f"{name} holds no state dict; it holds: {keys}.")
+    return found
 
 
 def _state_of(content: Any) -> Any:
@@ -122,38 +157,18 @@ def _state_of(content: Any) -> Any:
     return content.state_dict() if isinstance(content, nn.Module) else content
 
 
-def _tensors(mapping: Mapping[Any, Any]) -> dict[str, Tensor]:
-    return {str(key): value for key, value in mapping.items() if isinstance(value, Tensor)}
+def _tensors(mapping: Mapping[Any, Any], file: str, extra: Collection[str]) -> dict[str, Any]:
+    """The tensors of a mapping by name, without what torch.compile puts into names, and further state of such a name.
 
-
-def _unwrap(key: str) -> str:
-    return key.replace("_orig_mod.", "")
-
-
-def _prefixes(state: Mapping[str, Tensor]) -> list[str]:
-    """Every dotted prefix of the keys, the shortest first."""
-    found = {""}
-    for key in state:
-        parts = key.split(".")[:-1]
-        found.update(".".join(parts[:depth]) + "." for depth in range(1, len(parts) + 1))
-    return sorted(found, key=lambda prefix: (prefix.count("."), prefix))
-
-
-def _under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
-
-
-def _shapes(state: Mapping[str, Tensor]) -> dict[str, list[int]]:
-    return {key: list(value.shape) for key, value in state.items()}
-
-
-def _differences(wanted: Mapping[str, list[int]], found: Mapping[str, Tensor]) -> list[str]:
-    """What keeps ``found`` from loading strictly, in words."""
-    missing = [f"missing: {k}" for k in wanted if k not in found and not k.endswith(_COUNTER)]
-    unexpected = [f"unexpected: {k}" for k in found if k not in wanted]
-    shapes = [
-        f"shape of {k}: {list(found[k].shape)} in the file, {shape} in the model"
-        for k, shape in wanted.items()
-        if k in found and list(found[k].shape) != shape
-    ]
-    return shapes + missing + unexpected
+    Raises:
+        ValueError: Two names are then one, and the tensors differ.
+    """
+    found: dict[str, Any] = {}
+    for key, value in mapping.items():
+        if not isinstance(key, str) or not (isinstance(value, Tensor) or key.rpartition(".")[2] in extra):
+            continue
+        name = key.replace(_COMPILED, "")
+        if name in found and not same_tensors({"": found[name]}, {"": value}):
+            raise ValueError(f"{file} holds {name!r} twice, once with {_COMPILED!r} in its name, and the two differ.")
+        found[name] = value
+    return found

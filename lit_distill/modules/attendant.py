@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lit_distill.aftermath import Before
 from lit_distill.distiller import Distiller
+from lit_distill.resuming import guard, unguard
 from lit_distill.saving import save_whole
 from lit_distill.signals import end_if_terminated, listen, listen_no_more, mark_terminated
 
@@ -39,6 +40,7 @@ class Attendant(Callback):
         save_whole(trainer)
         listen(trainer)
         self._before.remember(pl_module)
+        guard(trainer)
         if stage == "fit" and _is_distillation(pl_module):
             pl_module.look_ahead()
 
@@ -67,6 +69,7 @@ class Attendant(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         mark_terminated(trainer, exception)
+        unguard(trainer)
         if _is_distillation(pl_module):
             pl_module.leave_plain()
         self._before.put_back(trainer)
@@ -74,5 +77,6 @@ class Attendant(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._before.forget()
         listen_no_more(trainer)
+        unguard(trainer)
         if _is_distillation(pl_module):
             pl_module.leave_plain()

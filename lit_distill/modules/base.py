@@ -22,7 +22,6 @@ from lit_distill.arguments import check_choice, check_flag, check_network
 from lit_distill.balance import Balance
 from lit_distill.batch import Batch, BatchFormat, Inputs, call_model, told_format
 from lit_distill.callbacks.throughput import Throughput, is_logging_step
-from lit_distill.checkpoint import class_name
 from lit_distill.criteria import Criterion
 from lit_distill.distiller import Comparison, Distiller
 from lit_distill.finiteness import finite_gradients, finite_loss, not_finite_through
@@ -31,18 +30,22 @@ from lit_distill.lightning_names import explain_refused_modules
 from lit_distill.modules.acceleration import Acceleration
 from lit_distill.modules.attendant import Attendant
 from lit_distill.modules.evaluator import Evaluator
-from lit_distill.modules.hyperparameters import describe_criteria, record_hyperparameters
+from lit_distill.modules.hyperparameters import describe_criteria, record_hyperparameters, tell_changes
 from lit_distill.modules.optimization import Interval, Optimization, OptimizerFactory, SchedulerFactory
 from lit_distill.modules.passed_over import tell_passed_over
 from lit_distill.named_criteria import check_criteria
 from lit_distill.optim import splits_gradients
+from lit_distill.plain import make_scalars_plain, plain_number
 from lit_distill.positions import settle, settled_logits
 from lit_distill.preflight.input_types import wrong_type
 from lit_distill.preflight.lone_batches import lone_batch
 from lit_distill.preflight.networks import check_networks, refuse_empty
 from lit_distill.preflight.unfreezing import unfreezes_later
 from lit_distill.probe import in_weights_type, networks_of, on_device, training_data, training_step_context, unchanged
+from lit_distill.remembered import class_name
 from lit_distill.reporting import describe, join
+from lit_distill.resuming import guard, naming
+from lit_distill.reviving import Revivable
 from lit_distill.schedules import Schedule
 from lit_distill.signals import end_if_terminated
 from lit_distill.teachers import Teacher
@@ -59,7 +62,7 @@ MAIN_FIGURES: dict[Task, str] = {
 }  # of the tasks that have no accuracy
 
 
-class DistillationModule(LightningModule):
+class DistillationModule(Revivable, LightningModule):
     """A student, a teacher and a weighted set of named criteria. All else is Lightning's.
 
     A frozen teacher is no submodule: it is in no optimizer and no checkpoint, yet follows the device. The
@@ -125,6 +128,7 @@ class DistillationModule(LightningModule):
         self.criteria = WeightedCriteria(criteria, weights, schedules, balance)
         self._format = told_format(batch_format)
         self.distiller = Distiller(student, teacher, self.criteria, self._format)
+        self.distiller.note.task = task
         self._teacher = self.distiller.teacher
         self.joint_teacher = self.distiller.registered_teacher
         self.optimization = Optimization(optimizer, lr_scheduler, lr_interval, lr_monitor)
@@ -204,7 +208,7 @@ class DistillationModule(LightningModule):
             return  # Lightning takes 0.4 ms for each figure, and drops them at other steps
         logs = self.distiller.figures(comparison)
         if self.trainer.optimizers:
-            logs["learning_rate"] = self.trainer.optimizers[0].param_groups[0]["lr"]
+            logs["learning_rate"] = plain_number(self.trainer.optimizers[0].param_groups[0]["lr"])
         self.log_dict({f"train/{name}": value for name, value in logs.items()}, batch_size=size)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -273,6 +277,7 @@ class DistillationModule(LightningModule):
         return []
 
     def setup(self, stage: str) -> None:
+        guard(self.trainer)
         if stage == "fit" and not self._looked_ahead:
             self.look_ahead()
 
@@ -377,10 +382,16 @@ class DistillationModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.distiller.note.write(checkpoint, self.criteria, alone=self.trainer.interrupted)
+        make_scalars_plain(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.distiller.note.read(checkpoint, self.criteria)
-        if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+        with naming(self._trainer.ckpt_path if self._trainer is not None else None):
+            self.distiller.note.read(checkpoint, self.criteria)
+        if self._trainer is None:
+            return
+        fitting = self.trainer.state.fn == TrainerFn.FITTING
+        tell_changes(self.hparams, checkpoint, self.distiller.note, fitting)
+        if fitting:
             self.distiller.note.restore_rng(self.trainer, last=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DistillationModule:

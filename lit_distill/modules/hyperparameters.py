@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
+from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
-from lit_distill.checkpoint import class_name
+from lit_distill.checkpoint import CheckpointNote
 from lit_distill.criteria import Criterion
+from lit_distill.plain import as_plain
+from lit_distill.remembered import class_name, differences, say_changes
+
+_INSTANTIATOR = "_instantiator"  # Lightning's mark of hyper-parameters that are a config
 
 
 def record_hyperparameters(module: LightningModule, plain: Mapping[str, Any]) -> None:
@@ -27,7 +33,34 @@ def record_hyperparameters(module: LightningModule, plain: Mapping[str, Any]) ->
     if _given_hyperparameters.get() is not None:
         module.save_hyperparameters()
     else:
-        module.save_hyperparameters(dict(plain))
+        module.save_hyperparameters(as_plain(dict(plain)))
+
+
+def tell_changes(
+    hparams: Mapping[str, Any], checkpoint: Mapping[str, Any], note: CheckpointNote, fitting: bool
+) -> None:
+    """Say where a run is set otherwise than when the checkpoint that it goes on from was made.
+
+    Two that were made from configs are compared by these; others by what the note keeps.
+
+    Args:
+        hparams: The module's.
+        checkpoint: The checkpoint.
+        note: The module's.
+        fitting: The run is a fit; for others the config alone counts.
+    """
+    saved = checkpoint.get(LightningModule.CHECKPOINT_HYPER_PARAMS_KEY)
+    configs = isinstance(saved, Mapping) and _INSTANTIATOR in saved and _INSTANTIATOR in hparams
+    if configs:
+        _print_differences(saved or {}, hparams)
+    if fitting:
+        say_changes(note.changes_of_teacher(checkpoint) if configs else note.changes(checkpoint))
+
+
+@rank_zero_only
+def _print_differences(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    for line in differences(saved, asked):
+        print(f"{line} (the config's value is used)", file=sys.stderr)
 
 
 def describe_criteria(criteria: Mapping[str, Criterion]) -> dict[str, dict[str, Any]]:

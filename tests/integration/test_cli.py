@@ -133,10 +133,12 @@ def test_validate_test_and_predict(folder: Path, capsys: pytest.CaptureFixture[s
     assert torch.load(saved, weights_only=True).shape == (449, 10)
 
 
-def test_a_cli_made_checkpoint_is_rebuilt_with_no_argument(folder: Path) -> None:
+def test_a_cli_made_checkpoint_is_rebuilt_where_trusted(folder: Path) -> None:
     fit("combined.yaml")
     checkpoint = only(folder, "runs/digits/combined/**/last.ckpt")
-    module = CombinedDistillation.load_from_checkpoint(checkpoint)
+    with pytest.raises(ValueError, match=r"names? .*SmallCNN.*trust=True"):
+        CombinedDistillation.load_from_checkpoint(checkpoint)
+    module = CombinedDistillation.load_from_checkpoint(checkpoint, trust=True)
     saved = torch.load(checkpoint, weights_only=True)["state_dict"]
     assert all(torch.equal(value, saved[name]) for name, value in module.state_dict().items())
     assert any("projectors" in name for name in saved)

@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lit_distill import Distill, Hint, load
-from lit_distill.callbacks import strip_file
+from lit_distill.callbacks import strip_file, stripping
 from lit_distill.cli import main
 from lit_distill.models import MLP, SmallCNN
 
@@ -204,11 +204,10 @@ def test_stripping_in_place_loses_nothing_where_it_fails(tmp_path: Path, monkeyp
     torch.save(checkpoint(0.1, **{"lit_distill": {}}), path)
     before = path.read_bytes()
 
-    def full(content: Any, file: Any) -> None:
-        Path(file).write_bytes(b"half")
+    def full(place: Any, content: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(torch, "save", full)
+    monkeypatch.setattr(stripping, "write_whole", full)
     with pytest.raises(OSError, match="No space left"):
         strip_file(path, path)
     assert path.read_bytes() == before

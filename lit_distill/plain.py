@@ -1,0 +1,91 @@
+"""Values of plain types, which are all that checkpoints hold beside tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from enum import Enum
+from fractions import Fraction
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+_PLAIN = (int, float, str, bool, type(None))
+
+
+def as_plain(value: Any) -> Any:
+    """A value, or a nested one, with plain types in place of those that a checkpoint cannot hold.
+
+    Numbers of NumPy, fractions and decimals become Python's, arrays lists, enums their values, and paths text. What needs no
+    change is returned as it is, and so are objects that have no plain form.
+    """
+    return _replaced(value, _plain)
+
+
+def without_numpy_scalars(value: Any) -> Any:
+    """A nested value with numbers in place of NumPy's scalars; all else as it is, the value itself where there are none."""
+    return _replaced(value, _scalar)
+
+
+def plain_number(value: Any) -> Any:
+    """A number of NumPy (an array without dimensions, too), a fraction or a decimal as one of Python; all else as it is."""
+    return float(value) if isinstance(value, (Fraction, Decimal)) else _scalar(value)
+
+
+def _scalar(value: Any) -> Any:
+    return value.item() if isinstance(value, (np.generic, np.ndarray)) and value.ndim == 0 else value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return _plain(value.value)
+    if isinstance(value, np.ndarray) and value.ndim:
+        return value.tolist()
+    return str(value) if isinstance(value, PurePath) else plain_number(value)
+
+
+def _replaced(value: Any, replace: Callable[[Any], Any]) -> Any:
+    """A nested value with its leaves replaced; new containers where something changed, as those given may be in use."""
+    if type(value) in _PLAIN or isinstance(value, (Tensor, nn.Module)):
+        return value
+    if isinstance(value, Mapping):
+        entries = [(_replaced(key, replace), _replaced(entry, replace)) for key, entry in value.items()]
+        changed = any(a is not c or b is not d for (a, b), (c, d) in zip(entries, value.items(), strict=True))
+        return _mapping_like(value, dict(entries)) if changed else value
+    if isinstance(value, (list, tuple)):
+        items = [_replaced(item, replace) for item in value]
+        if all(a is b for a, b in zip(items, value, strict=True)):
+            return value
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if isinstance(value, (set, frozenset)):
+        return type(value)(_replaced(item, replace) for item in value)
+    return replace(value)
+
+
+def _mapping_like(value: Mapping[Any, Any], entries: dict[Any, Any]) -> Any:
+    try:
+        return type(value)(entries)  # type: ignore[call-arg]
+    except TypeError:  # defaultdict, for one
+        return entries
+
+
+def make_settings_plain(module: nn.Module) -> None:
+    """Have a module, and those in it, hold the numbers that it was given as Python's, whatever they were given as."""
+    for part in module.modules():
+        for name, value in list(vars(part).items()):
+            if name.startswith("_"):
+                continue
+            plain = without_numpy_scalars(value) if isinstance(value, (list, tuple)) else plain_number(value)
+            if plain is not value:
+                setattr(part, name, plain)
+
+
+def make_scalars_plain(checkpoint: dict[str, Any]) -> None:
+    """Put numbers in place of the NumPy scalars in a checkpoint that is about to be saved: a learning rate, a setting.
+
+    They would be written as Python objects, and the checkpoint refused by all that read it safely.
+    """
+    for key, value in checkpoint.items():
+        checkpoint[key] = without_numpy_scalars(value)
