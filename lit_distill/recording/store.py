@@ -176,9 +176,14 @@ class FolderStore:
             content = io.BytesIO()  # NumPy's own writing to a file does not say why it failed
             np.lib.format.write_array(content, rows, allow_pickle=False)
             digest = hashlib.sha256(content.getbuffer()).hexdigest()
-            # Before the shard, which counts only beside its checksum.
-            write_whole(path.with_suffix(".npy.sha256"), self._note(digest, path).encode())
-            write_whole(path, content.getbuffer())
+            noted = path.with_suffix(".npy.sha256")
+            try:
+                write_whole(noted, self._note(digest, path).encode())  # before the shard, which counts only beside it
+                write_whole(path, content.getbuffer())
+            except OSError:
+                with suppress(OSError):
+                    noted.unlink()
+                raise
         with suppress(OSError):  # nobody needs it any more; who waits for it finds the shard in its place
             (self.folder / f"{path.name}.lock").unlink()
 
