@@ -216,7 +216,7 @@ class WeightedCriteria(nn.ModuleDict):
                     continue
                 labels = labels_for(name, criterion, target)
                 tracked = torch.is_grad_enabled() and self.weights[name] != 0
-                closely = leaves_alone({"student": student, "teacher": teacher, "labels": target})
+                closely = leaves_alone({"student": _given(student), "teacher": _given(teacher), "labels": target})
                 with naming(name, criterion), torch.set_grad_enabled(tracked), closely:
                     value = criterion(student, teacher, labels)
                 check_value_of(name, criterion, value, student.device)
@@ -260,6 +260,11 @@ def _check_names(names: Iterable[str]) -> None:
             raise ValueError(f"{name!r} cannot name a criterion; use letters, digits and underscores.")
         if hasattr(WeightedCriteria, name) or name in ("weights", "schedules", "balance", "training"):
             raise ValueError(f"{name!r} cannot name a criterion: the module that holds them uses it; choose another.")
+
+
+def _given(outputs: Outputs) -> dict[str, Tensor]:
+    """What criteria read of a network: features by layer, and logits where they could be read."""
+    return {**outputs.features, "logits": outputs.logits} if outputs.has_logits else dict(outputs.features)
 
 
 def _zero_through(tensors: Iterable[Tensor]) -> Tensor:
