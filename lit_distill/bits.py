@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 
 # Odd 64-bit constants with no pattern (the golden ratio's among them), as signed numbers.
 _PLACE, _MIX, _FINISH = 6364136223846793005, -7046029254386353131, -4417276706812531889
+_SMALL = 1 << 16  # bytes
 _WORDS = {"cpu": 1 << 17, "other": 1 << 22}  # at a time: what a cache holds, what a launch is worth
 
 
@@ -96,9 +97,14 @@ def _parts(tensor: Tensor) -> list[Any] | None:
 
 
 def _sum(tensor: Tensor) -> str:
-    """A sum over a plain tensor's 64-bit words, each mixed with its place, so that any bit changes it and places count."""
+    """A sum over a plain tensor's 64-bit words, each mixed with its place, so that any bit changes it and places count.
+
+    A small tensor has a common digest instead: for it, the sum's passes cost more than a copy to the CPU.
+    """
     data = tensor.detach().as_subclass(Tensor).resolve_conj().resolve_neg().contiguous().reshape(-1)
     data = (torch.view_as_real(data).reshape(-1) if data.is_complex() else data).view(torch.uint8)
+    if data.numel() <= _SMALL:
+        return hashlib.blake2b(data.cpu().numpy().data, digest_size=8).hexdigest()
     whole = data.numel() // 8 * 8
     words = data[:whole]
     words = (words if words.storage_offset() % 8 == 0 else words.clone()).view(torch.int64)

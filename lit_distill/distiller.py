@@ -9,39 +9,26 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from lit_distill import checks
-from lit_distill.batch import Batch, BatchFormat, Inputs, Target, call_model, count_samples
+from lit_distill.batch import Batch, BatchFormat, Inputs, Target
 from lit_distill.capture import Capture, is_compiled
 from lit_distill.checkpoint import CheckpointNote
 from lit_distill.compiling import steps_are_compiled
-from lit_distill.criteria import LogitMSE
-from lit_distill.finiteness import example_is_finite
 from lit_distill.formats import refuse_fixed_mode
-from lit_distill.labels import CLASS_TASKS
 from lit_distill.late_schedules import tell_of_late
 from lit_distill.measuring import Measured, kept_buffers, tell_of_eager_steps
-from lit_distill.misreadings import tell_of_other_tasks, tell_of_unread_weights
 from lit_distill.optim import check_apart, hold_task_gradient, splits_gradients
 from lit_distill.outputs import Outputs
-from lit_distill.ownership import widths
 from lit_distill.positions import input_mask, settle
-from lit_distill.preflight.gradients import reaches_student
-from lit_distill.preflight.lone_batches import refuse_lone_batch
-from lit_distill.preflight.networks import check_logits, check_networks
-from lit_distill.preflight.probabilities import tell_of_logarithms, tell_of_probabilities
-from lit_distill.probe import unchanged
 from lit_distill.reading import BatchReader
-from lit_distill.teachers import FrozenTeacher, Teacher, as_teacher
-from lit_distill.teachers.steadiness import NetworkState, ask_steady, state_of, tell_of_changes
-from lit_distill.untouched import Guard, looking_closely, read_after_student
+from lit_distill.teachers import Teacher, as_teacher
+from lit_distill.teachers.steadiness import NetworkState, state_of, tell_of_changes
+from lit_distill.untouched import Guard, read_after_student
 from lit_distill.weighted import Losses, WeightedCriteria
 
 
@@ -139,12 +126,12 @@ class Distiller:
 
         def answer() -> Outputs:
             self.guard.check_student(watch, type(self.student).__name__)
-            with self._watched_teacher(data):
+            with self.watched_teacher(data):
                 return given()
 
         return answer
 
-    def _watched_teacher(self, data: Batch) -> AbstractContextManager[None]:
+    def watched_teacher(self, data: Batch) -> AbstractContextManager[None]:
         return (
             self.guard.teacher_on(type(self.teacher.model).__name__, data, training=True)
             if self.teacher is not None
@@ -153,11 +140,11 @@ class Distiller:
 
     def compare(self, student: Outputs, teacher: Outputs, data: Batch) -> Comparison:
         """Weigh the criteria for a batch's outputs, at the positions that count."""
-        settled = self._settle(student, teacher, data)
+        settled = self.settled(student, teacher, data)
         if not self.measured.now:
-            return self._weigh(*settled)
+            return self.weigh(*settled)
         with self.measured.eagerly(), kept_buffers(self.student, but=self.criteria):
-            return self._weigh(*settled)
+            return self.weigh(*settled)
 
     def hold_task_gradient(self, trainer: Trainer, losses: Sequence[Losses]) -> None:
         """Hand a batch's task gradient to an optimizer that wants it apart; see ``optim.hold_task_gradient``."""
@@ -166,13 +153,13 @@ class Distiller:
         with kept_buffers(self.student, but=self.criteria):
             hold_task_gradient(trainer, self.criteria, losses)
 
-    def _settle(self, student: Outputs, teacher: Outputs, data: Batch) -> tuple[Outputs, Outputs, Target | None]:
+    def settled(self, student: Outputs, teacher: Outputs, data: Batch) -> tuple[Outputs, Outputs, Target | None]:
         """Both networks' outputs at the positions that count, and their labels."""
         data, student, settled = settle(data, self.format, student, teacher, self.capture.layouts)
         assert settled is not None
         return student, settled, data.target
 
-    def _weigh(self, student: Outputs, teacher: Outputs, target: Target | None) -> Comparison:
+    def weigh(self, student: Outputs, teacher: Outputs, target: Target | None) -> Comparison:
         parameters = None
         if self.criteria.balance is not None:
             mine = set(map(id, self.criteria.parameters()))  # inside the student where that is a whole LightningModule
@@ -195,156 +182,18 @@ class Distiller:
             logs["teacher_loss"] = comparison.own.detach()
         return logs
 
-    # Before the first batch ----------------------------------------------------------------------
-
-    def rehearse(
-        self,
-        student: Outputs,
-        data: Batch,
-        module: LightningModule | None = None,
-        read: Sequence[str] = (),
-        labels: Target | None = None,
-        heard: nn.Module | None = None,
-        later: bool = False,
-    ) -> None:
-        """Put an example through the teacher and the criteria; nothing is trained.
-
-        The criteria size their layers. With gradients on, each criterion that trains must reach the student.
-
-        Args:
-            student: The student's outputs for the example.
-            data: The example.
-            module: What will train; given, what no criterion trains is said, or refused where DDP will wait for it.
-            read: Lines that say what was read of the batch.
-            labels: The example's labels where no criterion reads them; those of ``data`` if None.
-            heard: What made the student's outputs, where that is a copy of the student.
-            later: What is frozen now may be trained later.
-
-        Raises:
-            ValueError: The networks, the criteria and the data do not fit; the message says which and why.
-        """
-        check_networks(self.student, asked.model if (asked := self.teacher) is not None else None)
-        self.criteria.advance(0, 0.0)  # a fit before may have left it at its schedules' end
-        self.note.remember_settings(self.criteria, asked)
-        if count_samples(data.inputs) == 0:
-            raise ValueError(
-                "the first training batch is empty: its tensors have 0 samples; look at the collate function."
-            )
-        teacher = Outputs.nothing()
-        if asked is not None:
-            with looking_closely(), self._watched_teacher(data):
-                teacher = self._ask_first(asked, data)
-        self.note.check_shapes(student, teacher)
-        self.criteria.build(student, teacher)
-        self.criteria.ownership.mark(self.criteria.parts(), [widths(student), widths(teacher)])
-        self.criteria.to(student.device)
-        with unchanged(self.criteria):
-            self.criteria.eval()
-            of_student, of_teacher, target = self._settle(student, teacher, data)
-            for owner, outputs in (("student", of_student), ("teacher", of_teacher)):
-                check_logits(owner, outputs, self.criteria.criteria().values())
-            with looking_closely():
-                comparison = self._weigh(of_student, of_teacher, target)
-            self._check_example(comparison.losses, data, (of_student, of_teacher, target), heard or self.student, later)
-        if asked is not None:
-            asked.needs_logits = not asked.frozen or checks.logits_are_read(
-                self.criteria, of_student, of_teacher, target
-            )
-            squashed = [who for who, capture in self._captures().items() if capture.layouts.squashed]
-            if self._compares_scores():
-                tell_of_probabilities(of_student, of_teacher, squashed)
-            tell_of_logarithms(of_student, of_teacher, self.criteria, target)
-        tell_of_other_tasks(self.criteria, of_student, target if target is not None else labels)
-        tell_of_unread_weights(self.criteria, self.format)
-        if module is not None:
-            checks.every_parameter_reached(comparison.total, module, self.criteria)
-        self.note.remember_shapes(student, teacher)
-        self.note.remember_reading(read)
-        lines = [checks.summary(self.student, self.teacher, self.criteria, student, teacher), *read, *self._layouts()]
-        rank_zero_info("\n".join(lines))
-
-    @staticmethod
-    def _ask_first(teacher: Teacher, data: Batch) -> Outputs:
-        def ask() -> Outputs:
-            return teacher(data.for_teacher, input_mask(data), calibrate=True)
-
-        return ask_steady(teacher.model, ask) if isinstance(teacher, FrozenTeacher) else ask()
-
-    def _check_example(
-        self,
-        losses: Losses,
-        data: Batch,
-        outputs: tuple[Outputs, Outputs, Target | None],
-        heard: nn.Module,
-        later: bool,
-    ) -> None:
-        """Refuse criteria that an example shows to be no numbers, or to train nothing."""
-        student, teacher, target = outputs
-        networks = {"student": (heard, student)}
-        if self.teacher is not None:
-            networks["teacher"] = (self.teacher.model, teacher)
-        criteria = self.criteria.criteria()
-        values = {name: value for name, value in losses.raw.items() if self.criteria.trains(name)}
-        example_is_finite(values, criteria, data, networks, target)
-        partly = any(not parameter.requires_grad for parameter in heard.parameters())
-        self.capture.gradients_expected = not (later and partly)
-        if torch.is_grad_enabled() and self.capture.gradients_expected:
-            terms = losses.terms | self.criteria.waiting(student, teacher, target)
-            reaches_student(terms, criteria, heard, student)
-
-    def refuse_lone_batch(self, why: str, data: Batch) -> None:
-        """Refuse batches of one sample where a BatchNorm that trains cannot take one.
-
-        Args:
-            why: How they come about.
-            data: A batch.
-
-        Raises:
-            ValueError: One cannot.
-        """
-        given = {"student": (self.student, data.inputs)}
-        if self.registered_teacher is not None:
-            given["teacher"] = (self.registered_teacher, data.for_teacher)
-        for owner, (network, inputs) in given.items():
-            refuse_lone_batch(why, f"the {owner}", network, inputs, partial(call_model, network))
-        refuse_lone_batch(why, "the criteria", self.criteria, data, self._weigh_alone)
-
-    def _weigh_alone(self, data: Batch) -> None:
-        with unchanged(self.student, *([self.teacher.model] if self.teacher is not None else [])):
-            teacher = (
-                self.teacher(data.for_teacher, input_mask(data)) if self.teacher is not None else Outputs.nothing()
-            )
-            self._weigh(*self._settle(self.capture.run(data.inputs), teacher, data))
+    # A run ---------------------------------------------------------------------------------------
 
     def networks(self) -> dict[str, nn.Module]:
         """Both networks, by whose they are."""
-        return {owner: capture.model for owner, capture in self._captures().items()}
+        return {owner: capture.model for owner, capture in self.captures().items()}
 
-    def _compares_scores(self) -> bool:
-        """Whether a criterion takes the logits as scores of classes."""
-        for criterion in self.criteria.criteria().values():
-            task = checks.task_of(criterion)
-            reads = criterion.compares_logits or criterion.needs_target
-            if reads and (task in CLASS_TASKS if task is not None else not isinstance(criterion, LogitMSE)):
-                return True
-        return False
-
-    def _captures(self) -> dict[str, Capture]:
+    def captures(self) -> dict[str, Capture]:
         """What reads each network, by whose it is."""
         captures = {"student": self.capture}
         if self.teacher is not None:
             captures["teacher"] = self.teacher.capture
         return captures
-
-    def _layouts(self) -> list[str]:
-        """What is unusual of the layouts that were found, in lines to print."""
-        lines = []
-        for who, capture in self._captures().items():
-            for layer in (None, *capture.layers):
-                words = capture.layouts.words(layer)
-                if words:
-                    lines.append(f"Layout: the {who}'s {f'layer {layer!r}' if layer else 'logits'}: {words}.")
-        return lines
 
     def start(self, trainer: Trainer, module: LightningModule, unpack: Callable[[Any], Batch]) -> None:
         """Begin a fit, before its training loader is made.

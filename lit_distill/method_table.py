@@ -21,6 +21,7 @@ from lit_distill.criteria import Criterion, FeatureCriterion, HardTarget, SoftTa
 from lit_distill.criteria.about import About
 from lit_distill.distiller import Distiller
 from lit_distill.models import resnet20, resnet56
+from lit_distill.preflight.rehearsal import Rehearsal
 from lit_distill.probe import count_parameters
 from lit_distill.schedules import Schedule
 from lit_distill.weighted import WeightedCriteria
@@ -124,7 +125,7 @@ def _rows_of(path: Path, timed: bool) -> list[Row]:
     distiller = _distiller(settings, criteria)
     few = _batch(2)
     with torch.no_grad():
-        distiller.rehearse(distiller.capture.run(few.inputs, calibrate=True), few)
+        Rehearsal(distiller).run(distiller.capture.run(few.inputs, calibrate=True), few)
     spent = None
     if timed and "optimizer" not in config:  # the time of an optimizer's own would be missing
         plain = _distiller({}, {"soft": SoftTarget()})

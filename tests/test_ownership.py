@@ -83,6 +83,7 @@ def test_layers_of_another_width_are_refused_by_name(quick_trainer: MakeTrainer)
 
 
 @pytest.mark.parametrize("how", ["resumed", "loaded"])
+@pytest.mark.filterwarnings("ignore:this run differs")
 def test_a_checkpoint_brings_what_was_learned(how: str, quick_trainer: MakeTrainer, tmp_path: Path) -> None:
     given = criteria()
     fit = quick_trainer()

@@ -40,6 +40,7 @@ from lit_distill.notices import tell
 from lit_distill.plain import make_scalars_plain
 from lit_distill.preflight.lone_batches import lone_batch
 from lit_distill.preflight.networks import check_networks, refuse_empty
+from lit_distill.preflight.rehearsal import Rehearsal
 from lit_distill.preflight.unfreezing import unfreezes_later
 from lit_distill.probe import TrainingData, as_in_evaluation, on_device, training_data
 from lit_distill.reading import BatchReader
@@ -276,7 +277,7 @@ class Distill(EvaluatesHost):
         extra = distiller.registered_teacher
         later = unfreezes_later(trainer, module)
         with as_in_evaluation(self.criteria, *([extra] if extra is not None else [])), torch.enable_grad():
-            distiller.rehearse(outputs, data, read=read, labels=labels, heard=heard, later=later)
+            Rehearsal(distiller).run(outputs, data, read=read, labels=labels, heard=heard, later=later)
 
     def _explain(self, error: Exception, batch: Any, calls: list[Call]) -> None:
         note_on_labels(error, batch, calls, self._format, self._meant)
@@ -316,7 +317,7 @@ class Distill(EvaluatesHost):
             example, self._example = self._example, None
             why = lone_batch(trainer)
             if why is not None:
-                self._engine().refuse_lone_batch(why, example)
+                Rehearsal(self._engine()).refuse_lone_batch(why, example)
         self._engine().begin_batch(trainer, batch_idx)
 
     def on_train_batch_end(

@@ -40,6 +40,7 @@ from lit_distill.positions import settle, settled_logits
 from lit_distill.preflight.input_types import wrong_type
 from lit_distill.preflight.lone_batches import lone_batch
 from lit_distill.preflight.networks import check_networks, refuse_empty
+from lit_distill.preflight.rehearsal import Rehearsal
 from lit_distill.preflight.unfreezing import unfreezes_later
 from lit_distill.probe import in_weights_type, networks_of, on_device, training_data, training_step_context, unchanged
 from lit_distill.remembered import class_name
@@ -326,7 +327,7 @@ class DistillationModule(Revivable, LightningModule):
             with looking_closely(), self._watched_student(data):
                 student = self.distiller.capture.run(data.inputs, calibrate=True)
             module = self if self._trainer is not None else None
-            self.distiller.rehearse(student, data, module, read, later=unfreezes_later(self._trainer, self))
+            Rehearsal(self.distiller).run(student, data, module, read, later=unfreezes_later(self._trainer, self))
 
     def look_at_lone_batches(self, batch: Any) -> None:
         """Refuse batches of one sample that BatchNorm cannot train on, before the first batch of a fit.
@@ -338,7 +339,7 @@ class DistillationModule(Revivable, LightningModule):
             return
         self._seen_batches = lone_batch(self.trainer) or ""
         if self._seen_batches:
-            self.distiller.refuse_lone_batch(self._seen_batches, self._unpack_training(batch))
+            Rehearsal(self.distiller).refuse_lone_batch(self._seen_batches, self._unpack_training(batch))
 
     def on_fit_start(self) -> None:
         self._seen_batches = None

@@ -81,6 +81,7 @@ class TestFiles:
         x = torch.randn(2, 1, 8, 8)
         torch.testing.assert_close(model.eval()(x), source.eval()(x))
 
+    @pytest.mark.filterwarnings("ignore:.* holds 2 networks of this architecture")
     def test_of_two_that_fit_the_student_comes_first(self, source: SmallCNN, tmp_path: Path) -> None:
         teacher = SmallCNN(3)
         both = prefixed(teacher.state_dict(), "joint_teacher.") | prefixed(source.state_dict(), "student.")
@@ -114,6 +115,7 @@ class TestLightningCheckpoints:
         module = LogitDistillation(SmallCNN(3), SmallCNN(3))
         assert_loaded(self.fit(module, quick_trainer, tmp_path), module.student)
 
+    @pytest.mark.filterwarnings("ignore:.* holds 2 networks of this architecture")
     def test_joint_feature_distillation(self, quick_trainer: Callable[..., Trainer], tmp_path: Path) -> None:
         module = FeatureDistillation(SmallCNN(3), JointTeacher(SmallCNN(3)), "stage3", "stage3")
         path = self.fit(module, quick_trainer, tmp_path)

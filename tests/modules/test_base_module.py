@@ -382,6 +382,7 @@ def test_averaging_never_copies_the_teacher(tmp_path: Path, kind: str) -> None:
     assert "test/accuracy/teacher" in tested[0]
 
 
+@pytest.mark.filterwarnings("ignore:this run differs")
 def test_a_missing_student_key_fails_to_resume(tmp_path: Path) -> None:
     fit = trainer(tmp_path)
     fit.fit(combined(), loader())

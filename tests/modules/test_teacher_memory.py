@@ -231,6 +231,7 @@ def test_weights_loaded_between_two_runs_are_measured(
     assert float(trainer.callback_metrics[f"{name}/accuracy/teacher"]) == 1
 
 
+@pytest.mark.filterwarnings("ignore:the frozen teacher .* changed during the fit")
 def test_weights_loaded_during_a_fit_are_measured_at_the_next_epoch(quick_trainer: Callable[..., Trainer]) -> None:
     class Load(Callback):
         def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:

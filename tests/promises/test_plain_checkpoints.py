@@ -83,6 +83,7 @@ def test_every_criterions_settings_are_saved_as_plain_types(
 
 
 @pytest.mark.parametrize("scalar", SCALARS)
+@pytest.mark.filterwarnings("ignore:this run differs")
 def test_a_fit_with_numbers_of_numpy_saves_resumes_and_loads(tmp_path: Path, scalar: Any, tally: Tally) -> None:
     def make() -> LogitDistillation:
         return LogitDistillation(
@@ -111,6 +112,7 @@ def test_a_fit_with_numbers_of_numpy_saves_resumes_and_loads(tmp_path: Path, sca
 
 
 @pytest.mark.parametrize("scalar", SCALARS)
+@pytest.mark.filterwarnings("ignore:this run differs")
 def test_so_does_a_module_with_distill(tmp_path: Path, scalar: Any, tally: Tally) -> None:
     class Rated(steps(LightningModule)):  # type: ignore[misc]
         def configure_optimizers(self) -> Any:
