@@ -276,7 +276,7 @@ class Distill(EvaluatesHost):
             distiller.capture.layouts = done.listener.capture.layouts
         extra = distiller.registered_teacher
         later = unfreezes_later(trainer, module)
-        with as_in_evaluation(self.criteria, *([extra] if extra is not None else [])), torch.enable_grad():
+        with as_in_evaluation(*([extra] if extra is not None else [])), torch.enable_grad():
             Rehearsal(distiller).run(outputs, data, read=read, labels=labels, heard=heard, later=later)
 
     def _explain(self, error: Exception, batch: Any, calls: list[Call]) -> None:

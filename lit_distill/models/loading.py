@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from lit_distill.models.finding import Entries, choose, same_tensors
 from lit_distill.models.suitable import add_tied, differences, optional_names, refuse_unfillable, unsuitable
 
 _NESTED_KEYS = ("state_dict", "model_state_dict", "model", "net", "student", "module", "weights")
-_COMPILED = "_orig_mod."
+_WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")  # that PyTorch puts around inner modules
+_DEEPEST = 4  # mappings in mappings in which a state dict is looked for
 _SHOWN = 5
 
 
@@ -93,8 +95,11 @@ def _existing(checkpoint: str | Path) -> Path:
             "checkpoint", checkpoint, "give the path of a file; weights in a dict load by model.load_state_dict."
         )
     path = Path(checkpoint)
-    if path.is_file():
-        return path
+    try:
+        if path.is_file():
+            return path
+    except OSError as error:  # a name that is too long
+        raise ValueError(f"{str(checkpoint)[:80]}… is no path of a checkpoint: {error.strerror}.") from error
     if "://" in str(checkpoint):
         raise FileNotFoundError(
             f"load reads files of this machine: download {checkpoint} first, and give the file's path."
@@ -134,14 +139,7 @@ def _networks(content: Any, name: str, extra: Collection[str]) -> list[Entries]:
     content = _state_of(content)
     if not isinstance(content, Mapping):
         raise ValueError(f"{name} holds a {type(content).__name__}, not a state dict.")
-    order = [*_NESTED_KEYS, *(key for key in content if isinstance(key, str) and key not in _NESTED_KEYS)]
-    groups = [(key, _state_of(content[key])) for key in order if key in content]
-    found = [
-        Entries(key, _tensors(group, name, extra), key in _NESTED_KEYS)
-        for key, group in groups
-        if isinstance(group, Mapping)
-    ]
-    found = [entries for entries in found if entries.state]
+    found = _groups(content, name, extra)
     own = Entries("", _tensors(content, name, extra))
     if own.state:
         usual = found[:1] if found and found[0].place in _NESTED_KEYS else []
@@ -152,13 +150,29 @@ def _networks(content: Any, name: str, extra: Collection[str]) -> list[Entries]:
     return found
 
 
+def _groups(content: Mapping[Any, Any], name: str, extra: Collection[str], depth: int = 1) -> list[Entries]:
+    """The groups of tensors under a mapping's keys; further in, of those keys that hold none themselves."""
+    found = []
+    for key in [*_NESTED_KEYS, *(key for key in content if isinstance(key, str) and key not in _NESTED_KEYS)]:
+        group = _state_of(content.get(key))
+        if not isinstance(group, Mapping):
+            continue
+        state = _tensors(group, name, extra)
+        if state:
+            found.append(Entries(key, state, key in _NESTED_KEYS))
+        elif depth < _DEEPEST:
+            inner = _groups(group, name, extra, depth + 1)
+            found += [replace(entries, place=f"{key}.{entries.place}") for entries in inner]
+    return found
+
+
 def _state_of(content: Any) -> Any:
     """A whole module's state dict; all else as it is."""
     return content.state_dict() if isinstance(content, nn.Module) else content
 
 
 def _tensors(mapping: Mapping[Any, Any], file: str, extra: Collection[str]) -> dict[str, Any]:
-    """The tensors of a mapping by name, without what torch.compile puts into names, and further state of such a name.
+    """The tensors of a mapping by name, without what wrappers of PyTorch put into names, and further state of such a name.
 
     Raises:
         ValueError: Two names are then one, and the tensors differ.
@@ -167,8 +181,10 @@ def _tensors(mapping: Mapping[Any, Any], file: str, extra: Collection[str]) -> d
     for key, value in mapping.items():
         if not isinstance(key, str) or not (isinstance(value, Tensor) or key.rpartition(".")[2] in extra):
             continue
-        name = key.replace(_COMPILED, "")
+        name = key
+        for wrapper in _WRAPPERS:
+            name = name.replace(wrapper, "")
         if name in found and not same_tensors({"": found[name]}, {"": value}):
-            raise ValueError(f"{file} holds {name!r} twice, once with {_COMPILED!r} in its name, and the two differ.")
+            raise ValueError(f"{file} holds {name!r} twice, once with a wrapper in its name ({key!r}), and the two differ.")
         found[name] = value
     return found
