@@ -133,7 +133,7 @@ class CheckpointNote:
                 note["rng"],
                 *note.get("rng_of_other_ranks", ()),
             ]  # older checkpoints have the first rank's alone
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
+        except (KeyError, TypeError, AttributeError, IndexError, RuntimeError, MemoryError) as error:
             raise ValueError(
                 f"the checkpoint is damaged: what lit-distill has noted in it cannot be read ({type(error).__name__}: {error})."
             ) from error
@@ -155,9 +155,17 @@ class CheckpointNote:
         Args:
             trainer: Of the run.
             last: Whether this is the last time.
+
+        Raises:
+            ValueError: They are no random states.
         """
-        if self._rng:
-            restore_own_rng_state(self._rng, trainer.global_rank)
+        try:
+            if self._rng:
+                restore_own_rng_state(self._rng, trainer.global_rank)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
+            raise ValueError(
+                f"the checkpoint is damaged: its random states cannot be restored ({type(error).__name__}: {error})."
+            ) from error
         if self._rng and not last and len(self._rng) != trainer.world_size:
             tell(
                 f"the checkpoint holds the random states of {_processes(len(self._rng))}, and this run has "

@@ -5,6 +5,7 @@ Lightning reads those from ``http`` with pickle, which runs code, and takes one 
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch import __version__ as lightning_version
+from lightning.pytorch.utilities.migration import migrate_checkpoint
 from packaging.version import InvalidVersion, Version
 from torch import Tensor
 
@@ -24,6 +27,7 @@ _GUARDED = ("load_checkpoint", "load_model_state_dict", "load_optimizer_state_di
 _REMEDY = "weights_only=False, or --weights_only=false on the command line"
 _VERSION = "pytorch-lightning_version"
 _SHOWN = 4
+_LARGE = ("state_dict", "optimizer_states")  # of which migration changes no tensor
 _ENTRIES: dict[str, Any] = {
     "optimizer_states": list,
     "lr_schedulers": list,
@@ -115,6 +119,7 @@ class CheckpointGuard:
             ValueError: They do not fit.
         """
         try:
+            _check_optimizers(checkpoint, self._trainer.strategy)
             self._originals["load_optimizer_state_dict"](checkpoint)
         except (ValueError, RuntimeError, KeyError, AttributeError, TypeError, IndexError) as error:
             raise ValueError(
@@ -122,6 +127,15 @@ class CheckpointGuard:
                 f"({first_line(error)}). Go on with the optimizers that it was made with; or start anew, without ckpt_path, "
                 "from its weights: lit_distill.load(network, path)."
             ) from error
+
+
+def _check_optimizers(checkpoint: Mapping[str, Any], strategy: Any) -> None:
+    """Refuse another number of states than of optimizers: Lightning leaves out what has no other."""
+    if type(strategy).load_optimizer_state_dict.__qualname__ != "Strategy.load_optimizer_state_dict":
+        return
+    saved, mine = len(checkpoint["optimizer_states"]), len(strategy.optimizers)
+    if saved != mine:
+        raise ValueError(f"it holds {saved} of them, and this run has {mine} optimizer{'s' * (mine != 1)}")
 
 
 @contextmanager
@@ -192,6 +206,20 @@ def problem_of(content: Mapping[str, Any]) -> str:
     for key in ("optimizer_states", "lr_schedulers"):
         if not all(isinstance(state, Mapping) for state in content.get(key) or ()):
             return f"one of its {key} is no mapping"
+    return _problem_of_age(content)
+
+
+def _problem_of_age(content: Mapping[str, Any]) -> str:
+    """Why Lightning cannot bring a checkpoint of an earlier version of it to the present one; empty where it can."""
+    version = content[_VERSION]
+    if Version(version) >= Version(lightning_version):
+        return ""
+    apart = {key: value if key in _LARGE else copy.deepcopy(value) for key, value in content.items()}
+    try:
+        migrate_checkpoint({**apart, "state_dict": dict(content["state_dict"])})
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+        why = f"{type(error).__name__}: {first_line(error)}"
+        return f"it says that Lightning {version} wrote it, and its entries are not as that version's ({why})"
     return ""
 
 

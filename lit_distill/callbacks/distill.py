@@ -409,7 +409,7 @@ class Distill(EvaluatesHost):
             if NOTE_KEY in checkpoint:
                 with naming(module.trainer.ckpt_path):
                     self._engine().note.read(checkpoint, self.criteria)
-                self._engine().note.restore_rng(module.trainer, last=False)
+                    self._engine().note.restore_rng(module.trainer, last=False)
                 say_changes(self._engine().note.changes(checkpoint))
             elif not saved:
                 hosting.check_no_state(getattr(module, NOTE_KEY))

@@ -16,7 +16,11 @@ from lit_distill.models.finding import Entries, choose, same_tensors
 from lit_distill.models.suitable import add_tied, differences, optional_names, refuse_unfillable, unsuitable
 
 _NESTED_KEYS = ("state_dict", "model_state_dict", "model", "net", "student", "module", "weights")
-_WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")  # that PyTorch puts around inner modules
+_WRAPPERS = (
+    "_orig_mod.",
+    "_fsdp_wrapped_module.",
+    "_checkpoint_wrapped_module.",
+)  # that PyTorch puts around inner modules
 _DEEPEST = 4  # mappings in mappings in which a state dict is looked for
 _SHOWN = 5
 
@@ -185,6 +189,8 @@ def _tensors(mapping: Mapping[Any, Any], file: str, extra: Collection[str]) -> d
         for wrapper in _WRAPPERS:
             name = name.replace(wrapper, "")
         if name in found and not same_tensors({"": found[name]}, {"": value}):
-            raise ValueError(f"{file} holds {name!r} twice, once with a wrapper in its name ({key!r}), and the two differ.")
+            raise ValueError(
+                f"{file} holds {name!r} twice, once with a wrapper in its name ({key!r}), and the two differ."
+            )
         found[name] = value
     return found

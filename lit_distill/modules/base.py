@@ -393,7 +393,8 @@ class DistillationModule(Revivable, LightningModule):
         fitting = self.trainer.state.fn == TrainerFn.FITTING
         tell_changes(self.hparams, checkpoint, self.distiller.note, fitting)
         if fitting:
-            self.distiller.note.restore_rng(self.trainer, last=False)
+            with naming(self.trainer.ckpt_path):
+                self.distiller.note.restore_rng(self.trainer, last=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DistillationModule:
         self.distiller.move(fn)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lit_distill import EMATeacher, GradientNorm, Hint, SoftTarget, Uncertainty, strip
 from lit_distill.callbacks import strip_file
+from lit_distill.criteria import QueueKL
 from tests.callbacks.guests import Theirs, distill, fit, loader, network, same, saving, theirs, weights
 
 try:
@@ -176,7 +177,9 @@ class TestOtherCheckpoints:
 
     def test_of_a_run_without_distill(self, tmp_path: Path) -> None:
         fit(theirs(), None, tmp_path, enable_checkpointing=True, callbacks=[saving(tmp_path)])
-        with pytest.raises(ValueError, match="made without Distill, and the criteria or the teacher have a state"):
+        with pytest.raises(
+            ValueError, match="made without Distill, or after its fit, and the criteria or the teacher have a state"
+        ):
             self.resume(tmp_path / "last.ckpt", tmp_path)
         # Without layers of their own, nothing is missing.
         self.resume(tmp_path / "last.ckpt", tmp_path, criteria={"soft": SoftTarget()}, weights={"soft": 1.0})
@@ -246,6 +249,29 @@ def test_of_a_run_without_distill_and_a_state_that_is_no_parameter(tmp_path: Pat
     options |= {"balance": GradientNorm("task")} if state == "balance" else {"teacher": EMATeacher(0.5)}
     with pytest.raises(ValueError, match="made without Distill"):
         fit(theirs(), distill(**options), tmp_path, max_epochs=3, ckpt_path=tmp_path / "last.ckpt")
+
+
+def test_a_queue_that_the_criterion_sizes_is_trained_and_resumed(tmp_path: Path) -> None:
+    def guest() -> Any:
+        return distill(criteria={"queue": QueueKL("0", "0", size=16)}, weights={"queue": 1.0})
+
+    options: dict[str, Any] = {"max_epochs": 4}
+    whole, first = theirs(), guest()
+    fit(whole, first, tmp_path, **options)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit(
+            theirs(),
+            None,
+            tmp_path,
+            enable_checkpointing=True,
+            callbacks=[guest(), saving(tmp_path), Stop()],
+            **options,
+        )
+    resumed, again = theirs(), guest()
+    fit(resumed, again, tmp_path, ckpt_path=tmp_path / "last.ckpt", **options)
+    assert again.criteria["queue"].queue.shape == (16, 11)
+    assert same(weights(whole), weights(resumed))
+    assert same(weights(first.criteria), weights(again.criteria))
 
 
 class Counting(Theirs):

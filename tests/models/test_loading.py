@@ -68,6 +68,38 @@ class TestFiles:
         torch.save(state, tmp_path / "w.pt")
         assert_loaded(tmp_path / "w.pt", source)
 
+    @pytest.mark.parametrize("wrapper", ["_fsdp_wrapped_module.", "_checkpoint_wrapped_module."])
+    def test_inner_modules_in_wrappers(self, source: SmallCNN, tmp_path: Path, wrapper: str) -> None:
+        state = {
+            f"model.{wrapper}{name}".replace("stage2.", f"stage2.{wrapper}"): v
+            for name, v in source.state_dict().items()
+        }
+        torch.save(state, tmp_path / "w.pt")
+        assert_loaded(tmp_path / "w.pt", source)
+
+    @pytest.mark.parametrize(
+        "keys", [("checkpoint", "state_dict"), ("a", "model"), ("x", "y", "z"), ("ema", "model", "state")]
+    )
+    def test_nested_deeply(self, source: SmallCNN, tmp_path: Path, keys: tuple[str, ...]) -> None:
+        content: dict[str, Any] = dict(source.state_dict())
+        for key in reversed(keys):
+            content = {"epoch": 3, key: content, "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}}}
+        torch.save(content, tmp_path / "w.pt")
+        assert_loaded(tmp_path / "w.pt", source)
+        assert_loaded(tmp_path / "w.pt", source, prefix=".".join(keys))
+
+    def test_two_nested_deeply_are_told_apart_by_their_prefix(self, source: SmallCNN, tmp_path: Path) -> None:
+        other = SmallCNN(3)
+        torch.save({"a": {"one": source.state_dict()}, "b": {"one": other.state_dict()}}, tmp_path / "w.pt")
+        with pytest.raises(ValueError, match="2 networks of this architecture, under 'a.one', 'b.one'"):
+            load(SmallCNN(3), tmp_path / "w.pt")
+        assert_loaded(tmp_path / "w.pt", source, prefix="a.one")
+        assert_loaded(tmp_path / "w.pt", other, prefix="b.one")
+
+    def test_a_path_that_no_file_can_have(self) -> None:
+        with pytest.raises(ValueError, match="is no path of a checkpoint: File name too long"):
+            load(SmallCNN(3), "x" * 5000)
+
     @pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", "net", "student", "module", "weights"])
     def test_nested(self, source: SmallCNN, tmp_path: Path, key: str) -> None:
         content = {"epoch": 3, "best_prec1": 91.2, "optimizer": {"state": {}}, key: OrderedDict(source.state_dict())}

@@ -361,6 +361,18 @@ NO_FIT: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda sound: {**sound, "optimizer_states": [{"state": {}, "param_groups": []}]},
         "optimizers' states in theirs.ckpt do not fit",
     ),
+    "no optimizer's state": (
+        lambda sound: {**sound, "optimizer_states": []},
+        "holds 0 of them, and this run has 1 opt",
+    ),
+    "one optimizer's state too many": (
+        lambda sound: {**sound, "optimizer_states": sound["optimizer_states"] * 2},
+        "holds 2 of them, and this run has 1 optimizer",
+    ),
+    "version that it is not of": (
+        lambda sound: {**sound, "pytorch-lightning_version": "0.8"},
+        r"is damaged: it says that Lightning 0\.8 wrote it",
+    ),
     "callbacks that are none": (lambda sound: {**sound, "callbacks": [1]}, "is damaged: its callbacks"),
     "another network's": (
         lambda sound: {**sound, "state_dict": {"student.0.weight": torch.zeros(2, 2)}},
@@ -393,3 +405,37 @@ def test_a_note_that_is_damaged_is_said(tmp_path: Path, sound: dict[str, Any]) -
         torch.save({**sound, "lit_distill": note}, tmp_path / "theirs.ckpt")
         with pytest.raises(ValueError, match="checkpoint"):
             LogitDistillation.load_from_checkpoint(tmp_path / "theirs.ckpt", student=network(), teacher=network())
+
+
+@pytest.mark.parametrize(
+    "states",
+    [
+        {},
+        {"torch": torch.zeros(3)},
+        {"torch": torch.zeros(3, dtype=torch.uint8)},
+        {"torch": 3},
+        {"python": [3, [1], None]},
+        {"python": [3, ["x"] * 625, None]},
+        {"numpy": ["MT19937", [1, 2], 0, 0, 0.0]},
+        {"numpy": None},
+    ],
+)
+def test_random_states_that_are_none_are_said(
+    tmp_path: Path, sound: dict[str, Any], states: dict[str, Any], tally: Tally
+) -> None:
+    note = sound["lit_distill"]
+    torch.save(
+        {**sound, "lit_distill": {**note, "rng": {**note["rng"], **states} if states else {}}}, tmp_path / "theirs.ckpt"
+    )
+    with pytest.raises(
+        ValueError, match=r"theirs\.ckpt: the checkpoint is damaged: its random states cannot be restored"
+    ):
+        doors(tmp_path)["fit"](str(tmp_path / "theirs.ckpt"))
+    tally(DAMAGE)
+
+
+def test_shapes_that_no_memory_holds_are_said(tmp_path: Path, sound: dict[str, Any]) -> None:
+    shapes = {who: {"logits": [1 << 40, 3], "features": {}} for who in ("student", "teacher")}
+    torch.save({**sound, "lit_distill": {**sound["lit_distill"], "shapes": shapes}}, tmp_path / "theirs.ckpt")
+    with pytest.raises(ValueError, match="checkpoint is damaged: what lit-distill has noted in it cannot be read"):
+        LogitDistillation.load_from_checkpoint(tmp_path / "theirs.ckpt", student=network(), teacher=network())
