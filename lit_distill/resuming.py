@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch import __version__ as lightning_version
-from lightning.pytorch.utilities.migration import migrate_checkpoint
+from lightning.pytorch.__version__ import version as lightning_version
+from lightning.pytorch.utilities.migration.utils import migrate_checkpoint
 from packaging.version import InvalidVersion, Version
 from torch import Tensor
 

@@ -248,6 +248,6 @@ def check_no_state(additions: Additions) -> None:
     if additions.state_dict():
         raise ValueError(
             "the checkpoint was made without Distill, or after its fit, and the criteria or the teacher have a state of their "
-            "own, which it lacks (ModelCheckpoint saves it during a fit). Load the module's weights first (load_from_checkpoint), "
+            "own, which it lacks (ModelCheckpoint saves it in a fit). Load the module's weights first (load_from_checkpoint), "
             "and start a new fit without ckpt_path."
         )
