@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import lightning
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.__version__ import version as lightning_version
 from lightning.pytorch.utilities.migration.utils import migrate_checkpoint
 from packaging.version import InvalidVersion, Version
 from torch import Tensor
@@ -212,7 +212,7 @@ def problem_of(content: Mapping[str, Any]) -> str:
 def _problem_of_age(content: Mapping[str, Any]) -> str:
     """Why Lightning cannot bring a checkpoint of an earlier version of it to the present one; empty where it can."""
     version = content[_VERSION]
-    if Version(version) >= Version(lightning_version):
+    if Version(version) >= Version(lightning.__version__):
         return ""
     apart = {key: value if key in _LARGE else copy.deepcopy(value) for key, value in content.items()}
     try:
