@@ -17,6 +17,7 @@ _SMALL = 1 << 16  # bytes
 _WORDS = {"cpu": 1 << 17, "other": 1 << 22}  # at a time: what a cache holds, what a launch is worth
 
 
+@torch.compiler.disable  # nothing to gain in steps that are compiled whole, where its views of bytes break
 @torch.no_grad()
 def value_digest(value: Any) -> str:
     """A digest of a tensor of any kind, or of nested tensors and plain values.
