@@ -15,7 +15,6 @@ from lit_distill.labels import Task, class_dim, class_indices, need_classes, rea
 INTEGERS = [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8]
 LAYOUTS = {"rows": (4,), "tokens": (4, 5), "maps": (4, 2, 3), "volumes": (2, 2, 3, 2)}
 CLASSES = 3
-from lit_distill.reading import BatchReader
 
 
 def indices(layout: str) -> Tensor:
