@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lit_distill.batch import BatchFormat
 from lit_distill.labels import Task, class_dim, class_indices, need_classes, read_labels, sample_classes
+from lit_distill.reading import BatchReader
 
 INTEGERS = [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8]
 LAYOUTS = {"rows": (4,), "tokens": (4, 5), "maps": (4, 2, 3), "volumes": (2, 2, 3, 2)}
