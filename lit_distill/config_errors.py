@@ -238,7 +238,7 @@ _RULES: tuple[tuple[str, Callable[..., str]], ...] = (
     (r"module '([^']+)' has no attribute '([^']+)'", _no_name),
     (r"No module named '([^']+)'", _no_module),
     (r"the following arguments are required: (.+)", _missing),
-    (r"Expected a typing\.Literal\[(.+)\](?:\. Got value: (.*))?$", _choice),
+    (r"Expected a typing\.Literal\[(.+?)\](?:\. Got value: (.*))?$", _choice),
     (r"Expected a <class '(\w+)'>(?:\. Got value: (.*))?$", _expected),
     (r"Not a valid subclass of ([\w ]+?)(?:\. Got value: (.*))?$", _no_object),
     (r"Import path (\S+) does not correspond to a subclass of (\w+)", _other_class),

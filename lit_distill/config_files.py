@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from lit_distill.config_classes import check_classes
 from lit_distill.references import nearest
 
 _ENDINGS = (".yaml", ".yml", ".json")
@@ -48,7 +49,7 @@ def check_words(words: Sequence[str]) -> None:
     for option, value in _values(words):
         if option in _OPTIONS:
             if _is_inline(value):
-                _parsed(value, option)
+                check_classes(_parsed(value, option), option)
             elif value != "-":
                 _check_file(Path(value), seen, whole=True)
         elif value.endswith(_ENDINGS) and Path(value).is_file():
@@ -87,6 +88,7 @@ def _check_file(path: Path, seen: set[Path], whole: bool = False) -> None:
         return
     seen.add(path.absolute())
     content = read_config(path)
+    check_classes(content, str(path))
     if whole and content is None:
         raise ValueError(f"{path} is empty; it must hold the options of a fit: model, data and trainer.")
     if whole and not isinstance(content, Mapping):
