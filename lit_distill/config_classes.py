@@ -12,6 +12,28 @@ from lit_distill.arguments import described
 _KEYS = ("class_path", "init_args", "dict_kwargs")
 _IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 _NEAR = 0.85
+_ENDINGS = (".yaml", ".yml", ".json")
+
+
+def check_trainer(content: Any, where: str) -> None:
+    """Refuse a config whose ``trainer`` is no mapping: the parser would pass over it and train by the defaults.
+
+    Args:
+        content: What a config file holds.
+        where: The file's name.
+
+    Raises:
+        ValueError: It is a list, a text or a number.
+    """
+    trainer = content.get("trainer") if isinstance(content, Mapping) else None
+    if trainer is not None and not isinstance(trainer, (Mapping, str)):
+        raise ValueError(
+            f"{where}: trainer is {described(trainer)}; a mapping (name: value) is needed: max_epochs: 10, say."
+        )
+    if isinstance(trainer, str) and not trainer.endswith(_ENDINGS):
+        raise ValueError(
+            f"{where}: trainer is the text {trainer!r}; a mapping (name: value) is needed: max_epochs: 10, say."
+        )
 
 
 def check_classes(content: Any, where: str) -> None:

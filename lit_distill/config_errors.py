@@ -248,7 +248,9 @@ _RULES: tuple[tuple[str, Callable[..., str]], ...] = (
 
 
 def _unknown_option(name: str, options: Iterable[str]) -> str:
-    known = sorted({option.lstrip("-") for option in options})
+    known = sorted({option.lstrip("-") for option in options if not option.endswith(".help")})
+    if name.endswith((".yaml", ".yml")):
+        return f"{name!r} stands there alone; a config is given as --config {name}."
     hint = nearest(name, known)
     if not hint and name.rpartition(".")[2] not in ("class_path", "init_args"):
         hint = " Options of the model, the data and the optimizer go under their init_args."

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from lit_distill.config_classes import check_classes
+from lit_distill.config_classes import check_classes, check_trainer
 from lit_distill.references import nearest
 
 _ENDINGS = (".yaml", ".yml", ".json")
@@ -89,6 +89,8 @@ def _check_file(path: Path, seen: set[Path], whole: bool = False) -> None:
     seen.add(path.absolute())
     content = read_config(path)
     check_classes(content, str(path))
+    if whole:
+        check_trainer(content, str(path))
     if whole and content is None:
         raise ValueError(f"{path} is empty; it must hold the options of a fit: model, data and trainer.")
     if whole and not isinstance(content, Mapping):
