@@ -398,7 +398,7 @@ def check_sizes(owner: str, network: nn.Module) -> None:
     if lazy:
         raise ValueError(
             f"the {owner} {type(network).__name__} has lazy layers without weights: {', '.join(lazy[:3])}"
-            f"{', …' if lazy[3:] else ''}. Call it once with an example first, {owner}(example), or give the layers their "
+            f"{', …' if lazy[3:] else ''}. Call it once with an example first, network(example), or give the layers their "
             "sizes."
         )
 

@@ -164,6 +164,8 @@ class DistillationCLI(LightningCLI):
                 refuse(str(cause), self._files)
             raise error
         made = without_parser(error)
+        if "jsonargparse" in origin(made):  # what it tried for a Union, with what each said
+            refuse(explain(str(made), []), self._files)
         if "site-packages" in origin(made):
             refuse(" ".join(str(made).split()), self._files)
         raise made from None

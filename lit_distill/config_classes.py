@@ -8,24 +8,33 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lit_distill.arguments import described
+from lit_distill.references import nearest
 
 _KEYS = ("class_path", "init_args", "dict_kwargs")
 _IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 _NEAR = 0.85
+_SECTIONS = ("model", "data", "trainer", "optimizer", "lr_scheduler", "seed_everything", "ckpt_path")
 _ENDINGS = (".yaml", ".yml", ".json")
 
 
-def check_trainer(content: Any, where: str) -> None:
-    """Refuse a config whose ``trainer`` is no mapping: the parser would pass over it and train by the defaults.
+def check_sections(content: Any, where: str) -> None:
+    """Refuse sections that the parser would pass over in silence: a ``trainer`` that is no mapping, a misspelt empty one.
 
     Args:
         content: What a config file holds.
         where: The file's name.
 
     Raises:
-        ValueError: It is a list, a text or a number.
+        ValueError: There is one.
     """
-    trainer = content.get("trainer") if isinstance(content, Mapping) else None
+    if not isinstance(content, Mapping):
+        return
+    for name, value in content.items():
+        if not value and name not in _SECTIONS and isinstance(name, str):
+            hint = nearest(name, _SECTIONS)
+            if hint:
+                raise ValueError(f"{where}: there is no option {name!r}.{hint}")
+    trainer = content.get("trainer")
     if trainer is not None and not isinstance(trainer, (Mapping, str)):
         raise ValueError(
             f"{where}: trainer is {described(trainer)}; a mapping (name: value) is needed: max_epochs: 10, say."

@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch import Trainer
 from packaging.version import InvalidVersion, Version
 from torch import Tensor
+from torch.optim import Optimizer
 
 from lit_distill.checkpoint_file import first_line, is_remote, opened, read_opened, short_name
 from lit_distill.notices import tell
@@ -116,12 +117,26 @@ class CheckpointGuard:
         """
         try:
             self._originals["load_optimizer_state_dict"](checkpoint)
+            for optimizer in self._trainer.optimizers:
+                _check_settings(optimizer)
         except (ValueError, RuntimeError, KeyError, AttributeError, TypeError, IndexError) as error:
             raise ValueError(
                 f"the optimizers' states in {self._name} do not fit this run's optimizers, so it cannot go on from them "
                 f"({first_line(error)}). Go on with the optimizers that it was made with; or start anew, without ckpt_path, "
                 "from its weights: lit_distill.load(network, path)."
             ) from error
+
+
+def _check_settings(optimizer: Optimizer) -> None:
+    """Refuse parameter groups that lack a setting of their optimizer, as those of another kind do: its step would fail.
+
+    Raises:
+        KeyError: One does.
+    """
+    for group in optimizer.param_groups:
+        for name in getattr(optimizer, "defaults", {}):
+            if name not in group:
+                raise KeyError(f"they have no {name!r}, which {type(optimizer).__name__} needs")
 
 
 @contextmanager

@@ -291,6 +291,7 @@ class Distill(EvaluatesHost):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         distiller = self._engine()
+        hosting.needs_optimizer(trainer, pl_module)
         self._trained.add(next(iter(trainer.optimizers), None), getattr(pl_module, NOTE_KEY))
         self._follow(pl_module.device)
         distiller.start(trainer, pl_module, distiller.reader().read)

@@ -131,7 +131,7 @@ def combine(
     Raises:
         ValueError: The members' logits differ in shape.
     """
-    logits = [read_logits(output, output_key) for output in raw]
+    logits = [read_logits(output, output_key, f"ensemble's model {index}") for index, output in enumerate(raw)]
     if average == "none":
         return SeveralLogits(logits)
     _check_shapes(logits)

@@ -658,9 +658,11 @@ OBJECTS: list[Row] = [
         for value, words in (("8", "a str"), (0, "at least 1"), (2.5, "whole number"), (None, "None"))
     ),
     ("MLP's hidden is a number", lambda: models.MLP(hidden=16), ("hidden is an int", "list of numbers")),
-    ("a lazy teacher", lambda: ld.FrozenTeacher(nn.LazyLinear(3)), ("teacher LazyLinear", "lazy", "teacher(example)")),
+    ("a lazy teacher", lambda: ld.FrozenTeacher(nn.LazyLinear(3)), ("teacher LazyLinear", "lazy", "network(example)")),
     ("a lazy joint teacher", lambda: ld.JointTeacher(nn.LazyLinear(3)), ("teacher LazyLinear", "lazy")),
-    ("a lazy student", lambda: logit(student=nn.LazyLinear(3)), ("student LazyLinear", "weight", "student(example)")),
+    ("a lazy peer", lambda: mutual(peers=[net(), nn.LazyLinear(3)]), ("peer 1 LazyLinear", "lazy", "network(example)")),
+    ("a peer on meta", lambda: mutual(peers=[net().to("meta"), net()]), ("peer 0", "no weights", "'meta'")),
+    ("a lazy student", lambda: logit(student=nn.LazyLinear(3)), ("student LazyLinear", "weight", "network(example)")),
     ("strip a path", lambda: ld.strip("a.ckpt"), ("checkpoint is a str", "lit-distill strip")),
     ("a Distill task of its own loss", lambda: guest(criteria={"task": ld.SoftTarget()}), ("'task'", "own loss")),
 ]

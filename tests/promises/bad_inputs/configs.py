@@ -194,6 +194,7 @@ CHANGES: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     ("a list for the trainer", {"trainer": [1]}, ("trainer is a list", "a mapping", "max_epochs")),
     ("a text for the trainer", {"trainer": "gpu"}, ("trainer is the text 'gpu'", "a mapping", "max_epochs")),
     ("a checkpoint that is not there", {"ckpt_path": "no.ckpt"}, ("ckpt_path", "no checkpoint no.ckpt", "looked in")),
+    ("an empty section misspelt", {"modle": {}}, ("'modle'", "Did you mean 'model'")),
     ("a section misspelt", {"optimizers": {"class_path": "torch.optim.SGD"}}, ("Did you mean 'optimizer'",)),
     ("text for epochs", {"trainer.max_epochs": "ten"}, ("trainer.max_epochs", "a whole number", "'ten'")),
     (
@@ -269,6 +270,7 @@ FILES: list[tuple[str, bytes | None, tuple[str, ...]]] = [
         ("'trainer.callbacks[0].class_path'", "twice"),
     ),
     ("a key twice in JSON", b'{"seed_everything": 1,\n "seed_everything": 2}', ("'seed_everything'", "lines 1 and 2")),
+    ("a mapping in itself", b"a: &x [*x]\n", ("holds itself",)),
     ("no YAML", b"model: [1, 2\ntrainer: }", ("c.yaml", "no YAML", "line 2")),
     ("tabs", b"trainer:\n\tmax_epochs: 1\n", ("c.yaml", "no YAML", "line 2", "spaces")),
     ("binary", b"\x80\x02}q\x00(X\xff\xfe", ("c.yaml", "no YAML")),

@@ -255,7 +255,7 @@ BAD: dict[str, tuple[Case, str] | tuple[Case, str, str | None]] = {
     ),
     "lazy layers": (
         Case(lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(10))),
-        r"the student Sequential has lazy layers.*1.weight.*student\(example\)",
+        r"the student Sequential has lazy layers.*1.weight.*network\(example\)",
     ),
     "teacher on meta": (Case(teacher=on_meta), "the teacher Net has no weights: stage1.weight.*'meta'"),
     "teacher partly on meta": (Case(teacher=lambda: on_meta("head")), "the teacher Net has no weights: head.weight"),
