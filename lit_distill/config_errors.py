@@ -100,6 +100,8 @@ def explain(message: str, options: Iterable[str] = ()) -> str:
         return " ".join(message.split())
     deepest = max(leaf.depth for leaf in leaves)
     chosen = [leaf for leaf in leaves if leaf.depth == deepest]
+    # What a class says of its own values, rather than that it is none of the other classes that could stand there.
+    chosen = [leaf for leaf in chosen if "does not correspond to a subclass" not in leaf.text] or chosen
     told = list(dict.fromkeys(_in_words(leaf) for leaf in _together(chosen)))
     place = chosen[0].place
     return f"{place}: {' Or: '.join(told)}" if place else " Or: ".join(told)

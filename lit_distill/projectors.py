@@ -227,11 +227,6 @@ def resize_map(feature: Tensor, size: tuple[int, ...]) -> Tensor:
     """Bring a map ``[B, C, H, W]``, or a volume, to ``size``: pooled where larger, interpolated where smaller."""
     if tuple(feature.shape[2:]) == tuple(size):
         return feature
-    if feature.dim() != len(size) + 2:
-        raise ValueError(
-            f"a feature {list(feature.shape)} cannot be brought to a map of {' x '.join(map(str, size))}; compare two maps, or two "
-            "vectors."
-        )
     volume = len(size) == 3
     if all(have >= want for have, want in zip(feature.shape[2:], size, strict=True)):
         if volume:

@@ -196,6 +196,11 @@ CHANGES: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     ("a checkpoint that is not there", {"ckpt_path": "no.ckpt"}, ("ckpt_path", "no checkpoint no.ckpt", "looked in")),
     ("an empty section misspelt", {"modle": {}}, ("'modle'", "Did you mean 'model'")),
     ("a section misspelt", {"optimizers": {"class_path": "torch.optim.SGD"}}, ("Did you mean 'optimizer'",)),
+    (
+        "a teacher's value out of range",
+        {"arg.teacher": {"class_path": "lit_distill.EMATeacher", "init_args": {"decay": 2}}},
+        ("c.yaml: decay", "in [0, 1), not 2.0"),
+    ),
     ("text for epochs", {"trainer.max_epochs": "ten"}, ("trainer.max_epochs", "a whole number", "'ten'")),
     (
         "a misspelt callback",
