@@ -220,15 +220,15 @@ class Hooked(LightningDataModule):
 
 
 @pytest.mark.parametrize("share", [1.0, 0.125])
-@pytest.mark.parametrize(("epoch", "batch"), [(1, 0), (2, 0), (0, 20), (1, 50)])
-@pytest.mark.parametrize("resumed", [False, True])
+@pytest.mark.parametrize(
+    ("epoch", "batch", "resumed"),
+    [(1, 0, False), (2, 0, False), (0, 20, False), (1, 50, False), (1, 0, True), (2, 0, True), (1, 50, True)],
+)
 def test_a_hook_that_is_switched_at_an_epoch_or_a_step_is_noticed_in_that_epoch(
     epoch: int, batch: int, share: float, resumed: bool, quick_trainer: MakeTrainer, tmp_path: Path, tally: Any
 ) -> None:
     from lightning.pytorch.callbacks import ModelCheckpoint
 
-    if resumed and not epoch:
-        pytest.skip("nothing to resume")
     trainer = quick_trainer(max_epochs=4)
     torch.manual_seed(3)
     teacher, data = SmallCNN(3), Hooked(epoch, batch, share)
