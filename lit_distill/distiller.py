@@ -15,7 +15,6 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 from lit_distill import checks
-from lit_distill.arguments import check_sizes
 from lit_distill.batch import Batch, BatchFormat, Inputs, Target
 from lit_distill.capture import Capture, is_compiled
 from lit_distill.checkpoint import CheckpointNote
@@ -72,7 +71,6 @@ class Distiller:
         batch_format: BatchFormat,
     ) -> None:
         refuse_fixed_mode(student, "student")
-        check_sizes("student", student)
         self.student = student
         self.criteria = criteria
         self.format = batch_format

@@ -662,7 +662,6 @@ OBJECTS: list[Row] = [
     ("a lazy joint teacher", lambda: ld.JointTeacher(nn.LazyLinear(3)), ("teacher LazyLinear", "lazy")),
     ("a lazy peer", lambda: mutual(peers=[net(), nn.LazyLinear(3)]), ("peer 1 LazyLinear", "lazy", "network(example)")),
     ("a peer on meta", lambda: mutual(peers=[net().to("meta"), net()]), ("peer 0", "no weights", "'meta'")),
-    ("a lazy student", lambda: logit(student=nn.LazyLinear(3)), ("student LazyLinear", "weight", "network(example)")),
     ("strip a path", lambda: ld.strip("a.ckpt"), ("checkpoint is a str", "lit-distill strip")),
     ("a Distill task of its own loss", lambda: guest(criteria={"task": ld.SoftTarget()}), ("'task'", "own loss")),
 ]

@@ -253,10 +253,6 @@ BAD: dict[str, tuple[Case, str] | tuple[Case, str, str | None]] = {
         Case(teacher=around(lambda net, x: net(x).to("meta"))),
         "the teacher's logits have no values.*'meta'",
     ),
-    "lazy layers": (
-        Case(lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(10))),
-        r"the student Sequential has lazy layers.*1.weight.*network\(example\)",
-    ),
     "teacher on meta": (Case(teacher=on_meta), "the teacher Net has no weights: stage1.weight.*'meta'"),
     "teacher partly on meta": (Case(teacher=lambda: on_meta("head")), "the teacher Net has no weights: head.weight"),
     "student on meta": (Case(on_meta), "the student Net has no weights: stage1.weight.*'meta'"),
