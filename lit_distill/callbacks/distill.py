@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from lit_distill import checks
 from lit_distill.aftermath import Before, Departure
-from lit_distill.arguments import check_choice, check_flag, check_network, check_text, check_whole
+from lit_distill.arguments import check_choice, check_flag, check_network, check_sizes, check_text, check_whole
 from lit_distill.balance import Balance
 from lit_distill.batch import Batch, BatchFormat, Inputs, Target, count_samples, move, told_format
 from lit_distill.callbacks import hosting
@@ -202,6 +202,7 @@ class Distill(EvaluatesHost):
                 "a new Distill for this one."
             )
         if self.distiller is None:
+            check_sizes("student", student)
             hosting.check_teacher(module, student, self.teacher)
             self.distiller = Distiller(student, self.teacher, self.criteria, self._format)
         else:
