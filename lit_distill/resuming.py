@@ -133,8 +133,10 @@ def _check_settings(optimizer: Optimizer) -> None:
     Raises:
         KeyError: One does.
     """
+    if not type(optimizer).__module__.startswith("torch.optim."):
+        return  # others may keep defaults that their groups do not hold
     for group in optimizer.param_groups:
-        for name in getattr(optimizer, "defaults", {}):
+        for name in optimizer.defaults:
             if name not in group:
                 raise KeyError(f"they have no {name!r}, which {type(optimizer).__name__} needs")
 
