@@ -17,13 +17,19 @@ _SMALL = 1 << 16  # bytes
 _WORDS = {"cpu": 1 << 17, "other": 1 << 22}  # at a time: what a cache holds, what a launch is worth
 
 
-@torch.no_grad()
 def value_digest(value: Any) -> str:
     """A digest of a tensor of any kind, or of nested tensors and plain values.
 
     Args:
         value: The value; of an object of another kind, the type alone counts.
     """
+    found: str = _digest(value)
+    return found
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # in steps compiled whole, its views of bytes would break
+@torch.no_grad()
+def _digest(value: Any) -> str:
     state = hashlib.sha256()
     for part in _words(value):
         state.update(part.encode() + b";")

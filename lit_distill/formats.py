@@ -164,9 +164,13 @@ def _name(model: nn.Module) -> str:
 
 
 def floating_type(model: nn.Module) -> torch.dtype | None:
-    """The type of a network's first floating-point parameter, or buffer, or of a complex one's parts; None without any."""
+    """The type of a network's first floating-point parameter, or buffer, or of a complex one's parts; None without any.
+
+    PyTorch's quantised layers, which hold none, take float32.
+    """
     tensors = (tensor for tensor in _weights(model) if tensor.is_floating_point() or tensor.is_complex())
-    return next((tensor.dtype.to_real() for tensor in tensors), None)
+    found = next((tensor.dtype.to_real() for tensor in tensors), None)
+    return torch.float32 if found is None and has_packed_weights(model) else found
 
 
 def own_precision(model: nn.Module, inputs: Inputs) -> AbstractContextManager[None]:
@@ -197,7 +201,11 @@ def weights_mark(model: nn.Module) -> tuple[tuple[int, int], ...]:
 
     A change through ``.data`` leaves no trace that could be seen so.
     """
-    return tuple((tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version) for tensor in _weights(model))
+    return tuple((_place(tensor), -1 if tensor.is_inference() else tensor._version) for tensor in _weights(model))
+
+
+def _place(tensor: Tensor) -> int:
+    return tensor.data_ptr() if tensor.layout == torch.strided else id(tensor)  # a sparse one has no memory of its own
 
 
 def moved(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

@@ -170,11 +170,6 @@ def _elements(target: Tensor, logits: Tensor, task: Task, check: bool) -> Tensor
     if not check:
         return labels
     if task == "regression":
-        if bool((labels == IGNORED_LABEL).any()):
-            tell(
-                f"regression labels of {IGNORED_LABEL} are read as not known and count nothing; where {IGNORED_LABEL} is a "
-                "value like any other, rescale the labels."
-            )
         return labels
     wrong = ~((labels >= 0) & (labels <= 1)) & (labels != IGNORED_LABEL)
     if bool(wrong.any()):
@@ -185,6 +180,19 @@ def _elements(target: Tensor, logits: Tensor, task: Task, check: bool) -> Tensor
             " by 255; for class indices set task='multiclass', for numbers task='regression'."
         )
     return labels
+
+
+def tell_of_ignored_numbers(labels: Tensor) -> None:
+    """Say where labels that are numbers hold the one that counts nothing, and nobody said that it is meant so.
+
+    Args:
+        labels: As the data give them; looked at on the CPU alone, as elsewhere that has the device wait.
+    """
+    if labels.is_floating_point() and labels.device.type == "cpu" and bool((labels == IGNORED_LABEL).any()):
+        tell(
+            f"regression labels of {IGNORED_LABEL} are read as not known and count nothing; where {IGNORED_LABEL} is a "
+            f"value like any other, rescale the labels; where it is not, set BatchFormat(missing_label={IGNORED_LABEL})."
+        )
 
 
 def _squeezed(tensor: Tensor) -> list[int]:

@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.data import DataLoader, IterableDataset
 
 from lit_distill.batch import move
+from lit_distill.bits import value_digest
 from lit_distill.preflight.loaders import collating, refuse_no_loader
 from lit_distill.rng import own_generators_kept
 
@@ -301,9 +302,15 @@ def unchanged(*modules: nn.Module) -> Iterator[None]:
             child._buffers[name] = buffer
             if buffer.shape != value.shape:  # observers resize theirs
                 buffer.data = value
-            elif buffer.device.type != "meta" and not torch.equal(buffer, value):
+            elif buffer.device.type != "meta" and not _hold_the_same(buffer, value):
                 with torch.no_grad():
                     buffer.copy_(value)
+
+
+def _hold_the_same(one: Tensor, other: Tensor) -> bool:
+    if one.layout == other.layout == torch.strided:
+        return torch.equal(one, other)
+    return value_digest(one) == value_digest(other)  # sparse ones cannot be compared
 
 
 def unreached_parameters(loss: Tensor, module: nn.Module) -> list[str]:

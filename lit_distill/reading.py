@@ -23,6 +23,7 @@ from lit_distill.choosing import (
     told_inputs,
 )
 from lit_distill.entries import TARGET_KEYS, WHOLE, Entries, Roles, entries_of, is_named, listed, mask_keys_for
+from lit_distill.labels import tell_of_ignored_numbers
 from lit_distill.signatures import Signature, signature_of
 
 
@@ -280,7 +281,10 @@ class BatchReader:
 
     def _read_labels(self, labels: Tensor) -> Tensor:
         missing = self.format.missing_label
-        labels = ignore(labels, missing, self._numbers) if missing is not None else labels
+        if missing is not None:
+            labels = ignore(labels, missing, self._numbers)
+        elif self._numbers and self.labels_are_read:
+            tell_of_ignored_numbers(labels)
         return shifted(labels) if self.format.shift_labels else labels
 
 

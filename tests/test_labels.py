@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lit_distill.batch import BatchFormat
 from lit_distill.labels import Task, class_dim, class_indices, need_classes, read_labels, sample_classes
-from lit_distill.notices import DistillationWarning
+from lit_distill.reading import BatchReader
 
 INTEGERS = [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8]
 LAYOUTS = {"rows": (4,), "tokens": (4, 5), "maps": (4, 2, 3), "volumes": (2, 2, 3, 2)}
@@ -167,9 +170,14 @@ def test_values_are_looked_at_where_it_is_asked_for() -> None:
     assert torch.equal(read_labels(wrong, torch.zeros(4, 3), "multiclass", check=False), wrong)
 
 
-def test_a_regression_that_may_mean_its_minus_100_is_told() -> None:
-    with pytest.warns(DistillationWarning, match="-100 are read as not known"):
-        read_labels(torch.tensor([[-100.0], [1.0]]), torch.zeros(2, 1), "regression")
+@pytest.mark.parametrize("missing", [None, -100.0, float("nan")])
+def test_a_regression_that_may_mean_its_minus_100_is_told(missing: float | None) -> None:
+    reader = BatchReader(BatchFormat(missing_label=missing), numbers=True)
+    batch = torch.zeros(2, 3), torch.tensor([[-100.0], [1.0]])
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        reader.read(batch)
+    assert [str(one.message)[:39] for one in told] == ["regression labels of -100 are read as n"] * (missing is None)
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 1), (4, 5, 1), (4, 1, 3, 3), (4, 1, 3, 3, 3)])

@@ -138,7 +138,6 @@ class Distill(EvaluatesHost):
         self.teacher = teacher
         self._format = told_format(batch_format)
         needed = labels_are_read(self.criteria, teacher, self._format)
-        self._reader = BatchReader(self._format, labels_are_read=needed, inputs_are_read=False)
         self._reads_batch = needed or self._format.tells_of_batches
         self.distiller: Distiller | None = None
         self._calls = StudentCalls(student, call)
@@ -148,6 +147,8 @@ class Distill(EvaluatesHost):
         self._trained = TrainedAdditions(group)
         meant = task if task is not None else task_of(self.criteria.criteria())
         self._meant: Task = meant
+        numbers = meant == "regression"
+        self._reader = BatchReader(self._format, labels_are_read=needed, inputs_are_read=False, numbers=numbers)
         self._evaluation = (
             HostEvaluation(student, call, self._format, meant) if check_flag("evaluate", evaluate) else None
         )

@@ -85,7 +85,8 @@ class Rehearsal:
             self.criteria.eval()
             settled = self.distiller.settled(student, teacher, data)
             comparison = self._compare(*settled)
-            self._check_losses(comparison.losses, data, settled, heard or self.student, later)
+            made_by = heard if heard is not None else self.student  # a compiled one has no truth value
+            self._check_losses(comparison.losses, data, settled, made_by, later)
         self._tell_of_misreadings(*settled, labels)
         if module is not None:
             checks.every_parameter_reached(comparison.total, module, self.criteria)

@@ -180,8 +180,8 @@ def tell_of_changes(network: nn.Module, start: NetworkState) -> None:
         network: The network.
         start: What it held at the start.
     """
-    buffers = _buffers(network)
-    changed = start.changes(state_of(network), buffers)
+    buffers, loose = _buffers(network), _kept_nowhere(network)
+    changed = [name for name in start.changes(state_of(network), buffers) if name not in loose]
     if changed:
         tell(
             f"the frozen teacher {_name(network)} changed during the fit: its {_listed(changed, buffers)} "

@@ -281,7 +281,6 @@ class TestSampleWeights:
         assert leaf.grad is not None
         assert [bool(g.any()) for g in leaf.grad] == [True, False, True, True, False]
 
-    @pytest.mark.filterwarnings("ignore:regression labels of -100")
     def test_ignored_labels_count_nothing(self, task: str, classes: int, layout: tuple[int, ...]) -> None:
         logits, target = case(task, classes, layout)
         criterion = HardTarget(task=task)  # type: ignore[arg-type]

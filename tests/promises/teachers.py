@@ -185,6 +185,26 @@ def quantised() -> nn.Module:
         return torch.ao.quantization.quantize_dynamic(CNN().eval(), {nn.Linear})
 
 
+def quantised_whole() -> nn.Module:
+    """No parameter is left, of which its type could be told."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), {nn.Linear})
+
+
+class Adjacent(CNN):
+    """Holds a sparse buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("graph", torch.eye(6).to_sparse())
+
+    def features(self, x: Tensor) -> Tensor:
+        found = super().features(x)
+        mixed = torch.sparse.mm(self.graph, found.transpose(0, 1).flatten(1).float())
+        return mixed.view(6, len(x), *found.shape[2:]).transpose(0, 1).to(found.dtype)
+
+
 def timm_vit() -> nn.Module:
     from timm.models.vision_transformer import VisionTransformer
 
@@ -239,6 +259,8 @@ IMAGES: dict[str, Callable[[], nn.Module]] = {
     "traced": traced,
     "exported": exported,
     "int8 dynamic": quantised,
+    "int8 alone": quantised_whole,
+    "sparse buffer": Adjacent,
     "spectral_norm": lambda: with_norm(parametrizations.spectral_norm),
     "old spectral_norm": lambda: with_norm(torch.nn.utils.spectral_norm),
     "weight_norm": lambda: with_norm(parametrizations.weight_norm),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lit_distill import FeatureDistillation, FrozenTeacher, LogitDistillation
 from lit_distill.models import MLP, SmallCNN
+from lit_distill.notices import DistillationWarning
 from lit_distill.teachers import as_teacher
 
 
@@ -165,3 +167,20 @@ def test_it_computes_in_its_own_type(
     assert_same(teacher, before)
     assert {value.dtype for value in teacher.parameters()} == {own}
     assert types == ({torch.bfloat16} if (own, precision) == (torch.float32, "bf16-mixed") else {own})
+
+
+def test_a_cache_that_each_call_fills_is_no_change_to_be_told(quick_trainer: Callable[..., Trainer]) -> None:
+    class Caching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(4, 3)
+            self.register_buffer("keys", torch.zeros(2, 4), persistent=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.keys[: len(x)] = x.detach()
+            return self.head(x)
+
+    data = DataLoader(TensorDataset(torch.randn(8, 4), torch.randint(0, 3, (8,))), batch_size=2)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "the frozen teacher", category=DistillationWarning)
+        quick_trainer().fit(LogitDistillation(nn.Linear(4, 3), Caching()), data)

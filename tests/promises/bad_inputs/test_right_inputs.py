@@ -168,6 +168,24 @@ class ThawsItself(Callback):
         return (module.student if hasattr(module, "student") else module.model).stage1
 
 
+def thaw(network: nn.Module) -> None:
+    for parameter in network.parameters():
+        parameter.requires_grad = True
+
+
+class ThawsByHelpers(Callback):
+    """A user's own: what its hook calls sets which parameters train."""
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.thaw_one(pl_module)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.thaw_one(pl_module)
+
+    def thaw_one(self, module: Any) -> None:
+        thaw((module.student if hasattr(module, "student") else module.model).stage1)
+
+
 class Finetuning(BaseFinetuning):
     """Lightning's, of the first stage."""
 
@@ -250,6 +268,13 @@ RIGHT: dict[str, Case] = {
         callbacks=lambda: [ThawsItself()],
         trainer={"max_epochs": 2},
     ),
+    "a hint on a layer that is thawed by helpers": Case(
+        partly_frozen("stage1"),
+        criteria=lambda: {"soft": SoftTarget(), "hint": Hint("stage1", "stage1")},
+        callbacks=lambda: [ThawsByHelpers()],
+        trainer={"max_epochs": 2},
+    ),
+    "a compiled student": Case(lambda: torch.compile(Net(), backend="eager")),  # whose len() is an error
     "a learned temperature": Case(criteria=lambda: {"soft": CTKD()}),
     "gradient norms balanced": Case(
         criteria=lambda: {"soft": SoftTarget(), "mse": LogitMSE()}, balance=lambda: GradientNorm("soft")
