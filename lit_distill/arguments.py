@@ -11,10 +11,12 @@ import inspect
 import math
 import numbers
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from lit_distill.references import nearest
 
@@ -147,6 +149,16 @@ def check_whole(name: str, value: Any, *, least: int | None = None) -> int:
     return whole
 
 
+def check_size(name: str, value: Any) -> int:
+    """A number of channels, classes or layers, as an int.
+
+    Raises:
+        TypeError: It is no number.
+        ValueError: It has a fraction, or is below 1.
+    """
+    return check_whole(name, value, least=1)
+
+
 def check_flag(name: str, value: Any) -> bool:
     """True or False; a text is neither, as ``"false"`` would count as True.
 
@@ -259,6 +271,21 @@ def check_text(name: str, value: Any, example: str) -> str:
     return value
 
 
+def check_entry(name: str, entry: object) -> None:
+    """Refuse what can name no entry of a batch or of an output.
+
+    Args:
+        name: The argument's.
+        entry: A key, an index, a function that finds the entry, or None where it is found by itself.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    read = entry is None or isinstance(entry, (str, int)) or callable(entry)
+    if not read or isinstance(entry, (type, bool)):
+        raise wrong_type(name, entry, "give a key, an index, or a function.")
+
+
 def check_named(name: str, value: Any, example: str) -> None:
     """Refuse what is no mapping from names.
 
@@ -275,6 +302,17 @@ def check_named(name: str, value: Any, example: str) -> None:
     for key in value:
         if not isinstance(key, str):
             raise TypeError(f"{name} has a key that is {described(key)}; its keys are names: {example}.")
+
+
+def check_folder(root: Any) -> str | Path:
+    """The path of a data set's folder, which need not exist yet.
+
+    Raises:
+        TypeError: It is no path.
+    """
+    if not isinstance(root, (str, Path)):
+        raise wrong_type("root", root, "give the path of a folder.")
+    return root
 
 
 def layer_tuple(layers: Any, name: str) -> tuple[str, ...]:
@@ -344,6 +382,25 @@ def check_network(name: str, value: Any, also: tuple[type, ...] = ()) -> None:
     """
     if not isinstance(value, (nn.Module, *also)):
         check_object(name, value, (nn.Module, *also), _network_remedy(value))
+
+
+def check_sizes(owner: str, network: nn.Module) -> None:
+    """Refuse a network with lazy layers that have not seen an input yet: they have no weights.
+
+    Args:
+        owner: ``student`` or ``teacher``.
+        network: The network.
+
+    Raises:
+        ValueError: A layer is lazy still.
+    """
+    lazy = [name for name, tensor in (*network.named_parameters(), *network.named_buffers()) if is_lazy(tensor)]
+    if lazy:
+        raise ValueError(
+            f"the {owner} {type(network).__name__} has lazy layers without weights: {', '.join(lazy[:3])}"
+            f"{', …' if lazy[3:] else ''}. Call it once with an example first, network(example), or give the layers their "
+            "sizes."
+        )
 
 
 def _network_remedy(value: Any) -> str:

@@ -13,11 +13,11 @@ from torch.nn.utils.rnn import PackedSequence
 from lit_distill.arguments import (
     as_object,
     check_choice,
+    check_entry,
     check_flag,
     check_named,
     check_whole,
     plain_number,
-    wrong_type,
 )
 from lit_distill.layout import Layout
 from lit_distill.outputs import OutputKey
@@ -153,11 +153,11 @@ def check_format(told: BatchFormat) -> None:
         ValueError: A layout is none of the choices.
     """
     for name in ("target_key", "output_key", "teacher_output_key", "mask_key", "lengths_key", "weight_key"):
-        _check_entry(name, getattr(told, name))
+        check_entry(f"BatchFormat's {name}", getattr(told, name))
     for name in ("input_key", "teacher_input_key", "unused"):
         value = getattr(told, name)
         for entry in value if isinstance(value, (list, tuple)) else [value]:
-            _check_entry(name, entry)
+            check_entry(f"BatchFormat's {name}", entry)
     for name in ("mask_from_labels", "shift_labels", "resize_logits"):
         if getattr(told, name) is not None:
             check_flag(name, getattr(told, name))
@@ -172,12 +172,6 @@ def check_format(told: BatchFormat) -> None:
             check_named(name, layouts, "{'stage3': 'channels_first'}")
         for layer, layout in (layouts or {}).items():
             check_choice(f"{name}[{layer!r}]", layout, ("channels_first", "channels_last"))
-
-
-def _check_entry(name: str, entry: object) -> None:
-    read = entry is None or isinstance(entry, (str, int)) or callable(entry)
-    if not read or isinstance(entry, (type, bool)):
-        raise wrong_type(f"BatchFormat's {name}", entry, "give a key, an index, or a function.")
 
 
 def count_samples(data: Any) -> int | None:

@@ -61,6 +61,7 @@ class Capture:
         inner, modules = uncompiled(model), self._modules()
         self._lightning = [module for module in inner.modules() if is_module(module)]
         wanted: set[str] = set()
+        self.layouts.refuse_unknown(modules, f"the {owner} {type(inner).__name__}")
         for reference in references:
             wanted.update(match_layers(reference, modules, f"the {owner} {type(inner).__name__}"))
         order = {name: position for position, name in enumerate(modules)}

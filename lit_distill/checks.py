@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from lit_distill.batch import Target
@@ -113,7 +114,9 @@ def separate_networks(student: nn.Module, teacher: nn.Module) -> None:
 
 
 def _place(tensor: Tensor) -> tuple[torch.device, int] | None:
-    """Where a tensor's values are; None where it has none of its own (on ``meta``, sparse, sharded)."""
+    """Where a tensor's values are; None where it has none of its own (lazy, on ``meta``, sparse, sharded)."""
+    if is_lazy(tensor):
+        return None
     try:
         place = tensor.data_ptr()
     except (RuntimeError, NotImplementedError):

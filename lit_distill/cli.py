@@ -130,10 +130,22 @@ class DistillationCLI(LightningCLI):
         """
         subcommand = self.config.get("subcommand")
         path = self.config[subcommand].get("ckpt_path") if subcommand else None
+        if path:
+            self._refuse_missing(str(path))
         if not path or not Path(path).is_file():
             return
         with opened(path) as file:  # whatever is wrong with it, better now than once the networks are made
             check_file(file, short_name(path))
+
+    def _refuse_missing(self, path: str) -> None:
+        """Refuse a checkpoint that is not there before the networks are made; ``best``, ``last`` and URLs are no paths."""
+        local = "://" not in path and path not in ("best", "last", "hpc") and not path.startswith("registry")
+        if local and not Path(path).exists():
+            folder = Path(path).parent
+            known = [str(folder / one.name) for one in folder.glob("*.ckpt")] if folder.is_dir() else []
+            refuse(
+                f"ckpt_path: there is no checkpoint {path} (looked in {Path.cwd()}).{nearest(path, known)}", self._files
+            )
 
     def instantiate_classes(self) -> None:
         with warnings.catch_warnings():
@@ -152,6 +164,8 @@ class DistillationCLI(LightningCLI):
                 refuse(str(cause), self._files)
             raise error
         made = without_parser(error)
+        if "jsonargparse" in origin(made):  # what it tried for a Union, with what each said
+            refuse(explain(str(made), []), self._files)
         if "site-packages" in origin(made):
             refuse(" ".join(str(made).split()), self._files)
         raise made from None
@@ -254,7 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _check_verb(verb: str) -> None:
     known = [*LightningCLI.subcommands(), *_VERBS, "record", "strip"]
     if verb and not verb.startswith("-") and verb not in known:
-        raise SystemExit(f"lit-distill: no verb {verb!r}.{nearest(verb, known)} Verbs: {', '.join(known)}.")
+        raise SystemExit(f"lit-distill: no verb {verb!r}.{nearest(verb.lower(), known)} Verbs: {', '.join(known)}.")
 
 
 def _run(verb: str, rest: list[str], given: list[str]) -> None:

@@ -100,6 +100,8 @@ def explain(message: str, options: Iterable[str] = ()) -> str:
         return " ".join(message.split())
     deepest = max(leaf.depth for leaf in leaves)
     chosen = [leaf for leaf in leaves if leaf.depth == deepest]
+    # What a class says of its own values, rather than that it is none of the other classes that could stand there.
+    chosen = [leaf for leaf in chosen if "does not correspond to a subclass" not in leaf.text] or chosen
     told = list(dict.fromkeys(_in_words(leaf) for leaf in _together(chosen)))
     place = chosen[0].place
     return f"{place}: {' Or: '.join(told)}" if place else " Or: ".join(told)
@@ -238,7 +240,7 @@ _RULES: tuple[tuple[str, Callable[..., str]], ...] = (
     (r"module '([^']+)' has no attribute '([^']+)'", _no_name),
     (r"No module named '([^']+)'", _no_module),
     (r"the following arguments are required: (.+)", _missing),
-    (r"Expected a typing\.Literal\[(.+)\](?:\. Got value: (.*))?$", _choice),
+    (r"Expected a typing\.Literal\[(.+?)\](?:\. Got value: (.*))?$", _choice),
     (r"Expected a <class '(\w+)'>(?:\. Got value: (.*))?$", _expected),
     (r"Not a valid subclass of ([\w ]+?)(?:\. Got value: (.*))?$", _no_object),
     (r"Import path (\S+) does not correspond to a subclass of (\w+)", _other_class),
@@ -248,7 +250,9 @@ _RULES: tuple[tuple[str, Callable[..., str]], ...] = (
 
 
 def _unknown_option(name: str, options: Iterable[str]) -> str:
-    known = sorted({option.lstrip("-") for option in options})
+    known = sorted({option.lstrip("-") for option in options if not option.endswith(".help")})
+    if name.endswith((".yaml", ".yml")):
+        return f"{name!r} stands there alone; a config is given as --config {name}."
     hint = nearest(name, known)
     if not hint and name.rpartition(".")[2] not in ("class_path", "init_args"):
         hint = " Options of the model, the data and the optimizer go under their init_args."

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from lit_distill.config_classes import check_classes, check_sections
 from lit_distill.references import nearest
 
 _ENDINGS = (".yaml", ".yml", ".json")
@@ -44,11 +45,18 @@ def check_words(words: Sequence[str]) -> None:
     Raises:
         ValueError: A file cannot be read, is no YAML, is empty or no mapping, or has a key twice.
     """
+    try:
+        _check_all(words)
+    except RecursionError as error:
+        raise ValueError("a config holds itself, by an anchor (&) that is used (*) inside of what it names.") from error
+
+
+def _check_all(words: Sequence[str]) -> None:
     seen: set[Path] = set()
     for option, value in _values(words):
         if option in _OPTIONS:
             if _is_inline(value):
-                _parsed(value, option)
+                check_classes(_parsed(value, option), option)
             elif value != "-":
                 _check_file(Path(value), seen, whole=True)
         elif value.endswith(_ENDINGS) and Path(value).is_file():
@@ -87,6 +95,9 @@ def _check_file(path: Path, seen: set[Path], whole: bool = False) -> None:
         return
     seen.add(path.absolute())
     content = read_config(path)
+    check_classes(content, str(path))
+    if whole:
+        check_sections(content, str(path))
     if whole and content is None:
         raise ValueError(f"{path} is empty; it must hold the options of a fit: model, data and trainer.")
     if whole and not isinstance(content, Mapping):

@@ -25,6 +25,13 @@ _TEACHER_EPOCHS = 15
 _LABELS = 100
 
 
+def _count(text: str) -> int:
+    """A whole number of at least 1, of a word of the command."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"a whole number of at least 1 is needed, not {text!r}")
+    return int(text)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Distil on scikit-learn's handwritten digits and print the outcome.
 
@@ -32,8 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: ``--seeds``, ``--epochs`` and ``--logs``; the process's own where None.
     """
     parser = argparse.ArgumentParser(prog="lit-distill demo", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=3, help="students trained each way (default: 3)")
-    parser.add_argument("--epochs", type=int, default=60, help="epochs of a student (default: 60)")
+    parser.add_argument("--seeds", type=_count, default=3, help="students trained each way (default: 3)")
+    parser.add_argument("--epochs", type=_count, default=60, help="epochs of a student (default: 60)")
     parser.add_argument("--logs", default="runs/demo", help="TensorBoard folder (default: runs/demo)")
     options = parser.parse_args(arguments)
     for name in ("lightning.pytorch", "lightning.fabric"):

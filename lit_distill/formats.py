@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from lit_distill.arguments import check_network
+from lit_distill.arguments import check_network, check_sizes
 from lit_distill.batch import Arguments, Inputs, tensors_of
 from lit_distill.notices import tell
 
@@ -69,6 +69,7 @@ def freeze(model: nn.Module) -> nn.Module:
         TypeError: It is no network.
     """
     check_network("the teacher", model)
+    check_sizes("teacher", model)
     set_mode(model, False)
     require_gradients(model, False)
     for part in model.modules():

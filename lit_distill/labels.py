@@ -73,6 +73,8 @@ def read_labels(target: Tensor, logits: Tensor, task: Task, check: bool | None =
         ValueError: The labels have another form, or a value that the task does not have.
     """
     look = check if check is not None else target.device.type == "cpu"
+    if target.is_complex():
+        raise ValueError(f"labels {list(target.shape)} are complex numbers, and those of the task {task!r} are real.")
     if task != "multiclass":
         return _elements(target, logits, task, look)
     place, spots = class_dim(logits), positions(logits)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 
 from torch import Tensor
 
 from lit_distill.layout import Evidence, Layout, Placement, usual_channel_dim
+from lit_distill.references import layer_path, match_layers
 
 Channels = Callable[[str], int | None]
 _LOGITS = ""  # stands for the network's output among its layers
@@ -92,6 +93,25 @@ class Layouts:
         arranged = placement.arrange(target)
         return arranged if arranged.shape == logits.shape else target
 
+    def refuse_unknown(self, names: Iterable[str], owner: str) -> None:
+        """Refuse a layout that was told of a layer which the network does not have.
+
+        Args:
+            names: The network's layers.
+            owner: Whose they are, for the message.
+
+        Raises:
+            ValueError: One was; the nearest names are listed.
+        """
+        known = list(names)
+        for pattern in self.given:
+            path = layer_path(pattern)
+            if not any(fnmatchcase(name, path) for name in known):
+                try:
+                    match_layers(pattern, known, owner)
+                except ValueError as error:
+                    raise ValueError(f"{self._prefix()}layout of BatchFormat: {error}") from error
+
     def words(self, layer: str | None = None) -> str:
         """What is unusual of a layer, or of the logits; empty where nothing is."""
         placement = self._chosen.get(layer or _LOGITS)
@@ -121,7 +141,7 @@ class Layouts:
 
     def _place_logits(self, logits: Tensor) -> Placement:
         dims = logits.dim()
-        if self.class_dim is not None and dims > 2:
+        if self.class_dim is not None and dims > 1:
             if not -dims <= self.class_dim < dims or self.class_dim % dims == 0:
                 raise ValueError(
                     f"class_dim is {self.class_dim}, and the {self.owner}'s logits are {list(logits.shape)}; dimension 0 holds "

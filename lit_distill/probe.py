@@ -7,6 +7,7 @@ loader is made twice, no stream loses a batch, and random states stay as they we
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator, Sized
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -24,9 +25,14 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from lit_distill.batch import move
 from lit_distill.bits import value_digest
+from lit_distill.preflight.loaders import collating, refuse_no_loader
 from lit_distill.rng import own_generators_kept
 
 _SAMPLES = 2
+
+# PyTorch's functions of steps: their gradient is always 0. A user's own of such a name, which passes gradients straight
+# through, has no number at its end.
+_STEPS = re.compile(r"(Round|Floor|Ceil|Trunc|Sign|Sgn|Heaviside)Backward\d+")
 
 
 @dataclass
@@ -67,6 +73,8 @@ class TrainingData:
         if self.resumed and not all(has_numbered_samples(loader) or isinstance(loader, Ahead) for loader in flat):
             return None
         with isolate_rng():
+            for loader in flat or [self._structure()]:
+                refuse_no_loader(loader)
             read = [self._read(loader, whole) for loader in flat]
         if any(batch is None for _, batch in read):
             raise ValueError("the training DataLoader yields None in place of a batch; look at its collate function.")
@@ -105,7 +113,8 @@ class Ahead:
     def __init__(self, loader: Any) -> None:
         self.loader = loader
         self._iterator: Iterator[Any] | None = iter(loader)
-        self.example: Any = _next(self._iterator)
+        with collating(getattr(loader, "dataset", loader)):
+            self.example: Any = _next(self._iterator)
 
     def __iter__(self) -> Iterator[Any]:
         # A generator, as Lightning also asks for iterators that it never advances. No `yield from`: it would close theirs.
@@ -207,16 +216,8 @@ def read_samples(loader: DataLoader[Any], keys: list[Any]) -> Any:
         timeout=loader.timeout if loader.num_workers else 0,
     )
     data = loader.dataset
-    with own_generators_kept(data, getattr(data, "dataset", None), getattr(data, "transform", None)):
-        try:
-            return _next(iter(reader))
-        except RuntimeError as error:
-            if "stack expects" not in str(error):
-                raise
-            raise ValueError(
-                f"samples of the training data set ({type(data).__name__}) cannot be put into one batch ({error}): resize or "
-                "pad them to one shape, or give the DataLoader a collate_fn that does."
-            ) from error
+    with own_generators_kept(data, getattr(data, "dataset", None), getattr(data, "transform", None)), collating(data):
+        return _next(iter(reader))
 
 
 def _first_keys(loader: DataLoader[Any]) -> list[Any]:
@@ -320,11 +321,12 @@ def unreached_parameters(loss: Tensor, module: nn.Module) -> list[str]:
     return [name for name, p in module.named_parameters() if p.requires_grad and id(p) not in found]
 
 
-def reached_by(value: Tensor) -> set[int] | None:
+def reached_by(value: Tensor, through_steps: bool = True) -> set[int] | None:
     """The ids of the leaves that a value's gradient gets to, be it 0 or not, found in its graph; no gradient is computed.
 
     Args:
         value: A scalar with its graph.
+        through_steps: Whether to count what is reached through rounding or a sign alone, where the gradient is always 0.
 
     Returns:
         None where that cannot be told: a re-entrant gradient checkpoint hides the parameters inside.
@@ -340,6 +342,8 @@ def reached_by(value: Tensor) -> set[int] | None:
         node = waiting.pop()
         if "Checkpoint" in node.name():
             return None
+        if not through_steps and _STEPS.fullmatch(node.name()):
+            continue
         variable = getattr(node, "variable", None)
         if variable is not None:
             found.add(id(variable))

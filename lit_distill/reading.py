@@ -331,7 +331,16 @@ def ignore(labels: Tensor, missing: float, numbers: bool = False) -> Tensor:
 
 
 def shifted(labels: Tensor) -> Tensor:
-    """Give each position the next one's label, ``[B, T]``; the last has none."""
+    """Give each position the next one's label, ``[B, T]``; the last has none.
+
+    Raises:
+        ValueError: The labels are no sequences.
+    """
+    if labels.dim() < 2:
+        raise ValueError(
+            f"shift_labels gives each position the next one's label, and labels {list(labels.shape)} have no positions; leave "
+            "it out of BatchFormat."
+        )
     return torch.cat([labels[:, 1:], torch.full_like(labels[:, :1], IGNORED_LABEL)], dim=1)
 
 

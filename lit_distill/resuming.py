@@ -18,6 +18,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.migration.utils import migrate_checkpoint
 from packaging.version import InvalidVersion, Version
 from torch import Tensor
+from torch.optim import Optimizer
 
 from lit_distill.checkpoint_file import first_line, is_remote, opened, read_opened, short_name
 from lit_distill.notices import tell
@@ -121,6 +122,8 @@ class CheckpointGuard:
         try:
             _check_optimizers(checkpoint, self._trainer.strategy)
             self._originals["load_optimizer_state_dict"](checkpoint)
+            for optimizer in self._trainer.optimizers:
+                _check_settings(optimizer)
         except (ValueError, RuntimeError, KeyError, AttributeError, TypeError, IndexError) as error:
             raise ValueError(
                 f"the optimizers' states in {self._name} do not fit this run's optimizers, so it cannot go on from them "
@@ -136,6 +139,20 @@ def _check_optimizers(checkpoint: Mapping[str, Any], strategy: Any) -> None:
     saved, mine = len(checkpoint["optimizer_states"]), len(strategy.optimizers)
     if saved != mine:
         raise ValueError(f"it holds {saved} of them, and this run has {mine} optimizer{'s' * (mine != 1)}")
+
+
+def _check_settings(optimizer: Optimizer) -> None:
+    """Refuse parameter groups that lack a setting of their optimizer, as those of another kind do: its step would fail.
+
+    Raises:
+        KeyError: One does.
+    """
+    if not type(optimizer).__module__.startswith("torch.optim."):
+        return  # others may keep defaults that their groups do not hold
+    for group in optimizer.param_groups:
+        for name in optimizer.defaults:
+            if name not in group:
+                raise KeyError(f"they have no {name!r}, which {type(optimizer).__name__} needs")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from lit_distill import checks
 from lit_distill.aftermath import Before, Departure
-from lit_distill.arguments import check_choice, check_flag, check_network, check_text, check_whole
+from lit_distill.arguments import check_choice, check_flag, check_network, check_sizes, check_text, check_whole
 from lit_distill.balance import Balance
 from lit_distill.batch import Batch, BatchFormat, Inputs, Target, count_samples, move, told_format
 from lit_distill.callbacks import hosting
@@ -203,6 +203,7 @@ class Distill(EvaluatesHost):
                 "a new Distill for this one."
             )
         if self.distiller is None:
+            check_sizes("student", student)
             hosting.check_teacher(module, student, self.teacher)
             self.distiller = Distiller(student, self.teacher, self.criteria, self._format)
         else:
@@ -292,6 +293,7 @@ class Distill(EvaluatesHost):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         distiller = self._engine()
+        hosting.needs_optimizer(trainer, pl_module)
         self._trained.add(next(iter(trainer.optimizers), None), getattr(pl_module, NOTE_KEY))
         self._follow(pl_module.device)
         distiller.start(trainer, pl_module, distiller.reader().read)

@@ -163,6 +163,19 @@ def check_trains(loss: Tensor, module: LightningModule, student: nn.Module, outp
     )
 
 
+def needs_optimizer(trainer: Trainer, module: LightningModule) -> None:
+    """Refuse a module without an optimizer: what is distilled would train nothing.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if all(type(optimizer).__name__ == "_MockOptimizer" for optimizer in trainer.optimizers):  # Lightning's, for none
+        raise ValueError(
+            f"there is no optimizer: {type(module).__name__}.configure_optimizers returned none, so that nothing would be "
+            "distilled. Return one of the student's parameters."
+        )
+
+
 def check(trainer: Trainer, module: LightningModule, guest: Callback) -> None:
     """Refuse what cannot work, before anything is changed.
 
@@ -171,6 +184,8 @@ def check(trainer: Trainer, module: LightningModule, guest: Callback) -> None:
     """
     kind = type(module).__name__
     callbacks: Iterable[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    if sum(callback is guest for callback in callbacks) > 1:
+        raise ValueError("the Trainer has one Distill callback twice; give it once.")
     for callback in callbacks:
         if callback is guest:
             continue

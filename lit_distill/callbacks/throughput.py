@@ -13,7 +13,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lit_distill.arguments import check_whole
+from lit_distill.arguments import check_whole, wrong_type
 from lit_distill.batch import count_samples
 
 _PAUSE = 1.0  # seconds between two figures in the progress bar
@@ -43,6 +43,8 @@ class Throughput(Callback):
     def __init__(self, window: int = 50, warm_up: int = 2, clock: Callable[[], float] = time.perf_counter) -> None:
         window = check_whole("window", window, least=1)
         self.warm_up = check_whole("warm_up", warm_up, least=0)
+        if isinstance(clock, type) or not callable(clock):
+            raise wrong_type("clock", clock, "give a function that returns seconds, such as time.perf_counter.")
         self._clock = clock
         self._steps: deque[tuple[float, int]] = deque(maxlen=window)  # seconds and samples
         self._seen = 0

@@ -76,11 +76,11 @@ class Mutual(Criterion):
         names = layer_tuple(peers, "peers")
         if len(names) < 2 or len(set(names)) < len(names):
             raise ValueError(f"peers must name at least 2 different layers, not {peers!r}; Peers has '0', '1', ….")
-        if standardize and task != "multiclass":
+        self.standardize = check_flag("standardize", standardize)
+        if self.standardize and task != "multiclass":
             raise ValueError(
                 f"standardize compares classes with each other, and the task {task!r} has none to compare."
             )
-        self.standardize = check_flag("standardize", standardize)
         self.peers = names
         self.temperature = check_temperature(temperature)
         self.task: Task = task

@@ -119,10 +119,10 @@ class OwnTeacher(Criterion):
             return
         outputs = student.logits[0].numel()
         widths = [pooled(student.features[name]).shape[-1] for name in self.layers]
-        self.exits = nn.ModuleList(nn.Linear(width, outputs) for width in widths)
-        if self.deepest_layer is not None:
+        if self.deepest_layer is not None:  # first, as it may be refused
             deepest = self._deepest(student).shape
             self.projectors = nn.ModuleList(Projector(student.features[name].shape, deepest) for name in self.layers)
+        self.exits = nn.ModuleList(nn.Linear(width, outputs) for width in widths)
 
     def _deepest(self, student: Outputs) -> Tensor:
         names = expand_layers([self.deepest_layer or ""], student, "student")

@@ -159,7 +159,8 @@ class SoftTarget(Criterion):
         super().__init__()
         check_choice("divergence", divergence, DIVERGENCES)
         check_class_task("SoftTarget", task)
-        if standardize and task != "multiclass":
+        self.standardize = check_flag("standardize", standardize)
+        if self.standardize and task != "multiclass":
             raise ValueError(
                 f"standardize compares classes with each other, and the task {task!r} has none to compare."
             )
@@ -168,7 +169,6 @@ class SoftTarget(Criterion):
         self.beta = check_number("beta", beta, above=0, below=1)
         self.task: Task = task
         self.skew = check_number("skew", skew, above=0, below=1)
-        self.standardize = check_flag("standardize", standardize)
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
         check_same_classes(student.logits, teacher.logits)

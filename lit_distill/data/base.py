@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision.datasets import VisionDataset
 from torchvision.transforms import v2
 
-from lit_distill.arguments import check_number, check_whole, wrong_type
+from lit_distill.arguments import check_number, check_numbers, check_whole, wrong_type
 from lit_distill.data.labels import hide_labels
 from lit_distill.data.memory import MemoryDataset, collate, decode, usable_cores
 from lit_distill.reviving import Revivable
@@ -65,7 +65,7 @@ class ImageDataModule(Revivable, LightningDataModule, ABC):  # type: ignore[misc
         self.val_fraction = check_number("val_fraction", val_fraction, above=0, below=1)
         if num_workers is not None:
             num_workers = check_whole("num_workers", num_workers, least=0)
-        if in_memory not in (False, True, "device"):
+        if not isinstance(in_memory, (str, int)) or in_memory not in (False, True, "device"):
             raise ValueError(f"in_memory must be False, True or 'device', not {in_memory!r}.")
         if in_memory and num_workers:
             raise ValueError(f"num_workers={num_workers} has nothing to do with in_memory={in_memory!r}; leave it out.")
@@ -250,8 +250,18 @@ def fit_image(size: int) -> v2.Compose:
 
 
 def finish_images(mean: Sequence[float], std: Sequence[float]) -> v2.Compose:
-    """From integer images ``[…, C, H, W]`` to normalised floats."""
-    return v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))])
+    """From integer images ``[…, C, H, W]`` to normalised floats.
+
+    Raises:
+        TypeError: ``mean`` or ``std`` is no list of numbers.
+        ValueError: They hold other than a number a channel, or a number is out of range.
+    """
+    means, deviations = check_numbers("mean", mean), check_numbers("std", std, above=0)
+    if len(means) != len(deviations) or len(means) not in (1, 3):
+        raise ValueError(
+            f"mean and std must hold a number for each of 3 channels, not {len(means)} and {len(deviations)}."
+        )
+    return v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(means, deviations)])
 
 
 def labels_of(targets: Sequence[int] | Tensor) -> list[int]:

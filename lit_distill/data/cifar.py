@@ -10,6 +10,7 @@ from torchvision.datasets import CIFAR10 as TorchvisionCIFAR10
 from torchvision.datasets import CIFAR100 as TorchvisionCIFAR100
 from torchvision.transforms import v2
 
+from lit_distill.arguments import check_flag, check_folder
 from lit_distill.data.base import ImageDataModule, InMemory, Sample, finish_images, image_pipeline, labels_of
 
 
@@ -56,8 +57,8 @@ class CIFAR10(ImageDataModule):
         super().__init__(
             batch_size, num_workers, val_fraction, train_size, split_seed, chosen, mix, in_memory, labelled
         )
-        self.root = root
-        self.download = download
+        self.root = check_folder(root)
+        self.download = check_flag("download", download)
         self._finish = finish_images(mean, std)
         self._plain = image_pipeline(mean, std)
         self._augmented = image_pipeline(mean, std, self.augment)

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder as TorchvisionImageFolder
 from torchvision.datasets.folder import find_classes
 
-from lit_distill.arguments import check_number, check_whole, wrong_type
+from lit_distill.arguments import check_folder, check_number, check_whole
 from lit_distill.data.base import (
     ImageDataModule,
     InMemory,
@@ -69,9 +69,7 @@ class ImageFolder(ImageDataModule):
         super().__init__(
             batch_size, num_workers, val_fraction, train_size, split_seed, augment, mix, in_memory, labelled
         )
-        if not isinstance(root, (str, Path)):
-            raise wrong_type("root", root, "give the path of a folder.")
-        self.root = Path(root)
+        self.root = Path(check_folder(root))
         self.test_fraction = check_number("test_fraction", test_fraction, above=0, below=1)
         image_size = None if image_size is None else check_whole("image_size", image_size, least=1)
         self._fit = fit_image(image_size) if image_size is not None else None

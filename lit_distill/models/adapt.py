@@ -77,6 +77,7 @@ class Adapted(nn.Module):
         check_network("model", model)
         self.model = model
         self.size = _check_size(size)
+        channels = None if channels is None else check_whole("channels", channels)
         if channels not in (None, 1, 3):
             raise ValueError(f"channels must be 1 or 3, not {channels}.")
         self.channels = channels

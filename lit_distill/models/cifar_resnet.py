@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lit_distill.arguments import check_size
+
 _WIDTHS = (16, 32, 64)
 
 
@@ -49,6 +51,7 @@ class CifarResNet(nn.Module):
 
     def __init__(self, blocks: int, num_classes: int = 10) -> None:
         super().__init__()
+        blocks, num_classes = check_size("blocks", blocks), check_size("num_classes", num_classes)
         self.conv1 = nn.Conv2d(3, _WIDTHS[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(_WIDTHS[0])
         self.layer1 = _stage(_WIDTHS[0], _WIDTHS[0], blocks, 1)

@@ -10,7 +10,7 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_distill.arguments import check_choice, check_network, check_temperature, wrong_type
+from lit_distill.arguments import check_choice, check_entry, check_network, check_temperature, wrong_type
 from lit_distill.criteria.base import at_least_float32, check_class_task
 from lit_distill.labels import Task, need_classes
 from lit_distill.mixture import favour_small, log_mixture, normalised
@@ -76,6 +76,7 @@ class Ensemble(nn.Module):
         self.weights = normalised(weights, len(models))
         self.average: Average = average
         self.temperature = check_temperature(temperature)
+        check_entry("output_key", output_key)
         self.output_key = output_key
         self.task: Task = task
         self._guard = Guard()
@@ -130,7 +131,7 @@ def combine(
     Raises:
         ValueError: The members' logits differ in shape.
     """
-    logits = [read_logits(output, output_key) for output in raw]
+    logits = [read_logits(output, output_key, f"ensemble's model {index}") for index, output in enumerate(raw)]
     if average == "none":
         return SeveralLogits(logits)
     _check_shapes(logits)

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from lit_distill.arguments import check_named, check_network, check_whole
+from lit_distill.arguments import check_named, check_network, check_text, check_whole
 
 _SHOWN = 5
 
@@ -42,6 +42,8 @@ def inherit(
     check_network("teacher", teacher)
     if layers is not None:
         check_named("layers", layers, "{'encoder.0': 'encoder.0'}")
+    if blocks is not None:
+        check_text("blocks", blocks, "the path of a sequence of blocks, such as 'encoder.layer'")
     every = None if every is None else check_whole("every", every)
     if every is not None and (blocks is None or every < 1):
         raise ValueError(

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lit_distill.arguments import check_named, check_network, wrong_type
+from lit_distill.arguments import check_flag, check_named, check_network, wrong_type
 from lit_distill.checkpoint_file import first_line, read_checkpoint
 from lit_distill.models.finding import Entries, choose, same_tensors
 from lit_distill.models.suitable import add_tied, differences, optional_names, refuse_unfillable, unsuitable
@@ -51,6 +51,9 @@ def load(model: nn.Module, checkpoint: str | Path, prefix: str | None = None, tr
             networks fit.
     """
     check_network("model", model)
+    trust = check_flag("trust", trust)
+    if prefix is not None and not isinstance(prefix, str):
+        raise wrong_type("prefix", prefix, "give the text that the keys start with, such as 'student.'.")
     path = _existing(checkpoint)
     refuse_unfillable(model)
     wanted = dict(model.state_dict())

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lit_distill.arguments import check_sizes
 from lit_distill.hooks import select_tensor
 from lit_distill.labels import Task
 from lit_distill.models.ensemble import Ensemble, check_networks, combine
@@ -32,6 +33,12 @@ class Peers(Ensemble):
 
     def __init__(self, peers: list[nn.Module], task: Task = "multiclass", output_key: OutputKey | None = None) -> None:
         check_networks("peers", peers)
+        for index, peer in enumerate(peers):
+            check_sizes(f"peer {index}", peer)
+            if any(tensor.device.type == "meta" for tensor in peer.parameters()):
+                raise ValueError(
+                    f"peer {index} has no weights: they are on the device 'meta'. Build it on a real device."
+                )
         if len(peers) < 2:
             raise ValueError(f"peers must be at least 2 networks, not {len(peers)}.")
         for (first, one), (second, other) in combinations(enumerate(peers), 2):
@@ -42,7 +49,7 @@ class Peers(Ensemble):
         """What the peers take, to their ensemble's logits, shaped as one peer's."""
         raw = called_in_turn(self.children(), self._guard, "peer", inputs, named)
         for index, output in enumerate(raw):
-            if select_tensor(output) is not read_logits(output, self.output_key):
+            if select_tensor(output) is not read_logits(output, self.output_key, f"peer {index}"):
                 raise ValueError(
                     f"peer {index} returns another tensor before its logits; have it return the logits first."
                 )

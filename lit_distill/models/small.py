@@ -7,6 +7,8 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from lit_distill.arguments import check_named, check_numbers, check_size
+
 
 class SmallCNN(nn.Module):
     """Three 3x3 convolutions with BatchNorm, average pooling and a linear classifier.
@@ -19,6 +21,8 @@ class SmallCNN(nn.Module):
 
     def __init__(self, width: int = 32, num_classes: int = 10, in_channels: int = 1) -> None:
         super().__init__()
+        width, in_channels = check_size("width", width), check_size("in_channels", in_channels)
+        num_classes = check_size("num_classes", num_classes)
         self.stage1 = _conv(in_channels, width)
         self.stage2 = _conv(width, 2 * width)
         self.pool = nn.MaxPool2d(2)
@@ -43,6 +47,9 @@ class MultiHeadCNN(nn.Module):
 
     def __init__(self, heads: dict[str, int], width: int = 32, in_channels: int = 1) -> None:
         super().__init__()
+        check_named("heads", heads, "{'kind': 10, 'colour': 3}")
+        heads = {task: check_size(f"heads[{task!r}]", classes) for task, classes in heads.items()}
+        width, in_channels = check_size("width", width), check_size("in_channels", in_channels)
         self.stage1 = _conv(in_channels, width)
         self.stage2 = _conv(width, 2 * width)
         self.pool = nn.MaxPool2d(2)
@@ -70,7 +77,8 @@ class MLP(nn.Module):
 
     def __init__(self, in_features: int = 64, hidden: Sequence[int] = (16,), num_classes: int = 10) -> None:
         super().__init__()
-        widths = [in_features, *hidden]
+        widths = [check_size("in_features", in_features), *map(int, check_numbers("hidden", hidden, least=1))]
+        num_classes = check_size("num_classes", num_classes)
         self.hidden = nn.Sequential(*(nn.Sequential(nn.Linear(a, b), nn.ReLU()) for a, b in pairwise(widths)))
         self.classifier = nn.Linear(widths[-1], num_classes)
 

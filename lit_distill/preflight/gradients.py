@@ -42,13 +42,13 @@ def reaches_student(
 
 
 def reaches(value: Tensor, wanted: Collection[int]) -> bool:
-    """Whether a value's gradient gets to one of the parameters, be it 0 or not.
+    """Whether a value's gradient gets to one of the parameters, be it 0 in this example or not.
 
     Args:
         value: A scalar with its graph.
         wanted: The parameters' ids.
     """
-    found = reached_by(value)
+    found = reached_by(value, through_steps=False)
     return found is None or not found.isdisjoint(wanted)
 
 
@@ -74,8 +74,8 @@ def _why(value: Tensor, criterion: Criterion, student: nn.Module, outputs: Outpu
     if outputs.has_logits and not layers and not reaches(outputs.logits, wanted):
         return (
             f"the logits of the student {type(student).__name__} carry none; its forward detaches them, computes without "
-            "gradients (torch.no_grad, argmax, .item(), NumPy), or takes them from frozen layers alone. Take that out, or "
-            "unfreeze what makes them."
+            "gradients (torch.no_grad, argmax, .item(), NumPy), rounds them, or takes them from frozen layers alone. Take that "
+            "out, or unfreeze what makes them."
         )
     if value.requires_grad:
         return "its value depends on its own parameters alone, not on the student's outputs."

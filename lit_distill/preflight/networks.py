@@ -81,6 +81,25 @@ def check_logits(owner: str, outputs: Outputs, criteria: Iterable[Criterion]) ->
         )
 
 
+def have_values(student: Outputs, teacher: Outputs) -> None:
+    """Refuse logits on the device ``meta`` beside others that hold values.
+
+    Args:
+        student: The student's outputs for an example.
+        teacher: The teacher's.
+
+    Raises:
+        ValueError: Those of one network alone are there.
+    """
+    both = {"student": student, "teacher": teacher}
+    places = {owner: outputs.logits.device.type for owner, outputs in both.items() if outputs.has_logits}
+    empty = [owner for owner, place in places.items() if place == "meta"]
+    if len(places) == 2 and len(empty) == 1:
+        raise ValueError(
+            f"the {empty[0]}'s logits have no values: they are on the device 'meta', which its forward moves or makes them on."
+        )
+
+
 def has_weights(network: nn.Module, owner: str) -> None:
     """Refuse a network on the device ``meta``, which has shapes alone.
 

@@ -22,7 +22,7 @@ from lit_distill.ownership import widths
 from lit_distill.positions import input_mask
 from lit_distill.preflight.gradients import reaches_student
 from lit_distill.preflight.lone_batches import refuse_lone_batch
-from lit_distill.preflight.networks import check_logits, check_networks
+from lit_distill.preflight.networks import check_logits, check_networks, have_values
 from lit_distill.preflight.probabilities import tell_of_logarithms, tell_of_probabilities
 from lit_distill.probe import unchanged
 from lit_distill.teachers import FrozenTeacher
@@ -112,6 +112,7 @@ class Rehearsal:
     def _compare(self, student: Outputs, teacher: Outputs, target: Target | None) -> Comparison:
         for owner, outputs in (("student", student), ("teacher", teacher)):
             check_logits(owner, outputs, self.criteria.criteria().values())
+        have_values(student, teacher)
         with looking_closely():
             return self.distiller.weigh(student, teacher, target)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lit_distill.arguments import check_flag, check_network, check_number
+from lit_distill.arguments import check_flag, check_network, check_number, check_sizes
 from lit_distill.batch import Inputs, Target
 from lit_distill.criteria import HardTarget
 from lit_distill.formats import refuse_fixed_mode, require_gradients
@@ -45,6 +45,7 @@ class JointTeacher(Teacher):
         task: Task = "multiclass",
     ) -> None:
         check_network("the teacher", model)
+        check_sizes("teacher", model)
         self.weight = check_number("the teacher's own weight", weight, above=0)
         refuse_fixed_mode(model, "teacher")
         require_gradients(model, True)

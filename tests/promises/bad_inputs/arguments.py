@@ -616,6 +616,52 @@ OBJECTS: list[Row] = [
     ("a transform is text", lambda: data.Digits(augment=["flip"]), ("augment[0]", "a str")),
     ("mix is a class", lambda: data.Digits(mix=v2.MixUp), ("mix is the class MixUp", "MixUp(num_classes=10)")),
     ("root is a number", lambda: data.ImageFolder(3), ("root is an int", "path of a folder")),
+    *(
+        (f"load's trust is {value!r}", lambda v=value: ld.load(net(), "a.ckpt", trust=v), ("trust", "True or False"))
+        for value in ("no", None, [False])
+    ),
+    ("load's prefix is a list", lambda: ld.load(net(), "a.ckpt", prefix=["a."]), ("prefix is a list", "'student.'")),
+    (
+        "inherit's blocks is a number",
+        lambda: ld.inherit(net(), net(), blocks=3),
+        ("blocks is an int", "'encoder.layer'"),
+    ),
+    ("inherit's blocks is empty", lambda: ld.inherit(net(), net(), blocks=""), ("blocks is empty",)),
+    ("adapt's channels is a tensor", lambda: ld.adapt(net(), channels=torch.ones(2)), ("channels is a Tensor",)),
+    (
+        "Ensemble's output_key is a list",
+        lambda: ld.Ensemble([net(), net()], output_key=["logits"]),
+        ("output_key is a list", "a key, an index"),
+    ),
+    ("Throughput's clock is a number", lambda: Throughput(clock=3), ("clock is an int", "time.perf_counter")),
+    ("standardize is a tensor", lambda: ld.SoftTarget(standardize=torch.ones(2)), ("standardize", "True or False")),
+    *(
+        (f"images' {name} is {value!r}", lambda n=name, v=value: data.CIFAR10(**{n: v}), (name, words))
+        for name, value, words in (
+            ("mean", 0.5, "list of numbers"),
+            ("mean", "imagenet", "list of numbers"),
+            ("mean", [0.5, 0.5], "each of 3 channels"),
+            ("std", [0.2, 0.2, 0], "above 0"),
+            ("root", 3, "path of a folder"),
+            ("download", "false", "True or False"),
+        )
+    ),
+    *(
+        (f"{whose}: {value!r}", lambda make=make, v=value: make(v), (whose.split()[-1], words))
+        for whose, make in {
+            "SmallCNN's width": lambda v: models.SmallCNN(width=v),
+            "SmallCNN's num_classes": lambda v: models.SmallCNN(num_classes=v),
+            "MLP's in_features": lambda v: models.MLP(in_features=v),
+            "CifarResNet's blocks": lambda v: models.CifarResNet(v),
+            "MultiHeadCNN's heads": lambda v: models.MultiHeadCNN({"a": v}),
+        }.items()
+        for value, words in (("8", "a str"), (0, "at least 1"), (2.5, "whole number"), (None, "None"))
+    ),
+    ("MLP's hidden is a number", lambda: models.MLP(hidden=16), ("hidden is an int", "list of numbers")),
+    ("a lazy teacher", lambda: ld.FrozenTeacher(nn.LazyLinear(3)), ("teacher LazyLinear", "lazy", "network(example)")),
+    ("a lazy joint teacher", lambda: ld.JointTeacher(nn.LazyLinear(3)), ("teacher LazyLinear", "lazy")),
+    ("a lazy peer", lambda: mutual(peers=[net(), nn.LazyLinear(3)]), ("peer 1 LazyLinear", "lazy", "network(example)")),
+    ("a peer on meta", lambda: mutual(peers=[net().to("meta"), net()]), ("peer 0", "no weights", "'meta'")),
     ("strip a path", lambda: ld.strip("a.ckpt"), ("checkpoint is a str", "lit-distill strip")),
     ("a Distill task of its own loss", lambda: guest(criteria={"task": ld.SoftTarget()}), ("'task'", "own loss")),
 ]

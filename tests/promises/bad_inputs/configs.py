@@ -137,6 +137,38 @@ CHANGES: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     ("a number for a criterion", criterion(0.9), ("model.init_args.criteria", "0.9", "class_path")),
     ("options without a class", {"model.class_path": _GONE}, ("model:", "'temperature'", "No class_path")),
     (
+        "an option beside a network's class",
+        {"arg.student": {"class_path": "lit_distill.models.SmallCNN", "width": 4}},
+        ("model.init_args.student", "'width' stands beside class_path", "init_args"),
+    ),
+    (
+        "init_args misspelt",
+        {"arg.student": {"class_path": "lit_distill.models.SmallCNN", "init_arg": {"width": 4}}},
+        ("model.init_args.student", "'init_arg'", "Did you mean 'init_args'"),
+    ),
+    (
+        "class_path misspelt",
+        {"arg.student": {"classpath": "lit_distill.models.SmallCNN"}},
+        ("model.init_args.student", "'classpath'", "Did you mean 'class_path'"),
+    ),
+    *(
+        (
+            f"init_args is {value!r}",
+            {"arg.student": {"class_path": "lit_distill.models.SmallCNN", "init_args": value}},
+            ("model.init_args.student", "init_args is", "a mapping"),
+        )
+        for value in ([4], "width=4", 3)
+    ),
+    *(
+        (
+            f"class_path is {value!r}",
+            {"arg.student": {"class_path": value}},
+            ("model.init_args.student", "class_path", "lit_distill.models.SmallCNN"),
+        )
+        for value in (None, 5, ["lit_distill.models.SmallCNN"], "models/small.py", " a.B", "a.b:C")
+    ),
+    ("a list for a task", {"arg.task": ["binary"]}, ("model.init_args.task", "'multiclass'", "not ['binary']")),
+    (
         "a class alone for the model",
         {"model": "lit_distill.LogitDistillation"},
         ("LogitDistillation needs student, teacher",),
@@ -158,6 +190,16 @@ CHANGES: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
         "a misspelt option of the Trainer",
         {"trainer.max_epoch": 3},
         ("'trainer.max_epoch'", "Did you mean 'trainer.max_epochs'"),
+    ),
+    ("a list for the trainer", {"trainer": [1]}, ("trainer is a list", "a mapping", "max_epochs")),
+    ("a text for the trainer", {"trainer": "gpu"}, ("trainer is the text 'gpu'", "a mapping", "max_epochs")),
+    ("a checkpoint that is not there", {"ckpt_path": "no.ckpt"}, ("ckpt_path", "no checkpoint no.ckpt", "looked in")),
+    ("an empty section misspelt", {"modle": {}}, ("'modle'", "Did you mean 'model'")),
+    ("a section misspelt", {"optimizers": {"class_path": "torch.optim.SGD"}}, ("Did you mean 'optimizer'",)),
+    (
+        "a teacher's value out of range",
+        {"arg.teacher": {"class_path": "lit_distill.EMATeacher", "init_args": {"decay": 2}}},
+        ("c.yaml: decay", "in [0, 1), not 2.0"),
     ),
     ("text for epochs", {"trainer.max_epochs": "ten"}, ("trainer.max_epochs", "a whole number", "'ten'")),
     (
@@ -233,6 +275,7 @@ FILES: list[tuple[str, bytes | None, tuple[str, ...]]] = [
         ("'trainer.callbacks[0].class_path'", "twice"),
     ),
     ("a key twice in JSON", b'{"seed_everything": 1,\n "seed_everything": 2}', ("'seed_everything'", "lines 1 and 2")),
+    ("a mapping in itself", b"a: &x [*x]\n", ("holds itself",)),
     ("no YAML", b"model: [1, 2\ntrainer: }", ("c.yaml", "no YAML", "line 2")),
     ("tabs", b"trainer:\n\tmax_epochs: 1\n", ("c.yaml", "no YAML", "line 2", "spaces")),
     ("binary", b"\x80\x02}q\x00(X\xff\xfe", ("c.yaml", "no YAML")),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lit_distill import BatchFormat
 from lit_distill.criteria import CTKD, DKD, NKD, RLD, TTM, HardTarget, Hint, LogitMSE, SoftTarget, TeacherFree
@@ -80,6 +81,7 @@ def reading(criterion: Callable[[], Any], y: Callable[[], Any] = lambda: with_va
 
 TYPE = "the batch is of {} and the student's weights of float32"
 FAILED = "training_step failed on a batch before the fit"
+WHOLE = r"samples of the training data set .{}. cannot be put into one batch"
 LONE = "25 samples in batches of 8, which leave one alone in the last, and BatchNorm1d 'norm' of the student needs two"
 
 # What, the set-up, words of the error; and those of Distill where they are others, None where the case is not its own.
@@ -148,7 +150,53 @@ BAD: dict[str, tuple[Case, str] | tuple[Case, str, str | None]] = {
         Case(data=lambda: loader(images(0), classes(0))),
         "training data set .TensorDataset. is empty",
     ),
+    "a data set in place of a loader": (
+        Case(data=lambda: TensorDataset(images(), classes())),
+        r"a data set \(TensorDataset\), whose samples nobody puts into batches; give DataLoader",
+    ),
+    "a tensor in place of a loader": (Case(data=images), "the training data are a Tensor .*give a DataLoader"),
+    "a number in place of a loader": (Case(data=lambda: Loaded(3)), "the training data are an int.*give a DataLoader"),
+    "a function in place of a loader": (
+        Case(data=lambda: Loaded(loader)),
+        "the training data are the function loader.*give a DataLoader",
+    ),
+    "batches in place of loaders": (
+        Case(data=lambda: [(images(4), classes(4))]),
+        "the training data are a Tensor .*give a DataLoader",
+    ),
+    "no loaders": (Case(data=lambda: Loaded([])), "the training data are an empty list; give a DataLoader"),
+    "samples that are None": (Case(data=lambda: DataLoader([None] * 8, batch_size=4)), WHOLE.format("list")),
+    "a stream of None": (Case(data=lambda: DataLoader(Stream(), batch_size=4)), WHOLE.format("Stream")),
+    "labels of several lengths": (
+        Case(data=lambda: DataLoader([(one, [1] * (n + 1)) for n, one in enumerate(images())], batch_size=4)),
+        WHOLE.format("list") + ".*pad their lists",
+    ),
+    # What the batch format says.
+    **{
+        f"class_dim {dim}": (Case(format=BatchFormat(class_dim=dim)), f"class_dim is {dim}, and the student's logits")
+        for dim in (0, 5, -3)
+    },
+    "a layout of no layer": (
+        Case(format=BatchFormat(layout={"stge3": "channels_first"})),
+        "layout of BatchFormat: no layer 'stge3' in the student Net; did you mean 'stage3'",
+    ),
+    "a layout of no layer of the teacher": (
+        Case(format=BatchFormat(teacher_layout={"block*": "channels_first"})),
+        r"teacher_layout of BatchFormat: no layer 'block\*' in the teacher Net",
+    ),
+    "labels without positions to shift": (
+        Case(format=BatchFormat(shift_labels=True)),
+        r"shift_labels.*labels \[\d\] have no positions",
+        None,
+    ),
     # Labels.
+    **{
+        f"complex labels of the task {task}": (
+            of_task(task, outputs, lambda: classes(8, 2) * 1j),
+            f"labels .* are complex numbers, and those of the task '{task}' are real",
+        )
+        for task, outputs in (("multiclass", 10), ("binary", 1), ("regression", 1))
+    },
     "label 10 of 10": (
         labels(lambda y: with_value(y, 0, 10)),
         r"'hard'.*label 10 is no class: the logits are of 10.*\(sample 0 of \d\)",
@@ -277,6 +325,24 @@ BAD: dict[str, tuple[Case, str] | tuple[Case, str, str | None]] = {
         "9 samples in batches of 4.*BatchNorm1d 'hint.*' of the criteria needs two",
     ),
 }
+
+
+class Stream(IterableDataset[None]):
+    """A stream of nothing."""
+
+    def __iter__(self) -> Iterator[None]:
+        return iter([None] * 8)
+
+
+class Loaded(LightningDataModule):
+    """Gives what it was given as its loader."""
+
+    def __init__(self, given: Any) -> None:
+        super().__init__()
+        self.given = given
+
+    def train_dataloader(self) -> Any:
+        return self.given
 
 
 class Named(nn.Module):

@@ -121,6 +121,8 @@ BAD: dict[str, tuple[Case, str] | tuple[Case, str, str | None]] = {
         LOST,
     ),
     "sign": (Case(around(lambda net, x: (net(x) > 0).float())), f"{LOST} through criterion 'hard'", LOST),
+    "rounded": (Case(around(lambda net, x: net(x).round())), f"{LOST} through criterion 'hard'.*rounds", LOST),
+    "ceiling": (Case(around(lambda net, x: net(x).ceil())), f"{LOST} through criterion 'hard'", LOST),
     "integers": (
         Case(around(lambda net, x: net(x).long())),
         f"{LOST}|no class|dtype",
@@ -243,6 +245,14 @@ BAD: dict[str, tuple[Case, str] | tuple[Case, str, str | None]] = {
         "criterion 'mine' .Own. is nan",
     ),
     # Networks that cannot run.
+    "logits on meta": (
+        Case(around(lambda net, x: net(x).to("meta")), criteria=lambda: {"soft": SoftTarget()}, loss=of_the_outputs),
+        "the student's logits have no values.*'meta'",
+    ),
+    "teacher's logits on meta": (
+        Case(teacher=around(lambda net, x: net(x).to("meta"))),
+        "the teacher's logits have no values.*'meta'",
+    ),
     "teacher on meta": (Case(teacher=on_meta), "the teacher Net has no weights: stage1.weight.*'meta'"),
     "teacher partly on meta": (Case(teacher=lambda: on_meta("head")), "the teacher Net has no weights: head.weight"),
     "student on meta": (Case(on_meta), "the student Net has no weights: stage1.weight.*'meta'"),
