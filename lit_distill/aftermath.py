@@ -8,6 +8,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
+from torch.utils.data import BatchSampler, DataLoader
 
 from lit_distill.probe import let_go
 
@@ -33,6 +34,8 @@ class Before:
         for child, training in self._modes:
             child.training = training
         let_go(trainer)
+        for kind in (DataLoader, BatchSampler):
+            _as_defined(kind)
         ours_to_do = not getattr(getattr(trainer, "_signal_connector", None), "_original_handlers", True)
         if ours_to_do and self._interrupt not in (None, signal.getsignal(signal.SIGINT)):
             signal.signal(signal.SIGINT, self._interrupt)
@@ -41,6 +44,25 @@ class Before:
     def forget(self) -> None:
         """End it well."""
         self._modes, self._interrupt = [], None
+
+
+def _as_defined(kind: type) -> None:
+    """Give a class and its subclasses their methods back.
+
+    Lightning puts others in their place while it asks for loaders, and leaves these where asking fails: for the whole process.
+    """
+    for one in [kind, *_all_below(kind)]:
+        for name in ("__setattr__", "__delattr__", "__init__"):
+            before = vars(one).get(f"__old{name}")
+            if before is not None:
+                setattr(one, name, before)
+                delattr(one, f"__old{name}")
+
+
+def _all_below(kind: type) -> list[type]:
+    """Every subclass, and theirs."""
+    children: list[type] = kind.__subclasses__()
+    return [below for child in children for below in (child, *_all_below(child))]
 
 
 class Departure(Callback):

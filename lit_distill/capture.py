@@ -141,7 +141,7 @@ class Capture:
         """Find out in the forward passes meanwhile where each tensor holds its channels."""
         modules = self._modules()
         layers = list(dict.fromkeys(modules[layer_path(layer)] for layer in self.layers))
-        with observed(uncompiled(self.model), layers) as evidence:
+        with observed(uncompiled(self.model), layers, eager=not is_compiled(self.model)) as evidence:
             self.store.evidence, self.store.placed = evidence, {}
             try:
                 yield

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -216,12 +216,13 @@ def _is_watched(module: nn.Module) -> bool:
 
 
 @contextmanager
-def observed(model: nn.Module, layers: list[nn.Module]) -> Iterator[Evidence]:
+def observed(model: nn.Module, layers: list[nn.Module], eager: bool = True) -> Iterator[Evidence]:
     """Watch one forward pass of a network.
 
     Args:
         model: The network.
         layers: The layers whose outputs will be placed.
+        eager: Watch the functions that it calls too, for which a compiled network would be compiled anew.
     """
     evidence = Evidence()
 
@@ -238,7 +239,7 @@ def observed(model: nn.Module, layers: list[nn.Module]) -> Iterator[Evidence]:
     # First among a module's hooks, so that a layer's own width is known when the layer is read.
     handles += [m.register_forward_hook(end, prepend=True) for m in model.modules() if _is_watched(m)]
     try:
-        with _Squashes(evidence):
+        with _Squashes(evidence) if eager else nullcontext():
             yield evidence
     finally:
         for handle in handles:

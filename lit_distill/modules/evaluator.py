@@ -11,6 +11,7 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
 from lit_distill.batch import Batch, Target
+from lit_distill.criteria.processes import distributed
 from lit_distill.formats import weights_mark
 from lit_distill.labels import CLASS_TASKS, Task
 from lit_distill.metrics import Evaluation, count_classes
@@ -35,7 +36,7 @@ class Evaluator:
         teacher_heads: The teacher's layer for each task that it has a head for; read where ``task`` is a mapping.
         metrics: The user's own, by name or in a collection; ``own_metrics`` says what they are updated with.
         setting: What the user sets the task with, for messages.
-        strict: Refuse labels that are none of the task's; else they are said once, and there are no figures.
+        strict: Refuse labels that are none of the task's, in one process; else they are said once, and there are no figures.
 
     Raises:
         TypeError: A metric is none.
@@ -108,7 +109,8 @@ class Evaluator:
             evaluation.update(logits, taught, target, data.mask)
             for member, own in (members or {}).items():
                 evaluation.update_member(member, own, target, data.mask)
-            if evaluation.misfit is not None and self.strict and evaluation.wrong_label:
+            # Not where several processes run: one that stops would leave the others waiting for it.
+            if evaluation.misfit is not None and self.strict and evaluation.wrong_label and not distributed():
                 raise ValueError(f"{_STAGES.get(place[0], place[0])}, batch {place[2]}: {evaluation.misfit}")
             if evaluation.misfit is not None:
                 self._tell_of_misfit(name, evaluation.misfit)

@@ -71,8 +71,12 @@ def test_at_the_teacher(case: Case, tally: Tally) -> None:
     for classes, batch, width in SIZES:
         if (case.kind == "logits" and case.positions and classes > 1000) or ("rkd" in case.name and batch > 32):
             continue
+        if "relation" in case.name and classes > 1000:  # every class beside every other: gigabytes
+            continue
         for scale in (1e-8, 1.0, 1e4):
             student, _, target = draw(case, batch, classes, width, scale)
+            if case.name == "sdd":  # whose classes are the map's channels
+                target = target % width
             value, gradient = put(case, student, student, target)
             assert abs(value.item()) < 1e-5, (classes, batch, width, scale)
             # A criterion of no scale rounds by some 1e-7 of the gradient's own, which goes with one over the scale.
