@@ -16,6 +16,8 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
+from tests.promises.counting import pytest_terminal_summary  # noqa: F401  # a hook
+
 # The tests' networks are tiny: more threads would only wait for each other, the more so beside other work.
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
