@@ -28,6 +28,11 @@ QuickTrainer = Callable[..., Trainer]
 @pytest.fixture(autouse=True)
 def seeded() -> Iterator[None]:
     """Give every test the same random state, whatever ran before it."""
+    for name in (
+        "PL_GLOBAL_SEED",
+        "PL_SEED_WORKERS",
+    ):  # Lightning seeds later runs of the process by them, and their workers
+        os.environ.pop(name, None)
     torch.manual_seed(0)
     levels = {name: logging.getLogger(name).level for name in ("lightning.pytorch", "lightning.fabric")}
     yield

@@ -249,12 +249,7 @@ def inner(module: Any) -> nn.Module:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_an_error_at_any_point_leaves_all_as_it_was(
-    tmp_path: Any, scheme: str, tally: Tally, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv(
-        "PL_SEED_WORKERS", raising=False
-    )  # with it, Lightning gives every loader a function that seeds workers
+def test_an_error_at_any_point_leaves_all_as_it_was(tmp_path: Any, scheme: str, tally: Tally) -> None:
     every = (
         1 if scheme in ("combined", "distill") else 4
     )  # all points for a module and a callback, some for each scheme
