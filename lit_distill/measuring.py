@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_distill.compiling import eagerly
+from lit_distill.graph import nodes_behind
 from lit_distill.notices import tell
 
 
@@ -97,16 +98,10 @@ def gradients_of(value: Tensor, parameters: Sequence[Tensor], who: str) -> tuple
 
 def through_compiled(*values: Tensor) -> bool:
     """Whether the gradient of one of the values goes through a compiled function."""
-    waiting, seen = [value.grad_fn for value in values], set()
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
+    for node in nodes_behind(values):
         made_by = getattr(node, "_forward_cls", None)
         if made_by is not None and made_by.__module__.startswith("torch._functorch"):
             return True
-        waiting.extend(following for following, _ in node.next_functions)
     return False
 
 

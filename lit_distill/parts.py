@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lit_distill.batch import call_model, tensors_of
 from lit_distill.calls import Call
+from lit_distill.graph import nodes_behind
 from lit_distill.probe import as_in_evaluation
 
 _MOST_NODES = 2000  # of an autograd graph, between one part's output and the next part's input
@@ -91,16 +92,7 @@ def _comes_from(tensor: Tensor, sources: list[Tensor]) -> bool:
     if any(tensor is source or _same_memory(tensor, source) for source in sources):
         return True
     nodes = {source.grad_fn for source in sources if source.grad_fn is not None}
-    waiting: list[Any] = [tensor.grad_fn]
-    seen: set[Any] = {None}
-    while waiting and len(seen) < _MOST_NODES:
-        node = waiting.pop()
-        if node in nodes:
-            return True
-        if node not in seen:
-            seen.add(node)
-            waiting += [following for following, _ in node.next_functions]
-    return False
+    return any(node in nodes for node in islice(nodes_behind([tensor]), _MOST_NODES - 1))
 
 
 def _same_memory(one: Tensor, other: Tensor) -> bool:

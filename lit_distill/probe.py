@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from lit_distill.batch import move
 from lit_distill.bits import value_digest
+from lit_distill.graph import nodes_behind
 from lit_distill.preflight.loaders import collating, refuse_no_loader
 from lit_distill.rng import own_generators_kept
 
@@ -336,21 +337,12 @@ def reached_by(value: Tensor, through_steps: bool = True) -> set[int] | None:
     if value.grad_fn is None:
         return {id(value)}
     found: set[int] = set()
-    seen: set[Any] = set()
-    waiting: list[Any] = [value.grad_fn]
-    while waiting:
-        node = waiting.pop()
+    for node in nodes_behind([value], lambda node: through_steps or not _STEPS.fullmatch(node.name())):
         if "Checkpoint" in node.name():
             return None
-        if not through_steps and _STEPS.fullmatch(node.name()):
-            continue
         variable = getattr(node, "variable", None)
         if variable is not None:
             found.add(id(variable))
-        for following, _ in node.next_functions:
-            if following is not None and following not in seen:
-                seen.add(following)
-                waiting.append(following)
     return found
 
 

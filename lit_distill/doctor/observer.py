@@ -20,6 +20,7 @@ from lit_distill.doctor.record import Record, Watched
 from lit_distill.doctor.sample import Sample
 from lit_distill.doctor.setup import Setup
 from lit_distill.doctor.student import in_eval_mode
+from lit_distill.graph import nodes_behind
 from lit_distill.labels import class_dim, class_indices
 from lit_distill.measuring import through_compiled
 from lit_distill.outputs import Outputs
@@ -225,17 +226,10 @@ def _answer(model: nn.Module, inputs: Any, named: Any) -> Tensor:
 def leaves_of(loss: Tensor) -> list[Tensor]:
     """The tensors that a loss is differentiated for."""
     found: dict[int, Tensor] = {}
-    seen: set[Any] = set()
-    waiting = [loss.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
+    for node in nodes_behind([loss]):
         leaf = getattr(node, "variable", None)
         if isinstance(leaf, Tensor):
             found[id(leaf)] = leaf
-        waiting += [following for following, _ in node.next_functions]
     return list(found.values())
 
 

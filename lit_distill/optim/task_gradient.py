@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
+from lit_distill.graph import nodes_behind
 from lit_distill.lightning_names import keeps_parameters_whole
 from lit_distill.measuring import gradients_of
 from lit_distill.optim.dot import DOT
@@ -99,14 +100,4 @@ def _total(criteria: WeightedCriteria, losses: Sequence[Losses], needs_teacher: 
 
 def _leaves(value: Tensor) -> set[Tensor]:
     """The tensors that a value's backward pass would accumulate gradients in."""
-    found: set[Tensor] = set()
-    waiting, seen = [value.grad_fn], set()
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if node.name().endswith("AccumulateGrad"):
-            found.add(node.variable)  # type: ignore[attr-defined]
-        waiting.extend(following for following, _ in node.next_functions)
-    return found
+    return {node.variable for node in nodes_behind([value]) if node.name().endswith("AccumulateGrad")}
