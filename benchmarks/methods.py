@@ -34,8 +34,8 @@ from measure.seeds import Rows, spread, with_error
 from schemes import fit
 
 from lit_distill import SupervisedModule
+from lit_distill.cli.methods import method_configs
 from lit_distill.criteria.sim_kd import SimKD, reuse_classifier
-from lit_distill.method_table import method_configs
 
 BASELINE, PLAIN = "no teacher", "KD"
 _PLOT_FROM = -10.0  # a weight that fits another pair can cost far more; the bar then says how much

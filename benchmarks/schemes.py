@@ -34,7 +34,7 @@ from measure.seeds import Rows, spread, with_error
 from measure.shipped import ACCURACY, FITTED_BEFORE, SCHEMES, Scheme
 
 from lit_distill.chain import read_chain
-from lit_distill.cli import DistillationCLI, find_configs
+from lit_distill.cli.command import DistillationCLI, find_configs
 
 QUIET = ("--trainer.logger=false", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false")
 

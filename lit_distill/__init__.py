@@ -2,7 +2,7 @@
 
 from lit_distill.balance import Balance, GradientNorm, Uncertainty
 from lit_distill.callbacks import Distill, Unfreeze, strip
-from lit_distill.capture import Capture
+from lit_distill.capture.capture import Capture
 from lit_distill.criteria import (
     AttentionTransfer,
     Criterion,
@@ -16,6 +16,7 @@ from lit_distill.criteria import (
     SoftTarget,
     TeacherFree,
 )
+from lit_distill.criteria.projectors import Projector
 from lit_distill.models import Ensemble, adapt, build, inherit, load
 from lit_distill.modules import (
     BatchFormat,
@@ -29,7 +30,6 @@ from lit_distill.modules import (
     SupervisedModule,
 )
 from lit_distill.outputs import Outputs
-from lit_distill.projectors import Projector
 from lit_distill.teachers import EMATeacher, FrozenTeacher, JointTeacher, RecordedTeacher, Teacher, TeacherRuntime
 
 __version__ = "0.1.0"

@@ -1,6 +1,6 @@
 """``python -m lit_distill`` is ``lit-distill``."""
 
-from lit_distill.cli import main
+from lit_distill.cli.command import main
 
 if __name__ == "__main__":
     main()

@@ -9,11 +9,11 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from lit_distill.arguments import check_number, check_text, check_whole
 from lit_distill.criteria.base import at_least_float32
-from lit_distill.criteria.processes import distributed
-from lit_distill.measuring import gradients_of, through_compiled
-from lit_distill.references import nearest
+from lit_distill.utils.arguments import check_number, check_text, check_whole
+from lit_distill.utils.distributed import distributed
+from lit_distill.utils.measuring import gradients_of, through_compiled
+from lit_distill.utils.names import nearest
 
 _ROUNDING = 1e-4  # how far below 0 rounding may bring a loss that cannot be negative
 _LARGEST_LOG_VARIANCE = 20.0  # keeps exp finite
@@ -71,7 +71,7 @@ class GradientNorm(Balance):
     The norms are measured every ``every`` batches, at the cost of one more backward pass for each criterion, and kept
     as a moving average that starts at the first one measured. A norm of 0, or one that is not finite, is left out.
     Until both norms are known, a criterion has its weight as it is. In a batch that measures, a compiled student runs eagerly:
-    no more than one gradient of a compiled network can be relied on (``lit_distill.measuring``).
+    no more than one gradient of a compiled network can be relied on (``lit_distill.utils.measuring``).
 
     The aim is that of Chen et al. 2018, *GradNorm*, section 3, the means are simpler: no weights learned by gradient
     descent, no target from relative training rates (the paper's ``alpha`` is 0), one reference in place of the mean, and

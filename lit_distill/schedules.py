@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Literal
 
-from lit_distill.arguments import check_choice, check_number, plain_number, wrong_type
+from lit_distill.utils.arguments import check_choice, check_number, plain_number, wrong_type
 
 Unit = Literal["epoch", "step"]
 UNITS: tuple[Unit, ...] = ("epoch", "step")

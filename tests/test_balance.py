@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from lit_distill import balance as balance_module
 from lit_distill.balance import Balance, GradientNorm, Uncertainty, gradient_norm
 from lit_distill.criteria import Criterion, HardTarget, Hint, SoftTarget
+from lit_distill.engine.weighted import Losses, WeightedCriteria
 from lit_distill.outputs import Outputs
 from lit_distill.schedules import Between
-from lit_distill.weighted import Losses, WeightedCriteria
 
 LABELS = torch.tensor([0, 1, 2, 1, 0, 2])
 

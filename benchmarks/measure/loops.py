@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from lit_distill import FrozenTeacher, LogitDistillation, RecordedTeacher, Teacher, TeacherRuntime
-from lit_distill.modules.acceleration import tune_malloc
+from lit_distill.engine.acceleration import tune_malloc
 from measure.job import HARD, SOFT, TEMPERATURE, Job
 from measure.rounds import Turns
 

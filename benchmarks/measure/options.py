@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_distill import FrozenTeacher, TeacherRuntime
-from lit_distill.modules.acceleration import runtimes_for
+from lit_distill.engine.acceleration import runtimes_for
 from measure.job import Job
 from measure.loops import by_trainer, device, on_ready_batches
 from measure.process import Failure, alone

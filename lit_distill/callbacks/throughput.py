@@ -13,8 +13,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lit_distill.arguments import check_whole, wrong_type
-from lit_distill.batch import count_samples
+from lit_distill.batch.batch import count_samples
+from lit_distill.utils.arguments import check_whole, wrong_type
 
 _PAUSE = 1.0  # seconds between two figures in the progress bar
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lit_distill.chain.link import Link
-from lit_distill.cli import find_configs
-from lit_distill.config_files import read_config
+from lit_distill.cli.command import find_configs
+from lit_distill.cli.config_files import read_config
 
 _KEYS = ("folder", "config", "links")
 _LINK_NAME = re.compile(r"\w[\w.-]*")

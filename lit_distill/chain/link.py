@@ -12,8 +12,8 @@ import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from lit_distill.saving import save_whole
-from lit_distill.whole_file import write_whole
+from lit_distill.files.saving import save_whole
+from lit_distill.files.whole_file import write_whole
 
 _CALLBACK = "lit_distill.chain.LinkCheckpoint"
 _CHECKPOINT = "last.ckpt"

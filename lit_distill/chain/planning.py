@@ -12,7 +12,7 @@ from typing import Any, Literal
 import yaml
 
 from lit_distill.chain.link import Link, Record, flatten
-from lit_distill.cli import DistillationCLI, find_configs
+from lit_distill.cli.command import DistillationCLI, find_configs
 
 _LOOKS = ("trainer.enable_progress_bar", "trainer.enable_model_summary")  # change nothing that a link leaves
 

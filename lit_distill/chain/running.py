@@ -21,8 +21,8 @@ from filelock import FileLock, Timeout
 from lit_distill.chain.config import read_chain
 from lit_distill.chain.link import Link, Record
 from lit_distill.chain.planning import Step, plan, settings_of
-from lit_distill.cli import find_configs
-from lit_distill.signals import TERMINATED
+from lit_distill.cli.command import find_configs
+from lit_distill.utils.signals import TERMINATED
 
 Launch = Callable[[list[str]], int]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lit_distill.arguments import check_number
 from lit_distill.criteria.about import About
 from lit_distill.criteria.base import FeatureCriterion
 from lit_distill.outputs import Outputs
+from lit_distill.utils.arguments import check_number
 
 
 def activation_boundary(student: Tensor, teacher: Tensor, margin: float = 1.0) -> Tensor:

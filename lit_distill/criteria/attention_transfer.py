@@ -6,13 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_distill.arguments import check_number
+from lit_distill.batch.positions import position_mask
 from lit_distill.criteria.about import About
 from lit_distill.criteria.base import FeatureCriterion
-from lit_distill.criteria.normalisation import unit_length
+from lit_distill.criteria.ops.normalisation import unit_length
 from lit_distill.outputs import Outputs
-from lit_distill.positions import position_mask
-from lit_distill.projectors import resize_map
+from lit_distill.utils.arguments import check_number
+from lit_distill.utils.grids import resize_map
 
 
 def attention_map(feature: Tensor, p: float = 2.0) -> Tensor:

@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lit_distill.arguments import check_choice, layer_tuple
+from lit_distill.batch.labels import CLASS_TASKS, TASKS, need_classes
+from lit_distill.batch.positions import position_mask
 from lit_distill.criteria.about import About
-from lit_distill.labels import CLASS_TASKS, TASKS, need_classes
+from lit_distill.criteria.projectors import NORMS, Norm, Projector, SizedProjector
 from lit_distill.outputs import Outputs
-from lit_distill.positions import position_mask
-from lit_distill.projectors import NORMS, Norm, Projector, SizedProjector
-from lit_distill.references import match_layers
+from lit_distill.utils.arguments import check_choice, layer_tuple
+from lit_distill.utils.names import match_layers
 
 
 class Criterion(nn.Module, ABC):

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_distill.arguments import check_number, check_whole
 from lit_distill.criteria.about import About
 from lit_distill.criteria.base import FeatureCriterion
-from lit_distill.criteria.normalisation import unit_length
+from lit_distill.criteria.ops.normalisation import unit_length
 from lit_distill.outputs import Outputs
+from lit_distill.utils.arguments import check_number, check_whole
 
 
 def correlation(feature: Tensor, gamma: float = 0.4, order: int = 2) -> Tensor:

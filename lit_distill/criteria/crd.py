@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_distill.arguments import check_choice, check_flag, check_temperature, check_whole
-from lit_distill.batch import IGNORED_LABEL
+from lit_distill.batch.batch import IGNORED_LABEL
+from lit_distill.batch.labels import sample_classes
 from lit_distill.criteria.about import About
 from lit_distill.criteria.base import FeatureCriterion, in_own_type
-from lit_distill.criteria.normalisation import unit_length
-from lit_distill.criteria.spatial import pooled
-from lit_distill.labels import sample_classes
+from lit_distill.criteria.ops.features import pooled
+from lit_distill.criteria.ops.normalisation import unit_length
 from lit_distill.outputs import Outputs
+from lit_distill.utils.arguments import check_choice, check_flag, check_temperature, check_whole
 
 Objective = Literal["nce", "info_nce"]
 OBJECTIVES: tuple[Objective, ...] = ("nce", "info_nce")

@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_distill.arguments import check_flag, check_number
+from lit_distill.batch.labels import Task, need_classes
 from lit_distill.criteria.about import About
 from lit_distill.criteria.base import Criterion, paired_rows
+from lit_distill.criteria.ops.standardization import standardize
 from lit_distill.criteria.soft_target import kl_divergence
-from lit_distill.criteria.standardization import standardize
-from lit_distill.labels import Task, need_classes
 from lit_distill.outputs import Outputs
+from lit_distill.utils.arguments import check_flag, check_number
 
 
 class _ReverseGradient(torch.autograd.Function):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lit_distill.arguments import check_temperature
+from lit_distill.batch.positions import position_mask
 from lit_distill.criteria.about import About
 from lit_distill.criteria.base import Criterion, FeatureCriterion, at_least_float32, check_same_classes
-from lit_distill.criteria.softmax_kl import softmax_kl
+from lit_distill.criteria.ops.softmax_kl import softmax_kl
 from lit_distill.outputs import Outputs
-from lit_distill.positions import position_mask
+from lit_distill.utils.arguments import check_temperature
 
 _PAPER = 'Shu et al. 2021, "Channel-wise Knowledge Distillation for Dense Prediction", ICCV'
 

@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_distill.arguments import check_flag, check_shares, check_temperature
+from lit_distill.batch.labels import Task, need_classes
 from lit_distill.criteria.about import About
 from lit_distill.criteria.base import Criterion, paired_rows
-from lit_distill.criteria.standardization import standardize as standardized
-from lit_distill.labels import Task, need_classes
+from lit_distill.criteria.ops.standardization import standardize as standardized
 from lit_distill.outputs import Outputs
+from lit_distill.utils.arguments import check_flag, check_shares, check_temperature
 
 _LEAST = 0.05  # of a row's own length: how much of it varies at least, as far as the gradient is concerned
 _ROUNDING = 8.0  # differences of so many roundings are none

@@ -9,16 +9,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_distill.arguments import check_choice, check_flag, check_number, check_numbers, check_temperature, layer_tuple
-from lit_distill.batch import IGNORED_LABEL
+from lit_distill.batch.batch import IGNORED_LABEL
+from lit_distill.batch.label_rows import labelled
+from lit_distill.batch.labels import Task, need_classes, unknown
 from lit_distill.criteria.base import Criterion, check_same_classes, counted, valid_rows
 from lit_distill.criteria.hard_target import hard_target
-from lit_distill.criteria.standardization import standardize as standardized
-from lit_distill.label_rows import labelled
-from lit_distill.labels import Task, need_classes, unknown
-from lit_distill.mixture import favour_small, log_mixture, normalised
+from lit_distill.criteria.ops.mixture import favour_small, log_mixture, normalised
+from lit_distill.criteria.ops.standardization import standardize as standardized
 from lit_distill.outputs import Outputs
-from lit_distill.references import match_layers
+from lit_distill.utils.arguments import (
+    check_choice,
+    check_flag,
+    check_number,
+    check_numbers,
+    check_temperature,
+    layer_tuple,
+)
+from lit_distill.utils.names import match_layers
 
 Weighting = Literal["average", "confidence", "agreement", "learned"]
 WEIGHTINGS: tuple[Weighting, ...] = get_args(Weighting)

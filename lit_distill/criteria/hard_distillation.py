@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from lit_distill.batch.labels import Task, need_classes
 from lit_distill.criteria.about import About
 from lit_distill.criteria.base import Criterion, at_least_float32, check_same_classes, valid_rows
-from lit_distill.criteria.chunked import mean_over_rows
-from lit_distill.labels import Task, need_classes
+from lit_distill.criteria.ops.chunked import mean_over_rows
 from lit_distill.outputs import Outputs
 
 

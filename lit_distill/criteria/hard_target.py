@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_distill.arguments import check_choice, check_number, check_numbers
-from lit_distill.batch import IGNORED_LABEL
+from lit_distill.batch.batch import IGNORED_LABEL
+from lit_distill.batch.label_rows import labelled
+from lit_distill.batch.labels import TASKS, Task, need_classes, unknown
 from lit_distill.criteria.base import Criterion, at_least_float32
-from lit_distill.label_rows import labelled
-from lit_distill.labels import TASKS, Task, need_classes, unknown
 from lit_distill.outputs import Outputs
+from lit_distill.utils.arguments import check_choice, check_number, check_numbers
 
 Distance = Literal["l2", "l1", "smooth_l1"]
 DISTANCES: tuple[Distance, ...] = get_args(Distance)
@@ -142,7 +142,7 @@ def label_loss(
     class_weights: Tensor | None = None,
     distance: Distance = "l2",
 ) -> Tensor:
-    """The loss on labels of any form that ``lit_distill.labels`` reads, at the positions that count.
+    """The loss on labels of any form that ``lit_distill.batch.labels`` reads, at the positions that count.
 
     Args:
         student: Whose mask says which positions count, and whose sample weights how much.
@@ -166,7 +166,7 @@ def label_loss(
 class HardTarget(Criterion):
     """The student's own loss on the labels.
 
-    The usual forms of labels are understood (``lit_distill.labels.read_labels``): class indices of any integer type, one-hot
+    The usual forms of labels are understood (``batch.labels.read_labels``): class indices of any integer type, one-hot
     and class probabilities; 0, 1 and probabilities for ``binary`` and ``multilabel``; numbers for ``regression``. A label of
     -100 is not known, and counts nothing in every task. Where the student's outputs carry sample weights, each sample's loss
     is weighed by its own: ``sum w·l / sum w``.

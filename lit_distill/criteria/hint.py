@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_distill.arguments import check_choice, check_flag, check_whole
 from lit_distill.criteria.about import About
 from lit_distill.criteria.base import FeatureCriterion
-from lit_distill.criteria.normalisation import NORMALISATIONS, Normalise, channel_dim, normalise, unit_length
-from lit_distill.criteria.spatial import counting_rows
+from lit_distill.criteria.ops.features import counting_rows
+from lit_distill.criteria.ops.normalisation import NORMALISATIONS, Normalise, channel_dim, normalise, unit_length
+from lit_distill.criteria.projectors import KINDS, Kind, Norm, Projector, ProjectorEnsemble
 from lit_distill.outputs import Outputs
-from lit_distill.projectors import KINDS, Kind, Norm, Projector, ProjectorEnsemble
+from lit_distill.utils.arguments import check_choice, check_flag, check_whole
 
 Distance = Literal["l2", "l1", "smooth_l1", "cosine", "log_sum"]
 DISTANCES: tuple[Distance, ...] = get_args(Distance)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lit_distill.arguments import check_flag
+from lit_distill.batch.labels import Task
 from lit_distill.criteria.about import About
 from lit_distill.criteria.base import Criterion, at_least_float32, check_same_classes, valid_rows
-from lit_distill.criteria.chunked import mean_over_rows
-from lit_distill.criteria.standardization import standardize as standardized
-from lit_distill.labels import Task
+from lit_distill.criteria.ops.chunked import mean_over_rows
+from lit_distill.criteria.ops.standardization import standardize as standardized
 from lit_distill.outputs import Outputs
+from lit_distill.utils.arguments import check_flag
 
 
 def logit_mse(

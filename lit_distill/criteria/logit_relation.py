@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lit_distill.arguments import check_flag, check_shares, check_temperatures
+from lit_distill.batch.labels import Task, need_classes
 from lit_distill.criteria.about import About
 from lit_distill.criteria.base import Criterion, paired_rows
-from lit_distill.criteria.standardization import standardize as standardized
-from lit_distill.labels import Task, need_classes
+from lit_distill.criteria.ops.standardization import standardize as standardized
 from lit_distill.outputs import Outputs
+from lit_distill.utils.arguments import check_flag, check_shares, check_temperatures
 
 
 def logit_relation(

@@ -7,11 +7,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lit_distill.arguments import check_choice, check_number
 from lit_distill.criteria.about import About
 from lit_distill.criteria.base import FeatureCriterion, in_own_type
-from lit_distill.criteria.spatial import need_maps
+from lit_distill.criteria.ops.features import need_maps
 from lit_distill.outputs import Outputs
+from lit_distill.utils.arguments import check_choice, check_number
 
 Masked = Literal["channels", "positions"]
 MASKED: tuple[Masked, ...] = ("channels", "positions")

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lit_distill.arguments import check_whole, layer_tuple
 from lit_distill.criteria.about import About
 from lit_distill.criteria.base import Criterion, at_least_float32, expand_layers
-from lit_distill.criteria.softmax_kl import softmax_kl
+from lit_distill.criteria.ops.softmax_kl import softmax_kl
 from lit_distill.criteria.token_relation import token_mask
 from lit_distill.outputs import Outputs
+from lit_distill.utils.arguments import check_whole, layer_tuple
 
 
 def attention_relation(student: Tensor, teacher: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:

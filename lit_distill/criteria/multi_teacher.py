@@ -12,14 +12,14 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from lit_distill.arguments import check_choice, check_number, check_numbers, check_whole, layer_tuple
 from lit_distill.criteria.about import About
 from lit_distill.criteria.base import FeatureCriterion
 from lit_distill.criteria.hint import hint
-from lit_distill.criteria.phi_s import hadamard, phi_s
-from lit_distill.criteria.statistics import Statistics
+from lit_distill.criteria.ops.phi_s import hadamard, phi_s
+from lit_distill.criteria.ops.statistics import Statistics
+from lit_distill.criteria.projectors import Projector
 from lit_distill.outputs import Outputs
-from lit_distill.projectors import Projector
+from lit_distill.utils.arguments import check_choice, check_number, check_numbers, check_whole, layer_tuple
 
 Standardise = Literal["dimension", "phi_s", "none"]
 STANDARDISATIONS: tuple[Standardise, ...] = get_args(Standardise)

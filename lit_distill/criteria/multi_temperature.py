@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lit_distill.arguments import check_flag, check_temperatures
+from lit_distill.batch.labels import Task
 from lit_distill.criteria.about import About
 from lit_distill.criteria.base import Criterion, check_same_classes
 from lit_distill.criteria.soft_target import soft_target
-from lit_distill.labels import Task
 from lit_distill.outputs import Outputs
+from lit_distill.utils.arguments import check_flag, check_temperatures
 
 
 def multi_temperature(

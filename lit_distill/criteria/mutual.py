@@ -8,12 +8,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lit_distill.arguments import check_flag, check_temperature, layer_tuple
+from lit_distill.batch.labels import Task
 from lit_distill.criteria.about import About
 from lit_distill.criteria.base import Criterion, check_class_task
 from lit_distill.criteria.soft_target import soft_target, soft_target_bernoulli
-from lit_distill.labels import Task
 from lit_distill.outputs import Outputs
+from lit_distill.utils.arguments import check_flag, check_temperature, layer_tuple
 
 
 def mutual(

@@ -5,18 +5,18 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_distill.arguments import check_flag, check_share, check_temperature
+from lit_distill.batch.labels import Task
 from lit_distill.criteria.about import About
 from lit_distill.criteria.base import Criterion
-from lit_distill.criteria.labelled import (
+from lit_distill.criteria.ops.labelled import (
     check_three_classes,
     label_index,
     labelled_rows,
     mean_of_labelled,
     other_classes,
 )
-from lit_distill.labels import Task
 from lit_distill.outputs import Outputs
+from lit_distill.utils.arguments import check_flag, check_share, check_temperature
 
 
 def nkd(student: Tensor, teacher: Tensor, target: Tensor, gamma: float = 1.5, temperature: float = 1.0) -> Tensor:

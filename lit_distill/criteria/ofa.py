@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_distill.arguments import check_flag, check_number, check_temperature, layer_tuple
+from lit_distill.batch.labels import Task, need_classes
 from lit_distill.criteria.about import About
 from lit_distill.criteria.base import Criterion, at_least_float32, expand_layers, in_own_type
-from lit_distill.criteria.labelled import labelled_rows, mean_of_labelled
-from lit_distill.criteria.spatial import pooled
-from lit_distill.labels import Task, need_classes
+from lit_distill.criteria.ops.features import pooled
+from lit_distill.criteria.ops.labelled import labelled_rows, mean_of_labelled
 from lit_distill.outputs import Outputs
+from lit_distill.utils.arguments import check_flag, check_number, check_temperature, layer_tuple
 
 
 def ofa(student: Tensor, teacher: Tensor, target: Tensor, gamma: float = 1.5, temperature: float = 1.0) -> Tensor:

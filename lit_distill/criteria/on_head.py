@@ -8,10 +8,10 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from lit_distill.arguments import check_object, check_text
-from lit_distill.batch import Target
+from lit_distill.batch.batch import Target
 from lit_distill.criteria.base import Criterion
 from lit_distill.outputs import Outputs
+from lit_distill.utils.arguments import check_object, check_text
 
 
 class OnHead(Criterion):

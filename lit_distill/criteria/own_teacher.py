@@ -9,16 +9,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lit_distill.arguments import check_number, check_share, check_temperature, check_text, layer_tuple
+from lit_distill.batch.labels import Task
 from lit_distill.criteria.about import About
 from lit_distill.criteria.base import Criterion, at_least_float32, check_class_task, expand_layers
 from lit_distill.criteria.hard_target import label_loss
 from lit_distill.criteria.hint import hint
+from lit_distill.criteria.ops.features import pooled
+from lit_distill.criteria.projectors import Projector
 from lit_distill.criteria.soft_target import soft_target, soft_target_bernoulli
-from lit_distill.criteria.spatial import pooled
-from lit_distill.labels import Task
 from lit_distill.outputs import Outputs
-from lit_distill.projectors import Projector
+from lit_distill.utils.arguments import check_number, check_share, check_temperature, check_text, layer_tuple
 
 
 def own_teacher(

@@ -8,14 +8,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lit_distill.arguments import check_temperature, check_whole
 from lit_distill.criteria.about import About
 from lit_distill.criteria.base import FeatureCriterion
-from lit_distill.criteria.normalisation import unit_length
-from lit_distill.criteria.processes import gather_rows
-from lit_distill.criteria.softmax_kl import softmax_kl
-from lit_distill.criteria.spatial import pooled
+from lit_distill.criteria.ops.features import pooled
+from lit_distill.criteria.ops.normalisation import unit_length
+from lit_distill.criteria.ops.softmax_kl import softmax_kl
 from lit_distill.outputs import Outputs
+from lit_distill.utils.arguments import check_temperature, check_whole
+from lit_distill.utils.distributed import gather_rows
 
 
 def queue_kl(

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from lit_distill.arguments import check_shares, check_whole
 from lit_distill.criteria.about import About
 from lit_distill.criteria.base import FeatureCriterion
 from lit_distill.outputs import Outputs
+from lit_distill.utils.arguments import check_shares, check_whole
 
 _COINCIDENT = 1e-12  # squared distance, as in the authors' code; nearer samples count as one point
 

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_distill.arguments import check_flag, check_shares, check_temperature
+from lit_distill.batch.labels import Task
 from lit_distill.criteria.about import About
 from lit_distill.criteria.base import Criterion
-from lit_distill.criteria.labelled import (
+from lit_distill.criteria.ops.labelled import (
     check_three_classes,
     label_index,
     labelled_rows,
@@ -17,8 +17,8 @@ from lit_distill.criteria.labelled import (
     target_and_rest,
 )
 from lit_distill.criteria.soft_target import kl_divergence
-from lit_distill.labels import Task
 from lit_distill.outputs import Outputs
+from lit_distill.utils.arguments import check_flag, check_shares, check_temperature
 
 
 def rld(

@@ -6,17 +6,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_distill.arguments import check_flag, check_network, check_number, check_numbers, check_temperature, check_whole
-from lit_distill.batch import IGNORED_LABEL, Inputs
-from lit_distill.capture import Capture
+from lit_distill.batch.batch import IGNORED_LABEL, Inputs
+from lit_distill.batch.labels import class_indices, need_classes
+from lit_distill.capture.capture import Capture
 from lit_distill.criteria.about import About
 from lit_distill.criteria.base import FeatureCriterion, check_same_classes
+from lit_distill.criteria.ops.features import need_maps
+from lit_distill.criteria.ops.standardization import standardize as standardized
 from lit_distill.criteria.soft_target import kl_divergence
-from lit_distill.criteria.spatial import need_maps
-from lit_distill.criteria.standardization import standardize as standardized
-from lit_distill.labels import class_indices, need_classes
 from lit_distill.outputs import Outputs, read_logits
-from lit_distill.references import hook_key
+from lit_distill.utils.arguments import (
+    check_flag,
+    check_network,
+    check_number,
+    check_numbers,
+    check_temperature,
+    check_whole,
+)
+from lit_distill.utils.names import hook_key
 
 
 def sdd(

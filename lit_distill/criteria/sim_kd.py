@@ -7,16 +7,17 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_distill.arguments import check_whole
-from lit_distill.batch import Inputs
-from lit_distill.capture import Capture
-from lit_distill.copying import copied
+from lit_distill.batch.batch import Inputs
+from lit_distill.capture.capture import Capture
 from lit_distill.criteria.about import About
 from lit_distill.criteria.base import FeatureCriterion, at_least_float32
-from lit_distill.criteria.spatial import pooled
+from lit_distill.criteria.ops.features import pooled
+from lit_distill.criteria.projectors import SizedProjector
 from lit_distill.outputs import Outputs
-from lit_distill.projectors import SizedProjector, resize_map
-from lit_distill.references import hook_key
+from lit_distill.utils.arguments import check_whole
+from lit_distill.utils.copying import copied
+from lit_distill.utils.grids import resize_map
+from lit_distill.utils.names import hook_key
 
 
 class SimKDProjector(SizedProjector):

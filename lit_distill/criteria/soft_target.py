@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_distill.arguments import check_choice, check_flag, check_number, check_temperature
+from lit_distill.batch.labels import Task, need_classes
 from lit_distill.criteria.about import About
 from lit_distill.criteria.base import Criterion, at_least_float32, check_class_task, check_same_classes, valid_rows
-from lit_distill.criteria.chunked import mean_over_rows
-from lit_distill.criteria.standardization import standardize as standardized
-from lit_distill.labels import Task, need_classes
+from lit_distill.criteria.ops.chunked import mean_over_rows
+from lit_distill.criteria.ops.standardization import standardize as standardized
 from lit_distill.outputs import Outputs
+from lit_distill.utils.arguments import check_choice, check_flag, check_number, check_temperature
 
 Divergence = Literal["forward", "reverse", "jensen_shannon", "skew"]
 DIVERGENCES: tuple[Divergence, ...] = ("forward", "reverse", "jensen_shannon", "skew")

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lit_distill.criteria.about import About
 from lit_distill.criteria.base import FeatureCriterion
-from lit_distill.criteria.normalisation import unit_length
+from lit_distill.criteria.ops.normalisation import unit_length
 from lit_distill.outputs import Outputs
 
 

@@ -10,14 +10,14 @@ import math
 import torch
 from torch import Tensor
 
-from lit_distill.arguments import check_number, check_temperature
-from lit_distill.batch import IGNORED_LABEL
+from lit_distill.batch.batch import IGNORED_LABEL
+from lit_distill.batch.label_rows import labelled
+from lit_distill.batch.labels import Task, need_classes, unknown
 from lit_distill.criteria.about import About
 from lit_distill.criteria.base import Criterion, at_least_float32
 from lit_distill.criteria.soft_target import soft_target
-from lit_distill.label_rows import labelled
-from lit_distill.labels import Task, need_classes, unknown
 from lit_distill.outputs import Outputs
+from lit_distill.utils.arguments import check_number, check_temperature
 
 
 def virtual_teacher(target: Tensor, classes: int, confidence: float = 0.99) -> Tensor:

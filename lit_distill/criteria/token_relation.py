@@ -10,14 +10,14 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from lit_distill.arguments import check_choice, check_temperature
+from lit_distill.batch.positions import position_mask
 from lit_distill.criteria.about import About
 from lit_distill.criteria.base import FeatureCriterion
-from lit_distill.criteria.normalisation import unit_length
-from lit_distill.criteria.softmax_kl import softmax_kl
+from lit_distill.criteria.ops.normalisation import unit_length
+from lit_distill.criteria.ops.softmax_kl import softmax_kl
 from lit_distill.outputs import Outputs
-from lit_distill.positions import position_mask
-from lit_distill.projectors import resize_map, split_grid, tokens_to_map
+from lit_distill.utils.arguments import check_choice, check_temperature
+from lit_distill.utils.grids import resize_map, split_grid, tokens_to_map
 
 Relation = Literal["gram", "softmax"]
 RELATIONS: tuple[Relation, ...] = get_args(Relation)

@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_distill.arguments import check_number
+from lit_distill.batch.positions import position_mask
 from lit_distill.criteria.about import About
 from lit_distill.criteria.base import FeatureCriterion, in_own_type
-from lit_distill.criteria.normalisation import channel_dim
-from lit_distill.criteria.spatial import at_common_size, counting_rows
+from lit_distill.criteria.ops.features import at_common_size, counting_rows
+from lit_distill.criteria.ops.normalisation import channel_dim
 from lit_distill.outputs import Outputs
-from lit_distill.positions import position_mask
+from lit_distill.utils.arguments import check_number
 
 _EPS = 1e-5  # the least variance, as in the authors' code
 

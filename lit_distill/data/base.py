@@ -14,10 +14,10 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision.datasets import VisionDataset
 from torchvision.transforms import v2
 
-from lit_distill.arguments import check_number, check_numbers, check_whole, wrong_type
 from lit_distill.data.labels import hide_labels
 from lit_distill.data.memory import MemoryDataset, collate, decode, usable_cores
-from lit_distill.reviving import Revivable
+from lit_distill.files.reviving import Revivable
+from lit_distill.utils.arguments import check_number, check_numbers, check_whole, wrong_type
 
 Sample = tuple[Any, Any]
 InMemory = bool | Literal["device"]

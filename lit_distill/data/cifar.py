@@ -10,8 +10,8 @@ from torchvision.datasets import CIFAR10 as TorchvisionCIFAR10
 from torchvision.datasets import CIFAR100 as TorchvisionCIFAR100
 from torchvision.transforms import v2
 
-from lit_distill.arguments import check_flag, check_folder
 from lit_distill.data.base import ImageDataModule, InMemory, Sample, finish_images, image_pipeline, labels_of
+from lit_distill.utils.arguments import check_flag, check_folder
 
 
 class CIFAR10(ImageDataModule):

@@ -11,7 +11,6 @@ from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder as TorchvisionImageFolder
 from torchvision.datasets.folder import find_classes
 
-from lit_distill.arguments import check_folder, check_number, check_whole
 from lit_distill.data.base import (
     ImageDataModule,
     InMemory,
@@ -21,6 +20,7 @@ from lit_distill.data.base import (
     image_pipeline,
     split_by_class,
 )
+from lit_distill.utils.arguments import check_folder, check_number, check_whole
 
 
 class ImageFolder(ImageDataModule):

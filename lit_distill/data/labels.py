@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lit_distill.batch import IGNORED_LABEL
+from lit_distill.batch.batch import IGNORED_LABEL
 from lit_distill.data.memory import MemoryDataset
 
 

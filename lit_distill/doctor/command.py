@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-from lit_distill.cli import DistillationCLI, find_configs
+from lit_distill.cli.command import DistillationCLI, find_configs
 from lit_distill.doctor.examining import MOST_STEPS, diagnose, quiet_trainer
 from lit_distill.doctor.setup import setup_of
 

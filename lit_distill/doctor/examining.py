@@ -15,18 +15,18 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from lit_distill.criteria import Criterion
-from lit_distill.doctor import effort, formula, invariance, numerics, parameters, teacher
+from lit_distill.doctor.checks import effort, formula, invariance, numerics, parameters, teacher
+from lit_distill.doctor.checks.student import student_findings
 from lit_distill.doctor.findings import Finding, Report
 from lit_distill.doctor.observer import Observer
 from lit_distill.doctor.record import Record
 from lit_distill.doctor.sample import Sample
 from lit_distill.doctor.setup import Setup, copied, setup_of
-from lit_distill.doctor.student import student_findings
 from lit_distill.doctor.subject import Subject, subject
-from lit_distill.lightning_names import is_a, trainer_class
 from lit_distill.modules import DistillationModule
 from lit_distill.modules.horizons import made_for_steps
-from lit_distill.notices import DistillationWarning
+from lit_distill.utils.lightning_names import is_a, trainer_class
+from lit_distill.utils.notices import DistillationWarning
 
 MOST_STEPS = 20
 _PATIENCE = 5.0  # seconds for one criterion's formula, after which no further check is begun

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-_SHOWN = 4
 Severity = Literal["bug", "warning"]
 
 # Every check by its name, in the order of the report, and what holds where it finds nothing.
@@ -105,11 +104,6 @@ class Report:
             lines.append(f"{word:<8} {check:<16} {finding.where}")
             lines += _wrapped(finding.found) + _wrapped(f"-> {finding.remedy}")
         return lines
-
-
-def listed(names: list[str]) -> str:
-    """The first few names."""
-    return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
 
 
 def _count(number: int, what: str) -> str:

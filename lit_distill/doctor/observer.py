@@ -14,17 +14,17 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lit_distill.batch import move, tensors_of
-from lit_distill.capture import is_compiled
+from lit_distill.batch.batch import move, tensors_of
+from lit_distill.batch.labels import class_dim, class_indices
+from lit_distill.capture.capture import is_compiled
+from lit_distill.doctor.checks.student import in_eval_mode
 from lit_distill.doctor.record import Record, Watched
 from lit_distill.doctor.sample import Sample
 from lit_distill.doctor.setup import Setup
-from lit_distill.doctor.student import in_eval_mode
-from lit_distill.graph import nodes_behind
-from lit_distill.labels import class_dim, class_indices
-from lit_distill.measuring import through_compiled
+from lit_distill.engine.weighted import Losses, WeightedCriteria
 from lit_distill.outputs import Outputs
-from lit_distill.weighted import Losses, WeightedCriteria
+from lit_distill.utils.graph import nodes_behind
+from lit_distill.utils.measuring import through_compiled
 
 _LONG = 5.0  # seconds, after which no further step is begun
 _FEW = 3

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_distill.batch import Target
-from lit_distill.labels import class_dim, positions
+from lit_distill.batch.batch import Target
+from lit_distill.batch.labels import class_dim, positions
 from lit_distill.outputs import Outputs
 
 _BATCH = 8

@@ -11,15 +11,15 @@ from lightning.pytorch import LightningModule
 from torch import nn
 
 from lit_distill.callbacks import Distill
-from lit_distill.checkpoint import NOTE_KEY
-from lit_distill.compiling import call_own_methods
-from lit_distill.copying import copied as deep_copied
 from lit_distill.criteria import Criterion
 from lit_distill.criteria.task_loss import TaskLoss
-from lit_distill.lightning_names import is_module
+from lit_distill.engine.checkpoint import NOTE_KEY
+from lit_distill.engine.weighted import WeightedCriteria
 from lit_distill.modules import DistillationModule
 from lit_distill.teachers import FrozenTeacher, Teacher
-from lit_distill.weighted import WeightedCriteria
+from lit_distill.utils.compiling import call_own_methods
+from lit_distill.utils.copying import copied as deep_copied
+from lit_distill.utils.lightning_names import is_module
 
 
 @dataclass(frozen=True)

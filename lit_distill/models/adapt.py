@@ -10,8 +10,8 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_distill.arguments import check_network, check_numbers, check_whole
 from lit_distill.criteria.base import at_least_float32
+from lit_distill.utils.arguments import check_network, check_numbers, check_whole
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow and torchvision turn colour to grey
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_distill.arguments import check_size
+from lit_distill.utils.arguments import check_size
 
 _WIDTHS = (16, 32, 64)
 

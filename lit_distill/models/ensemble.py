@@ -10,12 +10,12 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_distill.arguments import check_choice, check_entry, check_network, check_temperature, wrong_type
+from lit_distill.batch.labels import Task, need_classes
+from lit_distill.batch.untouched import Guard, called_in_turn
 from lit_distill.criteria.base import at_least_float32, check_class_task
-from lit_distill.labels import Task, need_classes
-from lit_distill.mixture import favour_small, log_mixture, normalised
+from lit_distill.criteria.ops.mixture import favour_small, log_mixture, normalised
 from lit_distill.outputs import OutputKey, read_logits
-from lit_distill.untouched import Guard, called_in_turn
+from lit_distill.utils.arguments import check_choice, check_entry, check_network, check_temperature, wrong_type
 
 Average = Literal["probabilities", "logits", "confidence", "none"]
 AVERAGES: tuple[Average, ...] = get_args(Average)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from lit_distill.notices import tell
+from lit_distill.utils.notices import tell
 
 COUNTER = "num_batches_tracked"  # of BatchNorm; checkpoints older than it lack it
 _END = "\U0010ffff"  # comes after whatever follows a prefix

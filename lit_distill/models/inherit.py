@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from lit_distill.arguments import check_named, check_network, check_text, check_whole
+from lit_distill.utils.arguments import check_named, check_network, check_text, check_whole
 
 _SHOWN = 5
 

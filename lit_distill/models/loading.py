@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lit_distill.arguments import check_flag, check_named, check_network, wrong_type
-from lit_distill.checkpoint_file import first_line, read_checkpoint
+from lit_distill.files.checkpoint_file import first_line, read_checkpoint
 from lit_distill.models.finding import Entries, choose, same_tensors
 from lit_distill.models.suitable import add_tied, differences, optional_names, refuse_unfillable, unsuitable
+from lit_distill.utils.arguments import check_flag, check_named, check_network, wrong_type
 
 _NESTED_KEYS = ("state_dict", "model_state_dict", "model", "net", "student", "module", "weights")
 _WRAPPERS = (

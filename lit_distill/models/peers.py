@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lit_distill.arguments import check_sizes
-from lit_distill.hooks import select_tensor
-from lit_distill.labels import Task
+from lit_distill.batch.labels import Task
+from lit_distill.batch.untouched import called_in_turn
+from lit_distill.capture.hooks import select_tensor
 from lit_distill.models.ensemble import Ensemble, check_networks, combine
 from lit_distill.outputs import OutputKey, read_logits
-from lit_distill.untouched import called_in_turn
+from lit_distill.utils.arguments import check_sizes
 
 
 class Peers(Ensemble):

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from lit_distill.arguments import check_named, check_numbers, check_size
+from lit_distill.utils.arguments import check_named, check_numbers, check_size
 
 
 class SmallCNN(nn.Module):

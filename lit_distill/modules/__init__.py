@@ -1,6 +1,6 @@
 """LightningModules: a base, and the three distillations and the plain training on it."""
 
-from lit_distill.batch import BatchFormat
+from lit_distill.batch.batch import BatchFormat
 from lit_distill.modules.base import DistillationModule
 from lit_distill.modules.combined import CombinedDistillation
 from lit_distill.modules.feature import FeatureDistillation

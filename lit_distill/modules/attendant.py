@@ -6,11 +6,11 @@ from typing import Any, Protocol, TypeGuard
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lit_distill.aftermath import Before
-from lit_distill.distiller import Distiller
-from lit_distill.resuming import guard, unguard
-from lit_distill.saving import save_whole
-from lit_distill.signals import end_if_terminated, listen, listen_no_more, mark_terminated
+from lit_distill.engine.aftermath import Before
+from lit_distill.engine.distiller import Distiller
+from lit_distill.files.resuming import guard, unguard
+from lit_distill.files.saving import save_whole
+from lit_distill.utils.signals import end_if_terminated, listen, listen_no_more, mark_terminated
 
 
 class _Distillation(Protocol):

@@ -17,42 +17,49 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric, MetricCollection
 
-from lit_distill import checks
-from lit_distill.arguments import check_choice, check_flag, check_network
 from lit_distill.balance import Balance
-from lit_distill.batch import Batch, BatchFormat, Inputs, call_model, told_format
+from lit_distill.batch.batch import Batch, BatchFormat, Inputs, call_model, told_format
+from lit_distill.batch.examples import (
+    in_weights_type,
+    networks_of,
+    on_device,
+    training_data,
+    training_step_context,
+    unchanged,
+)
+from lit_distill.batch.labels import TASKS, Task
+from lit_distill.batch.positions import settle, settled_logits
+from lit_distill.batch.reporting import describe, join
+from lit_distill.batch.untouched import looking_closely
 from lit_distill.callbacks.throughput import Throughput, is_logging_step
 from lit_distill.criteria import Criterion
-from lit_distill.distiller import Comparison, Distiller
-from lit_distill.finiteness import finite_gradients, finite_loss, not_finite_through
-from lit_distill.labels import TASKS, Task
-from lit_distill.lightning_names import explain_refused_modules
-from lit_distill.modules.acceleration import Acceleration
+from lit_distill.engine import checks
+from lit_distill.engine.acceleration import Acceleration
+from lit_distill.engine.charts import add_comparison_charts
+from lit_distill.engine.distiller import Comparison, Distiller
+from lit_distill.engine.evaluator import Evaluator
+from lit_distill.engine.finiteness import finite_gradients, finite_loss, not_finite_through
+from lit_distill.engine.named_criteria import check_criteria
+from lit_distill.engine.remembered import class_name
+from lit_distill.engine.task_gradient import splits_gradients
+from lit_distill.engine.weighted import WeightedCriteria
+from lit_distill.files.resuming import guard, naming
+from lit_distill.files.reviving import Revivable
 from lit_distill.modules.attendant import Attendant
-from lit_distill.modules.evaluator import Evaluator
 from lit_distill.modules.hyperparameters import describe_criteria, record_hyperparameters, tell_changes
 from lit_distill.modules.optimization import Interval, Optimization, OptimizerFactory, SchedulerFactory
 from lit_distill.modules.passed_over import tell_passed_over
-from lit_distill.named_criteria import check_criteria
-from lit_distill.optim import splits_gradients
-from lit_distill.plain import make_scalars_plain, plain_number
-from lit_distill.positions import settle, settled_logits
+from lit_distill.preflight.dry_run import Rehearsal
 from lit_distill.preflight.input_types import wrong_type
 from lit_distill.preflight.lone_batches import lone_batch
 from lit_distill.preflight.networks import check_networks, refuse_empty
-from lit_distill.preflight.rehearsal import Rehearsal
 from lit_distill.preflight.unfreezing import unfreezes_later
-from lit_distill.probe import in_weights_type, networks_of, on_device, training_data, training_step_context, unchanged
-from lit_distill.remembered import class_name
-from lit_distill.reporting import describe, join
-from lit_distill.resuming import guard, naming
-from lit_distill.reviving import Revivable
 from lit_distill.schedules import Schedule
-from lit_distill.signals import end_if_terminated
 from lit_distill.teachers import Teacher
-from lit_distill.tensorboard import add_comparison_charts
-from lit_distill.untouched import looking_closely
-from lit_distill.weighted import WeightedCriteria
+from lit_distill.utils.arguments import check_choice, check_flag, check_network
+from lit_distill.utils.lightning_names import explain_refused_modules
+from lit_distill.utils.plain import make_scalars_plain, plain_number
+from lit_distill.utils.signals import end_if_terminated
 
 Metrics = dict[str, Metric] | MetricCollection
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from torch import nn
 
-from lit_distill.arguments import check_temperature
 from lit_distill.balance import Balance
-from lit_distill.batch import BatchFormat
+from lit_distill.batch.batch import BatchFormat
+from lit_distill.batch.labels import Task
 from lit_distill.criteria import Criterion, Hint
-from lit_distill.labels import Task
 from lit_distill.modules.base import DistillationModule, Metrics
 from lit_distill.modules.defaults import (
     DEFAULT_TEMPERATURE,
@@ -24,6 +23,7 @@ from lit_distill.modules.hyperparameters import record_hyperparameters
 from lit_distill.modules.optimization import Interval, OptimizerFactory, SchedulerFactory
 from lit_distill.schedules import Schedule
 from lit_distill.teachers import Teacher
+from lit_distill.utils.arguments import check_temperature
 
 
 class CombinedDistillation(DistillationModule):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from lit_distill.arguments import check_choice
-from lit_distill.batch import BatchFormat
+from lit_distill.batch.batch import BatchFormat
+from lit_distill.batch.labels import CLASS_TASKS, TASKS, Task
 from lit_distill.criteria import Criterion, HardTarget, LogitMSE, SoftTarget
 from lit_distill.criteria.hard_target import LABEL_TASKS
-from lit_distill.labels import CLASS_TASKS, TASKS, Task
-from lit_distill.named_criteria import check_criteria, check_weights
+from lit_distill.engine.named_criteria import check_criteria, check_weights
+from lit_distill.utils.arguments import check_choice
 
 DEFAULT_TEMPERATURE = 4.0
 

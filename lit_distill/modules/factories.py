@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lit_distill.arguments import described
+from lit_distill.utils.arguments import described
 
 OPTIMIZER = "functools.partial(torch.optim.SGD, lr=0.1)"
 SCHEDULER = "functools.partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=10)"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import nn
 
 from lit_distill.balance import Balance
-from lit_distill.batch import BatchFormat
+from lit_distill.batch.batch import BatchFormat
+from lit_distill.batch.labels import Task
 from lit_distill.criteria import Criterion, Hint
-from lit_distill.labels import Task
 from lit_distill.modules.base import DistillationModule, Metrics
 from lit_distill.modules.defaults import (
     choose,

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.optim import lr_scheduler
 
-from lit_distill.notices import tell
+from lit_distill.utils.notices import tell
 
 _FAR = 3
 _POINTS = 8

@@ -11,10 +11,10 @@ from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
-from lit_distill.checkpoint import CheckpointNote
 from lit_distill.criteria import Criterion
-from lit_distill.plain import as_plain
-from lit_distill.remembered import class_name, differences, say_changes
+from lit_distill.engine.checkpoint import CheckpointNote
+from lit_distill.engine.remembered import class_name, differences, say_changes
+from lit_distill.utils.plain import as_plain
 
 _INSTANTIATOR = "_instantiator"  # Lightning's mark of hyper-parameters that are a config
 

@@ -9,12 +9,13 @@ from typing import Any
 
 from torch import nn
 
-from lit_distill.arguments import check_choice, check_named, check_temperature, check_text
 from lit_distill.balance import Balance
-from lit_distill.batch import BatchFormat, told_format
-from lit_distill.checks import task_of
+from lit_distill.batch.batch import BatchFormat, told_format
+from lit_distill.batch.labels import CLASS_TASKS, TASKS, Task
+from lit_distill.batch.positions import settle, settled_logits
 from lit_distill.criteria import Criterion, OnHead
-from lit_distill.labels import CLASS_TASKS, TASKS, Task
+from lit_distill.engine.checks import task_of
+from lit_distill.engine.evaluator import Evaluator
 from lit_distill.modules.base import DistillationModule, Metrics
 from lit_distill.modules.defaults import (
     DEFAULT_TEMPERATURE,
@@ -25,13 +26,12 @@ from lit_distill.modules.defaults import (
     refuse_temperature,
     refuse_unused,
 )
-from lit_distill.modules.evaluator import Evaluator
 from lit_distill.modules.hyperparameters import record_hyperparameters
 from lit_distill.modules.optimization import Interval, OptimizerFactory, SchedulerFactory
-from lit_distill.positions import settle, settled_logits
-from lit_distill.references import nearest
 from lit_distill.schedules import Schedule
 from lit_distill.teachers import JointTeacher, Teacher
+from lit_distill.utils.arguments import check_choice, check_named, check_temperature, check_text
+from lit_distill.utils.names import nearest
 
 
 class MultiTaskDistillation(DistillationModule):

@@ -8,19 +8,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from lit_distill.arguments import check_temperature
 from lit_distill.balance import Balance
-from lit_distill.batch import BatchFormat, told_format
+from lit_distill.batch.batch import BatchFormat, told_format
+from lit_distill.batch.labels import CLASS_TASKS, Task
+from lit_distill.batch.positions import settle
 from lit_distill.criteria import Criterion, HardTarget, Mutual, OnHead
-from lit_distill.labels import CLASS_TASKS, Task
 from lit_distill.models.peers import Peers
 from lit_distill.modules.base import DistillationModule, Metrics
 from lit_distill.modules.defaults import choose, refuse_for_heads, refuse_task, refuse_unused
 from lit_distill.modules.hyperparameters import record_hyperparameters
 from lit_distill.modules.optimization import Interval, OptimizerFactory, SchedulerFactory
-from lit_distill.notices import tell
-from lit_distill.positions import settle
 from lit_distill.schedules import Schedule
+from lit_distill.utils.arguments import check_temperature
+from lit_distill.utils.notices import tell
 
 DEFAULT_TEMPERATURE = 1.0
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from lit_distill.arguments import check_choice, check_text
 from lit_distill.modules.factories import OPTIMIZER, SCHEDULER, check_makes, made_by
 from lit_distill.modules.horizons import made_for_steps, rates_of_its_own, refuse_too_short
-from lit_distill.notices import tell
+from lit_distill.utils.arguments import check_choice, check_text
+from lit_distill.utils.notices import tell
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler]

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from torch import nn
 from torch.optim import Optimizer
 
-from lit_distill.notices import tell
+from lit_distill.utils.notices import tell
 
 _LIGHTNING = ("lightning.pytorch.core.", "pytorch_lightning.core.")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import nn
 
 from lit_distill.balance import Balance
-from lit_distill.batch import BatchFormat
+from lit_distill.batch.batch import BatchFormat
+from lit_distill.batch.labels import CLASS_TASKS, Task
 from lit_distill.criteria import Criterion, HardTarget, OwnTeacher
-from lit_distill.labels import CLASS_TASKS, Task
 from lit_distill.modules.base import DistillationModule, Metrics
 from lit_distill.modules.defaults import choose, refuse_task, refuse_unused
 from lit_distill.modules.hyperparameters import record_hyperparameters

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from torch import nn
 
-from lit_distill.arguments import check_network
-from lit_distill.batch import BatchFormat
+from lit_distill.batch.batch import BatchFormat
+from lit_distill.batch.labels import Task
 from lit_distill.criteria import Criterion, HardTarget
 from lit_distill.criteria.hard_target import LABEL_TASKS
-from lit_distill.labels import Task
 from lit_distill.modules.base import DistillationModule, Metrics
 from lit_distill.modules.defaults import refuse_task
 from lit_distill.modules.optimization import Interval, OptimizerFactory, SchedulerFactory
+from lit_distill.utils.arguments import check_network
 
 
 class SupervisedModule(DistillationModule):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lit_distill.arguments import check_number
-from lit_distill.criteria.processes import distributed
+from lit_distill.utils.arguments import check_number
+from lit_distill.utils.distributed import distributed
 
 _TASK, _DISTILL = "momentum_task", "momentum_distill"
 

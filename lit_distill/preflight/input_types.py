@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_distill.batch import tensors_of
+from lit_distill.batch.batch import tensors_of
 
 
 def wrong_type(error: BaseException, inputs: Any, weights: Tensor) -> str | None:

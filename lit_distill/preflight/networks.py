@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.parameter import is_lazy
 
-from lit_distill.compiling import uncompiled
 from lit_distill.criteria import Criterion
-from lit_distill.lightning_names import keeps_parameters_whole
 from lit_distill.outputs import Outputs
+from lit_distill.utils.compiling import uncompiled
+from lit_distill.utils.lightning_names import keeps_parameters_whole
+from lit_distill.utils.names import listed
+from lit_distill.utils.tensors import count_where, named_tensors
 
 
 def check_networks(student: nn.Module, teacher: nn.Module | None) -> None:
@@ -153,46 +154,12 @@ def is_a_number(network: nn.Module, owner: str) -> None:
                 ("statistics", f"{path}.{name}".lstrip("."), one) for name, one in module.named_buffers(recurse=False)
             ]
     for what, name, tensor in kept:
-        count = _count(tensor, torch.isnan)
+        count = count_where(tensor, torch.isnan)
         if count:
             raise ValueError(
                 f"the {owner} {_kind(network)} has {what} that are no numbers: {name} holds NaN ({count} of {tensor.numel()} "
                 f"values). Its training diverged, or its file is damaged; load weights from before."
             )
-
-
-def not_finite(network: nn.Module) -> str | None:
-    """Say which weights and buffers of a network hold NaN or infinity; None where none does.
-
-    Args:
-        network: The network.
-    """
-    found = [name for name, tensor in named_tensors(network) if _count(tensor, _is_no_number)]
-    return f"has weights that are not finite: {listed(found)}" if found else None
-
-
-def named_tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The parameters and buffers that are there already."""
-    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
-        if not is_lazy(tensor):
-            yield name, tensor
-
-
-def listed(names: list[str]) -> str:
-    """The first few names of a list."""
-    return f"{', '.join(names[:3])}{', …' if names[3:] else ''}"
-
-
-def _count(tensor: Tensor, test: object) -> int:
-    usable = tensor.is_floating_point() and not is_lazy(tensor) and tensor.layout == torch.strided
-    if not usable or tensor.device.type == "meta":
-        return 0
-    assert callable(test)
-    return int(test(tensor.detach()).sum())
-
-
-def _is_no_number(tensor: Tensor) -> Tensor:
-    return ~torch.isfinite(tensor)
 
 
 def _kind(network: nn.Module) -> str:

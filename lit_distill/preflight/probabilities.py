@@ -10,11 +10,11 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
-from lit_distill.batch import Target
-from lit_distill.layout import usual_channel_dim
-from lit_distill.notices import tell
+from lit_distill.batch.batch import Target
+from lit_distill.batch.layout import usual_channel_dim
+from lit_distill.engine.weighted import WeightedCriteria
 from lit_distill.outputs import Outputs
-from lit_distill.weighted import WeightedCriteria
+from lit_distill.utils.notices import tell
 
 _TOLERANCE = 1e-3  # of a row's sum to 1: half precision
 

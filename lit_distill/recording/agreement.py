@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lit_distill.formats import floating_type
+from lit_distill.capture.formats import floating_type
 from lit_distill.outputs import Outputs
 from lit_distill.recording.encoding import Formats
 

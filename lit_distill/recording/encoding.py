@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lit_distill.arguments import check_choice
 from lit_distill.outputs import Outputs
 from lit_distill.recording.marks import FIELD, Marks
+from lit_distill.utils.arguments import check_choice
 
 LogitFormat = Literal["float32", "float16", "int8", "top_k"]
 FeatureFormat = Literal["float32", "float16", "int8"]

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lit_distill.batch import attributes_of
+from lit_distill.batch.batch import attributes_of
 
 FIELD = "sample/crc32"  # of a record; no layer is called so
 Marks = NDArray[np.uint32]

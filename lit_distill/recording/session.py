@@ -13,23 +13,23 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lit_distill.batch import Batch
-from lit_distill.notices import tell
+from lit_distill.batch.batch import Batch
 from lit_distill.outputs import Outputs
 from lit_distill.recording.encoding import Encoding, dtype_to_json
 from lit_distill.recording.fingerprint import differences, fingerprint_data, installed_versions, looked_at
 from lit_distill.recording.manifest import FORMAT, UNMARKED, known_manifest, only_digest_differs
 from lit_distill.recording.marks import FIELD
 from lit_distill.recording.plan import Plan
+from lit_distill.recording.preconditions import choose_views, mixes_samples, refuse_unusual_sampler, replayable
 from lit_distill.recording.recorder import Recorder, Report
 from lit_distill.recording.replay import Delivered, FixedBatches, ReplayBatches, ReplayData, ReplayLoader
 from lit_distill.recording.seeding import Key
 from lit_distill.recording.settings import Settings
-from lit_distill.recording.source import ReplayedFit
 from lit_distill.recording.store import FolderStore, Layout, MemoryStore, stale
-from lit_distill.recording.survey import choose_views, mixes_samples, refuse_unusual_sampler, replayable
+from lit_distill.recording.trainer_patch import ReplayedFit
 from lit_distill.recording.watch import Watch
-from lit_distill.signals import end_if_terminated
+from lit_distill.utils.notices import tell
+from lit_distill.utils.signals import end_if_terminated
 
 _CALIBRATION_BATCHES = 4
 _DEFAULT_BATCH = 128

@@ -17,12 +17,12 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from lit_distill.files.whole_file import write_whole
 from lit_distill.recording.encoding import Rows
 from lit_distill.recording.files import readable_errors, sha256_of
 from lit_distill.recording.fingerprint import differences
 from lit_distill.recording.manifest import MANIFEST, UNMARKED, DamagedRecording, has_manifest, identity, read_manifest
 from lit_distill.recording.plan import Plan
-from lit_distill.whole_file import write_whole
 
 _MOST_SHARDS = 256  # each open one holds a file descriptor
 _FEWEST_ROWS = 4096

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lit_distill.notices import tell
 from lit_distill.recording.replay import Delivered
 from lit_distill.recording.store import StaleRecording
+from lit_distill.utils.notices import tell
 
 EVERY = 64  # batches: at most 1.6 % of the teacher's passes, beside the first batch of each epoch
 _ENOUGH = 8

@@ -7,7 +7,7 @@ from lit_distill.teachers.ema import EMATeacher
 from lit_distill.teachers.frozen import FrozenTeacher
 from lit_distill.teachers.joint import JointTeacher
 from lit_distill.teachers.recorded import RecordedTeacher
-from lit_distill.teachers.runtime import TeacherRuntime
+from lit_distill.teachers.runtime.options import TeacherRuntime
 
 __all__ = ["EMATeacher", "FrozenTeacher", "JointTeacher", "RecordedTeacher", "Teacher", "TeacherRuntime", "as_teacher"]
 

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
-from lit_distill.batch import Batch, BatchFormat, Inputs, Target
-from lit_distill.capture import Capture
+from lit_distill.batch.batch import Batch, BatchFormat, Inputs, Target
+from lit_distill.capture.capture import Capture
 from lit_distill.outputs import Outputs
 
 

@@ -11,8 +11,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch.utils.data import DistributedSampler, RandomSampler, SequentialSampler
 
-from lit_distill.batch import Inputs
-from lit_distill.probe import Ahead, first_loader, has_numbered_samples, numbered_samples, read_samples
+from lit_distill.batch.batch import Inputs
+from lit_distill.batch.examples import Ahead, first_loader, has_numbered_samples, numbered_samples, read_samples
 
 _BATCHES = 4
 _SAMPLES = 64

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from lit_distill.bits import value_digest
+from lit_distill.utils.bits import value_digest
 
 _WRAPPERS = ("_orig_mod.",)  # of torch.compile
 

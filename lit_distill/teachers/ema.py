@@ -12,14 +12,14 @@ from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from lit_distill.arguments import check_flag, check_number, check_whole
-from lit_distill.batch import Inputs
-from lit_distill.capture import Capture
-from lit_distill.copying import copied
-from lit_distill.formats import require_gradients
-from lit_distill.notices import tell
+from lit_distill.batch.batch import Inputs
+from lit_distill.capture.capture import Capture
+from lit_distill.capture.formats import require_gradients
 from lit_distill.outputs import Outputs
 from lit_distill.teachers.base import Teacher
+from lit_distill.utils.arguments import check_flag, check_number, check_whole
+from lit_distill.utils.copying import copied
+from lit_distill.utils.notices import tell
 
 _LIKELY = 0.5  # a smaller share kept makes the teacher nearly the student itself
 

@@ -13,10 +13,9 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
-from lit_distill.arguments import as_object
-from lit_distill.batch import BatchFormat, Inputs, tensors_of
-from lit_distill.capture import Capture
-from lit_distill.formats import (
+from lit_distill.batch.batch import BatchFormat, Inputs, tensors_of
+from lit_distill.capture.capture import Capture
+from lit_distill.capture.formats import (
     cast_floats,
     explaining_fixed_sizes,
     floating_type,
@@ -26,12 +25,13 @@ from lit_distill.formats import (
     set_mode,
     weights_mark,
 )
-from lit_distill.notices import tell
 from lit_distill.outputs import Outputs
 from lit_distill.teachers.base import Teacher
 from lit_distill.teachers.calibration import calibration_inputs
-from lit_distill.teachers.engine import Engine
-from lit_distill.teachers.runtime import TeacherRuntime
+from lit_distill.teachers.runtime.options import TeacherRuntime
+from lit_distill.teachers.runtime.prepared import Engine
+from lit_distill.utils.arguments import as_object
+from lit_distill.utils.notices import tell
 
 
 class FrozenTeacher(Teacher):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lit_distill.arguments import check_flag, check_network, check_number, check_sizes
-from lit_distill.batch import Inputs, Target
+from lit_distill.batch.batch import Inputs, Target
+from lit_distill.batch.labels import Task
+from lit_distill.capture.formats import refuse_fixed_mode, require_gradients
 from lit_distill.criteria import HardTarget
-from lit_distill.formats import refuse_fixed_mode, require_gradients
-from lit_distill.labels import Task
 from lit_distill.outputs import Outputs
 from lit_distill.teachers.base import Teacher
+from lit_distill.utils.arguments import check_flag, check_network, check_number, check_sizes
 
 
 class JointTeacher(Teacher):

@@ -11,11 +11,11 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
-from lit_distill.batch import Batch, Inputs, count_samples
-from lit_distill.criteria.spatial import pooled
-from lit_distill.formats import moved, weights_mark
+from lit_distill.batch.batch import Batch, Inputs, count_samples
+from lit_distill.batch.positions import input_mask
+from lit_distill.capture.formats import moved, weights_mark
+from lit_distill.criteria.ops.features import pooled
 from lit_distill.outputs import Outputs
-from lit_distill.positions import input_mask
 from lit_distill.recording import FeatureFormat, Formats, LogitFormat
 from lit_distill.recording.agreement import disagreeing, is_exact
 from lit_distill.recording.fingerprint import fingerprint_model
@@ -23,7 +23,7 @@ from lit_distill.recording.padding import cut_positions, pad_positions, where_co
 from lit_distill.recording.session import Session
 from lit_distill.recording.settings import Settings, switch, whole_or_none
 from lit_distill.teachers.frozen import FrozenTeacher
-from lit_distill.teachers.runtime import TeacherRuntime
+from lit_distill.teachers.runtime.options import TeacherRuntime
 
 
 class RecordedTeacher(FrozenTeacher):

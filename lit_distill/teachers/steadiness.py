@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from lit_distill.bits import value_digest
-from lit_distill.compiling import uncompiled
-from lit_distill.formats import weights_mark
-from lit_distill.notices import tell
+from lit_distill.batch.examples import unchanged
+from lit_distill.capture.formats import weights_mark
 from lit_distill.outputs import Outputs
-from lit_distill.probe import unchanged
-from lit_distill.rng import collect_rng_state
 from lit_distill.teachers.digest import combined, tensor_digests
+from lit_distill.utils.bits import value_digest
+from lit_distill.utils.compiling import uncompiled
+from lit_distill.utils.notices import tell
+from lit_distill.utils.rng import collect_rng_state
 
 _FAR = 1e-3  # relative distance of two answers to one batch: rounding may differ, dropout does more
 _SHOWN = 3

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lit_distill import Distill, Hint, SoftTarget
-from lit_distill.lightning_names import trainer_class
+from lit_distill.utils.lightning_names import trainer_class
 
 
 class Theirs(LightningModule):

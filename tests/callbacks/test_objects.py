@@ -17,9 +17,9 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence
 from torch.utils.data import DataLoader
 
 from lit_distill import Distill, EMATeacher, SoftTarget
-from lit_distill.batch import count_samples
+from lit_distill.batch.batch import count_samples
 from lit_distill.callbacks import Throughput
-from lit_distill.notices import DistillationWarning
+from lit_distill.utils.notices import DistillationWarning
 from tests.callbacks.guests import Theirs, distill, fit, loader, network, same, theirs, weights
 
 

@@ -14,8 +14,8 @@ from lightning.pytorch.tuner import Tuner
 from torch.utils.data import DataLoader
 
 from lit_distill import strip
-from lit_distill.lightning_names import trainer_class
-from lit_distill.notices import DistillationWarning
+from lit_distill.utils.lightning_names import trainer_class
+from lit_distill.utils.notices import DistillationWarning
 from tests.callbacks.guests import Theirs, distill, fit, loader, saving, teacher, theirs
 
 

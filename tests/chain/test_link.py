@@ -12,10 +12,10 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, TensorDataset
 
-from lit_distill import whole_file
 from lit_distill.chain import Link, LinkCheckpoint, Record
 from lit_distill.chain.link import as_word, flatten
-from lit_distill.cli import DistillationCLI, find_configs
+from lit_distill.cli.command import DistillationCLI, find_configs
+from lit_distill.files import whole_file
 
 
 @pytest.mark.parametrize(

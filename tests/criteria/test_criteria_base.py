@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lit_distill.arguments import check_choice, check_temperature
 from lit_distill.criteria import Criterion, FeatureCriterion, Hint
 from lit_distill.criteria.base import at_least_float32, check_same_classes, counted, paired_rows, valid_rows
 from lit_distill.outputs import Outputs
+from lit_distill.utils.arguments import check_choice, check_temperature
 
 
 class Pairs(FeatureCriterion):

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from lit_distill import Outputs, SoftTarget
 from lit_distill.criteria import CTKD
+from lit_distill.engine.weighted import WeightedCriteria
 from lit_distill.schedules import Cosine
-from lit_distill.weighted import WeightedCriteria
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

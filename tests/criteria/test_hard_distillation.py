@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lit_distill import DistillationModule, HardTarget, Outputs
-from lit_distill.batch import Batch
+from lit_distill.batch.batch import Batch
 from lit_distill.criteria import HardDistillation, OnHead
 from tests.conftest import QuickTrainer
 from tests.criteria.logits_by_hand import as_pixels, as_tokens, draw, gradient_of, labels, softmax, value_of

@@ -8,7 +8,7 @@ from torch import Tensor
 from lit_distill import DistillationModule
 from lit_distill.criteria import HardTarget, MultiTeacher
 from lit_distill.criteria.multi_teacher import Standardiser, match_features
-from lit_distill.criteria.phi_s import phi_s
+from lit_distill.criteria.ops.phi_s import phi_s
 from lit_distill.models import MLP, Ensemble
 from lit_distill.outputs import Outputs
 

@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lit_distill import DistillationModule
 from lit_distill.criteria import HardTarget, OwnTeacher
+from lit_distill.criteria.ops.features import pooled
 from lit_distill.criteria.own_teacher import own_teacher
-from lit_distill.criteria.spatial import pooled
 from lit_distill.models import SmallCNN
 from lit_distill.outputs import Outputs
 

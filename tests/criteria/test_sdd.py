@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_distill import Outputs, SoftTarget
-from lit_distill.capture import Capture
+from lit_distill.capture.capture import Capture
 from lit_distill.criteria import SDD
 from lit_distill.criteria.sdd import RegionLogits, sdd
 from lit_distill.models import resnet8

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from lit_distill.criteria import TokenRelation
-from lit_distill.criteria.softmax_kl import softmax_kl
+from lit_distill.criteria.ops.softmax_kl import softmax_kl
 from lit_distill.criteria.token_relation import RELATIONS, patches, token_relation
 from lit_distill.outputs import Outputs
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_distill import Criterion, DistillationModule, FeatureCriterion, Outputs
-from lit_distill.batch import Inputs
+from lit_distill.batch.batch import Inputs
 from lit_distill.teachers import Teacher
 from tests.doctor.setups import Net
 

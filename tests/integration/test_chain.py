@@ -11,7 +11,7 @@ import torch
 
 from lit_distill.chain import main as chain
 from lit_distill.chain.running import Launch, in_own_process
-from lit_distill.cli import main
+from lit_distill.cli.command import main
 from lit_distill.models import SmallCNN
 
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]

@@ -18,8 +18,8 @@ from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from lit_distill import CombinedDistillation, LogitDistillation
-from lit_distill.checkpoint import NOTE_KEY
-from lit_distill.cli import DistillationCLI, find_configs, main
+from lit_distill.cli.command import DistillationCLI, find_configs, main
+from lit_distill.engine.checkpoint import NOTE_KEY
 from lit_distill.models import MLP, MultiHeadCNN, SmallCNN, load, resnet32, resnet56
 
 ROOT = Path(__file__).parents[2]

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models import resnet18
 
 from lit_distill import AttentionTransfer, Distill, Hint, SoftTarget
-from lit_distill.lightning_names import trainer_class
+from lit_distill.utils.lightning_names import trainer_class
 from tests.integration import hosts
 
 

@@ -6,7 +6,7 @@ import statistics
 
 import pytest
 
-from lit_distill.demo import _train_student, _train_teacher
+from lit_distill.cli.demo import _train_student, _train_teacher
 
 
 @pytest.mark.slow

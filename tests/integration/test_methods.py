@@ -11,8 +11,8 @@ import torch
 import yaml
 from torchvision.transforms.functional import to_pil_image
 
-from lit_distill.cli import main
-from lit_distill.method_table import instantiate
+from lit_distill.cli.command import main
+from lit_distill.cli.methods import instantiate
 from lit_distill.models import resnet8
 
 CONFIGS = Path(__file__).parents[2] / "configs"

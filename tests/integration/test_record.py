@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from lit_distill.cli import main
+from lit_distill.cli.command import main
 from lit_distill.models import SmallCNN
 from lit_distill.recording import session
 

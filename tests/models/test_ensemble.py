@@ -25,10 +25,10 @@ from lit_distill import (
     RecordedTeacher,
     TeacherRuntime,
 )
-from lit_distill.compiling import compile_in_place
 from lit_distill.criteria import EnsembleTarget
 from lit_distill.criteria.soft_target import soft_target
 from lit_distill.models import Ensemble, SmallCNN
+from lit_distill.utils.compiling import compile_in_place
 
 SHAPES = [(6, 4), (2, 5, 4), (2, 4, 3, 3)]  # classes, tokens, pixels
 

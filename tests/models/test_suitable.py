@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lit_distill import load
-from lit_distill.notices import DistillationWarning
+from lit_distill.utils.notices import DistillationWarning
 
 State = dict[str, Any]
 

@@ -20,8 +20,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lit_distill import Distill, Hint, load
-from lit_distill.callbacks import strip_file, stripping
-from lit_distill.cli import main
+from lit_distill.callbacks import strip_file
+from lit_distill.callbacks.distill import strip as stripping
+from lit_distill.cli.command import main
 from lit_distill.models import MLP, SmallCNN
 
 

@@ -18,9 +18,9 @@ from torch.optim import SGD, lr_scheduler
 from torch.utils.data import DataLoader, TensorDataset
 
 from lit_distill import Hint, LogitDistillation, SupervisedModule
-from lit_distill.cli import DistillationCLI
+from lit_distill.cli.command import DistillationCLI
 from lit_distill.modules import FeatureDistillation, MutualDistillation
-from lit_distill.notices import DistillationWarning
+from lit_distill.utils.notices import DistillationWarning
 
 RATE = 0.1
 

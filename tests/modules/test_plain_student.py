@@ -31,8 +31,9 @@ from lit_distill import (
     SupervisedModule,
     TeacherRuntime,
 )
-from lit_distill.capture import is_compiled
-from lit_distill.modules import DistillationModule, acceleration
+from lit_distill.capture.capture import is_compiled
+from lit_distill.engine import acceleration
+from lit_distill.modules import DistillationModule
 
 CONV = "0"
 
@@ -88,7 +89,7 @@ def _compiling(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Compile without a compiler, and leave the process's allocator alone."""
     monkeypatch.setattr(acceleration, "tune_malloc", lambda: True)
     monkeypatch.setattr(acceleration, "why_not_compile", lambda device: None)
-    for place in ("lit_distill.modules.acceleration", "lit_distill.teachers.engine"):
+    for place in ("lit_distill.engine.acceleration", "lit_distill.teachers.runtime.prepared"):
         monkeypatch.setattr(f"{place}.compile_in_place", lambda model: model.compile(backend="eager"))
     torch._dynamo.reset()
     yield

@@ -28,7 +28,7 @@ from lit_distill import (
     SupervisedModule,
 )
 from lit_distill.criteria import DKD, LogitMSE, OnHead
-from lit_distill.notices import DistillationWarning
+from lit_distill.utils.notices import DistillationWarning
 
 
 def still(parameters: Any) -> torch.optim.Optimizer:

@@ -14,11 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_distill import Distill, DistillationModule, GradientNorm, HardTarget, SoftTarget
-from lit_distill.cli import main
-from lit_distill.optim import DOT, hold_task_gradient
+from lit_distill.cli.command import main
+from lit_distill.engine.task_gradient import hold_task_gradient
+from lit_distill.engine.weighted import WeightedCriteria
+from lit_distill.optim import DOT
 from lit_distill.outputs import Outputs
 from lit_distill.schedules import Between
-from lit_distill.weighted import WeightedCriteria
 from tests.callbacks.guests import fit, saving, theirs, weights
 from tests.callbacks.guests import teacher as their_teacher
 from tests.optim.loops import (

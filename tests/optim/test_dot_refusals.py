@@ -13,8 +13,9 @@ from lightning.pytorch.strategies import FSDPStrategy
 from torch import nn
 
 from lit_distill import DistillationModule, HardTarget, SoftTarget
-from lit_distill.optim import DOT, check_apart
-from lit_distill.weighted import WeightedCriteria
+from lit_distill.engine.task_gradient import check_apart
+from lit_distill.engine.weighted import WeightedCriteria
+from lit_distill.optim import DOT
 from tests.callbacks.guests import fit, loader, theirs
 from tests.optim.loops import (
     OURS,

@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from lit_distill import BatchFormat, Distill, LogitDistillation, RecordedTeacher, SoftTarget
 from lit_distill.models import SmallCNN
-from lit_distill.notices import DistillationWarning
 from lit_distill.recording import StaleRecording
+from lit_distill.utils.notices import DistillationWarning
 
 pytestmark = pytest.mark.slow
 COUNT = 96

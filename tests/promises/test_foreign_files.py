@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lit_distill import Distill, LogitDistillation, load
 from lit_distill.callbacks import strip_file
-from lit_distill.cli import main
+from lit_distill.cli.command import main
 from lit_distill.data import Digits
 from tests.promises import foreign
 from tests.promises.conftest import Tally

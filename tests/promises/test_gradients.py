@@ -18,10 +18,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lit_distill import CombinedDistillation, Distill, HardTarget, Hint, SoftTarget
 from lit_distill.balance import GradientNorm, Uncertainty
-from lit_distill.capture import Capture
-from lit_distill.compiling import compile_in_place
-from lit_distill.modules import acceleration
+from lit_distill.capture.capture import Capture
+from lit_distill.engine import acceleration
 from lit_distill.optim import DOT
+from lit_distill.utils.compiling import compile_in_place
 from tests.criteria.all_cases import CASES
 from tests.promises.conftest import Tally
 

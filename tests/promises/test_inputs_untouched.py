@@ -25,7 +25,7 @@ from lit_distill import (
     SupervisedModule,
 )
 from lit_distill.criteria import Criterion
-from lit_distill.notices import DistillationWarning
+from lit_distill.utils.notices import DistillationWarning
 
 Tally = Callable[..., None]
 MakeTrainer = Callable[..., Trainer]
@@ -190,7 +190,7 @@ class Entry(nn.Module):
     ],
 )
 def test_entries_of_a_dict(change: Any, words: str) -> None:
-    from lit_distill.batch import Arguments, Batch
+    from lit_distill.batch.batch import Arguments, Batch
 
     batch = {"x": torch.randn(2, 6), "more": [torch.zeros(1)]}
     module = LogitDistillation(Entry(change), Entry(lambda batch: None))

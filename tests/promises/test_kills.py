@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, Dataset
 
-from lit_distill import whole_file
+from lit_distill.files import whole_file
 from tests.promises.conftest import Tally
 from tests.promises.forks import in_fork
 from tests.promises.schemes import SCHEMES, labels_of, make

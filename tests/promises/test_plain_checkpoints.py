@@ -21,10 +21,10 @@ from torch import nn
 
 from lit_distill import Distill, DistillationModule, GradientNorm, HardTarget, LogitDistillation, SoftTarget, criteria
 from lit_distill.criteria import Criterion
-from lit_distill.notices import DistillationWarning
-from lit_distill.plain import as_plain, make_scalars_plain, without_numpy_scalars
 from lit_distill.schedules import Linear
 from lit_distill.teachers.digest import network_digest
+from lit_distill.utils.notices import DistillationWarning
+from lit_distill.utils.plain import as_plain, make_scalars_plain, without_numpy_scalars
 from tests.promises.conftest import Tally
 from tests.promises.test_foreign_files import batches, network, steps, trainer
 

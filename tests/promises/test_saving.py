@@ -22,12 +22,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import AsyncCheckpointIO, TorchCheckpointIO
 from torch.utils.data import DataLoader, TensorDataset
 
-from lit_distill import LogitDistillation, whole_file
-from lit_distill.callbacks.stripping import strip_file
-from lit_distill.cli import main
+from lit_distill import LogitDistillation
+from lit_distill.callbacks.distill.strip import strip_file
+from lit_distill.cli.command import main
+from lit_distill.files import whole_file
+from lit_distill.files.saving import WholeCheckpoints, save_whole
+from lit_distill.files.whole_file import remove_stale, write_whole
 from lit_distill.models import MLP
-from lit_distill.saving import WholeCheckpoints, save_whole
-from lit_distill.whole_file import remove_stale, write_whole
 from tests.promises.conftest import Tally
 from tests.promises.forks import in_fork
 

@@ -21,10 +21,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lit_distill import Distill, LogitDistillation, RecordedTeacher
 from lit_distill.chain import LinkCheckpoint, Record
-from lit_distill.cli import main
+from lit_distill.cli.command import main
 from lit_distill.models import MLP
 from lit_distill.recording import store
-from lit_distill.signals import TERMINATED, exit_code_on_sigterm
+from lit_distill.utils.signals import TERMINATED, exit_code_on_sigterm
 from tests.promises.conftest import Tally
 from tests.promises.forks import in_fork
 

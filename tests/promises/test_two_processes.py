@@ -17,8 +17,8 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from lit_distill import LogitDistillation
-from lit_distill.notices import DistillationWarning
-from lit_distill.rng import collect_rng_state, restore_own_rng_state
+from lit_distill.utils.notices import DistillationWarning
+from lit_distill.utils.rng import collect_rng_state, restore_own_rng_state
 from tests.promises.conftest import Tally
 from tests.promises.forks import in_fork
 from tests.promises.schemes import SCHEMES, labels_of, make, network

@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lit_distill import FeatureDistillation, FrozenTeacher, LogitDistillation
 from lit_distill.models import MLP, SmallCNN
-from lit_distill.notices import DistillationWarning
 from lit_distill.teachers import as_teacher
+from lit_distill.utils.notices import DistillationWarning
 
 
 @pytest.fixture

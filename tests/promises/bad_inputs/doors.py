@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lit_distill import BatchFormat, Distill, DistillationModule
+from lit_distill.batch.labels import Task
 from lit_distill.criteria import Criterion, HardTarget, SoftTarget
-from lit_distill.labels import Task
 
 Make = Callable[[], Any]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_distill.cli import main
+from lit_distill.cli.command import main
 from tests.promises.bad_inputs.configs import BASE, CHANGES, FILES, RIGHT, TWICE, changed
 from tests.promises.conftest import Tally
 

@@ -31,7 +31,7 @@ from tests.promises.conftest import Tally
 NAN, INF = float("nan"), float("inf")
 pytestmark = [
     pytest.mark.slow,  # many small fits
-    pytest.mark.filterwarnings("ignore::lit_distill.notices.DistillationWarning"),
+    pytest.mark.filterwarnings("ignore::lit_distill.utils.notices.DistillationWarning"),
 ]
 MakeTrainer = Callable[..., Trainer]
 

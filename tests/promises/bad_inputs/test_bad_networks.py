@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from lit_distill import BatchFormat
 from lit_distill.criteria import CTKD, AttentionTransfer, HardTarget, Hint, LogitMSE, SoftTarget
-from lit_distill.notices import DistillationWarning
 from lit_distill.schedules import Linear
+from lit_distill.utils.notices import DistillationWarning
 from tests.promises.bad_inputs.doors import (
     DOORS,
     Around,
@@ -392,7 +392,7 @@ def cases() -> list[Any]:
     return found
 
 
-@pytest.mark.filterwarnings("ignore::lit_distill.notices.DistillationWarning")
+@pytest.mark.filterwarnings("ignore::lit_distill.utils.notices.DistillationWarning")
 @pytest.mark.parametrize(("door", "case", "words"), cases())
 def test_a_bad_network_is_refused_before_the_first_batch(
     door: str, case: Case, words: str, quick_trainer: MakeTrainer, tally: Tally
@@ -465,7 +465,7 @@ TOLD = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::lit_distill.notices.DistillationWarning")
+@pytest.mark.filterwarnings("ignore::lit_distill.utils.notices.DistillationWarning")
 @pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("what", TOLD)
 def test_probabilities_in_place_of_logits_are_told(

@@ -18,9 +18,9 @@ from lit_distill import BatchFormat
 from lit_distill.balance import GradientNorm
 from lit_distill.callbacks import Unfreeze
 from lit_distill.criteria import CTKD, DKD, NKD, RKD, AttentionTransfer, HardTarget, Hint, LogitMSE, SoftTarget
-from lit_distill.notices import DistillationWarning
 from lit_distill.schedules import Linear, Step
 from lit_distill.teachers import JointTeacher
+from lit_distill.utils.notices import DistillationWarning
 from tests.promises.bad_inputs.doors import (
     DOORS,
     Around,

@@ -1,0 +1,282 @@
+"""What a batch is once it has been read, and how a network is called with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from lit_distill.batch.layout import Layout
+from lit_distill.outputs import OutputKey
+from lit_distill.utils.arguments import (
+    as_object,
+    check_choice,
+    check_entry,
+    check_flag,
+    check_named,
+    check_whole,
+    plain_number,
+)
+
+Entry = str | int | Callable[[Any], Any]
+IGNORED_LABEL = -100  # trains nothing, as in PyTorch's cross_entropy
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What a model was called with, where positions and names are mixed: ``model(*positional, **named)``."""
+
+    positional: tuple[Any, ...]
+    named: Mapping[str, Any]
+
+
+# A tensor for ``model(x)``, a mapping for ``model(**x)``, a tuple for ``model(*x)``; any other object for ``model(x)``.
+Inputs = Tensor | Mapping[str, Any] | tuple[Any, ...] | Arguments
+Target = Tensor | Mapping[str, Tensor]  # labels by task, where there are several
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch, taken apart.
+
+    Attributes:
+        inputs: A tensor for ``model(x)``, a mapping for ``model(**x)``, a tuple for ``model(*x)``.
+        target: The labels, by task where there are several; None where the data have none.
+        mask: True at the positions that count, or None.
+        teacher_inputs: The teacher's own inputs, or None where it gets the student's.
+        lengths: Number of positions that count in each sequence, ``[B]``, or None.
+        sample_weight: How much each sample's labels count, ``[B]``, or None.
+        mask_is_told: The user said where the mask is; else it was found by its name, and may be of other positions.
+    """
+
+    inputs: Inputs
+    target: Target | None = None
+    mask: Tensor | None = None
+    teacher_inputs: Inputs | None = None
+    lengths: Tensor | None = None
+    sample_weight: Tensor | None = None
+    mask_is_told: bool = False
+
+    @property
+    def for_teacher(self) -> Inputs:
+        """What the teacher is called with."""
+        return self.inputs if self.teacher_inputs is None else self.teacher_inputs
+
+    @property
+    def size(self) -> int:
+        """Number of samples in the batch; 1 where that cannot be told."""
+        return count_samples(self.inputs) or 1
+
+
+@dataclass(frozen=True)
+class BatchFormat:
+    """What the entries of a batch are, and how to read the networks' outputs, where names and types do not tell.
+
+    An entry is a key of a dict, an attribute of an object, an index of a tuple, or a function of the batch. The guide's page
+    "What is read of a batch" lists what is read without being told.
+
+    Attributes:
+        input_key: The student's input, or a list of them: those named as arguments of its ``forward`` are passed by name, the
+            others by position.
+        target_key: The labels.
+        output_key: The logits in the student's output: a key, an index, or a function of the output.
+        teacher_output_key: The same of the teacher's output; ``output_key`` if None.
+        teacher_input_key: The teacher's input, or a list of them, where it gets another view, resolution or modality of the
+            same sample.
+        missing_label: The value of a label that is not known (-1, 255 or NaN, say); such labels train nothing. In labels that
+            are probabilities, 0 to 1 mark nothing.
+        mask_key: True at the positions of the logits that count. ``auto`` takes an entry called ``attention_mask`` or
+            ``mask`` that can be nothing else; None takes none.
+        lengths_key: How many positions of each sequence count, ``[B]``; in place of a mask.
+        mask_from_labels: Leave positions whose label is not known out of every criterion, soft targets and hints too; by
+            default they are left out of the labels' losses alone.
+        weight_key: How much each sample's labels count, ``[B]``.
+        shift_labels: Compare each position's logits with the next position's label, as for causal language models whose
+            labels are their inputs. Refused before the fit if it is None and the labels are the inputs.
+        resize_logits: Resize dense logits of both networks to the labels' size, bilinearly.
+        class_dim: The classes' dimension in the student's logits; known from the network's modules if None.
+        teacher_class_dim: The same of the teacher's; ``class_dim`` if None.
+        layout: ``channels_first`` or ``channels_last`` for layers of the student whose modules do not tell, by reference or
+            glob.
+        teacher_layout: The same of the teacher's layers.
+        unused: Entries that are meant to be read by nobody, so that nothing is said of them.
+    """
+
+    input_key: Entry | list[str | int] | None = None
+    target_key: Entry | None = None
+    output_key: OutputKey | None = None
+    teacher_output_key: OutputKey | None = None
+    teacher_input_key: Entry | list[str | int] | None = None
+    missing_label: int | float | None = None
+    mask_key: Entry | None = "auto"
+    lengths_key: Entry | None = None
+    mask_from_labels: bool = False
+    weight_key: Entry | None = None
+    shift_labels: bool | None = None
+    resize_logits: bool = False
+    class_dim: int | None = None
+    teacher_class_dim: int | None = None
+    layout: dict[str, Layout] | None = None
+    teacher_layout: dict[str, Layout] | None = None
+    unused: list[str | int] | None = None
+
+    def __post_init__(self) -> None:
+        check_format(self)
+
+    @property
+    def tells_of_batches(self) -> bool:
+        """Whether something is to be read of batches beside the student's inputs and the labels."""
+        named = (self.teacher_input_key, self.lengths_key, self.weight_key)
+        told_mask = self.mask_key is not None and self.mask_key != "auto"
+        return any(key is not None for key in named) or told_mask or self.mask_from_labels or self.resize_logits
+
+
+def told_format(given: BatchFormat | None) -> BatchFormat:
+    """What the user told of batches; nothing where None.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    as_object("batch_format", given, BatchFormat, "BatchFormat(input_key='image', target_key='label')")
+    return given if given is not None else BatchFormat()
+
+
+def check_format(told: BatchFormat) -> None:
+    """Refuse what is of no use in a batch format.
+
+    Raises:
+        TypeError: An option is of another kind.
+        ValueError: A layout is none of the choices.
+    """
+    for name in ("target_key", "output_key", "teacher_output_key", "mask_key", "lengths_key", "weight_key"):
+        check_entry(f"BatchFormat's {name}", getattr(told, name))
+    for name in ("input_key", "teacher_input_key", "unused"):
+        value = getattr(told, name)
+        for entry in value if isinstance(value, (list, tuple)) else [value]:
+            check_entry(f"BatchFormat's {name}", entry)
+    for name in ("mask_from_labels", "shift_labels", "resize_logits"):
+        if getattr(told, name) is not None:
+            check_flag(name, getattr(told, name))
+    for name in ("class_dim", "teacher_class_dim"):
+        if getattr(told, name) is not None:
+            check_whole(name, getattr(told, name))
+    if told.missing_label is not None:
+        plain_number("missing_label", told.missing_label)
+    for name in ("layout", "teacher_layout"):
+        layouts = getattr(told, name)
+        if layouts is not None:
+            check_named(name, layouts, "{'stage3': 'channels_first'}")
+        for layer, layout in (layouts or {}).items():
+            check_choice(f"{name}[{layer!r}]", layout, ("channels_first", "channels_last"))
+
+
+def count_samples(data: Any) -> int | None:
+    """Number of samples in a batch or in a model's inputs, whose entries are the first level; None where it cannot be told.
+
+    Args:
+        data: Tensors, packed sequences, graphs, texts, dataclasses, and collections of these.
+    """
+    if isinstance(data, Arguments):
+        return count_samples((*data.positional, *data.named.values()))
+    if isinstance(data, Mapping):
+        return count_samples(tuple(data.values()))
+    if not isinstance(data, (list, tuple)) or isinstance(data, PackedSequence):
+        return _samples_of(data)
+    if data and all(isinstance(one, str) for one in data):
+        return len(data)
+    return next((rows for one in data if (rows := _samples_of(one)) is not None), None)
+
+
+def _samples_of(entry: Any) -> int | None:
+    if isinstance(entry, Tensor):
+        return len(entry) if entry.dim() else None
+    if isinstance(entry, PackedSequence):
+        return int(entry.batch_sizes[0])
+    told = next((getattr(entry, name) for name in ("num_graphs", "batch_size") if hasattr(entry, name)), None)
+    if isinstance(told, int):
+        return told
+    if isinstance(entry, list):
+        return len(entry)
+    if is_dataclass(entry) and not isinstance(entry, type):
+        entry = tuple(getattr(entry, field.name) for field in fields(entry))
+    return count_samples(entry) if isinstance(entry, (tuple, Mapping)) else None
+
+
+def call_model(model: nn.Module, inputs: Inputs) -> Any:
+    """Call a model as its inputs ask: ``model(x)``, ``model(**x)``, ``model(*x)`` or with both."""
+    positional, named = positions_and_names(inputs)
+    return model(*positional, **named)
+
+
+def positions_and_names(inputs: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """The arguments that a model is called with, by position and by name."""
+    if isinstance(inputs, Arguments):
+        return inputs.positional, inputs.named
+    if isinstance(inputs, Mapping):
+        return (), inputs
+    return (tuple(inputs), {}) if isinstance(inputs, (tuple, list)) and not is_one_object(inputs) else ((inputs,), {})
+
+
+def is_one_object(value: Any) -> bool:
+    """Whether a value is one argument although it is a tuple: a packed sequence is."""
+    return isinstance(value, PackedSequence)
+
+
+def first_tensor(inputs: Any) -> Tensor:
+    """The first tensor of the inputs, whatever their form."""
+    found = next(iter(tensors_of(inputs)), None)
+    if found is None:
+        raise ValueError(f"no tensor in the inputs: {type(inputs).__name__}.")
+    return found
+
+
+def tensors_of(inputs: Any, depth: int = 6) -> list[Tensor]:
+    """Every tensor of the inputs, nested ones and those of objects too, in order.
+
+    Args:
+        inputs: Anything.
+        depth: How deep to look: objects may refer to each other in a circle.
+    """
+    if isinstance(inputs, Tensor):
+        return [inputs]
+    return [tensor for value in _parts_of(inputs) for tensor in tensors_of(value, depth - 1)] if depth else []
+
+
+def _parts_of(value: Any) -> Iterable[Any]:
+    """What a mapping, a sequence, ``Arguments`` or an object that holds tensors consists of."""
+    if isinstance(value, Arguments):
+        return (value.positional, value.named)
+    if isinstance(value, Mapping):
+        return value.values()
+    if isinstance(value, (tuple, list)):
+        return value
+    return [entry for entry in attributes_of(value).values() if isinstance(entry, (Tensor, Mapping, tuple, list))]
+
+
+def attributes_of(value: Any) -> dict[str, Any]:
+    """The named entries of an object: a dataclass's fields, a graph's tensors; nothing of plain values and modules."""
+    if isinstance(value, (str, bytes, int, float, bool, complex, type, nn.Module)) or callable(value) or value is None:
+        return {}
+    keys = getattr(value, "keys", None)  # PyTorch Geometric's graphs name what they hold
+    if callable(keys) and hasattr(value, "__getitem__"):
+        return {str(key): value[key] for key in keys()}
+    return {name: entry for name, entry in getattr(value, "__dict__", {}).items() if not name.startswith("_")}
+
+
+def move(data: Any, device: torch.device, dtype: torch.dtype | None = None) -> Any:
+    """Move nested tensors to a device, and their floating-point ones to a type; objects by their own ``to``."""
+    if isinstance(data, Tensor):
+        return data.to(device=device, dtype=dtype if data.is_floating_point() else None)
+    if isinstance(data, Mapping):
+        return {key: move(value, device, dtype) for key, value in data.items()}
+    if isinstance(data, Arguments):
+        return Arguments(move(data.positional, device, dtype), move(data.named, device, dtype))
+    if isinstance(data, (tuple, list)) and not is_one_object(data):
+        moved = [move(value, device, dtype) for value in data]
+        return type(data)(*moved) if hasattr(data, "_fields") else type(data)(moved)  # a named tuple takes its fields
+    to: Callable[..., Any] | None = getattr(data, "to", None)
+    return to(device) if callable(to) and not isinstance(data, nn.Module) else data

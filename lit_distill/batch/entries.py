@@ -1,0 +1,123 @@
+"""The entries of a batch by name or index, and who got which."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from lit_distill.batch.batch import Entry, attributes_of, is_one_object
+from lit_distill.batch.signatures import Signature
+
+INPUT_KEYS = ("inputs", "input", "image", "images", "pixel_values", "x")
+TARGET_KEYS = ("target", "targets", "label", "labels", "y")
+MASK_KEYS = ("mask", "attention_mask")
+ID_KEYS = ("id", "ids", "idx", "index", "indices", "sample_id", "key", "__key__", "__url__", "path", "file", "filename")
+
+WHOLE = "the batch"  # stands for all entries, where a network takes the batch as it is
+Entries = Mapping[Any, Any]
+
+
+def mask_keys_for(signature: Signature | None) -> tuple[str, ...]:
+    """Names of the entries that may say which positions of a network's logits count.
+
+    Args:
+        signature: The network's. An encoder's mask is none of the decoder's, and an argument called ``mask`` may mean anything.
+    """
+    if signature is None:
+        return MASK_KEYS
+    if signature.encodes_and_decodes:
+        return ("decoder_attention_mask",)
+    return tuple(key for key in MASK_KEYS if key != "mask" or "mask" not in signature.names)
+
+
+class Roles:
+    """Takes entries out of a batch, and remembers who got which.
+
+    Args:
+        batch: The whole batch, for functions of it.
+        entries: Its entries by name or index.
+    """
+
+    def __init__(self, batch: Any, entries: Entries) -> None:
+        self.batch, self.entries = batch, entries
+        self.given: dict[str, list[str]] = {}
+
+    def take(self, entry: Entry, role: str) -> Any:
+        """An entry that the user named.
+
+        Raises:
+            ValueError: There is none of that name.
+        """
+        if callable(entry):
+            self.note(role, getattr(entry, "__name__", "a function"))
+            return entry(self.batch)
+        self.check(entry)
+        return self.use(entry, role)
+
+    def check(self, entry: Any) -> None:
+        """Refuse an entry that is not there.
+
+        Raises:
+            ValueError: It is not.
+        """
+        if entry not in self.entries:
+            what = "index" if isinstance(entry, int) else "entry"
+            raise ValueError(f"no {what} {entry!r} in the batch; it has {sorted(map(str, self.entries))}.")
+
+    def use(self, name: Any, role: str) -> Any:
+        """An entry that is there."""
+        self.note(role, str(name))
+        return self.entries[name]
+
+    def note(self, role: str, name: str) -> None:
+        """Remember who got an entry."""
+        names = self.given.setdefault(role, [])
+        if name not in names:
+            names.append(name)
+
+    def words(self, name: str) -> str:
+        """What to call an entry in a sentence."""
+        return f"entry {name}" if isinstance(self.batch, (tuple, list)) and name.isdigit() else name
+
+    def left(self) -> list[Any]:
+        """Names of the entries that nobody got."""
+        taken = {name for names in self.given.values() for name in names}
+        if WHOLE in taken:
+            return []
+        return [name for name in self.entries if str(name) not in taken]
+
+    def without(self, names: Iterable[Any]) -> dict[Any, Any]:
+        """The entries but some."""
+        gone = set(names)
+        return {name: value for name, value in self.entries.items() if name not in gone}
+
+
+def entries_of(batch: Any, told: Collection[Any] = ()) -> Entries:
+    """The entries of a mapping, a sequence, a named tuple or an object; none of a tensor.
+
+    Args:
+        batch: As the loader gave it.
+        told: Names that the user told.
+    """
+    if isinstance(batch, Mapping):
+        return batch
+    if is_named(batch, told):
+        return dict(batch._asdict())
+    if isinstance(batch, (tuple, list)) and not is_one_object(batch):
+        return dict(enumerate(batch))
+    return attributes_of(batch) if not isinstance(batch, Tensor) and not is_one_object(batch) else {}
+
+
+def is_named(batch: Any, told: Collection[Any] = ()) -> bool:
+    """Whether a batch is a named tuple with an entry of a usual name, or of one that the user told."""
+    fields = getattr(batch, "_fields", ()) if not is_one_object(batch) else ()
+    return bool(set(fields) & {*INPUT_KEYS, *TARGET_KEYS, "input_ids", *told})
+
+
+def listed(entry: Any) -> list[Any]:
+    """The names that an option gives; none of a function."""
+    if entry is None or entry == "auto" or callable(entry):
+        return []
+    return list(entry) if isinstance(entry, (list, tuple)) else [entry]

@@ -1,0 +1,75 @@
+"""Training data that no loop can read: what is no loader, and samples that do not fit into one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+from torch.utils.data import Dataset, IterableDataset
+
+from lit_distill.utils.arguments import described
+
+# What collate functions say of samples that do not fit together, and what helps.
+_UNCOLLATED = {
+    "stack expects": "resize or pad them to one shape, or give the DataLoader a collate_fn that does.",
+    "should be of equal size": "pad their lists to one length, or give the DataLoader a collate_fn that does.",
+    "batch must contain": "have the data set return tensors, arrays or numbers, or give the DataLoader a collate_fn that makes "
+    "tensors.",
+}
+
+
+def refuse_no_loader(loader: Any) -> None:
+    """Refuse training data that yield no batches.
+
+    Args:
+        loader: One of the training loaders.
+
+    Raises:
+        TypeError: It is a text, a tensor, a class or a function, or nothing that can be read in turn.
+        ValueError: It is an empty list, or a data set whose samples nobody puts into batches.
+    """
+    remedy = "give a DataLoader, or a list or a dict of them."
+    if isinstance(loader, (list, tuple, dict)) and not loader:
+        raise ValueError(f"the training data are an empty {type(loader).__name__}; {remedy}")
+    readable = isinstance(loader, Iterable) or hasattr(loader, "__getitem__")
+    if isinstance(loader, (str, bytes, Tensor, type)) or not readable:
+        raise TypeError(f"the training data are {described(loader)}, which yields no batches; {remedy}")
+    if isinstance(loader, Dataset) and not isinstance(loader, IterableDataset) and _yields_samples(loader):
+        kind = type(loader).__name__
+        raise ValueError(
+            f"the training data are a data set ({kind}), whose samples nobody puts into batches; give DataLoader(data, "
+            "batch_size=…)."
+        )
+
+
+def _yields_samples(data: Any) -> bool:
+    """Whether a data set's first entry holds a single number, such as a label: it is a sample then, and no batch."""
+    try:
+        leaves = tree_leaves(data[0])
+    except Exception:  # whatever it is, the look at the data meets it again
+        return False
+    return any(isinstance(one, (int, float)) or (isinstance(one, Tensor) and not one.dim()) for one in leaves)
+
+
+@contextmanager
+def collating(data: Any) -> Iterator[None]:
+    """Say whose samples do not fit into one batch.
+
+    Args:
+        data: The data set.
+
+    Raises:
+        ValueError: They do not.
+    """
+    try:
+        yield
+    except (RuntimeError, TypeError) as error:
+        remedy = next((words for said, words in _UNCOLLATED.items() if said in str(error)), None)
+        if remedy is None:
+            raise
+        raise ValueError(
+            f"samples of the training data set ({type(data).__name__}) cannot be put into one batch ({error}): {remedy}"
+        ) from error

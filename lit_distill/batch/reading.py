@@ -1,0 +1,373 @@
+"""Reads batches: which entries are inputs, labels, mask and weights. What can be read in two ways is asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lit_distill.batch.batch import IGNORED_LABEL, Arguments, Batch, BatchFormat, Inputs, Target, is_one_object
+from lit_distill.batch.choosing import (
+    all_texts,
+    by_signature,
+    one_argument,
+    one_or_names,
+    positional_of,
+    same_call,
+    spread,
+    takes_one_object,
+    told_inputs,
+)
+from lit_distill.batch.entries import TARGET_KEYS, WHOLE, Entries, Roles, entries_of, is_named, listed, mask_keys_for
+from lit_distill.batch.labels import tell_of_ignored_numbers
+from lit_distill.batch.signatures import Signature, signature_of
+
+
+class BatchReader:
+    """Takes batches apart for a student and its teacher.
+
+    Args:
+        format_: What the user told.
+        student: The student, whose ``forward`` says what it takes; None where only labels are read.
+        teacher: The teacher, likewise; None where it gets what the student gets.
+        labels_are_read: A criterion, or the teacher itself, reads labels.
+        inputs_are_read: The networks' inputs are read; else only what the user told, labels and the mask.
+        numbers: Labels are numbers, and no classes or probabilities.
+    """
+
+    def __init__(
+        self,
+        format_: BatchFormat,
+        student: nn.Module | None = None,
+        teacher: nn.Module | None = None,
+        labels_are_read: bool = True,
+        inputs_are_read: bool = True,
+        numbers: bool = False,
+    ) -> None:
+        self.format = format_
+        self.inputs_are_read = inputs_are_read
+        self.labels_like: Tensor | None = None  # of several loaders, for those without
+        self._numbers, self._partial = numbers, False
+        self.labels_are_read = labels_are_read
+        self._student, self._teacher = signature_of(student), signature_of(teacher)
+        self._names = {"student": type(student).__name__, "teacher": type(teacher).__name__}
+
+    def read(self, batch: Any) -> Batch:
+        """Take a batch apart.
+
+        Raises:
+            ValueError: It can be read in no way or in several; the message says how to tell.
+        """
+        return self.read_with_roles(batch)[0]
+
+    def read_part(self, batch: Any) -> Batch:
+        """Take the batch of one of several loaders apart, which may lack labels and weights that the user named."""
+        self._partial = True
+        try:
+            return self.read(batch)
+        finally:
+            self._partial = False
+
+    def read_with_roles(self, batch: Any) -> tuple[Batch, Roles]:
+        """Take a batch apart, and say who got which entry.
+
+        Raises:
+            ValueError: As of ``read``.
+        """
+        roles = Roles(batch, entries_of(batch, self._told_names()))
+        if isinstance(batch, Mapping) or is_named(batch, self._told_names()):
+            return self._read_named(roles, None), roles
+        if isinstance(batch, (str, bytes, int, float)) or batch is None:
+            raise ValueError(
+                f"the DataLoader yielded {type(batch).__name__}; (inputs, target), a dict, or inputs alone was expected."
+            )
+        if isinstance(batch, Tensor) or is_one_object(batch) or all_texts(batch):
+            roles = Roles(batch, {0: batch} if self._partial else {"batch": batch})
+            if self._partial:
+                return Batch(one_argument(batch)), roles
+            return self._complete(roles, one_argument(roles.use("batch", "student"))), roles
+        if isinstance(batch, (tuple, list)):
+            return self._read_positions(batch, roles), roles
+        return self._read_named(roles, batch), roles
+
+    def _told_names(self) -> set[Any]:
+        told = self.format
+        keys = (
+            told.input_key,
+            told.target_key,
+            told.teacher_input_key,
+            told.mask_key,
+            told.lengths_key,
+            told.weight_key,
+        )
+        return {name for key in keys for name in listed(key)}
+
+    # Entries with names --------------------------------------------------------------------------
+
+    def _read_named(self, roles: Roles, whole: Any) -> Batch:
+        """Read a mapping, or an object's attributes; ``whole`` is the object, for networks that take it as it is."""
+        target_name = self._target_name(roles.entries)
+        target = roles.use(target_name, "labels") if target_name is not None else None
+        mask_name = self._mask_name(roles.entries, target_name is not None or self.format.target_key is not None)
+        mask = roles.use(mask_name, "mask") if mask_name is not None else None
+        # What was told to be something else is no input of the student's.
+        elsewhere = [self.format.teacher_input_key, self.format.weight_key, self.format.target_key, self.format.unused]
+        reserved = {name for entry in elsewhere for name in listed(entry)} | {target_name}
+        inputs = None
+        if self.format.input_key is None and self.inputs_are_read:
+            inputs = self._inputs_of(roles, reserved, "student", target, whole)
+        teacher_inputs = None
+        if self._teacher is not None and self.format.teacher_input_key is None and self.format.input_key is None:
+            found = self._inputs_of(roles, reserved, "teacher", target, whole)
+            teacher_inputs = None if same_call(found, inputs) else found
+        return self._complete(roles, inputs, target, mask, teacher_inputs)
+
+    def _complete(
+        self, roles: Roles, inputs: Any, target: Any = None, mask: Any = None, teacher_inputs: Any = None
+    ) -> Batch:
+        """Put what the user told in place of what was found."""
+        told = self.format
+        if told.target_key is not None and target is None and self._has(roles, told.target_key):
+            target = roles.take(told.target_key, "labels")
+        if told.input_key is not None and self.inputs_are_read:
+            inputs = told_inputs(roles, told.input_key, self._student, "student")
+        if told.teacher_input_key is not None:
+            teacher_inputs = told_inputs(roles, told.teacher_input_key, self._teacher, "teacher")
+        mask_is_told = told.mask_key is not None and told.mask_key != "auto"
+        if mask_is_told:
+            assert told.mask_key is not None
+            mask = roles.take(told.mask_key, "mask")
+        lengths = roles.take(told.lengths_key, "lengths") if told.lengths_key is not None else None
+        weight = None
+        if told.weight_key is not None and self._has(roles, told.weight_key):
+            weight = roles.take(told.weight_key, "weights")
+        certain = mask_is_told or roles.given.get("mask") == ["mask"]
+        mask = as_mask(mask)
+        if isinstance(lengths, Tensor) and lengths.is_floating_point():
+            raise ValueError(
+                f"lengths are whole numbers of positions, and these are {lengths.dtype}, such as "
+                f"{float(lengths.flatten()[0]):g}; compute them in a function: BatchFormat(lengths_key=lambda batch: …)."
+            )
+        return Batch(inputs, self._read_target(target), mask, teacher_inputs, lengths, weight, certain)
+
+    def _has(self, roles: Roles, entry: Any) -> bool:
+        """Whether an entry that the user named is to be read; of several loaders' batches, not all need to have it."""
+        return not self._partial or callable(entry) or entry in roles.entries
+
+    def _target_name(self, entries: Entries) -> str | None:
+        told = self.format.target_key
+        if told is not None:
+            return told if isinstance(told, str) and told in entries else None
+        found = [name for name in TARGET_KEYS if name in entries]
+        if len(found) > 1:
+            raise ValueError(
+                f"the batch has {' and '.join(map(repr, found))}, and either may be the labels; say which: "
+                f"BatchFormat(target_key={found[0]!r})."
+            )
+        return found[0] if found else None
+
+    def _mask_name(self, entries: Entries, has_labels: bool) -> str | None:
+        """The entry that says which of the logits' positions count, where one can be nothing else."""
+        if self.format.mask_key != "auto":
+            return None
+        taken = {*listed(self.format.target_key), *listed(self.format.input_key), *listed(self.format.unused)}
+        keys = mask_keys_for(self._student)
+        names = [name for name in keys if isinstance(entries.get(name), Tensor) and name not in taken]
+        if "mask" in names and not has_labels and entries["mask"].dtype != torch.bool:
+            raise ValueError(
+                "the batch's 'mask' may be the labels, or say which positions count; say it: "
+                "BatchFormat(target_key='mask'), or mask_key='mask'."
+            )
+        return names[0] if names else None
+
+    def _inputs_of(self, roles: Roles, reserved: Iterable[Any], owner: str, target: Any, whole: Any) -> Inputs:
+        """What a network is called with: the whole object, or those of the entries that its ``forward`` takes."""
+        signature = self._student if owner == "student" else self._teacher
+        if whole is not None and takes_one_object(signature, roles.entries):
+            roles.note(owner, WHOLE)
+            return Arguments((whole,), {})
+        rest = roles.without(reserved)
+        chosen = by_signature(
+            rest, signature, lambda why: self._cannot_tell(roles, owner, signature, why), roles.entries
+        )
+        if signature is not None and signature.takes_batch:
+            roles.note(owner, WHOLE)
+        named = chosen.named if isinstance(chosen, Arguments) else chosen if isinstance(chosen, dict) else {}
+        for name, value in rest.items():
+            if name in named or any(value is given for given in positional_of(chosen)):
+                roles.use(name, owner)
+        makes_inputs = signature is not None and signature.labels_make_inputs and target is not None
+        if makes_inputs and not {"decoder_input_ids", "decoder_inputs_embeds"} & set(named):
+            return Arguments(positional_of(chosen), {**named, "labels": self._read_target(target)})
+        return chosen
+
+    def _cannot_tell(self, roles: Roles, owner: str, signature: Signature | None, why: str) -> ValueError:
+        key = "input_key" if owner == "student" else "teacher_input_key"
+        takes = f"({', '.join(signature.names)})" if signature is not None else ""
+        example = next((name for name in roles.entries if name not in roles.given.get("labels", [])), "…")
+        return ValueError(
+            f"which entries of the batch {self._names[owner]}.forward{takes} of the {owner} takes cannot be told: {why}. The "
+            f"batch has {sorted(map(str, roles.entries))}; say which: BatchFormat({key}={example!r}), or a list of them."
+        )
+
+    # Entries in an order -------------------------------------------------------------------------
+
+    def _read_positions(self, batch: Sequence[Any], roles: Roles) -> Batch:
+        told = self.format
+        by_name = [name for key in (told.input_key, told.target_key, told.teacher_input_key) for name in listed(key)]
+        for name in by_name:
+            if isinstance(name, str):
+                raise ValueError(
+                    f"the DataLoader yields a {type(batch).__name__} of {len(batch)} entries, which have no names, and "
+                    f"{name!r} is one: only in a dict batch are entries told by name. Give an index, 0 to {len(batch) - 1}."
+                )
+        unused = set(listed(told.unused))
+        used = self._told_names() | unused
+        for name in used - unused:
+            if not self._partial:
+                roles.check(name)
+        rest = [place for place in range(len(batch)) if place not in used]
+        wanted = 1 if told.target_key is None else 0
+        if not self.inputs_are_read and (not wanted or not self.labels_are_read):
+            return self._complete(roles, None)
+        if told.input_key is not None:
+            if len(rest) <= wanted or not wanted:
+                return self._complete(roles, None, roles.use(rest[0], "labels") if rest and wanted else None)
+        elif len(rest) in (1, 1 + wanted):
+            return self._pair(roles, rest[0], rest[1] if len(rest) == 2 else None)
+        elif self._student is not None and len(self._student.required) == len(rest) - wanted > 1:
+            count = len(rest) - wanted
+            inputs = tuple(roles.use(place, "student") for place in rest[:count])
+            return self._complete(roles, inputs, roles.use(rest[-1], "labels") if wanted else None)
+        raise ValueError(_several_entries(batch))
+
+    def _pair(self, roles: Roles, first: int, second: int | None) -> Batch:
+        """Read ``(inputs, target)``; the inputs may be a mapping, or several."""
+        inputs = roles.use(first, "student")
+        target = roles.use(second, "labels") if second is not None else None
+        if second is not None and not self.labels_are_read and _may_be_inputs(inputs, target):
+            raise ValueError(
+                f"the batch is a pair of {_kind(inputs)} and {_kind(target)}, and no criterion reads labels: the second may be "
+                f"labels, or a view for the teacher; say it: BatchFormat(target_key={second}), or teacher_input_key={second}."
+            )
+        if not isinstance(inputs, Mapping):
+            samples = len(target) if isinstance(target, (Tensor, list, tuple)) else None
+            return self._complete(roles, spread(inputs, self._student, samples), target)
+        if isinstance(one_or_names(inputs, self._student), Arguments):
+            return self._complete(roles, one_or_names(inputs, self._student), target)
+        inner = Roles(roles.batch, inputs)
+        name = self._mask_name(inputs, has_labels=target is not None)
+        found = self._inputs_of(inner, (), "student", target, None)
+        own = self._inputs_of(inner, (), "teacher", target, None) if self._teacher is not None else found
+        if name is not None:
+            roles.note("mask", name)
+        roles.given["student"] = inner.given.get("student", [])
+        data = self._complete(roles, found, target, inputs[name] if name is not None else None)
+        return data if data.teacher_inputs is not None or same_call(own, found) else replace(data, teacher_inputs=own)
+
+    # Labels --------------------------------------------------------------------------------------
+
+    def _read_target(self, target: Any) -> Target | None:
+        """The labels with those that are not known marked, and shifted where that was told."""
+        if isinstance(target, Mapping):
+            return {task: self._read_labels(labels) for task, labels in target.items()}
+        if isinstance(target, (list, tuple)):
+            target = _as_labels(target)
+        return self._read_labels(target) if isinstance(target, Tensor) else target
+
+    def _read_labels(self, labels: Tensor) -> Tensor:
+        missing = self.format.missing_label
+        if missing is not None:
+            labels = ignore(labels, missing, self._numbers)
+        elif self._numbers and self.labels_are_read:
+            tell_of_ignored_numbers(labels)
+        return shifted(labels) if self.format.shift_labels else labels
+
+
+def as_mask(mask: Any) -> Tensor | None:
+    """A mask as truth values.
+
+    Raises:
+        ValueError: It is of other numbers than 0 and 1, as one that is added to scores.
+    """
+    if not isinstance(mask, Tensor):
+        return None
+    if mask.is_floating_point() and not bool(((mask == 0) | (mask == 1)).all()):
+        raise ValueError(
+            "a mask is true, or 1, at the positions that count, and this one holds other numbers (one that is added to "
+            "scores?); compute it in a function: BatchFormat(mask_key=lambda batch: batch['attention_mask'] == 0)."
+        )
+    return mask.bool()
+
+
+def _as_labels(target: Sequence[Any]) -> Any:
+    """Labels that a collate function left in a list: the only tensor in it, or numbers as a tensor."""
+    if len(target) == 1 and isinstance(target[0], Tensor):
+        return target[0]
+    if target and all(isinstance(label, (int, float)) for label in target):
+        return torch.tensor(target)
+    return target
+
+
+def ignore(labels: Tensor, missing: float, numbers: bool = False) -> Tensor:
+    """Mark the labels of one value as not known; integers are widened first, for -100 to fit.
+
+    Args:
+        labels: Of any type.
+        missing: The value; NaN marks what is not a number.
+        numbers: Floating-point labels are numbers. Else they may be probabilities, of which 0 to 1 mark nothing.
+    """
+    if labels.dtype == torch.bool:
+        return labels
+    if labels.is_floating_point():
+        if 0 <= missing <= 1 and not numbers:
+            return labels
+        return labels.masked_fill(labels.isnan() if math.isnan(missing) else labels == missing, IGNORED_LABEL)
+    return labels.long().masked_fill(labels == missing, IGNORED_LABEL)
+
+
+def shifted(labels: Tensor) -> Tensor:
+    """Give each position the next one's label, ``[B, T]``; the last has none.
+
+    Raises:
+        ValueError: The labels are no sequences.
+    """
+    if labels.dim() < 2:
+        raise ValueError(
+            f"shift_labels gives each position the next one's label, and labels {list(labels.shape)} have no positions; leave "
+            "it out of BatchFormat."
+        )
+    return torch.cat([labels[:, 1:], torch.full_like(labels[:, :1], IGNORED_LABEL)], dim=1)
+
+
+def _may_be_inputs(first: Any, second: Any) -> bool:
+    """Whether the second of two entries looks like inputs: floating-point numbers of the first's shape, or of images."""
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        return second.is_floating_point() and (second.dim() > 2 or (second.shape == first.shape and second.dim() > 1))
+    return isinstance(second, Mapping) and isinstance(first, Mapping) and first.keys() == second.keys()
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor {list(value.shape)}"
+    return (
+        f"a {type(value).__name__} of {len(value)}"
+        if isinstance(value, (list, tuple, Mapping))
+        else type(value).__name__
+    )
+
+
+def _several_entries(batch: Sequence[Any]) -> str:
+    shown = f" ({', '.join(f'{place}: {_kind(value)}' for place, value in enumerate(batch))})" if batch else ""
+    told = (
+        " Say which is which by their indices: BatchFormat(input_key=0, target_key=1); input_key can be a list, and "
+        "weight_key, mask_key, lengths_key and unused name others."
+    )
+    return (
+        f"the DataLoader yielded {len(batch)} entries{shown}; (inputs, target), a dict, or inputs alone was expected."
+        f"{told if len(batch) > 1 else ''}"
+    )

@@ -1,0 +1,145 @@
+"""One training step of somebody else's LightningModule, run on a copy of it before the fit: nothing of theirs changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers.logger import DummyLogger
+from lightning.pytorch.utilities.seed import isolate_rng
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
+
+from lit_distill.batch.examples import (
+    TrainingData,
+    in_weights_type,
+    networks_of,
+    on_device,
+    training_step_context,
+    unchanged,
+)
+from lit_distill.batch.untouched import looking_closely
+from lit_distill.capture.call import Call
+from lit_distill.capture.calls import Listener
+from lit_distill.capture.capture import is_compiled
+from lit_distill.preflight.input_types import wrong_type
+from lit_distill.utils.compiling import call_own_methods
+from lit_distill.utils.copying import copied
+from lit_distill.utils.lightning_names import is_module, is_overridden
+
+
+@dataclass
+class Rehearsal:
+    """What a training step did.
+
+    Attributes:
+        batch: What it was given, on the module's device.
+        calls: The student's calls.
+        returned: What it returned.
+        listener: The copy's, to read the calls with.
+    """
+
+    batch: Any
+    calls: list[Call]
+    returned: Any
+    listener: Listener
+
+
+def rehearse(
+    trainer: Trainer,
+    module: LightningModule,
+    listener: Listener,
+    set_up: bool,
+    data: TrainingData,
+    explain: Callable[[Exception, Any, list[Call]], None],
+    whole: bool = False,
+) -> Rehearsal:
+    """Run the module's training step on a copy, with two samples; with a whole batch where two do not do.
+
+    Args:
+        trainer: The running trainer.
+        module: The user's module.
+        listener: Listens to its student.
+        set_up: Whether the module's own ``setup`` has run already; else the copy's is called.
+        data: The fit's.
+        explain: Adds to an error what it knows of the batch and the student's calls.
+        whole: Run it with a whole batch at once.
+
+    Raises:
+        ValueError: It cannot be run before the fit.
+    """
+    with isolate_rng(), torch.compiler.set_stance("force_eager"):
+        try:
+            return _run(trainer, module, listener, set_up, _on_device(trainer, module, data.example(whole)), explain)
+        except Exception:  # an assertion on the batch's size, a state of a fixed shape, …
+            batch = _on_device(trainer, module, data.example(whole=True))
+        try:
+            return _run(trainer, module, listener, set_up, batch, explain)
+        except Exception as error:
+            reason = "; ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])])
+            why = wrong_type(error, batch, next(iter(module.parameters()), torch.empty(0)))
+            if why is not None:
+                raise ValueError(f"{type(module).__name__}.training_step failed before the fit: {why}") from error
+            raise ValueError(
+                f"{type(module).__name__}.training_step failed on a batch before the fit, where Distill looks at shapes "
+                f"({reason}). If it does work in a fit, give Distill `example_inputs`: what the "
+                "student is called with, for a few samples."
+            ) from error
+
+
+def _on_device(trainer: Trainer, module: LightningModule, batch: Any) -> Any:
+    """Take a batch the way that Lightning takes it to the training step."""
+    if batch is None:
+        raise ValueError("the training data are a stream, and the fit goes on from a checkpoint")
+    weights = next(iter(module.parameters()), torch.empty(0))
+    with unchanged(*networks_of(trainer, module)):
+        return in_weights_type(trainer, on_device(trainer, module, batch, weights.device), weights)
+
+
+def _run(
+    trainer: Trainer,
+    module: LightningModule,
+    listener: Listener,
+    set_up: bool,
+    batch: Any,
+    explain: Callable[[Exception, Any, list[Call]], None],
+) -> Rehearsal:
+    # Copied together, so that the copied listener hears the copied student.
+    twin, ear = copied((module, listener))
+    if not is_compiled(module) and getattr(module, "_compiler_ctx", None) is None:
+        ear.hear_parts()  # of the copy: on the module itself it would cost time in each step
+    call_own_methods(twin)
+    parameter = next(iter(module.parameters()), torch.empty(0))
+    twin.to(parameter.device)  # Lightning pretends the final device during setup
+    twin.trainer = trainer
+    with _logging_nothing(trainer, twin):
+        if not set_up and is_overridden("setup", twin):
+            twin.setup("fit")
+        with ear.capture.observed(), looking_closely(), ear.listen() as calls, training_step_context(trainer):
+            takes_index = is_param_in_hook_signature(twin.training_step, "batch_idx", min_args=2)
+            try:
+                returned = twin.training_step(batch, 0) if takes_index else twin.training_step(batch)
+            except Exception as error:
+                explain(error, batch, calls)
+                raise
+    return Rehearsal(batch, calls, returned, ear)
+
+
+@contextmanager
+def _logging_nothing(trainer: Trainer, twin: LightningModule) -> Iterator[None]:
+    for module in twin.modules():
+        if is_module(module):
+            vars(module)["log"] = vars(module)["log_dict"] = _nothing
+    loggers = trainer.loggers
+    trainer.loggers = [DummyLogger() for _ in loggers]
+    try:
+        yield
+    finally:
+        trainer.loggers = loggers
+
+
+def _nothing(*args: Any, **kwargs: Any) -> None:
+    pass

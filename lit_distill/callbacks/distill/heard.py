@@ -1,0 +1,92 @@
+"""What a call of the student says: the batch that the teacher and the criteria see, and its size."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from lit_distill.batch.batch import Arguments, Batch, Inputs, positions_and_names
+from lit_distill.capture.call import Call
+from lit_distill.utils.compiling import uncompiled
+from lit_distill.utils.notices import tell
+
+_TOKENS = "attention_mask"
+
+
+def mask_is_certain(given: Batch, call: Call) -> bool:
+    """Whether the batch's mask goes before the call's: it was told, or the call has none and it can be no encoder's."""
+    return given.mask_is_told or (call.mask is None and _TOKENS in call.mask_keys)
+
+
+def tokens_that_count(batch: Any, call: Call) -> Batch | None:
+    """A batch of which nothing but its ``attention_mask`` is read, where it has one that the student was not given.
+
+    Args:
+        batch: The step's.
+        call: A call of the student.
+    """
+    found = batch.get(_TOKENS) if isinstance(batch, Mapping) and _TOKENS in call.mask_keys else None
+    known = isinstance(found, Tensor) and not found.is_floating_point()  # one that is added to scores is the network's
+    return Batch(call.inputs, mask=found.bool()) if known and isinstance(found, Tensor) else None
+
+
+class Heard:
+    """Makes batches of calls.
+
+    Args:
+        student: The student's name, for messages.
+    """
+
+    def __init__(self, student: str) -> None:
+        self._student = student
+        self._told: set[str] = set()
+
+    def batch(self, call: Call, given: Batch | None, teacher: nn.Module | None) -> Batch:
+        """What the student was called with, beside the labels and the teacher's own inputs where those were read.
+
+        Arguments by name that the teacher's ``forward`` does not take are left out for it, and said once.
+
+        Args:
+            call: A call of the student.
+            given: The step's batch, taken apart; None where nothing of it is read.
+            teacher: The teacher's network.
+        """
+        rest = given if given is not None else Batch(call.inputs)
+        own = rest.teacher_inputs
+        if own is None and teacher is not None:
+            own = self._for_teacher(call.inputs, teacher)
+        mask = rest.mask
+        if not mask_is_certain(rest, call):
+            mask = call.mask
+        return dataclasses.replace(rest, inputs=call.inputs, mask=mask, teacher_inputs=own)
+
+    def _for_teacher(self, inputs: Inputs, teacher: nn.Module) -> Inputs | None:
+        positional, named = positions_and_names(inputs)
+        taken = _names_taken(teacher) if named else None
+        left = [name for name in named if taken is not None and name not in taken]
+        if not left:
+            return None
+        new = [name for name in left if name not in self._told]
+        if new:
+            self._told.update(new)
+            tell(
+                f"the student {self._student!r} is called with {', '.join(f'{name}=' for name in new)}, which the teacher "
+                f"({type(teacher).__name__}) does not take: it is called without."
+            )
+        kept = {name: value for name, value in named.items() if name not in left}
+        return Arguments(tuple(positional), kept) if kept else tuple(positional)
+
+
+def _names_taken(network: nn.Module) -> set[str] | None:
+    """The names of the arguments of a network's ``forward``; None where it takes any, or they cannot be told."""
+    try:
+        parameters = inspect.signature(uncompiled(network).forward).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return {parameter.name for parameter in parameters}

@@ -1,0 +1,268 @@
+"""What ``Distill`` does to the LightningModule that it is a guest of, and what it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
+from torch import Tensor, nn
+
+from lit_distill.batch.examples import count_parameters
+from lit_distill.callbacks.distill.strip import strip
+from lit_distill.engine.checkpoint import NOTE_KEY
+from lit_distill.engine.distiller import Distiller
+from lit_distill.outputs import Outputs
+from lit_distill.teachers import Teacher
+from lit_distill.utils.lightning_names import has_forward, keeps_parameters_whole
+from lit_distill.utils.names import nearest
+
+Wrapper = Callable[..., Any]
+
+
+class _Wrapped:
+    """A method of one instance with something around it; Lightning looks through it for the method's signature."""
+
+    def __init__(self, original: Callable[..., Any], wrapper: Wrapper) -> None:
+        self.__wrapped__ = original
+        self._wrapper = wrapper
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._wrapper(self.__wrapped__, *args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Wrapped:
+        return self  # weight averaging copies the module, and calls no step of the copy
+
+
+class Additions(nn.ModuleDict):
+    """What is registered on the module: the criteria, and the teacher where it changes in training."""
+
+
+class Host:
+    """Remembers what was changed on a module, to undo it."""
+
+    def __init__(self) -> None:
+        self._before: list[tuple[LightningModule, str, Any]] = []
+
+    def wrap(self, module: LightningModule, name: str, wrapper: Wrapper) -> None:
+        """Put something around a method of this instance.
+
+        Args:
+            module: The instance.
+            name: The method's.
+            wrapper: Called with the method and the arguments in its place.
+        """
+        self._before.append((module, name, vars(module).get(name)))
+        vars(module)[name] = _Wrapped(getattr(module, name), wrapper)
+
+    def unwrap(self) -> None:
+        """Give every method back as it was."""
+        for module, name, before in reversed(self._before):
+            if before is None:
+                vars(module).pop(name, None)
+            else:
+                vars(module)[name] = before
+        self._before = []
+
+
+def without_additions(original: Callable[..., Any], checkpoint: dict[str, Any]) -> None:
+    """Load a checkpoint's weights for evaluation: what was added in training is left out."""
+    for name, value in strip(checkpoint).items():
+        checkpoint[name] = value
+    original(checkpoint)
+
+
+def find(module: LightningModule, name: str) -> nn.Module | None:
+    """The student: the submodule of that name, the module itself for ``.``, or None where there is none (yet)."""
+    if name == ".":
+        return module
+    found: Any = module
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found if isinstance(found, nn.Module) else None
+
+
+def submodules(module: LightningModule) -> str:
+    """Say which submodules there are."""
+    names = ", ".join(name for name, _ in module.named_children()) or "none"
+    return f"Its submodules: {names}; '.' is the module itself."
+
+
+def not_found(module: LightningModule, name: str) -> str:
+    """Say that the student is not there, and what is."""
+    hint = nearest(name, [known for known, _ in module.named_modules() if known])
+    return f"{type(module).__name__} has no submodule {name!r} to distil into.{hint} {submodules(module)}"
+
+
+def not_called(module: LightningModule, name: str, refusal: str | None) -> str:
+    """Say that the training step does not call the student, and what it calls instead where that is known."""
+    kind = type(module).__name__
+    if refusal is not None:
+        whole = "self" if name == "." else f"self.{name}"
+        parts = _parts(module, name)
+        named = f"Name the part to distil into, student={' or '.join(map(repr, parts))}, or call" if parts else "Call"
+        return f"{kind}.training_step: {refusal} {named} the student whole: {whole}(x)."
+    return (
+        f"{kind}.training_step does not call {name!r} with gradients on, so there is nothing to distil into. "
+        f"{submodules(module)}"
+    )
+
+
+def _parts(module: LightningModule, name: str) -> list[str]:
+    """The parts of the student that can be distilled into, the largest first, as ``student`` names them; two at most."""
+    student = find(module, name)
+    if student is None:
+        return []
+    own = [(part, child) for part, child in student.named_children() if has_forward(child)]
+    sized = [(count_parameters(child), part) for part, child in own if part != NOTE_KEY]
+    largest = sorted((size, part) for size, part in sized if size)[::-1][:2]
+    return [part if name == "." else f"{name}.{part}" for _, part in largest]
+
+
+def loss_of(returned: Any, module: LightningModule) -> Tensor:
+    """The loss that a training step returned.
+
+    Raises:
+        ValueError: There is none, or it is no scalar.
+    """
+    loss = returned.get("loss") if isinstance(returned, Mapping) else returned
+    name = type(module).__name__
+    if not isinstance(loss, Tensor):
+        found = f"a dict of {sorted(map(str, returned))}" if isinstance(returned, Mapping) else type(loss).__name__
+        raise ValueError(f"{name}.training_step returned {found}; a tensor, or a dict with 'loss', was expected.")
+    if loss.numel() != 1:
+        raise ValueError(f"{name}.training_step returned a loss of shape {list(loss.shape)}; a scalar was expected.")
+    return loss
+
+
+def check_trains(loss: Tensor, module: LightningModule, student: nn.Module, outputs: Outputs) -> None:
+    """Refuse a training step whose loss carries no gradient; 0 stands for no loss of its own.
+
+    Args:
+        loss: What it returned.
+        module: The user's module.
+        student: The network in it.
+        outputs: The student's, with their graph.
+
+    Raises:
+        ValueError: It would train nothing.
+    """
+    if loss.requires_grad or not bool(loss.detach() != 0) or not any(p.requires_grad for p in student.parameters()):
+        return
+    kind = type(module).__name__
+    if not any(tensor.requires_grad for tensor in outputs.tensors()):
+        raise ValueError(
+            f"no gradient reaches the student {type(student).__name__} in {kind}.training_step: its forward detaches what it "
+            "puts out, or computes it without gradients (torch.no_grad, argmax, .item(), NumPy). Take that out."
+        )
+    raise ValueError(
+        f"{kind}.training_step returned a loss without a gradient (detached, of .item(), or under no_grad): it would train "
+        "nothing. Return it with its graph, or leave it out: weights={'task': 0.0, …}."
+    )
+
+
+def needs_optimizer(trainer: Trainer, module: LightningModule) -> None:
+    """Refuse a module without an optimizer: what is distilled would train nothing.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if all(type(optimizer).__name__ == "_MockOptimizer" for optimizer in trainer.optimizers):  # Lightning's, for none
+        raise ValueError(
+            f"there is no optimizer: {type(module).__name__}.configure_optimizers returned none, so that nothing would be "
+            "distilled. Return one of the student's parameters."
+        )
+
+
+def check(trainer: Trainer, module: LightningModule, guest: Callback) -> None:
+    """Refuse what cannot work, before anything is changed.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    kind = type(module).__name__
+    callbacks: Iterable[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    if sum(callback is guest for callback in callbacks) > 1:
+        raise ValueError("the Trainer has one Distill callback twice; give it once.")
+    for callback in callbacks:
+        if callback is guest:
+            continue
+        if isinstance(callback, type(guest)):
+            raise ValueError(
+                "the Trainer has two Distill callbacks; one takes several criteria, and an ensemble of teachers."
+            )
+    for callback in callbacks:
+        if callback is guest:
+            break
+        kinds = {kind.__name__ for kind in type(callback).mro()}
+        if kinds & {"StochasticWeightAveraging", "WeightAveraging"}:
+            raise ValueError(
+                f"{type(callback).__name__} copies the module before Distill has added to it; put Distill before it in the "
+                "Trainer's callbacks."
+            )
+    if is_param_in_hook_signature(module.training_step, "dataloader_iter", explicit=True):
+        raise ValueError(
+            f"{kind}.training_step takes the iterator dataloader_iter and reads its batches itself, so that Distill cannot see "
+            "them; take a batch, training_step(self, batch, batch_idx)."
+        )
+    if not module.automatic_optimization:
+        raise ValueError(
+            f"{kind} optimizes manually: it calls backward itself, and what is added to the loss that it returns would "
+            "train nothing. Use automatic optimization, or compute the criteria in its training_step."
+        )
+    if isinstance(getattr(module, "distiller", None), Distiller):
+        raise ValueError(f"{kind} is a distillation itself; give it the criteria and leave Distill out.")
+    if isinstance(getattr(module, NOTE_KEY, None), Additions):
+        delattr(module, NOTE_KEY)  # a fit with another Distill ended by an error
+    if hasattr(module, NOTE_KEY):
+        raise ValueError(f"{kind} has an attribute {NOTE_KEY!r}, the name under which Distill adds to it; rename it.")
+
+
+def check_teacher(module: LightningModule, student: nn.Module, teacher: nn.Module | Teacher) -> None:
+    """Refuse a teacher that the module holds too.
+
+    Raises:
+        ValueError: It does, within the student or beside it.
+    """
+    network = teacher.model if isinstance(teacher, Teacher) else teacher
+    mine = {id(parameter) for parameter in network.parameters()}
+    inside = {id(parameter) for parameter in student.parameters()}
+    held = [
+        name for name, p in module.named_parameters() if id(p) in mine and (id(p) not in inside or student is module)
+    ]
+    if held:
+        raise ValueError(
+            f"{type(module).__name__} already holds the teacher ({held[0]}, …): it would be in the optimizer and in every "
+            "checkpoint. Take it out of the module; Distill keeps it beside."
+        )
+
+
+def check_strategy(trainer: Trainer, additions: nn.Module) -> None:
+    """Refuse strategies that shard parameters, where there are some to add.
+
+    Raises:
+        ValueError: The strategy is one.
+    """
+    if keeps_parameters_whole(trainer.strategy):
+        return
+    if any(parameter.requires_grad for parameter in additions.parameters()):
+        raise ValueError(
+            f"criteria with layers of their own do not work under {type(trainer.strategy).__name__}; use one device or DDP, or "
+            "criteria without layers."
+        )
+
+
+def check_no_state(additions: Additions) -> None:
+    """Refuse a checkpoint from before ``Distill`` where the additions have a state, which it lacks.
+
+    Raises:
+        ValueError: They have.
+    """
+    if additions.state_dict():
+        raise ValueError(
+            "the checkpoint was made without Distill, or after its fit, and the criteria or the teacher have a state of their "
+            "own, which it lacks (ModelCheckpoint saves it in a fit). Load the module's weights first (load_from_checkpoint), "
+            "and start a new fit without ckpt_path."
+        )

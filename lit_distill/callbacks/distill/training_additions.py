@@ -1,0 +1,125 @@
+"""Has the optimizer of somebody else's module train what ``Distill`` adds to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lightning.pytorch import LightningModule
+from torch import nn
+from torch.optim import Optimizer
+
+from lit_distill.engine.checkpoint import NOTE_KEY
+from lit_distill.utils.notices import tell
+
+
+class TrainedAdditions:
+    """Adds the projectors and other parameters of the criteria to a parameter group of the module's first optimizer.
+
+    A group of their own would not do: the schedulers exist already, and count groups.
+
+    Args:
+        group: Index of the group; the first where None.
+    """
+
+    def __init__(self, group: int | None = None) -> None:
+        self.group = group
+        self.count = 0
+        self._optimizer: Optimizer | None = None
+        self._added: list[nn.Parameter] = []
+
+    def around_configure_optimizers(self, module: LightningModule) -> Callable[..., Any]:
+        """Have the module make its optimizer as if nothing had been added, and add to it at once.
+
+        So the projectors are in the optimizer before anything runs, a learning-rate finder's trial steps included.
+        """
+
+        def make(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            additions = module._modules.pop(NOTE_KEY, None)
+            try:
+                made = original(*args, **kwargs)
+            finally:
+                if additions is not None:
+                    module._modules[NOTE_KEY] = additions
+            if additions is not None:
+                _refuse_no_optimizer(module, made, additions)
+                self.add(_first_optimizer(made), additions)
+            return made
+
+        return make
+
+    def add(self, optimizer: Optimizer | None, additions: nn.Module) -> None:
+        """Add what is to be trained and is in no group yet.
+
+        Raises:
+            ValueError: The optimizer has no such group.
+        """
+        if optimizer is not self._optimizer:
+            self._optimizer, self.count, self._added = optimizer, 0, []
+        if optimizer is None:
+            return
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        missing = [p for p in additions.parameters() if p.requires_grad and id(p) not in held]
+        if not missing:
+            return
+        groups = optimizer.param_groups
+        index = self.group or 0
+        if not -len(groups) <= index < len(groups):
+            raise ValueError(
+                f"parameter_group is {index}, and the module's optimizer has {len(groups)} parameter groups, 0 to "
+                f"{len(groups) - 1}."
+            )
+        if self.group is None:
+            _tell_of_learning_rates(groups, len(missing))
+        groups[index]["params"].extend(missing)
+        self._added += missing
+        self.count = len(self._added)
+
+    def note(self) -> dict[str, int]:
+        """What ``strip`` needs to know: how many parameters were added, to which group."""
+        groups = len(self._optimizer.param_groups) if self._optimizer is not None else 1
+        return {"in_optimizer": self.count, "parameter_group": (self.group or 0) % groups}
+
+    def take_back(self) -> None:
+        """Take out again what was added."""
+        if self._optimizer is not None and self._added:
+            gone = {id(p) for p in self._added}
+            for group in self._optimizer.param_groups:
+                group["params"] = [p for p in group["params"] if id(p) not in gone]
+            for parameter in self._added:
+                self._optimizer.state.pop(parameter, None)
+        self._optimizer, self.count, self._added = None, 0, []
+
+
+def _refuse_no_optimizer(module: LightningModule, made: Any, additions: nn.Module) -> None:
+    """Refuse layers of the criteria's that nothing would train.
+
+    Raises:
+        ValueError: ``configure_optimizers`` gave no optimizer, and there are some.
+    """
+    count = sum(parameter.requires_grad for parameter in additions.parameters())
+    if not made and count:
+        raise ValueError(
+            f"there is no optimizer: {type(module).__name__}.configure_optimizers returned none, and the criteria's own layers "
+            f"({count} parameters) need one. Return one, or use criteria without layers."
+        )
+
+
+def _first_optimizer(made: Any) -> Optimizer | None:
+    """The first optimizer of what ``configure_optimizers`` may return."""
+    if isinstance(made, Mapping):
+        return _first_optimizer(made.get("optimizer"))
+    if isinstance(made, (list, tuple)):
+        return _first_optimizer(made[0]) if made else None
+    return made if isinstance(made, Optimizer) else None
+
+
+def _tell_of_learning_rates(groups: list[dict[str, Any]], count: int) -> None:
+    rates = [float(group.get("initial_lr", group.get("lr", 0.0))) for group in groups]
+    if len(set(rates)) > 1:
+        listed = ", ".join(f"{index}: {rate:g}" for index, rate in enumerate(rates))
+        tell(
+            f"the criteria's own layers ({count} parameters) train at the learning rate {rates[0]:g}, that "
+            f"of the optimizer's first parameter group; the groups have {listed}. Choose another group with "
+            "Distill(parameter_group=…); parameter_group=0 keeps this one."
+        )

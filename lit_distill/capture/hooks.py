@@ -1,0 +1,94 @@
+"""The hooks that read a network's layers, and what they write to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+
+from lit_distill.batch.layout import Evidence, Placement, dense
+
+LayerCalls = dict[str, list[tuple[Any, int | None]]]  # what each layer gave, call by call, and its version
+
+
+class AllRead(BaseException):
+    """Ends a forward pass of which nothing more is read; no ``Exception``, so that a model's own handlers let it by."""
+
+
+@dataclass
+class Store:
+    """Where the hooks of one model write, and only while a forward pass is being read (``recording``).
+
+    ``expected`` is the number of calls that a whole pass makes; ``stop`` ends the pass at the last of them. While
+    ``evidence`` is gathered, ``placed`` takes where each layer's tensor holds its channels; None where that cannot be told.
+    """
+
+    recording: bool = False
+    evidence: Evidence | None = None
+    placed: dict[str, Placement | None] = field(default_factory=dict)
+    clone: set[str] = field(default_factory=set)
+    calls: LayerCalls = field(default_factory=dict)
+    expected: int = 0
+    stop: bool = False
+
+    def put(self, key: str, value: Any, module: nn.Module | None = None) -> None:
+        self._keep(key, _padded(value, bool(getattr(module, "batch_first", True))))
+        tensor = self.calls[key][-1][0]
+        if self.evidence is not None and isinstance(tensor, Tensor):
+            self.placed[key] = self.evidence.place(tensor, module, key.endswith(":input"))
+        if self.stop and self.count() == self.expected:
+            raise AllRead
+
+    def count(self) -> int:
+        return sum(map(len, self.calls.values()))
+
+    def _keep(self, key: str, value: Any) -> None:
+        tensor = select_tensor(value)
+        if tensor is None:
+            self.calls.setdefault(key, []).append((value, None))
+            return
+        tensor = dense(tensor)
+        if key in self.clone:
+            tensor = tensor.clone()
+        version = None if torch.compiler.is_compiling() or tensor.is_inference() else tensor._version
+        self.calls.setdefault(key, []).append((tensor, version))
+
+
+def select_tensor(value: Any) -> Tensor | None:
+    """A layer's tensor: itself, or the first tensor of a tuple or a mapping; none of a list of several."""
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, list) and sum(isinstance(item, Tensor) for item in value) > 1:
+        return None  # branches side by side, of which none is the first
+    values = value.values() if isinstance(value, Mapping) else value if isinstance(value, (tuple, list)) else ()
+    return next((item for item in values if isinstance(item, Tensor)), None)
+
+
+def _padded(value: Any, batch_first: bool) -> Any:
+    """What a recurrent layer made of a packed sequence, padded; anything else as it is."""
+    first = value[0] if isinstance(value, tuple) and value and not isinstance(value, PackedSequence) else value
+    return pad_packed_sequence(first, batch_first=batch_first)[0] if isinstance(first, PackedSequence) else value
+
+
+class OutputHook:
+    """A forward hook that pickles and deep-copies with its model, unlike a closure."""
+
+    def __init__(self, key: str, store: Store) -> None:
+        self.key = key
+        self.store = store
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if self.store.recording:
+            self.store.put(self.key, output, module)
+
+
+class InputHook(OutputHook):
+    """A forward pre-hook: reads the first tensor among the arguments, before the layer can change it."""
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any = None) -> None:
+        if self.store.recording:
+            self.store.put(self.key, args if select_tensor(args) is not None else kwargs, module)

@@ -1,0 +1,102 @@
+"""Reads the calls of a model's parts, made one by one, as one call of the model."""
+
+from __future__ import annotations
+
+from itertools import islice, pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lit_distill.batch.batch import call_model, tensors_of
+from lit_distill.batch.examples import as_in_evaluation
+from lit_distill.capture.call import Call
+from lit_distill.utils.graph import nodes_behind
+
+_MOST_NODES = 2000  # of an autograd graph, between one part's output and the next part's input
+
+
+def join_parts(parts: list[Call], known: tuple[str, ...] = ()) -> Call:
+    """One call, with the first part's inputs and the last part's output.
+
+    Args:
+        parts: The parts' calls, in their order.
+        known: Parts that are known to make one chain in this order; without gradients, a pooling between them hides that.
+
+    Raises:
+        ValueError: They make no one chain; says which parts were called, and why not.
+    """
+    names = [part.name for part in parts]
+    made = [part for part in parts if part.layers is not None]
+    again = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if again:
+        raise ValueError(_refused(names, f"{again[0]!r} ran {names.count(again[0])} times"))
+    if len(made) < len(parts):
+        raise ValueError(_refused(names, "one of them failed"))
+    seen = tensors_of(parts[0].inputs)
+    for before, after in pairwise(parts) if tuple(names) != known else ():
+        taken, given = tensors_of(after.inputs), tensors_of(before.raw)
+        seen += given
+        loose = [tensor for tensor in taken if not _comes_from(tensor, seen)]
+        if loose or not any(_comes_from(tensor, given) for tensor in taken):
+            raise ValueError(
+                _refused(names, f"{after.name!r} does not take what {before.name!r} gives, and that alone")
+            )
+    first, last = parts[0], parts[-1]
+    layers: dict[str, list[Any]] = {}
+    for part in parts:
+        for key, calls in (part.layers or {}).items():
+            layers.setdefault(key, []).extend(calls)
+    with_grad = any(part.with_grad for part in parts)
+    return Call(
+        first.inputs, with_grad, first.watch, parts=tuple(names), raw=last.raw, layers=layers, changed=first.changed
+    )
+
+
+def check_whole(model: nn.Module, call: Call) -> None:
+    """Make sure, on a copy of the model, that what the parts give is what the whole model gives.
+
+    Args:
+        model: The copy; its random states and buffers are used up.
+        call: The parts' joined call.
+
+    Raises:
+        ValueError: It is not, as far as the shapes tell.
+    """
+    try:
+        with as_in_evaluation(model), torch.no_grad():
+            whole = [tensor.shape for tensor in tensors_of(call_model(model, call.inputs))]
+    except NotImplementedError:  # it has no forward, as a ModuleDict: there is no whole to compare with
+        inside = tuple(f"{part}." for part in call.parts)
+        left = [name for name, _ in model.named_parameters() if not name.startswith(inside)]
+        if left:
+            raise ValueError(_refused(list(call.parts), f"{left[0]!r} is in none of them")) from None
+        return
+    except Exception as error:
+        reason = f"the model called whole with the first part's inputs fails ({type(error).__name__}: {error})"
+        raise ValueError(_refused(list(call.parts), reason)) from error
+    given = next((tensor.shape for tensor in tensors_of(call.raw)), None)
+    if given not in whole:
+        shapes = ", ".join(str(list(shape)) for shape in whole) or "no tensor"
+        found = list(given) if given is not None else "no tensor"
+        raise ValueError(_refused(list(call.parts), f"the last of them gives {found}, and the whole model {shapes}"))
+
+
+def _refused(names: list[str], why: str) -> str:
+    called = ", ".join(dict.fromkeys(names))
+    return f"it calls parts of the student and not the student itself ({called}), and they cannot be read as one call: {why}."
+
+
+def _comes_from(tensor: Tensor, sources: list[Tensor]) -> bool:
+    """Whether a tensor is one of the sources, a view of one, or computed from one with gradients on."""
+    if any(tensor is source or _same_memory(tensor, source) for source in sources):
+        return True
+    nodes = {source.grad_fn for source in sources if source.grad_fn is not None}
+    return any(node in nodes for node in islice(nodes_behind([tensor]), _MOST_NODES - 1))
+
+
+def _same_memory(one: Tensor, other: Tensor) -> bool:
+    try:
+        return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr() != 0
+    except (NotImplementedError, RuntimeError):  # a sparse tensor, or a wrapper class, has no storage
+        return False

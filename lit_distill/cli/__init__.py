@@ -1,0 +1,8 @@
+"""The command line: ``lit-distill VERB …``, its config files and their errors.
+
+May import ``modules`` and all that lies below them; ``chain`` and ``doctor`` lie above.
+"""
+
+from lit_distill.cli.command import DistillationCLI, find_configs, main
+
+__all__ = ["DistillationCLI", "find_configs", "main"]

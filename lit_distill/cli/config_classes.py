@@ -1,0 +1,102 @@
+"""Looks at how a config writes its classes: ``class_path``, and their options under ``init_args``."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from lit_distill.utils.arguments import described
+from lit_distill.utils.names import nearest
+
+_KEYS = ("class_path", "init_args", "dict_kwargs")
+_IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+_NEAR = 0.85
+_SECTIONS = ("model", "data", "trainer", "optimizer", "lr_scheduler", "seed_everything", "ckpt_path")
+_ENDINGS = (".yaml", ".yml", ".json")
+
+
+def check_sections(content: Any, where: str) -> None:
+    """Refuse sections that the parser would pass over in silence: a ``trainer`` that is no mapping, a misspelt empty one.
+
+    Args:
+        content: What a config file holds.
+        where: The file's name.
+
+    Raises:
+        ValueError: There is one.
+    """
+    if not isinstance(content, Mapping):
+        return
+    for name, value in content.items():
+        if not value and name not in _SECTIONS and isinstance(name, str):
+            hint = nearest(name, _SECTIONS)
+            if hint:
+                raise ValueError(f"{where}: there is no option {name!r}.{hint}")
+    trainer = content.get("trainer")
+    if trainer is not None and not isinstance(trainer, (Mapping, str)):
+        raise ValueError(
+            f"{where}: trainer is {described(trainer)}; a mapping (name: value) is needed: max_epochs: 10, say."
+        )
+    if isinstance(trainer, str) and not trainer.endswith(_ENDINGS):
+        raise ValueError(
+            f"{where}: trainer is the text {trainer!r}; a mapping (name: value) is needed: max_epochs: 10, say."
+        )
+
+
+def check_classes(content: Any, where: str) -> None:
+    """Refuse a class that is written in a way that no parser reads, before one tries.
+
+    Args:
+        content: What a config file holds.
+        where: The file's name.
+
+    Raises:
+        ValueError: A ``class_path`` is no import path, its options are no mapping, or something else stands beside them.
+    """
+    for place, mapping in _mappings(content, ""):
+        why = _wrong(mapping) if "class_path" in mapping else _misspelt(mapping)
+        if why:
+            raise ValueError(f"{where}: {place}: {why}" if place else f"{where}: {why}")
+
+
+def _mappings(content: Any, place: str) -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    """Every mapping of a config, and its place in it."""
+    if isinstance(content, Mapping):
+        yield place, content
+        for key, value in content.items():
+            yield from _mappings(value, f"{place}.{key}" if place else str(key))
+    elif isinstance(content, list):
+        for index, value in enumerate(content):
+            yield from _mappings(value, f"{place}[{index}]")
+
+
+def _wrong(mapping: Mapping[Any, Any]) -> str:
+    """What is wrong with a class and its options, in a sentence; empty where nothing is."""
+    path, options = mapping["class_path"], mapping.get("init_args")
+    if not isinstance(path, str):
+        return f"class_path is {described(path)}; write a class's import path, such as lit_distill.models.SmallCNN."
+    if not _IMPORT_PATH.fullmatch(path):
+        return (
+            f"class_path {path!r} is no import path; write package.module.Class, such as lit_distill.models.SmallCNN."
+        )
+    if options is not None and not isinstance(options, Mapping):
+        return f"init_args is {described(options)}; a mapping (name: value) is needed."
+    beside = [key for key in mapping if key not in _KEYS]
+    if not beside:
+        return ""
+    several = ", ".join(map(repr, beside))
+    meant = difflib.get_close_matches(str(beside[0]), _KEYS, 1, _NEAR)
+    hint = f" Did you mean {meant[0]!r}?" if meant else ""
+    return f"{several} {'stand' if len(beside) > 1 else 'stands'} beside class_path; options go under init_args.{hint}"
+
+
+def _misspelt(mapping: Mapping[Any, Any]) -> str:
+    """Whether one of a mapping's keys was to be ``class_path``: it is near that, and holds an import path."""
+    for key, value in mapping.items():
+        name = str(key).lower().replace("-", "_").replace(" ", "_")
+        near = difflib.SequenceMatcher(None, name, "class_path").ratio() >= _NEAR
+        if near and isinstance(value, str) and "." in value and _IMPORT_PATH.fullmatch(value):
+            return f"no option {key!r}. Did you mean 'class_path'?"
+    return ""

@@ -1,0 +1,184 @@
+"""Reads config files, and refuses what YAML would take in silence: a key given twice, of which the first would be lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lit_distill.cli.config_classes import check_classes, check_sections
+from lit_distill.utils.names import nearest
+
+_ENDINGS = (".yaml", ".yml", ".json")
+_WEIGHTS = (".ckpt", ".pt", ".pth", ".th", ".safetensors")
+_OPTIONS = ("--config", "-c")
+_MERGE = "tag:yaml.org,2002:merge"
+
+
+def read_config(path: Path) -> Any:
+    """What a config file holds.
+
+    Raises:
+        ValueError: There is no such file, it is no YAML, or a key is in it twice; the message names the file.
+    """
+    return _parsed(_text_of(path), str(path))
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        _refuse_twins(node, where)
+        return loader.construct_document(node) if node is not None else None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"{where} is no YAML: {_in_one_line(error)}.") from error
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Look at every config file that a command names, and at those that these name.
+
+    Args:
+        words: The command's, as ``--config FILE``.
+
+    Raises:
+        ValueError: A file cannot be read, is no YAML, is empty or no mapping, or has a key twice.
+    """
+    try:
+        _check_all(words)
+    except RecursionError as error:
+        raise ValueError("a config holds itself, by an anchor (&) that is used (*) inside of what it names.") from error
+
+
+def _check_all(words: Sequence[str]) -> None:
+    seen: set[Path] = set()
+    for option, value in _values(words):
+        if option in _OPTIONS:
+            if _is_inline(value):
+                check_classes(_parsed(value, option), option)
+            elif value != "-":
+                _check_file(Path(value), seen, whole=True)
+        elif value.endswith(_ENDINGS) and Path(value).is_file():
+            _check_file(Path(value), seen)
+
+
+def config_files(words: Sequence[str]) -> list[str]:
+    """The config files that a command names, as it names them."""
+    return [value for option, value in _values(words) if option in _OPTIONS and not _is_inline(value)]
+
+
+def _values(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Options and their values, be they one word or two."""
+    for index, word in enumerate(words):
+        option, equals, value = word.partition("=")
+        if equals and word.startswith("-"):
+            yield option, value
+        elif word.startswith("-") and index + 1 < len(words):
+            yield word, words[index + 1]
+
+
+def _is_inline(value: str) -> bool:
+    """Whether a config's text stands in the place of a file."""
+    return value.lstrip().startswith("{") or "\n" in value or (": " in value and not Path(value).exists())
+
+
+def _check_file(path: Path, seen: set[Path], whole: bool = False) -> None:
+    """Look at a file and those that it names.
+
+    Args:
+        path: The file.
+        seen: Files that were looked at.
+        whole: It is the config itself, and no value in one.
+    """
+    if path.absolute() in seen:
+        return
+    seen.add(path.absolute())
+    content = read_config(path)
+    check_classes(content, str(path))
+    if whole:
+        check_sections(content, str(path))
+    if whole and content is None:
+        raise ValueError(f"{path} is empty; it must hold the options of a fit: model, data and trainer.")
+    if whole and not isinstance(content, Mapping):
+        raise ValueError(
+            f"{path} holds a {type(content).__name__}; a config is a mapping with model, data and trainer, each with its "
+            "options."
+        )
+    for value in _texts(content):
+        inner = path.parent / value
+        if value.endswith(_ENDINGS) and inner.is_file():
+            _check_file(inner, seen)
+
+
+def _texts(content: Any) -> Iterator[str]:
+    """Every text among a config's values."""
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, (Mapping, list)):
+        for value in content.values() if isinstance(content, Mapping) else content:
+            yield from _texts(value)
+
+
+def _text_of(path: Path) -> str:
+    if path.suffix in _WEIGHTS:
+        raise ValueError(
+            f"{path} is a checkpoint and no config; give the config here, and the checkpoint as --ckpt_path."
+        )
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; give the config file in it.")
+    if not path.is_file():
+        folder = path.parent
+        known = (
+            [str(folder / one.name) for one in folder.iterdir() if one.suffix in _ENDINGS] if folder.is_dir() else []
+        )
+        raise ValueError(f"there is no file {path} (looked in {Path.cwd()}).{nearest(str(path), known)}")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no YAML: it is no text (byte {error.start} is no UTF-8).") from error
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def _in_one_line(error: Exception) -> str:
+    """What a YAML parser found, and where."""
+    mark = getattr(error, "problem_mark", None)
+    problem = str(getattr(error, "problem", None) or error).splitlines()[0].rstrip(".")
+    if "'\\t'" in problem:
+        problem = "a tab; indent by spaces"
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark is not None else problem
+
+
+def _refuse_twins(root: yaml.Node | None, where: str) -> None:
+    """Refuse a mapping that has a key twice; keys that are merged in (``<<``) may be given again."""
+    waiting: list[tuple[yaml.Node, str]] = [(root, "")] if root is not None else []
+    seen: set[int] = set()
+    while waiting:
+        node, place = waiting.pop()
+        if id(node) in seen:  # an anchor that is used again
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            waiting += [(entry, f"{place}[{index}]") for index, entry in enumerate(node.value)]
+        if isinstance(node, yaml.MappingNode):
+            _refuse_twins_in(node, place, where)
+            waiting += [(value, _joined(place, key)) for key, value in node.value]
+
+
+def _refuse_twins_in(node: yaml.MappingNode, place: str, where: str) -> None:
+    lines: dict[tuple[str, str], int] = {}
+    for key, _ in node.value:
+        if not isinstance(key, yaml.ScalarNode) or key.tag == _MERGE:
+            continue
+        name, line = (key.tag, key.value), key.start_mark.line + 1
+        if name in lines:
+            raise ValueError(
+                f"{where}: {_joined(place, key)!r} is there twice (lines {lines[name]} and {line}); give it once, as the first "
+                "would be lost."
+            )
+        lines[name] = line
+
+
+def _joined(place: str, key: yaml.Node) -> str:
+    return f"{place}.{key.value}" if place else str(key.value)

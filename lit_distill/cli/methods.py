@@ -1,0 +1,232 @@
+"""``lit-distill methods``: every method with what it needs, where it is from, and what it costs."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from lit_distill.batch.batch import Batch, BatchFormat
+from lit_distill.batch.examples import count_parameters
+from lit_distill.criteria import Criterion, FeatureCriterion, HardTarget, SoftTarget
+from lit_distill.criteria.about import About
+from lit_distill.engine.distiller import Distiller
+from lit_distill.engine.weighted import WeightedCriteria
+from lit_distill.models import resnet20, resnet56
+from lit_distill.preflight.dry_run import Rehearsal
+from lit_distill.schedules import Schedule
+
+_PACKAGE = Path(__file__).parents[1]
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method's line.
+
+    Attributes:
+        config: The file in ``configs/methods``, without its ending.
+        name: Class of the criterion.
+        method: Name in the literature.
+        year: Of the paper.
+        paper: Authors, year and title.
+        needs: What it reads.
+        weight: The config's, the largest where it is scheduled.
+        parameters: Number that it trains beside the student, for ResNet-56 to ResNet-20.
+        time: A training step's time over that with plain soft targets; None where it was not measured.
+    """
+
+    config: str
+    name: str
+    method: str
+    year: int
+    paper: str
+    needs: str
+    weight: float
+    parameters: int
+    time: float | None
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print the table.
+
+    Args:
+        arguments: ``--time`` measures a training step with each; a minute.
+    """
+    parser = argparse.ArgumentParser(prog="lit-distill methods", description=__doc__)
+    parser.add_argument("--time", action="store_true", help="measure a training step with each method (a minute)")
+    options = parser.parse_args(list(arguments))
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # each method would print its layers
+    print(as_markdown(rows(timed=options.time)))
+
+
+def rows(timed: bool = False) -> list[Row]:
+    """A line for every config in ``configs/methods``.
+
+    Args:
+        timed: Measure a training step with each.
+    """
+    found = [row for path in method_configs() for row in _rows_of(path, timed)]
+    return sorted(found, key=lambda row: (row.needs, row.year, row.name))
+
+
+def method_configs() -> list[Path]:
+    """The methods' configs, those that come with the package or lie beside it."""
+    folder = next(
+        home / "configs/methods" for home in (_PACKAGE, _PACKAGE.parent) if (home / "configs/methods").is_dir()
+    )
+    return sorted(path for path in folder.glob("*.yaml") if path.stem != "base")
+
+
+def as_markdown(found: Sequence[Row]) -> str:
+    """The table in Markdown."""
+    timed = any(row.time is not None for row in found)
+    heads = [
+        "config",
+        "class",
+        "method",
+        "needs",
+        "weight",
+        "extra parameters",
+        *(["step time"] if timed else []),
+        "paper",
+    ]
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    for row in found:
+        spent = [f"{row.time:.2f}" if row.time is not None else ""] if timed else []
+        cells = [
+            f"`{row.config}`",
+            f"`{row.name}`",
+            row.method,
+            row.needs,
+            f"{row.weight:g}",
+            f"{row.parameters:,}",
+            *spent,
+        ]
+        lines.append(f"| {' | '.join([*cells, row.paper])} |")
+    return "\n".join(lines)
+
+
+def _rows_of(path: Path, timed: bool) -> list[Row]:
+    config = yaml.safe_load(path.read_text())
+    settings = config["model"]["init_args"]
+    torch.manual_seed(0)
+    criteria = {name: instantiate(spec) for name, spec in settings["criteria"].items()}
+    distiller = _distiller(settings, criteria)
+    few = _batch(2)
+    with torch.no_grad():
+        Rehearsal(distiller).run(distiller.capture.run(few.inputs, calibrate=True), few)
+    spent = None
+    if timed and "optimizer" not in config:  # the time of an optimizer's own would be missing
+        plain = _distiller({}, {"soft": SoftTarget()})
+        spent = step_time(distiller, _batch(_BATCH)) / step_time(plain, _batch(_BATCH))
+    return [
+        Row(
+            path.stem,
+            type(criterion).__name__,
+            *_origin(criterion.about, path),
+            needs(criterion),
+            weight_of(settings, name),
+            count_parameters(criterion),
+            spent,
+        )
+        for name, criterion in criteria.items()
+        if criterion.about is not None and _is_the_method(criterion, criteria)
+    ]
+
+
+def _origin(about: About, path: Path) -> tuple[str, int, str]:
+    """Method, year and paper; those of the config's heading where its options make another paper's method."""
+    year = int(re.findall(r"(?:19|20)\d\d", about.paper)[0])
+    heading = " ".join(line.removeprefix("# ") for line in path.read_text().splitlines()[1:4] if line.startswith("# "))
+    named = re.search(r"\(([^()]*?((?:19|20)\d\d)[^()]*)\)", heading)
+    if named is None or int(named[2]) == year:
+        return about.method, year, about.paper
+    return heading.partition(" (")[0], int(named[2]), named[1]
+
+
+def _is_the_method(criterion: Criterion, criteria: Mapping[str, Criterion]) -> bool:
+    """Whether a criterion is what its config is about: not the labels, nor soft targets beside something else."""
+    others = [other for other in criteria.values() if not isinstance(other, (HardTarget, SoftTarget))]
+    return criterion in others if others else isinstance(criterion, SoftTarget)
+
+
+def _batch(size: int) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    return Batch(torch.randn(size, 3, 32, 32, generator=generator), torch.arange(size) % 10)
+
+
+def weight_of(settings: Mapping[str, Any], name: str) -> float:
+    """A criterion's weight in a config; the largest of its schedule where it has one."""
+    schedule = settings.get("schedules", {}).get(f"{name}.weight")
+    if schedule is None:
+        return float(settings["weights"][name])
+    made: Schedule = instantiate(schedule)
+    bounds = made.bounds()
+    assert bounds is not None, "a schedule of the library says how far it goes"
+    return bounds[1]
+
+
+def _distiller(settings: Mapping[str, Any], criteria: dict[str, Criterion]) -> Distiller:
+    student = instantiate(settings["student"]) if "student" in settings else resnet20()
+    teacher = instantiate(settings["teacher"]) if "teacher" in settings else resnet56()
+    return Distiller(student, teacher, WeightedCriteria(criteria, dict.fromkeys(criteria, 1.0)), BatchFormat())
+
+
+def instantiate(spec: Any) -> Any:
+    """Make what a config names by ``class_path`` and ``init_args``; a model to be loaded is made with random weights."""
+    if isinstance(spec, list):
+        return [instantiate(item) for item in spec]
+    if not isinstance(spec, Mapping):
+        return spec
+    if "class_path" not in spec:
+        return {key: instantiate(value) for key, value in spec.items()}
+    arguments = spec.get("init_args", {})
+    if spec["class_path"] == "lit_distill.models.load":
+        return instantiate(arguments["model"])
+    module, _, name = spec["class_path"].rpartition(".")
+    return getattr(importlib.import_module(module), name)(
+        **{key: instantiate(value) for key, value in arguments.items()}
+    )
+
+
+def needs(criterion: Criterion) -> str:
+    """What a criterion reads of the two networks and the batch."""
+    found = []
+    if criterion.student_layers or isinstance(criterion, FeatureCriterion):
+        found.append("features")
+    if criterion.compares_logits or (criterion.needs_teacher and not criterion.teacher_layers):
+        found.append("logits")
+    if criterion.needs_target:
+        found.append("labels")
+    return ", ".join(found)
+
+
+def step_time(distiller: Distiller, data: Batch, rounds: int = 3) -> float:
+    """Seconds of the fastest of a few training steps: both networks, the criteria and the backward pass."""
+    assert isinstance(data.inputs, Tensor)
+    distiller.student.train()
+    best = float("inf")
+    for _ in range(rounds):
+        start = time.perf_counter()
+        answer = distiller.ask(data)
+        student = distiller.capture.run(data.inputs)
+        torch.autograd.backward(distiller.compare(student, answer(), data).total)
+        best = min(best, time.perf_counter() - start)
+        _clear(distiller.student, distiller.criteria)
+    return best
+
+
+def _clear(*modules: nn.Module) -> None:
+    for module in modules:
+        module.zero_grad(set_to_none=True)

@@ -1,0 +1,256 @@
+"""What is checked before the first batch of the arguments, the optimizers and the processes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer
+
+from lit_distill.batch.batch import Target
+from lit_distill.batch.examples import count_parameters, unreached_parameters
+from lit_distill.batch.labels import CLASS_TASKS, Task
+from lit_distill.criteria import Criterion, FeatureCriterion
+from lit_distill.engine.weighted import WeightedCriteria
+from lit_distill.outputs import Outputs
+from lit_distill.teachers import Teacher
+from lit_distill.utils.lightning_names import has_forward, is_a
+from lit_distill.utils.notices import tell
+
+
+def same_task(criteria: Mapping[str, Criterion], task: Task, whose: str = "the module's") -> None:
+    """Refuse a criterion made for another task than the module's.
+
+    Args:
+        criteria: By name.
+        task: What the outputs are.
+        whose: Who was given the task, for the message.
+
+    Raises:
+        ValueError: A criterion's task differs.
+    """
+    for name, criterion in criteria.items():
+        found = task_of(criterion)
+        if task == "none" or found is None or found == task:
+            continue
+        without = task not in CLASS_TASKS and found in CLASS_TASKS
+        remedy = (
+            " Outputs that are no classes are compared by LogitMSE; task='none' takes any criteria." if without else ""
+        )
+        raise ValueError(
+            f"criterion {name!r} ({_kind(criterion)}) is for the task {found!r}, and {whose} task is {task!r}; give "
+            f"both the same.{remedy}"
+        )
+
+
+def task_of(criterion: Criterion) -> Task | None:
+    """The task that a criterion is for, or the one that it wraps; None where it is for any."""
+    found: Task | None = getattr(criterion, "task", None)
+    inner = getattr(criterion, "criterion", None)
+    return task_of(inner) if found is None and isinstance(inner, Criterion) else found
+
+
+def no_teacher_needed(criteria: WeightedCriteria) -> None:
+    """Refuse criteria that read a teacher's outputs where there is no teacher.
+
+    Raises:
+        ValueError: One does.
+    """
+    needing = [name for name, criterion in criteria.criteria().items() if criterion.needs_teacher]
+    if needing:
+        raise ValueError(
+            f"{', '.join(map(repr, needing))} compare{'s' * (len(needing) == 1)} the student with a teacher, and there is "
+            "none: give a teacher, or leave them out."
+        )
+
+
+def can_be_called(network: nn.Module | Teacher | None, owner: str) -> None:
+    """Refuse a network without a ``forward``: a LightningModule whose steps call its parts, a ``ModuleDict``.
+
+    Args:
+        network: The network, or a teacher that has one.
+        owner: ``student`` or ``teacher``, for the message.
+
+    Raises:
+        ValueError: It has none.
+    """
+    network = network.network if isinstance(network, Teacher) else network
+    if not isinstance(network, nn.Module) or has_forward(network):
+        return
+    parts = [name for name, child in network.named_children() if has_forward(child) and count_parameters(child)]
+    shown = f"such as module.{parts[0]}" if parts else "which has a forward"
+    rest = f" (it has {', '.join(parts)})" if len(parts) > 1 else ""
+    raise ValueError(
+        f"the {owner} {type(network).__name__} has no forward of its own, so that it cannot be called; give the network inside "
+        f"it, {shown}{rest}."
+    )
+
+
+def separate_networks(student: nn.Module, teacher: nn.Module) -> None:
+    """Refuse a teacher that shares parameters with the student: freezing one would freeze the other.
+
+    Raises:
+        ValueError: They share parameters.
+    """
+    known = {id(parameter): name for name, parameter in student.named_parameters()}
+    shared = [known[id(parameter)] for parameter in teacher.parameters() if id(parameter) in known]
+    # `load_state_dict(…, assign=True)` makes parameters of the other network's memory: training one would train both.
+    places = {_place(parameter): name for name, parameter in student.named_parameters() if parameter.requires_grad}
+    shared = shared or [
+        places[place] for place in map(_place, teacher.parameters()) if place is not None and place in places
+    ]
+    if shared:
+        raise ValueError(
+            f"the teacher shares {len(shared)} parameters with the student ({shared[0]}, …); give the teacher a copy: "
+            "copy.deepcopy(student)."
+        )
+
+
+def _place(tensor: Tensor) -> tuple[torch.device, int] | None:
+    """Where a tensor's values are; None where it has none of its own (lazy, on ``meta``, sparse, sharded)."""
+    if is_lazy(tensor):
+        return None
+    try:
+        place = tensor.data_ptr()
+    except (RuntimeError, NotImplementedError):
+        return None
+    return (tensor.device, place) if place else None
+
+
+def optimizers_hold_everything(module: nn.Module, optimizers: Iterable[Optimizer]) -> None:
+    """Make sure that the optimizers hold every trainable parameter, projectors included.
+
+    Raises:
+        ValueError: One is missing, or there is no optimizer; it would silently never train.
+    """
+    made = [
+        optimizer for optimizer in optimizers if type(optimizer).__name__ != "_MockOptimizer"
+    ]  # Lightning's, for none
+    held = {id(p) for optimizer in made for group in optimizer.param_groups for p in group["params"]}
+    missing = [name for name, p in module.named_parameters() if p.requires_grad and id(p) not in held]
+    if missing and not made:
+        raise ValueError(
+            f"there is no optimizer: {type(module).__name__}.configure_optimizers returned none, and {len(missing)} trainable "
+            "parameters need one. Return one, or leave configure_optimizers to the module."
+        )
+    if missing:
+        raise ValueError(
+            f"{len(missing)} trainable parameters are in no optimizer: {', '.join(missing[:4])}{', …' if missing[4:] else ''}. "
+            "Make the optimizer of every parameter that requires a gradient, or freeze these with requires_grad_(False)."
+        )
+
+
+def every_parameter_reached(loss: Tensor, module: LightningModule, criteria: WeightedCriteria) -> None:
+    """Say which trainable parameters no criterion trains.
+
+    Raises:
+        ValueError: There are some, and DDP, which was not told to look, would wait for them in vain; or there are no others.
+    """
+    if not loss.requires_grad:
+        return
+    unreached = unreached_parameters(loss, module)
+    if not unreached:
+        return
+    names = f"{', '.join(unreached[:4])}{', …' if unreached[4:] else ''}"
+    strategy: Any = module.trainer.strategy
+    if is_a(strategy, "strategies.DDPStrategy") and not strategy._ddp_kwargs.get("find_unused_parameters", False):
+        raise ValueError(
+            f"no criterion trains {names}, which DDP does not allow. Add a "
+            "criterion on the logits, freeze them, or set trainer.strategy to 'ddp_find_unused_parameters_true'."
+        )
+    waiting = any(criteria.trains(name) and not criteria.weights[name] for name in criteria.criteria())
+    if not waiting:
+        tell(
+            f"no criterion trains {names} ({len(unreached)} parameters of {type(module).__name__}): they stay as they are. "
+            "Freeze them with requires_grad_(False), or add a criterion that reads what they make."
+        )
+
+
+def same_on_every_rank(module: LightningModule, digest: str) -> None:
+    """Make sure that every process has the same teacher: DDP does not send a frozen one around.
+
+    Args:
+        module: The module, in a fit.
+        digest: Of this process's teacher, in hexadecimal digits.
+
+    Raises:
+        ValueError: They differ.
+    """
+    if module.trainer.world_size == 1:
+        return
+    mine = torch.tensor(list(bytes.fromhex(digest)), device=module.device)
+    everyone = module.all_gather(mine)
+    if not isinstance(everyone, Tensor) or not bool((everyone == mine).all()):
+        raise ValueError(
+            "the processes have different teachers: load its weights from a file, or seed before it is made."
+        )
+
+
+def logits_are_read(criteria: WeightedCriteria, student: Outputs, teacher: Outputs, target: Target | None) -> bool:
+    """Whether any criterion reads the teacher's logits: found by computing all of them without.
+
+    Args:
+        criteria: The criteria; copies of them are run.
+        student: An example of the student's outputs.
+        teacher: An example of the teacher's outputs.
+        target: The example's labels.
+    """
+    if not teacher.has_logits:
+        return False
+    if not teacher.features or any(criterion.compares_logits for criterion in criteria.criteria().values()):
+        return True
+    found = []
+    for outputs in (teacher, replace(teacher, logits=teacher.logits.new_zeros(0))):
+        try:
+            with torch.no_grad(), isolate_rng():
+                found.append(copy.deepcopy(criteria)(student, outputs, target).raw)
+        except Exception:  # whatever a criterion makes of logits that are not there
+            return True
+    return any(not torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def _kind(criterion: Criterion) -> str:
+    """A criterion's class; where it wraps another, that one's too."""
+    inner = getattr(criterion, "criterion", None)
+    name = type(criterion).__name__
+    return f"{name}({_kind(inner)})" if isinstance(inner, Criterion) else name
+
+
+def summary(
+    student_model: nn.Module,
+    teacher: Teacher | None,
+    criteria: WeightedCriteria,
+    student: Outputs,
+    teacher_outputs: Outputs,
+) -> str:
+    """What is about to happen, in a few lines: sizes, criteria and their layer pairs."""
+    size = count_parameters(student_model)
+    lines = [f"Student: {type(student_model).__name__}, {size:,} parameters."]
+    if teacher is not None:
+        size_t = count_parameters(teacher.model)
+        lines.append(
+            f"Teacher: {type(teacher.model).__name__}, {size_t:,} parameters ({size_t / max(size, 1):.1f} times as many), "
+            f"{teacher.role}."
+        )
+    for name, criterion in criteria.criteria().items():
+        changes = [
+            f"{key.partition('.')[2]} {plan}" for key, plan in criteria.schedules.items() if key.startswith(f"{name}.")
+        ]
+        weight = (
+            "" if any(change.startswith("weight ") for change in changes) else f", weight {criteria.weights[name]:g}"
+        )
+        lines.append(f"Criterion {name}: {_kind(criterion)}{weight}{''.join(f', {change}' for change in changes)}.")
+        if isinstance(criterion, FeatureCriterion):
+            for layer_s, layer_t in criterion.pairs:
+                shape_s, shape_t = student.features[layer_s].shape, teacher_outputs.features[layer_t].shape
+                lines.append(f"    {layer_s} {list(shape_s[1:])} -> {layer_t} {list(shape_t[1:])}")
+    if criteria.balance is not None:
+        lines.append(f"Balance: {type(criteria.balance).__name__} sets the weights in force.")
+    return "\n".join(lines)

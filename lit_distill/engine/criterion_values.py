@@ -1,0 +1,111 @@
+"""What goes into a criterion and what comes out of it: its labels, its value, and whose an error in it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_distill.batch.batch import Target
+from lit_distill.criteria import Criterion
+
+
+class naming:
+    """Puts a criterion's name before what it refuses, or fails with."""
+
+    def __init__(self, name: str, criterion: Criterion) -> None:
+        self.label = f"criterion {name!r} ({type(criterion).__name__})"
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        if not isinstance(error, Exception) or isinstance(error, (torch.OutOfMemoryError, FloatingPointError)):
+            return
+        if str(error).startswith("criterion "):
+            return
+        if isinstance(error, (ValueError, RuntimeError)):
+            own = RuntimeError if isinstance(error, RuntimeError) else ValueError
+            raise own(f"{self.label}: {error}") from error
+        raise ValueError(f"{self.label} failed: {type(error).__name__}: {error}") from error
+
+
+def check_value_of(name: str, criterion: Criterion, value: Any, device: torch.device) -> None:
+    """Refuse what a criterion gave where it is no loss.
+
+    Args:
+        name: The criterion's.
+        criterion: The criterion.
+        value: What it gave.
+        device: Where the networks' outputs are.
+
+    Raises:
+        ValueError: It is no floating-point scalar on that device.
+    """
+    if isinstance(value, Tensor) and not value.dim() and value.is_floating_point() and value.device == device:
+        return
+    label = f"criterion {name!r} ({type(criterion).__name__})"
+    if not isinstance(value, Tensor):
+        what = "nothing (None): its forward returns no value" if value is None else f"a {type(value).__name__}"
+        raise ValueError(f"{label} gave {what}; a scalar tensor was expected, computed of the student's outputs.")
+    if value.dim():
+        raise ValueError(
+            f"{label} gave a value of shape {list(value.shape)}; a scalar was expected, the mean over the batch."
+        )
+    if not value.is_floating_point():
+        kind = str(value.dtype).removeprefix("torch.")
+        raise ValueError(
+            f"{label} gave a value of {kind}, which has no gradient; a floating-point scalar was expected."
+        )
+    raise ValueError(
+        f"{label} gave a value on {value.device}, and the student's outputs are on {device}: keep its tensors as buffers "
+        "(register_buffer), which move with it, or make them with device=student.device."
+    )
+
+
+def labels_for(name: str, criterion: Criterion, target: Target | None) -> Target | None:
+    """The labels that a criterion gets: all tasks' where it takes several, and else its one.
+
+    Raises:
+        ValueError: It needs labels and there are none, or it takes one task's and there are several, or they are no tensor.
+    """
+    if target is None and criterion.needs_target:
+        raise ValueError(
+            f"criterion {name!r} ({type(criterion).__name__}) needs labels, and the batches have none; leave it out, or "
+            "give it the weight 0."
+        )
+    if not criterion.needs_target and not isinstance(target, Mapping):
+        return target
+    if not isinstance(target, Mapping) or getattr(criterion, "takes_tasks", False):
+        _check_tensors(name, criterion, target)
+        return target
+    if criterion.needs_target:
+        raise ValueError(
+            f"criterion {name!r} takes one target and the batches have several ({', '.join(target)}): wrap it in OnHead."
+        )
+    return None
+
+
+def _check_tensors(name: str, criterion: Criterion, target: Any) -> None:
+    for task, labels in target.items() if isinstance(target, Mapping) else [("", target)]:
+        if not isinstance(labels, Tensor):
+            shown = f" of {task!r}" if task else ""
+            text = isinstance(labels, str) or (
+                isinstance(labels, (list, tuple)) and isinstance(next(iter(labels), 0), str)
+            )
+            remedy = (
+                "Number the classes in the data set: 0, 1, …"
+                if text
+                else "Have the data set or its collate function make one"
+            )
+            raise ValueError(
+                f"criterion {name!r} ({type(criterion).__name__}) needs labels in a tensor, and those{shown} are "
+                f"{'text' if text else 'a ' + type(labels).__name__}, such as {_example(labels)!r}. {remedy}."
+            )
+
+
+def _example(labels: Any) -> Any:
+    first = next(iter(labels), None) if isinstance(labels, (list, tuple)) else labels
+    return first if isinstance(first, (str, int, float, bool, type(None))) else type(first).__name__

@@ -1,0 +1,281 @@
+"""The engine of every distillation: from two networks' outputs for a batch to the loss and what is logged of it.
+
+A module that is a distillation and a callback that adds one to another module both hand their batches to it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+
+from lit_distill.batch.batch import Batch, BatchFormat, Inputs, Target
+from lit_distill.batch.positions import input_mask, settle
+from lit_distill.batch.reading import BatchReader
+from lit_distill.batch.untouched import Guard, read_after_student
+from lit_distill.capture.capture import Capture, is_compiled
+from lit_distill.capture.formats import refuse_fixed_mode
+from lit_distill.engine import checks
+from lit_distill.engine.checkpoint import CheckpointNote
+from lit_distill.engine.late_schedules import tell_of_late
+from lit_distill.engine.task_gradient import check_apart, hold_task_gradient, splits_gradients
+from lit_distill.engine.weighted import Losses, WeightedCriteria
+from lit_distill.outputs import Outputs
+from lit_distill.teachers import Teacher, as_teacher
+from lit_distill.teachers.steadiness import NetworkState, state_of, tell_of_changes
+from lit_distill.utils.compiling import steps_are_compiled
+from lit_distill.utils.measuring import Measured, kept_buffers, tell_of_eager_steps
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a batch cost.
+
+    Attributes:
+        losses: The criteria's.
+        own: The teacher's own loss, where it trains too.
+    """
+
+    losses: Losses
+    own: Tensor | None = None
+
+    @property
+    def total(self) -> Tensor:
+        """The loss to train with, a scalar."""
+        return self.losses.total if self.own is None else self.losses.total + self.own
+
+
+class Distiller:
+    """Holds a student, a teacher and weighted criteria together; the LightningModule owns what of them trains.
+
+    Args:
+        student: The network to train.
+        teacher: A network, which is then frozen; or a ``Teacher``; or None.
+        criteria: What compares the two.
+        batch_format: Names of the entries in the networks' dict outputs.
+
+    Raises:
+        ValueError: A layer is unknown, the two networks share parameters, or a criterion needs a teacher and there is none.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module | Teacher | None,
+        criteria: WeightedCriteria,
+        batch_format: BatchFormat,
+    ) -> None:
+        refuse_fixed_mode(student, "student")
+        self.student = student
+        self.criteria = criteria
+        self.format = batch_format
+        self.teacher = as_teacher(teacher).serving(student) if teacher is not None else None
+        if self.teacher is None:
+            checks.no_teacher_needed(criteria)
+        else:
+            self.teacher.bind(student)
+            checks.separate_networks(student, self.teacher.model)
+        self.capture = Capture(
+            student,
+            criteria.student_layers,
+            batch_format.output_key,
+            "student",
+            batch_format.layout,
+            batch_format.class_dim,
+        )
+        if self.teacher is not None:
+            self.teacher.observe(criteria.teacher_layers, batch_format)
+        self.note = CheckpointNote()
+        self.guard = Guard()
+        self._at_start: NetworkState | None = None
+        self.measured = Measured()
+
+    @property
+    def reads_labels(self) -> bool:
+        """Whether a criterion, the teacher itself or the batch format reads labels."""
+        return labels_are_read(self.criteria, self.teacher, self.format)
+
+    def reader(self, numbers: bool = False) -> BatchReader:
+        """What takes batches apart for the two networks.
+
+        Args:
+            numbers: Labels are numbers, and no classes or probabilities.
+        """
+        teacher = self.teacher.network if self.teacher is not None else None
+        return BatchReader(self.format, self.student, teacher, self.reads_labels, numbers=numbers)
+
+    @property
+    def registered_teacher(self) -> nn.Module | None:
+        """The teacher's network where it changes in training, and so belongs to the LightningModule."""
+        return self.teacher.registered if self.teacher is not None else None
+
+    # One batch -----------------------------------------------------------------------------------
+
+    def ask(self, data: Batch) -> Callable[[], Outputs]:
+        """Ask the teacher about a batch; what is returned gives its outputs once the student has run.
+
+        That raises a ValueError where one of the two has changed what the other, or the criteria, read of the batch.
+        """
+        watch = self.guard.watch(read_after_student(data, self.teacher is not None))
+        given = self.teacher.ask(data.for_teacher, input_mask(data)) if self.teacher is not None else Outputs.nothing
+
+        def answer() -> Outputs:
+            self.guard.check_student(watch, type(self.student).__name__)
+            with self.watched_teacher(data):
+                return given()
+
+        return answer
+
+    def watched_teacher(self, data: Batch) -> AbstractContextManager[None]:
+        return (
+            self.guard.teacher_on(type(self.teacher.model).__name__, data, training=True)
+            if self.teacher is not None
+            else nullcontext()
+        )
+
+    def compare(self, student: Outputs, teacher: Outputs, data: Batch) -> Comparison:
+        """Weigh the criteria for a batch's outputs, at the positions that count."""
+        settled = self.settled(student, teacher, data)
+        if not self.measured.now:
+            return self.weigh(*settled)
+        with self.measured.eagerly(), kept_buffers(self.student, but=self.criteria):
+            return self.weigh(*settled)
+
+    def hold_task_gradient(self, trainer: Trainer, losses: Sequence[Losses]) -> None:
+        """Hand a batch's task gradient to an optimizer that wants it apart; see ``optim.hold_task_gradient``."""
+        if not splits_gradients(trainer):
+            return
+        with kept_buffers(self.student, but=self.criteria):
+            hold_task_gradient(trainer, self.criteria, losses)
+
+    def settled(self, student: Outputs, teacher: Outputs, data: Batch) -> tuple[Outputs, Outputs, Target | None]:
+        """Both networks' outputs at the positions that count, and their labels."""
+        data, student, settled = settle(data, self.format, student, teacher, self.capture.layouts)
+        assert settled is not None
+        return student, settled, data.target
+
+    def weigh(self, student: Outputs, teacher: Outputs, target: Target | None) -> Comparison:
+        parameters = None
+        if self.criteria.balance is not None:
+            mine = set(map(id, self.criteria.parameters()))  # inside the student where that is a whole LightningModule
+            parameters = [p for p in self.student.parameters() if p.requires_grad and id(p) not in mine]
+        if self.teacher is None:
+            return Comparison(self.criteria(student, teacher, target, parameters))
+        own = self.teacher.own_loss(teacher, target)
+        seen = teacher if self.teacher.follows else teacher.detach()
+        return Comparison(self.criteria(student, seen, target, parameters), own)
+
+    def figures(self, comparison: Comparison) -> dict[str, Tensor | float]:
+        """What to log of a batch beside its total."""
+        logs = comparison.losses.named()
+        del logs["loss"]
+        for name, criterion in self.criteria.criteria().items():
+            temperature = getattr(criterion, "temperature", None)
+            if isinstance(temperature, (int, float)):
+                logs[f"temperature/{name}"] = float(temperature)
+        if comparison.own is not None:
+            logs["teacher_loss"] = comparison.own.detach()
+        return logs
+
+    # A run ---------------------------------------------------------------------------------------
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Both networks, by whose they are."""
+        return {owner: capture.model for owner, capture in self.captures().items()}
+
+    def captures(self) -> dict[str, Capture]:
+        """What reads each network, by whose it is."""
+        captures = {"student": self.capture}
+        if self.teacher is not None:
+            captures["teacher"] = self.teacher.capture
+        return captures
+
+    def start(self, trainer: Trainer, module: LightningModule, unpack: Callable[[Any], Batch]) -> None:
+        """Begin a fit, before its training loader is made.
+
+        Raises:
+            ValueError: The criteria or the teacher have trained in another module, or the processes' teachers differ.
+        """
+        if trainer.fit_loop._combined_loader is None:
+            self.note.restore_rng(trainer, last=True)
+        else:  # the iterator over the training data has been made, from the states put back as the checkpoint was read
+            self.note.forget_rng()
+        check_apart(trainer, self.criteria)
+        owner = self.criteria.ownership
+        owner.take(self.criteria.parts())
+        if splits_gradients(trainer) and (is_compiled(self.student) or steps_are_compiled(module)):
+            tell_of_eager_steps()
+        if self.teacher is not None:
+            self._at_start = state_of(self.teacher.model)
+            checks.same_on_every_rank(module, self._at_start.digest)
+            if not owner.loaded:
+                self.teacher.check_owner(owner.token)
+            self.teacher.trained_in = owner.token
+            self.teacher.attach(trainer, unpack)
+
+    def prepare(self, trainer: Trainer, read: Callable[[Any], Inputs]) -> None:
+        """Make ready what needs training batches, before the first one."""
+        tell_of_late(trainer, self.criteria.schedules)
+        if self.teacher is not None:
+            self.teacher.prepare(trainer, read)
+
+    def begin_batch(self, trainer: Trainer, batch_idx: int) -> None:
+        """Be told that a training batch begins."""
+        self.criteria.advance(trainer.global_step, epochs_done(trainer, batch_idx))
+        balance, weights = self.criteria.balance, self.criteria.weights
+        due = balance is not None and balance.measures([name for name, weight in weights.items() if weight])
+        self.measured.begin(due or splits_gradients(trainer), steps_are_compiled(trainer.lightning_module))
+        if self.teacher is not None:
+            self.teacher.begin_batch()
+
+    def end_batch(self, trainer: Trainer) -> None:
+        """Be told that a training batch ended."""
+        self.measured.end()
+        if self.teacher is not None:
+            self.teacher.end_batch(self.student, trainer.global_step)
+
+    def finish(self) -> None:
+        """End a fit that reached its end: say so where the frozen teacher is not what it was."""
+        teacher = self.teacher
+        if teacher is not None and teacher.frozen and self._at_start is not None:
+            tell_of_changes(teacher.model, self._at_start)
+        self.stop()
+
+    def stop(self) -> None:
+        """End a run: both networks are plain modules, until they are used again."""
+        self.measured.end()
+        self.capture.remove()
+        self.guard.forget()
+        self._at_start = None
+        if self.teacher is not None:
+            self.teacher.detach()
+            self.teacher.capture.remove()
+
+    def move(self, fn: Callable[[Tensor], Tensor]) -> None:
+        """Have a teacher that is no submodule follow the module to another device."""
+        if self.teacher is not None:
+            self.teacher.apply(fn)
+
+
+def labels_are_read(criteria: WeightedCriteria, teacher: object, format_: BatchFormat) -> bool:
+    """Whether a criterion or the teacher learns from labels, or labels say which positions count, or how many there are.
+
+    Args:
+        criteria: The criteria.
+        teacher: The teacher, or the network that will be one.
+        format_: What the user told of batches.
+    """
+    learns = isinstance(teacher, Teacher) and teacher.needs_target
+    of_criteria = any(criterion.needs_target for criterion in criteria.criteria().values())
+    return of_criteria or learns or format_.mask_from_labels or format_.resize_logits
+
+
+def epochs_done(trainer: Trainer, batch_idx: int) -> float:
+    """Epochs trained so far, with the share of the current one; whole epochs alone where its length is unknown."""
+    batches = trainer.num_training_batches
+    return trainer.current_epoch + (batch_idx / batches if batches and math.isfinite(batches) else 0.0)

@@ -1,0 +1,230 @@
+"""NaN and infinity: found before the first batch, in each batch's loss, and in the gradients before they reach the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lit_distill.batch.batch import Batch, Target, positions_and_names, tensors_of
+from lit_distill.criteria import Criterion
+from lit_distill.criteria.task_loss import TaskLoss
+from lit_distill.engine.weighted import Losses
+from lit_distill.outputs import Outputs
+from lit_distill.utils.lightning_names import keeps_parameters_whole
+from lit_distill.utils.names import listed
+from lit_distill.utils.tensors import not_finite
+
+_ADVICE = "Look at the learning rate, the inputs, and the precision."
+
+
+# Before the first batch --------------------------------------------------------------------------
+
+
+def example_is_finite(
+    values: Mapping[str, Tensor],
+    criteria: Mapping[str, Criterion],
+    data: Batch,
+    networks: Mapping[str, tuple[nn.Module, Outputs]],
+    target: Target | None,
+) -> None:
+    """Refuse a criterion whose value for an example is no finite number, and say what made it so.
+
+    Inputs and outputs that are not finite, and that no criterion minds, are left alone: masks that are added to scores, the
+    logits of classes that are left out.
+
+    Args:
+        values: Of the criteria that train.
+        criteria: By name.
+        data: The example.
+        networks: Each network and its outputs for the example, by ``student`` or ``teacher``.
+        target: The example's labels.
+
+    Raises:
+        ValueError: One is not.
+    """
+    wrong = {name: value for name, value in values.items() if not bool(torch.isfinite(value.detach()).all())}
+    if not wrong:
+        return
+    name, value = next(iter(wrong.items()))
+    kind = "the training step's own loss" if isinstance(criteria[name], TaskLoss) else type(criteria[name]).__name__
+    cause = cause_of(data, networks, target) or _in_outputs(networks)
+    cause = cause or "the outputs of both networks are finite, so that it is made so by the criterion itself"
+    raise ValueError(
+        f"criterion {name!r} ({kind}) is {float(value.detach())} before anything has been trained: {cause}."
+    )
+
+
+def cause_of(
+    data: Batch | None, networks: Mapping[str, tuple[nn.Module, Outputs | None]], target: Target | None = None
+) -> str | None:
+    """What is not finite of all that a loss was made of, in words; None where all is.
+
+    Args:
+        data: The batch.
+        networks: As of ``example_is_finite``; without outputs where these are not known, and the weights are looked at then.
+        target: The labels; those of the batch where None.
+    """
+    if data is not None:
+        labels = target if target is not None else data.target
+        for what, value in (("inputs", data.inputs), ("teacher's inputs", data.teacher_inputs), ("labels", labels)):
+            found = _first_of(value, torch.isnan)
+            if found:
+                hint = "; where NaN marks labels that are not known, set BatchFormat(missing_label=float('nan'))"
+                return f"the {what} hold NaN{found}{hint * (what == 'labels')}"
+    for owner, (network, outputs) in networks.items():
+        if outputs is None or not _finite(outputs):
+            found = not_finite(network)
+            if found:
+                return f"the {owner} {type(network).__name__} {found}"
+    if data is not None and any(outputs is not None and not _finite(outputs) for _, outputs in networks.values()):
+        for what, value in (("inputs", data.inputs), ("teacher's inputs", data.teacher_inputs)):
+            found = _first_of(value, torch.isinf)
+            if found:
+                return f"the {what} hold infinity{found}"
+    if data is not None:
+        found = _first_of(target if target is not None else data.target, torch.isinf)
+        return f"the labels hold infinity{found}" if found else None
+    return None
+
+
+def _in_outputs(networks: Mapping[str, tuple[nn.Module, Outputs]]) -> str | None:
+    for owner, (network, outputs) in networks.items():
+        named = {**({"logits": outputs.logits} if outputs.has_logits else {}), **outputs.features}
+        for name, tensor in named.items():
+            if not bool(torch.isfinite(tensor.detach()).all()):
+                layer = "its logits" if name == "logits" and outputs.has_logits else f"its layer {name!r}"
+                what = "NaN" if bool(tensor.detach().isnan().any()) else "infinity"
+                return f"the {owner} {type(network).__name__} makes {what} in {layer} of finite weights and inputs without NaN"
+    return None
+
+
+def _finite(outputs: Outputs) -> bool:
+    return all(bool(torch.isfinite(tensor.detach()).all()) for tensor in outputs.tensors())
+
+
+def _first_of(value: Any, test: Callable[[Tensor], Tensor]) -> str | None:
+    """Where NaN or infinity is among inputs or labels: the entry's name, and the sample; None where there is none."""
+    positional, named = positions_and_names(value)
+    for name, entry in (*((None, one) for one in positional), *named.items()):
+        for tensor in tensors_of(entry):
+            if not tensor.is_floating_point() or tensor.layout != torch.strided:
+                continue
+            rows = test(tensor.detach())
+            rows = rows.flatten(1).any(1) if rows.dim() > 1 else rows.reshape(-1)
+            if bool(rows.any()):
+                which = f", sample {int(rows.nonzero()[0])} of {len(rows)}"
+                return f"{f' in {name!r}' if name is not None else ''}{which}"
+    return None
+
+
+# In each batch -----------------------------------------------------------------------------------
+
+
+def finite_loss(
+    total: Tensor,
+    losses: Losses,
+    own: Tensor | None,
+    step: int,
+    data: Batch | None = None,
+    networks: Mapping[str, nn.Module] | None = None,
+) -> None:
+    """Stop before a loss that is not finite reaches the weights.
+
+    Args:
+        total: The loss.
+        losses: The criteria's.
+        own: The teacher's own loss, or None.
+        step: The optimizer's.
+        data: The batch, to look at where the loss is not finite.
+        networks: By ``student`` or ``teacher``, to look at where the loss is not finite.
+
+    Raises:
+        FloatingPointError: It is not; the criteria to blame are named.
+    """
+    if torch.isfinite(total):
+        return
+    total = total.detach()
+    blamed = [f"{name!r} is {float(value)}" for name, value in losses.raw.items() if not torch.isfinite(value)]
+    if own is not None and not torch.isfinite(own):
+        blamed.append(f"the teacher's own loss is {float(own)}")
+    what = "; ".join(blamed) or "the weighted sum overflowed"
+    head = f"the loss is {float(total)} at step {step}: {what}."
+    for owner, network in (networks or {}).items():
+        found = not_finite(network)
+        if found and not (data is not None and cause_of(data, {})):
+            trained = owner == "student" and step > 0
+            late = " A gradient before this step was not, and they took it: go on from the last checkpoint." * trained
+            raise FloatingPointError(f"{head} The {owner} {found}.{late} {_ADVICE}")
+    cause = cause_of(data, {}) if data is not None else None
+    reason = f" In this batch {cause}." if cause else ""
+    raise FloatingPointError(f"{head}{reason} The weights are as they were after the step before. {_ADVICE}")
+
+
+# Before each step --------------------------------------------------------------------------------
+
+
+def finite_gradients(
+    trainer: Any, module: nn.Module, optimizer: Optimizer, blame: Callable[[], str | None] | None = None
+) -> None:
+    """Stop before a gradient that is not finite reaches the weights: a finite loss may have one.
+
+    Looked at on the CPU alone: elsewhere each look would wait for the device, and the next loss shows it. With a scaler of
+    gradients (16-mixed), which leaves such steps out itself, nothing is looked at.
+
+    Args:
+        trainer: The running trainer.
+        module: Holds the parameters, to name them.
+        optimizer: About to step.
+        blame: Says in words which criterion made it; called where the gradient is not finite.
+
+    Raises:
+        FloatingPointError: It is not.
+    """
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    if not gradients or gradients[0].device.type != "cpu" or not keeps_parameters_whole(trainer.strategy):
+        return
+    if getattr(trainer.precision_plugin, "scaler", None) is not None or _all_finite(gradients):
+        return
+    found = [(name, p.grad) for name, p in module.named_parameters() if p.grad is not None]
+    wrong = [name for name, gradient in found if not bool(torch.isfinite(_dense(gradient)).all())]
+    if not wrong:  # a norm overflowed
+        return
+    from_criterion = blame() if blame is not None else None
+    raise FloatingPointError(
+        f"the loss is finite at step {trainer.global_step}, and its gradient is not, for {len(wrong)} parameters: "
+        f"{listed(wrong)}.{f' {from_criterion}.' if from_criterion else ''} The weights are as they were before this step. "
+        f"Look for a root, a logarithm or a norm at 0 in what the criteria and the student compute. {_ADVICE}"
+    )
+
+
+def _all_finite(gradients: Sequence[Tensor]) -> bool:
+    norms = torch._foreach_norm([_dense(one) for one in gradients])
+    return not norms or bool(torch.isfinite(torch.stack(norms).sum()))
+
+
+def _dense(gradient: Tensor) -> Tensor:
+    return gradient._values() if gradient.layout == torch.sparse_coo else gradient
+
+
+def not_finite_through(
+    terms: Mapping[str, Tensor], criteria: Mapping[str, Criterion], parameters: Iterable[nn.Parameter]
+) -> str | None:
+    """Which criterion's gradient is not finite, in words; None where that cannot be told.
+
+    Args:
+        terms: The criteria's values for a batch, with their graphs.
+        criteria: By name.
+        parameters: The student's.
+    """
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    found = []
+    for name, value in terms.items():
+        if value.requires_grad and trained:
+            gradients = torch.autograd.grad(value, trained, retain_graph=True, allow_unused=True)
+            if not _all_finite([one for one in gradients if one is not None]):
+                found.append(f"{name!r} ({type(criteria[name]).__name__})")
+    return f"It is that of {' and '.join(found)}" if found else None

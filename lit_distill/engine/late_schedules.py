@@ -1,0 +1,57 @@
+"""What is planned for a time that the fit does not reach."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from lightning.pytorch import Trainer
+
+from lit_distill.schedules import Schedule
+from lit_distill.utils.notices import tell
+
+_SHARE = 0.5  # of a way from one value to another: a fit that is a little shorter is most likely meant
+
+
+def tell_of_late(trainer: Trainer, schedules: Mapping[str, Schedule]) -> None:
+    """Say which schedules begin after the fit has ended, or are not half done by then.
+
+    Args:
+        trainer: The running trainer; its training loader is ready.
+        schedules: By what they set.
+    """
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return
+    for key, schedule in schedules.items():
+        span = schedule.span()
+        if span is None:
+            continue
+        unit, begin, until = span
+        end = fit_length(trainer, unit)
+        if begin >= end:
+            tell(
+                f"the schedule of {key!r} ({schedule}) starts at {unit} {begin:g}, and the fit ends at {unit} {end:g}: it "
+                "changes nothing. Give it earlier moments, or a longer fit."
+            )
+        elif math.isfinite(until) and end - begin < _SHARE * (until - begin):
+            tell(
+                f"the schedule of {key!r} ({schedule}) is done at {unit} {until:g}, and the fit ends at {unit} {end:g}: it "
+                "stops on the way. Give it earlier moments, or a longer fit."
+            )
+
+
+def fit_length(trainer: Trainer, unit: str = "epoch") -> float:
+    """When the fit ends, in epochs or optimizer steps; infinity where that is not known.
+
+    Args:
+        trainer: The running trainer.
+        unit: ``epoch`` or ``step``.
+    """
+    batches = float(trainer.num_training_batches)
+    a_step = max(1, trainer.accumulate_grad_batches)
+    known = math.isfinite(batches) and batches > 0
+    epochs = float(trainer.max_epochs) if trainer.max_epochs is not None and trainer.max_epochs >= 0 else math.inf
+    steps = float(trainer.max_steps) if trainer.max_steps >= 0 else math.inf
+    if unit == "step":
+        return min(steps, epochs * math.ceil(batches / a_step)) if known else steps
+    return min(epochs, steps / math.ceil(batches / a_step)) if known else epochs

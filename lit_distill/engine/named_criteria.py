@@ -1,0 +1,66 @@
+"""Criteria and their weights by name, as the user gave them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from lit_distill.criteria import Criterion
+from lit_distill.engine.scheduling import WEIGHT, can_rise
+from lit_distill.schedules import Schedule
+from lit_distill.utils.arguments import check_named, check_number, check_object
+from lit_distill.utils.names import nearest
+
+
+def check_criteria(criteria: Mapping[str, Criterion]) -> None:
+    """Refuse what are no criteria by name.
+
+    Raises:
+        ValueError: There are none, or a name cannot be one.
+        TypeError: They are no mapping, or a value is no ``Criterion``.
+    """
+    check_named("criteria", criteria, "{'soft': SoftTarget()}")
+    if not criteria:
+        raise ValueError("no criteria; give at least one by name.")
+    for name, criterion in criteria.items():
+        remedy = "give a lit_distill.criteria.Criterion, such as SoftTarget(); a loss of your own is a subclass of it."
+        check_object(f"criterion {name!r}", criterion, Criterion, remedy)
+
+
+def check_weights(weights: Mapping[str, float]) -> None:
+    """Refuse what are no weights by name.
+
+    Raises:
+        TypeError: They are no mapping.
+    """
+    check_named("weights", weights, "{'hard': 0.1, 'soft': 0.9}")
+
+
+def checked_weights(
+    criteria: Mapping[str, Criterion], weights: Mapping[str, float], schedules: Mapping[str, Schedule]
+) -> dict[str, float]:
+    """The weights as floats.
+
+    Args:
+        criteria: Criteria by name.
+        weights: A weight by each name.
+        schedules: Schedules; a criterion whose weight has one needs no other.
+
+    Raises:
+        TypeError: They are no mapping, or a weight is no number.
+        ValueError: One is missing, of no criterion, or out of range; or all are 0.
+    """
+    check_weights(weights)
+    for name in weights:
+        if name not in criteria:
+            raise ValueError(
+                f"weight for unknown criterion {name!r}; the criteria are {', '.join(criteria)}.{nearest(name, criteria)}"
+            )
+    scheduled = {name: schedules[f"{name}.{WEIGHT}"] for name in criteria if f"{name}.{WEIGHT}" in schedules}
+    for name in criteria:
+        if name not in weights and name not in scheduled:
+            raise ValueError(f"criterion {name!r} has no weight; add it to weights: {{{name}: 1.0}}.")
+    checked = {name: check_number(f"the weight of criterion {name!r}", weights[name], least=0) for name in weights}
+    fixed = any(checked[name] for name in criteria if name not in scheduled)
+    if not fixed and not any(map(can_rise, scheduled.values())):
+        raise ValueError("every weight is 0: nothing would be trained.")
+    return checked

@@ -1,0 +1,142 @@
+"""Whose training criteria hold: projectors, queues and statistics of one module's are of no use to another."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lit_distill.batch.batch import tensors_of
+from lit_distill.batch.layout import usual_channel_dim
+from lit_distill.outputs import Outputs
+from lit_distill.utils.bits import value_digest
+
+_MARK = "_made_for"
+_LOADED = "loaded"
+
+
+@dataclass(frozen=True)
+class _Made:
+    """For which owner something was made, what it held then, and for networks of which sizes."""
+
+    owner: str
+    held: str
+    sizes: str
+
+
+class Ownership:
+    """Knows which criteria have learned in another module; copies of a module are one owner.
+
+    Attributes:
+        loaded: What is owned was loaded from a checkpoint.
+    """
+
+    def __init__(self) -> None:
+        self.token = uuid.uuid4().hex
+        self.loaded = False
+
+    def mark(self, parts: Mapping[str, nn.Module], sizes: Any) -> None:
+        """Note what was made, as it is before it learns.
+
+        Args:
+            parts: Criteria by name, and the balance; their layers are made.
+            sizes: Of the networks' outputs.
+
+        Raises:
+            ValueError: One has layers that were made for networks of other sizes, in another module.
+        """
+        for name, part in parts.items():
+            made, now = _mark_of(part), held_by(part)
+            if made is None or (made.owner == self.token and not made.sizes and made.held != _LOADED):
+                setattr(part, _MARK, _Made(self.token, now, repr(sizes)))
+            elif made.owner != self.token and made.sizes not in ("", repr(sizes)) and now != _NOTHING:
+                raise ValueError(
+                    f"{_which(name, part)} has layers that were made for another module, whose networks have other sizes: make "
+                    "new criteria for each module."
+                )
+
+    def take(self, parts: Mapping[str, nn.Module]) -> None:
+        """Own parts from now on, as a fit begins.
+
+        Args:
+            parts: As of ``mark``.
+
+        Raises:
+            ValueError: One has learned for another owner.
+        """
+        for name, part in parts.items():
+            made = _mark_of(part)
+            if made is None or made.owner == self.token:
+                continue
+            if made.held != held_by(part):
+                raise ValueError(
+                    f"{_which(name, part)} has trained in another module, and holds its layers and statistics: make new "
+                    "criteria for each module (build the dict inside the loop, or give copies made before the first fit)."
+                )
+            setattr(part, _MARK, replace(made, owner=self.token))
+
+    def began(self, part: nn.Module, before: str) -> None:
+        """Mark a part that was made anew, and so holds nothing of another training; one that stayed as it was keeps its mark.
+
+        Args:
+            part: A balance.
+            before: What ``held_by`` gave before.
+        """
+        now = held_by(part)
+        if _mark_of(part) is None or now != before:
+            setattr(part, _MARK, _Made(self.token, now, ""))
+
+    def load(self, parts: Mapping[str, nn.Module]) -> None:
+        """Take over everything: a checkpoint of this owner is read into it.
+
+        Args:
+            parts: As of ``mark``.
+        """
+        self.loaded = True
+        for part in parts.values():
+            setattr(part, _MARK, _Made(self.token, _LOADED, ""))
+
+
+def widths(outputs: Outputs) -> list[Any]:
+    """What layers of criteria are sized by: number of dimensions and channels of each tensor of an example."""
+    sized = {name: feature.shape for name, feature in outputs.features.items()}
+    if outputs.has_logits:
+        sized["logits"] = outputs.logits.shape
+    return [
+        (name, len(shape), shape[usual_channel_dim(len(shape))] if len(shape) else 0) for name, shape in sized.items()
+    ]
+
+
+def held_by(part: nn.Module) -> str:
+    """A digest of the tensors that a module holds, in its state or as attributes; their floating-point types do not count."""
+    held: list[Any] = [*part.named_parameters(), *part.named_buffers()]
+    for prefix, module in part.named_modules():
+        own = {
+            name: value for name, value in vars(module).items() if name not in ("_parameters", "_buffers", "_modules")
+        }
+        held += [(prefix, name, tensors_of(value)) for name, value in own.items() if not isinstance(value, nn.Module)]
+    return value_digest([_wide(entry) for entry in held if tensors_of(entry)])
+
+
+def _wide(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        detached = value.detach()
+        return detached.to(torch.float64) if value.is_floating_point() else detached
+    return [_wide(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+
+
+_NOTHING = value_digest([])
+
+
+def _mark_of(part: nn.Module) -> _Made | None:
+    found = getattr(part, _MARK, None)
+    return found if isinstance(found, _Made) else None
+
+
+def _which(name: str, part: nn.Module) -> str:
+    of_criteria = hasattr(part, "needs_target")
+    return f"criterion {name!r} ({type(part).__name__})" if of_criteria else f"the balance ({type(part).__name__})"

@@ -1,0 +1,181 @@
+"""What a checkpoint remembers of how it was made, and where a run that goes on from it differs."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from lit_distill.criteria import Criterion
+from lit_distill.engine.scheduling import WEIGHT
+from lit_distill.engine.weighted import WeightedCriteria
+from lit_distill.teachers import Teacher
+from lit_distill.teachers.digest import network_digest
+from lit_distill.utils.notices import tell
+from lit_distill.utils.plain import as_plain
+
+_MADE = "the checkpoint was made with"
+_OWN = "(this run's value is used)"
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 120
+
+
+def class_name(thing: object) -> str:
+    """The import path of a thing's class."""
+    return f"{type(thing).__module__}.{type(thing).__qualname__}"
+
+
+def describe_settings(criteria: WeightedCriteria, task: str | None = None) -> dict[str, Any]:
+    """How a distillation is set, of plain types; what schedules change is left to them.
+
+    Args:
+        criteria: The criteria, before they have seen a batch.
+        task: The module's, where it has one.
+    """
+    scheduled = criteria.schedules
+    settings: dict[str, Any] = {"task": task} if task is not None else {}
+    settings["weights"] = {
+        name: weight for name, weight in criteria.weights.items() if f"{name}.{WEIGHT}" not in scheduled
+    }
+    settings["criteria"] = {
+        name: {key: value for key, value in _of_criterion(one).items() if f"{name}.{key}" not in scheduled}
+        for name, one in criteria.criteria().items()
+    }
+    settings["schedules"] = {key: _of_object(schedule) for key, schedule in scheduled.items()}
+    settings["balance"] = _of_object(criteria.balance) if criteria.balance is not None else None
+    return as_plain(settings)  # type: ignore[no-any-return]
+
+
+def describe_teacher(teacher: Teacher | None) -> dict[str, Any] | None:
+    """The class of a teacher's network, and a mark of its weights where they never change."""
+    if teacher is None:
+        return None
+    kind = class_name(teacher.model)
+    return {"class": kind, "digest": network_digest(teacher.model) if teacher.frozen else None}
+
+
+def _of_criterion(criterion: Criterion) -> dict[str, Any]:
+    described = _of_object(criterion)
+    for side in ("student_layers", "teacher_layers"):
+        layers = getattr(criterion, side)
+        if layers:
+            described[side] = list(layers)
+    for name, inner in criterion.named_children():
+        if isinstance(inner, Criterion):
+            described |= {f"{name}.{key}": value for key, value in _of_criterion(inner).items()}
+    return described
+
+
+def _of_object(thing: object) -> dict[str, Any]:
+    """A thing's class and those of its public attributes that are numbers, text or tuples of them."""
+    empty = vars(nn.Module())
+    found = {key: as_plain(value) for key, value in vars(thing).items() if not key.startswith("_") and key not in empty}
+    return {"class": class_name(thing)} | {key: value for key, value in found.items() if _is_setting(value)}
+
+
+def _is_setting(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_setting, value))
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def changes_of_settings(saved: Any, present: Mapping[str, Any]) -> list[str]:
+    """A line for everything that is set otherwise than when a checkpoint was made.
+
+    Args:
+        saved: What the checkpoint holds of ``describe_settings``.
+        present: The same of this run.
+    """
+    if not isinstance(saved, Mapping):
+        return []
+    lines = []
+    for group in ("weights", "schedules"):  # their entries may come and go
+        before, now = saved.get(group), present[group]
+        if isinstance(before, Mapping):
+            lines += _changes({k: before.get(k) for k in now}, {k: now[k] for k in now}, f"{group}.")
+            lines += [
+                f"{group}.{key}: {_MADE} {_shown(before[key])}, and this run has none"
+                for key in before
+                if key not in now
+            ]
+    for key in ("task", "criteria", "balance"):
+        if key in saved and key in present:
+            lines += _changes({key: saved[key]}, {key: present[key]}, "")
+    return lines
+
+
+def changes_of_teacher(saved: Any, present: Mapping[str, Any] | None) -> list[str]:
+    """A line where the teacher is another than the one that a checkpoint was made with.
+
+    Args:
+        saved: What the checkpoint holds of ``describe_teacher``.
+        present: The same of this run.
+    """
+    if not isinstance(saved, Mapping) or present is None:
+        return []
+    if saved.get("class") != present["class"]:
+        return [f"teacher: {_MADE} a {_shown(saved.get('class'))}, this run has a {_shown(present['class'])} {_OWN}"]
+    if saved.get("digest") and present["digest"] and saved["digest"] != present["digest"]:
+        return [f"teacher: {_MADE} other weights (and buffers) of the {present['class'].rpartition('.')[2]} {_OWN}"]
+    return []
+
+
+def say_changes(lines: Sequence[str]) -> None:
+    """Warn of what is otherwise in a run than in the one that it goes on from."""
+    if lines:
+        tell("this run differs from the one that it goes on from:\n  " + "\n  ".join(lines))
+
+
+def _changes(saved: Mapping[str, Any], present: Mapping[str, Any], path: str) -> list[str]:
+    lines = []
+    for key, now in present.items():
+        if key not in saved:
+            continue
+        before = saved[key]
+        if isinstance(before, Mapping) and isinstance(now, Mapping):
+            lines += _changes(before, now, f"{path}{key}.")
+        elif _comparable(before) != _comparable(now):
+            lines.append(f"{path}{key}: {_MADE} {_shown(before)}, this run has {_shown(now)} {_OWN}")
+    return lines
+
+
+def _comparable(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping) and isinstance(value.get("class"), str):
+        return str(value["class"]).rpartition(".")[2]
+    return _short.repr(value) if value is not None else "none"
+
+
+def differences(saved: Mapping[str, Any], asked: Mapping[str, Any], path: str = "") -> list[str]:
+    """Where a checkpoint's hyper-parameters differ from a config's.
+
+    Args:
+        saved: The checkpoint's.
+        asked: The config's.
+        path: Dotted path of the two, for nested ones.
+
+    Returns:
+        A line for each value that both have and that differs.
+    """
+    lines = []
+    for key in saved:
+        if key not in asked:
+            continue
+        before, now = saved[key], asked[key]
+        name = f"{path}{key}".removeprefix("_")
+        if isinstance(before, Mapping) and isinstance(now, Mapping):
+            lines += differences(before, now, f"{path}{key}.")
+        elif _as_written(before) != _as_written(now):
+            lines.append(f"{name}: {_MADE} {_short.repr(before)}, the config says {_short.repr(now)}")
+    return lines
+
+
+def _as_written(value: Any) -> Any:
+    if hasattr(value, "as_dict"):
+        value = value.as_dict()
+    return value if isinstance(value, (int, float, list, tuple, type(None))) else str(value)

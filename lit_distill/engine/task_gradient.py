@@ -1,0 +1,103 @@
+"""Finds the gradient of the criteria that need no teacher, for an optimizer that wants it apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+
+from lit_distill.engine.weighted import Losses, WeightedCriteria
+from lit_distill.optim.dot import DOT
+from lit_distill.utils.graph import nodes_behind
+from lit_distill.utils.lightning_names import keeps_parameters_whole
+from lit_distill.utils.measuring import gradients_of
+
+
+def check_apart(trainer: Trainer, criteria: WeightedCriteria) -> None:
+    """Make sure, before the first batch, that the two gradients can be kept apart; nothing to do where no ``DOT`` trains.
+
+    Raises:
+        ValueError: They cannot; the message says why, and what to do.
+    """
+    optimizer = _find(trainer)
+    if optimizer is None:
+        return
+    trained = {name: c.needs_teacher for name, c in criteria.criteria().items() if criteria.trains(name)}
+    if len(set(trained.values())) == 1:
+        all_need = all(trained.values())
+        raise ValueError(
+            "DOT has one momentum for the criteria that need a teacher and another for those that need none, and the "
+            f"criteria that train ({', '.join(trained)}) {'all need one' if all_need else 'need none'}: add "
+            f"{'HardTarget' if all_need else 'SoftTarget'}, or use torch.optim.SGD."
+        )
+    if trainer.gradient_clip_val:
+        raise ValueError(
+            "DOT splits a gradient into the task's and the teacher's, and the Trainer clips it before: what is cut off would "
+            "count as the teacher's. Leave gradient_clip_val out, or use torch.optim.SGD."
+        )
+    if getattr(trainer.precision_plugin, "scaler", None) is not None:
+        raise ValueError(
+            f"the Trainer's precision {trainer.precision} scales the loss, and leaves out steps whose gradients overflow; DOT "
+            "computes the task's gradient unscaled, where it may vanish in half precision. Use bf16-mixed or 32-true."
+        )
+    if not keeps_parameters_whole(trainer.strategy):
+        raise ValueError(
+            f"DOT needs whole gradients, and {type(trainer.strategy).__name__} shards them; use one device or DDP."
+        )
+    optimizer.drop()
+
+
+def hold_task_gradient(trainer: Trainer, criteria: WeightedCriteria, losses: Sequence[Losses]) -> None:
+    """Hand a training batch's task gradient to the ``DOT`` that trains; nothing to do where none does.
+
+    To be called once in each training step, before the backward pass. A batch that distils nothing, or that no criterion
+    without a teacher counts for, is not split: all of its gradient goes with the momentum ``μ``.
+
+    Args:
+        trainer: Says which optimizer trains, and over how many batches the gradient is averaged.
+        criteria: The criteria.
+        losses: What they gave, several times where the loss is a mean over calls; empty where nothing was distilled.
+    """
+    optimizer = _find(trainer)
+    if optimizer is None:
+        return
+    task, taught = (_total(criteria, losses, needs_teacher) for needs_teacher in (False, True))
+    both: list[torch.nn.Parameter] = []
+    if task is not None and taught is not None:
+        reached = _leaves(taught)
+        both = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad and p in reached]
+    if task is None or not both:
+        optimizer.hold({})
+        return
+    with torch.autocast(task.device.type, enabled=False):
+        share = task / (len(losses) * trainer.accumulate_grad_batches)
+        gradients = gradients_of(share, both, "DOT")
+    optimizer.hold({p: gradient for p, gradient in zip(both, gradients, strict=True) if gradient is not None})
+
+
+def splits_gradients(trainer: Trainer) -> bool:
+    """Whether each training step is differentiated twice, as a ``DOT`` trains."""
+    return _find(trainer) is not None
+
+
+def _find(trainer: Trainer) -> DOT | None:
+    return next((optimizer for optimizer in trainer.optimizers if isinstance(optimizer, DOT)), None)
+
+
+def _total(criteria: WeightedCriteria, losses: Sequence[Losses], needs_teacher: bool) -> Tensor | None:
+    """The weighted sum of the terms that need a teacher, or that need none; None where there are none to train."""
+    kinds = {name: criterion.needs_teacher for name, criterion in criteria.criteria().items()}
+    terms = [
+        batch.weights[name] * value
+        for batch in losses
+        for name, value in batch.terms.items()
+        if kinds[name] is needs_teacher and value.requires_grad
+    ]
+    return torch.stack(terms).sum() if terms else None
+
+
+def _leaves(value: Tensor) -> set[Tensor]:
+    """The tensors that a value's backward pass would accumulate gradients in."""
+    return {node.variable for node in nodes_behind([value]) if node.name().endswith("AccumulateGrad")}

@@ -1,0 +1,273 @@
+"""The weighted sum of named criteria: where every loss of the library is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from lit_distill.balance import Balance, weighted_sum
+from lit_distill.batch.batch import Target
+from lit_distill.batch.untouched import leaves_alone
+from lit_distill.criteria import Criterion
+from lit_distill.criteria.base import never_narrow
+from lit_distill.engine.criterion_values import check_value_of, labels_for, naming
+from lit_distill.engine.named_criteria import check_criteria, checked_weights
+from lit_distill.engine.ownership import Ownership, held_by
+from lit_distill.engine.scheduling import (
+    WEIGHT,
+    can_rise,
+    check_schedules,
+    check_value,
+    forget_schedules,
+    keep_settings,
+    sets_weight,
+)
+from lit_distill.outputs import Outputs
+from lit_distill.schedules import Schedule
+from lit_distill.utils.arguments import as_object
+from lit_distill.utils.distributed import distributed
+from lit_distill.utils.plain import make_settings_plain
+
+
+@dataclass(frozen=True)
+class Losses:
+    """One batch's losses.
+
+    Attributes:
+        total: The weighted sum, a scalar with a gradient.
+        raw: Each criterion's value by name, detached.
+        weights: The weight that each was multiplied by.
+        terms: The values of those that have a weight above 0 now, with their gradients.
+        scheduled: Each scheduled setting's value by its key, weights and temperatures left out.
+    """
+
+    total: Tensor
+    raw: dict[str, Tensor]
+    weights: dict[str, float]
+    terms: dict[str, Tensor] = field(default_factory=dict)
+    scheduled: dict[str, float] = field(default_factory=dict)
+
+    def named(self) -> dict[str, Tensor | float]:
+        """What to log: total, raw and weighted values, weights, scheduled settings."""
+        logs: dict[str, Tensor | float] = {"loss": self.total.detach()}
+        for name, value in self.raw.items():
+            logs[f"criteria/{name}"] = value
+            logs[f"weighted/{name}"] = value * self.weights[name]
+            logs[f"weight/{name}"] = self.weights[name]
+        return logs | {f"schedule/{key}": value for key, value in self.scheduled.items()}
+
+
+class WeightedCriteria(nn.ModuleDict):
+    """Named criteria and their weights, fixed, scheduled or balanced.
+
+    A criterion whose weight is 0 is computed without a gradient: it is logged, and trains nothing; where it needs labels
+    and there are none, it is left out, unless its weight is scheduled to rise.
+
+    Schedules hold absolute values. A scheduled weight or setting is set by ``advance``, from the start to its value at
+    step 0; an entry of ``weights`` beside it is not read. What is in force is a function of the progress, and in no
+    checkpoint; what a balance learns is in its parameters and buffers.
+
+    Args:
+        criteria: Criteria by name.
+        weights: A finite weight of 0 or more for each name; optional where it is scheduled.
+        schedules: Schedules by what they set: ``soft.weight``, or ``soft.temperature`` for any number that the criterion
+            holds as a public attribute. The criterion's own checks of its range are not run again.
+        balance: What finds the weights in training; the plain weighted sum where None.
+
+    Raises:
+        ValueError: A weight is missing, negative, not finite, or of no criterion; or all are 0; or a schedule sets
+            something that is not there, or leaves its range.
+        TypeError: A value is no ``Criterion`` or no ``Schedule``.
+    """
+
+    def __init__(
+        self,
+        criteria: Mapping[str, Criterion],
+        weights: Mapping[str, float],
+        schedules: Mapping[str, Schedule] | None = None,
+        balance: Balance | None = None,
+    ) -> None:
+        check_criteria(criteria)
+        _check_names(criteria)
+        criteria = dict(criteria.items())
+        check_schedules(criteria, schedules if schedules is not None else {})
+        schedules = dict(schedules or {})
+        as_object("balance", balance, Balance, "GradientNorm(reference='hard')")
+        for criterion in criteria.values():
+            make_settings_plain(criterion)
+        checked = checked_weights(criteria, weights, schedules)
+        super().__init__(criteria)
+        self.schedules = schedules
+        self.weights = {name: checked.get(name, 0.0) for name in criteria}
+        self.ownership = Ownership()
+        forget_schedules(criteria)
+        keep_settings(criteria, schedules)
+        self.advance(0, 0.0)
+        self.balance = balance
+        if balance is not None:
+            before = held_by(balance)
+            balance.build([name for name in criteria if self.trains(name)])
+            self.ownership.began(balance, before)
+
+    def criteria(self) -> dict[str, Criterion]:
+        """The criteria by name, as what they are."""
+        return {name: module for name, module in self.items() if isinstance(module, Criterion)}
+
+    def parts(self) -> dict[str, nn.Module]:
+        """All that learns or measures: the criteria by name, and the balance."""
+        found: dict[str, nn.Module] = dict(self.criteria())
+        return found if self.balance is None else {**found, "balance": self.balance}
+
+    @property
+    def student_layers(self) -> list[str]:
+        """Every student layer that a criterion reads."""
+        return [layer for criterion in self.criteria().values() for layer in criterion.student_layers]
+
+    @property
+    def teacher_layers(self) -> list[str]:
+        """Every teacher layer that a criterion reads."""
+        return [layer for criterion in self.criteria().values() for layer in criterion.teacher_layers]
+
+    def trains(self, name: str) -> bool:
+        """Whether a criterion's weight is above 0, or scheduled to be at some time."""
+        schedule = self.schedules.get(f"{name}.{WEIGHT}")
+        return self.weights[name] > 0 if schedule is None else can_rise(schedule)
+
+    def build(self, student: Outputs, teacher: Outputs) -> None:
+        """Size every criterion's own layers; those of a criterion that never trains are frozen.
+
+        Raises:
+            ValueError: A criterion cannot; the message starts with its name.
+        """
+        for name, criterion in self.criteria().items():
+            with naming(name, criterion):
+                criterion.build(student, teacher)
+            if not self.trains(name):
+                criterion.requires_grad_(False)
+
+    def waiting(self, student: Outputs, teacher: Outputs, target: Target | None) -> dict[str, Tensor]:
+        """The values, with gradients, of the criteria whose weight is 0 now and will rise.
+
+        Args:
+            student: As in ``forward``.
+            teacher: As in ``forward``.
+            target: As in ``forward``.
+        """
+        found = {}
+        with torch.autocast(student.device.type, enabled=False):
+            for name, criterion in self.criteria().items():
+                if self.weights[name] == 0 and self.trains(name):
+                    with naming(name, criterion):
+                        found[name] = criterion(student, teacher, labels_for(name, criterion, target))
+        return found
+
+    def advance(self, step: int, epoch: float) -> None:
+        """Set the scheduled weights and settings for the next batch.
+
+        Args:
+            step: Number of optimizer steps so far.
+            epoch: Number of epochs so far, with the part of the present one that is done.
+
+        Raises:
+            ValueError: A weight is negative, a temperature not above 0, or a value not finite.
+        """
+        for key, schedule in self.schedules.items():
+            value = schedule.value(step, epoch)
+            check_value(key, value, f"{value:g} at step {step} (epoch {epoch:g})")
+            owner, _, setting = key.rpartition(".")
+            if sets_weight(key):
+                self.weights[owner] = float(value)
+                continue
+            module = self.get_submodule(owner)
+            whole = isinstance(getattr(module, setting), int) and float(value).is_integer()
+            setattr(module, setting, int(value) if whole else float(value))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> WeightedCriteria:
+        """Follow to another device; but stay in float32 where the networks are narrowed, as criteria compute in it."""
+        super()._apply(never_narrow(fn), recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def forward(
+        self,
+        student: Outputs,
+        teacher: Outputs,
+        target: Target | None,
+        parameters: Sequence[nn.Parameter] | None = None,
+    ) -> Losses:
+        """Compute every criterion and their weighted sum, outside autocast.
+
+        Args:
+            student: The student's outputs.
+            teacher: The teacher's outputs.
+            target: The labels, by task where there are several.
+            parameters: The student's that train; a balance may need them.
+
+        Raises:
+            ValueError: A criterion needs labels and there are none, or refuses its inputs.
+        """
+        raw: dict[str, Tensor] = {}
+        terms: dict[str, Tensor] = {}
+        with torch.autocast(student.device.type, enabled=False):
+            for name, criterion in self.criteria().items():
+                if criterion.needs_target and target is None and not self.trains(name):
+                    continue
+                labels = labels_for(name, criterion, target)
+                tracked = torch.is_grad_enabled() and self.weights[name] != 0
+                closely = leaves_alone({"student": _given(student), "teacher": _given(teacher), "labels": target})
+                with naming(name, criterion), torch.set_grad_enabled(tracked), closely:
+                    value = criterion(student, teacher, labels)
+                check_value_of(name, criterion, value, student.device)
+                raw[name] = value.detach()
+                if self.weights[name] != 0:
+                    terms[name] = value
+            total, weights = self._combine(terms, parameters or ())
+            total = _zero_through(student.tensors()) if total is None else total
+            waiting = [c for name, c in self.criteria().items() if self.weights[name] == 0 and self.trains(name)]
+            if waiting and distributed():
+                # DDP waits for the gradient of every parameter, also of those that only another epoch trains.
+                own = [parameter for criterion in waiting for parameter in criterion.parameters()]
+                own += self.balance.parameters() if self.balance is not None and not terms else []
+                total = total + _zero_through([*student.tensors(), *own])
+        return Losses(total, raw, weights, terms, self._scheduled_settings())
+
+    def _combine(
+        self, terms: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]
+    ) -> tuple[Tensor | None, dict[str, float]]:
+        """The total, None where no criterion has a weight now, and every criterion's weight in it."""
+        if not terms:
+            return None, dict(self.weights)
+        if self.balance is None:
+            return weighted_sum(terms, self.weights), dict(self.weights)
+        total, effective = self.balance(terms, {name: self.weights[name] for name in terms}, parameters)
+        return total, {**self.weights, **effective}
+
+    def _scheduled_settings(self) -> dict[str, float]:
+        """Values of the scheduled settings that are not logged otherwise, by key."""
+        settings = {}
+        for key in self.schedules:
+            owner, _, setting = key.rpartition(".")
+            if not sets_weight(key) and (setting != "temperature" or "." in owner):
+                settings[key] = float(getattr(self.get_submodule(owner), setting))
+        return settings
+
+
+def _check_names(names: Iterable[str]) -> None:
+    for name in names:
+        if "." in name or "/" in name or not name:
+            raise ValueError(f"{name!r} cannot name a criterion; use letters, digits and underscores.")
+        if hasattr(WeightedCriteria, name) or name in ("weights", "schedules", "balance", "training"):
+            raise ValueError(f"{name!r} cannot name a criterion: the module that holds them uses it; choose another.")
+
+
+def _given(outputs: Outputs) -> dict[str, Tensor]:
+    """What criteria read of a network: features by layer, and logits where they could be read."""
+    return {**outputs.features, "logits": outputs.logits} if outputs.has_logits else dict(outputs.features)
+
+
+def _zero_through(tensors: Iterable[Tensor]) -> Tensor:
+    """The number 0, whose gradient for each of the tensors is 0 too, whatever they hold: a scalar."""
+    nothing = [(tensor if tensor.dim() else tensor.reshape(1))[:0] for tensor in tensors]
+    return torch.stack([empty.sum().float() for empty in nothing]).sum()

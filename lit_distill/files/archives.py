@@ -1,0 +1,116 @@
+"""What a checkpoint's file says of itself, looked at before anything in it is read."""
+
+from __future__ import annotations
+
+import mmap
+import zipfile
+from collections import Counter
+from typing import IO
+
+from lit_distill.files.pickles import overwhelms
+
+_OLD_PICKLES = 5  # that stand before the tensors in PyTorch's format up to 1.5
+
+
+def check_file(file: IO[bytes], name: str) -> None:
+    """Refuse files that are damaged, hold programs, or are made to exhaust time or memory.
+
+    Args:
+        file: The file, open for reading; left at its start.
+        name: What to call it.
+
+    Raises:
+        ValueError: The file is one of these; the message starts with its name.
+    """
+    file.seek(0)
+    start = file.read(4)
+    if not start:
+        raise ValueError(f"{name} is damaged or no checkpoint: it is empty.")
+    if start == b"PK\x03\x04":
+        _check_archive(file, name)
+    elif start[:1] == b"\x80":
+        _check_older(file, name)
+    elif start == b"PK\x05\x06":
+        raise ValueError(f"{name} is damaged or no checkpoint: it is an empty archive.")
+    else:
+        _check_other(file, name)
+    file.seek(0)
+
+
+def _check_archive(file: IO[bytes], name: str) -> None:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            _check_kind(archive, name)
+            _check_records(archive, name)
+    except Exception as error:  # damaged archives can fail in any way
+        if isinstance(error, ValueError) and str(error).startswith(name):
+            raise
+        reason = str(error) or type(error).__name__
+        raise ValueError(
+            f"{name} is damaged or no checkpoint: it is an archive that cannot be read to its end ({reason})."
+        ) from error
+
+
+def _check_kind(archive: zipfile.ZipFile, name: str) -> None:
+    """Refuse the archives of TorchScript and ``torch.export``, which hold programs."""
+    names = {member.partition("/")[2] for member in archive.namelist()}
+    if "constants.pkl" in names:
+        raise ValueError(
+            f"{name} is a TorchScript archive, a whole network: give torch.jit.load({name!r}) as the teacher, with "
+            "no network to fill."
+        )
+    if "models/model.json" in names:
+        raise ValueError(
+            f"{name} is a program of torch.export, a whole network: give torch.export.load({name!r}).module() as the "
+            "teacher, with no network to fill."
+        )
+    if "data.pkl" not in names:
+        held = ", ".join(sorted(archive.namelist())[:3]) or "nothing"
+        raise ValueError(f"{name} is damaged or no checkpoint: it is an archive of other files ({held}).")
+
+
+def _check_records(archive: zipfile.ZipFile, name: str) -> None:
+    """Refuse records that ``torch.save`` does not write, and those that are not what was written."""
+    records = archive.infolist()
+    twice = [record for record, count in Counter(archive.namelist()).items() if count > 1]
+    if twice:
+        raise ValueError(f"{name} is damaged or no checkpoint: its archive holds the record {twice[0]!r} twice.")
+    if any(record.compress_type != zipfile.ZIP_STORED for record in records):
+        raise ValueError(
+            f"{name} is no checkpoint as torch.save writes it: its records are compressed. Unpack the archive, and pack it "
+            "with `zip -0`."
+        )
+    if any(record.CRC for record in records):  # none has one after torch.serialization.set_crc32_options(False)
+        broken = archive.testzip()
+        if broken is not None:
+            raise ValueError(
+                f"{name} is damaged or no checkpoint: its record {broken!r} is not what was written (the checksum differs)."
+            )
+    for record in records:
+        if record.filename.endswith("/data.pkl"):
+            _check_pickle(_content(archive, record), name)
+
+
+def _content(archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> bytes:
+    del record.CRC  # it was checked, or there is none: reading checks those that a record has
+    return archive.read(record)
+
+
+def _check_older(file: IO[bytes], name: str) -> None:
+    """The same of a file that is pickles with tensors behind them."""
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as pickled:
+        _check_pickle(pickled, name, _OLD_PICKLES)
+
+
+def _check_pickle(pickled: bytes | mmap.mmap, name: str, pickles: int = 1) -> None:
+    if overwhelms(pickled, pickles):
+        raise ValueError(f"{name} is damaged or made to do harm: it holds tuples that are nested without end.")
+
+
+def _check_other(file: IO[bytes], name: str) -> None:
+    file.seek(257)
+    if file.read(5) == b"ustar":
+        raise ValueError(
+            f"{name} is a tar archive, as PyTorch wrote before version 0.1.10 and cannot read without running what is in it; "
+            "it was refused. Have its author save it again."
+        )

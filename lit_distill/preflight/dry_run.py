@@ -1,0 +1,198 @@
+"""Puts an example through the teacher and the criteria before the first batch, and refuses what would fail later."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_info
+from torch import nn
+
+from lit_distill.batch.batch import Batch, Target, call_model, count_samples
+from lit_distill.batch.examples import unchanged
+from lit_distill.batch.labels import CLASS_TASKS
+from lit_distill.batch.positions import input_mask
+from lit_distill.batch.untouched import looking_closely
+from lit_distill.criteria import LogitMSE
+from lit_distill.engine import checks
+from lit_distill.engine.distiller import Comparison, Distiller
+from lit_distill.engine.finiteness import example_is_finite
+from lit_distill.engine.ownership import widths
+from lit_distill.engine.weighted import Losses
+from lit_distill.outputs import Outputs
+from lit_distill.preflight.gradients import reaches_student
+from lit_distill.preflight.lone_batches import refuse_lone_batch
+from lit_distill.preflight.misreadings import tell_of_other_tasks, tell_of_unread_weights
+from lit_distill.preflight.networks import check_logits, check_networks, have_values
+from lit_distill.preflight.probabilities import tell_of_logarithms, tell_of_probabilities
+from lit_distill.teachers import FrozenTeacher
+from lit_distill.teachers.steadiness import ask_steady
+
+
+class Rehearsal:
+    """Puts an example through a distillation; nothing is trained.
+
+    Args:
+        distiller: The distillation.
+    """
+
+    def __init__(self, distiller: Distiller) -> None:
+        self.distiller = distiller
+        self.student = distiller.student
+        self.teacher = distiller.teacher
+        self.criteria = distiller.criteria
+
+    def run(
+        self,
+        student: Outputs,
+        data: Batch,
+        module: LightningModule | None = None,
+        read: Sequence[str] = (),
+        labels: Target | None = None,
+        heard: nn.Module | None = None,
+        later: bool = False,
+    ) -> None:
+        """Put the student's outputs beside the teacher's, and through the criteria.
+
+        The criteria size their layers. With gradients on, each criterion that trains must reach the student.
+
+        Args:
+            student: The student's outputs for the example.
+            data: The example.
+            module: What will train; given, what no criterion trains is said, or refused where DDP will wait for it.
+            read: Lines that say what was read of the batch.
+            labels: The example's labels where no criterion reads them; those of ``data`` if None.
+            heard: What made the student's outputs, where that is a copy of the student.
+            later: What is frozen now may be trained later.
+
+        Raises:
+            ValueError: The networks, the criteria and the data do not fit; the message says which and why.
+        """
+        note = self.distiller.note
+        check_networks(self.student, self.teacher.model if self.teacher is not None else None)
+        if count_samples(data.inputs) == 0:
+            raise ValueError(
+                "the first training batch is empty: its tensors have 0 samples; look at the collate function."
+            )
+        self.criteria.advance(0, 0.0)  # a fit before may have left it at its schedules' end
+        note.remember_settings(self.criteria, self.teacher)
+        teacher = self._ask_teacher(data)
+        note.check_shapes(student, teacher)
+        self._build(student, teacher)
+        with unchanged(self.criteria):
+            self.criteria.eval()
+            settled = self.distiller.settled(student, teacher, data)
+            comparison = self._compare(*settled)
+            made_by = heard if heard is not None else self.student  # a compiled one has no truth value
+            self._check_losses(comparison.losses, data, settled, made_by, later)
+        self._tell_of_misreadings(*settled, labels)
+        if module is not None:
+            checks.every_parameter_reached(comparison.total, module, self.criteria)
+        note.remember_shapes(student, teacher)
+        note.remember_reading(read)
+        lines = [checks.summary(self.student, self.teacher, self.criteria, student, teacher), *read, *self._layouts()]
+        rank_zero_info("\n".join(lines))
+
+    def _ask_teacher(self, data: Batch) -> Outputs:
+        """The teacher's outputs; a frozen one that changes itself, and one that changes its inputs, are refused."""
+        teacher = self.teacher
+        if teacher is None:
+            return Outputs.nothing()
+        with looking_closely(), self.distiller.watched_teacher(data):
+            ask = partial(teacher, data.for_teacher, input_mask(data), calibrate=True)
+            return ask_steady(teacher.model, ask) if isinstance(teacher, FrozenTeacher) else ask()
+
+    def _build(self, student: Outputs, teacher: Outputs) -> None:
+        self.criteria.build(student, teacher)
+        self.criteria.ownership.mark(self.criteria.parts(), [widths(student), widths(teacher)])
+        self.criteria.to(student.device)
+
+    def _compare(self, student: Outputs, teacher: Outputs, target: Target | None) -> Comparison:
+        for owner, outputs in (("student", student), ("teacher", teacher)):
+            check_logits(owner, outputs, self.criteria.criteria().values())
+        have_values(student, teacher)
+        with looking_closely():
+            return self.distiller.weigh(student, teacher, target)
+
+    def _check_losses(
+        self,
+        losses: Losses,
+        data: Batch,
+        outputs: tuple[Outputs, Outputs, Target | None],
+        heard: nn.Module,
+        later: bool,
+    ) -> None:
+        """Refuse criteria that an example shows to be no numbers, or to train nothing."""
+        student, teacher, target = outputs
+        networks = {"student": (heard, student)}
+        if self.teacher is not None:
+            networks["teacher"] = (self.teacher.model, teacher)
+        criteria = self.criteria.criteria()
+        values = {name: value for name, value in losses.raw.items() if self.criteria.trains(name)}
+        example_is_finite(values, criteria, data, networks, target)
+        partly = any(not parameter.requires_grad for parameter in heard.parameters())
+        self.distiller.capture.gradients_expected = not (later and partly)
+        if torch.is_grad_enabled() and self.distiller.capture.gradients_expected:
+            terms = losses.terms | self.criteria.waiting(student, teacher, target)
+            reaches_student(terms, criteria, heard, student)
+
+    def _tell_of_misreadings(
+        self, student: Outputs, teacher: Outputs, target: Target | None, labels: Target | None
+    ) -> None:
+        """Say what of the outputs and the labels is likely to be other than it is taken for."""
+        if self.teacher is not None:
+            needed = not self.teacher.frozen or checks.logits_are_read(self.criteria, student, teacher, target)
+            self.teacher.needs_logits = needed
+            if self._compares_scores():
+                captures = self.distiller.captures().items()
+                tell_of_probabilities(student, teacher, [who for who, one in captures if one.layouts.squashed])
+            tell_of_logarithms(student, teacher, self.criteria, target)
+        tell_of_other_tasks(self.criteria, student, target if target is not None else labels)
+        tell_of_unread_weights(self.criteria, self.distiller.format)
+
+    def refuse_lone_batch(self, why: str, data: Batch) -> None:
+        """Refuse batches of one sample where a BatchNorm that trains cannot take one.
+
+        Args:
+            why: How they come about.
+            data: A batch.
+
+        Raises:
+            ValueError: One cannot.
+        """
+        given = {"student": (self.student, data.inputs)}
+        joint = self.distiller.registered_teacher
+        if joint is not None:
+            given["teacher"] = (joint, data.for_teacher)
+        for owner, (network, inputs) in given.items():
+            refuse_lone_batch(why, f"the {owner}", network, inputs, partial(call_model, network))
+        refuse_lone_batch(why, "the criteria", self.criteria, data, self._weigh_alone)
+
+    def _weigh_alone(self, data: Batch) -> None:
+        with unchanged(*self.distiller.networks().values()):
+            teacher = Outputs.nothing()
+            if self.teacher is not None:
+                teacher = self.teacher(data.for_teacher, input_mask(data))
+            student = self.distiller.capture.run(data.inputs)
+            self.distiller.weigh(*self.distiller.settled(student, teacher, data))
+
+    def _compares_scores(self) -> bool:
+        """Whether a criterion takes the logits as scores of classes."""
+        for criterion in self.criteria.criteria().values():
+            task = checks.task_of(criterion)
+            reads = criterion.compares_logits or criterion.needs_target
+            if reads and (task in CLASS_TASKS if task is not None else not isinstance(criterion, LogitMSE)):
+                return True
+        return False
+
+    def _layouts(self) -> list[str]:
+        """What is unusual of the layouts that were found, in lines to print."""
+        lines = []
+        for who, capture in self.distiller.captures().items():
+            for layer in (None, *capture.layers):
+                words = capture.layouts.words(layer)
+                if words:
+                    lines.append(f"Layout: the {who}'s {f'layer {layer!r}' if layer else 'logits'}: {words}.")
+        return lines

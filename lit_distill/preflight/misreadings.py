@@ -1,0 +1,122 @@
+"""What a set-up most likely does not mean: labels of another task than a soft target's, weights that nobody reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from lit_distill.batch.batch import IGNORED_LABEL, BatchFormat, Target
+from lit_distill.batch.labels import CLASS_TASKS, Task, class_dim
+from lit_distill.criteria import Criterion, HardTarget, OwnTeacher
+from lit_distill.criteria.on_head import OnHead
+from lit_distill.criteria.task_loss import TaskLoss
+from lit_distill.engine.weighted import WeightedCriteria
+from lit_distill.outputs import Outputs
+from lit_distill.utils.notices import tell
+
+_TOLERANCE = 0.02  # of a row of class probabilities to 1, as in ``labels``
+
+
+def tell_of_other_tasks(criteria: WeightedCriteria, student: Outputs, target: Target | None) -> None:
+    """Say where labels look like those of another task than a criterion that compares logits is for.
+
+    A criterion that reads labels refuses such labels itself; one that compares the networks alone would train on.
+
+    Args:
+        criteria: The criteria.
+        student: The student's outputs for an example.
+        target: The example's labels; None where there are none, or they cannot be told.
+    """
+    for name, criterion in criteria.criteria().items():
+        task, outputs = _task_of(criterion), _logits_of(criterion, student)
+        labels = _labels_of(criterion, target)
+        if not criterion.compares_logits or criterion.needs_target or not criteria.trains(name):
+            continue
+        if task is None or labels is None or outputs is None:
+            continue
+        likely = likely_tasks(labels, outputs, task)
+        if likely:
+            shown = " or ".join(map(repr, likely))
+            remedy = f"If they are of the task {shown}, set task={likely[0]!r} in the module, or in Distill, "
+            remedy += "and in its criteria" if likely[0] in CLASS_TASKS else "and compare the outputs by LogitMSE"
+            tell(
+                f"criterion {name!r} ({type(criterion).__name__}) compares the outputs as scores of classes (task {task!r}), "
+                f"and the labels {list(labels.shape)} beside outputs {list(outputs.shape)} look like those of the task "
+                f"{shown}. {remedy}."
+            )
+
+
+def likely_tasks(labels: Tensor, logits: Tensor, task: Task) -> tuple[Task, ...]:
+    """The tasks that labels look like where they do not look like those of a task of classes; empty where they do.
+
+    Args:
+        labels: Any.
+        logits: What they are the labels of.
+        task: ``multiclass``, ``binary`` or ``multilabel``.
+    """
+    if task not in CLASS_TASKS or labels.shape[:1] != logits.shape[:1] or not labels.numel():
+        return ()
+    column = labels.numel() == logits.numel() and task != "multiclass"
+    if labels.shape != logits.shape and not column:
+        return ()
+    values = labels.float()
+    known = values != IGNORED_LABEL
+    if bool((((values < 0) | (values > 1)) & known).any()):
+        return ("regression",)
+    if task != "multiclass" or logits.dim() < 2:
+        return ()
+    place = class_dim(logits)
+    rows = values.sum(place)[known.all(place)]
+    if bool(((rows - 1).abs() <= _TOLERANCE).all()):
+        return ()
+    whole = bool(((values == 0) | (values == 1) | ~known).all())
+    return ("multilabel",) if whole else ("regression", "multilabel")
+
+
+def tell_of_unread_weights(criteria: WeightedCriteria, format_: BatchFormat) -> None:
+    """Say that samples' weights were told, and that no criterion reads them.
+
+    Args:
+        criteria: The criteria; one of the user's own may read what it likes.
+        format_: What the user told of batches.
+    """
+    named = criteria.criteria()
+    if format_.weight_key is None or any(criteria.trains(name) and may_weigh(one) for name, one in named.items()):
+        return
+    others = ", ".join(repr(name) for name, one in named.items() if not isinstance(one, TaskLoss))
+    tell(
+        f"weight_key is set, and no criterion reads the samples' weights: {others} count{'s' * (', ' not in others)} all "
+        "samples alike. HardTarget reads them; the loss of a training_step of your own does not see them. Add a HardTarget, or "
+        "leave weight_key out."
+    )
+
+
+def may_weigh(criterion: Criterion) -> bool:
+    """Whether a criterion, or the one that it wraps, may read samples' weights; those of the user's own may."""
+    inner = getattr(criterion, "criterion", None)
+    if isinstance(inner, Criterion):
+        return may_weigh(inner)
+    ours = type(criterion).__module__.startswith("lit_distill.")
+    return isinstance(criterion, (HardTarget, OwnTeacher)) or not ours
+
+
+def _task_of(criterion: Criterion) -> Task | None:
+    inner = getattr(criterion, "criterion", None)
+    found: Task | None = getattr(criterion, "task", None)
+    return _task_of(inner) if found is None and isinstance(inner, Criterion) else found
+
+
+def _logits_of(criterion: Criterion, student: Outputs) -> Tensor | None:
+    """The outputs that a criterion compares: those of its head, where it has one."""
+    if isinstance(criterion, OnHead):
+        return student.features.get(criterion.student_head)
+    return student.logits if student.has_logits else None
+
+
+def _labels_of(criterion: Criterion, target: Target | None) -> Tensor | None:
+    if isinstance(target, Mapping):
+        name = criterion.task_name if isinstance(criterion, OnHead) else None
+        target = target.get(name) if name is not None else None
+    return target if isinstance(target, torch.Tensor) else None

@@ -1,0 +1,154 @@
+"""Puts the replaying loader in the place of the training loader, whoever brought that, for one fit."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.connectors.data_connector import _DataLoaderSource
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
+from torch.utils.data import DataLoader
+
+from lit_distill.batch.examples import Ahead
+from lit_distill.recording.replay import ReplayLoader
+from lit_distill.recording.seeding import Key, batch_seed, restored_generators, seed_generators
+from lit_distill.utils.lightning_names import classes_named, is_overridden
+
+Replace = Callable[[DataLoader[Any]], ReplayLoader]
+_HOOKS = ("on_before_batch_transfer", "on_after_batch_transfer")
+
+
+class _Replaying:
+    """The training loader, a ``CombinedLoader``, which replays from its first iteration on.
+
+    Lightning has put its distributed sampler into the loader by then, and the first batch is not drawn yet.
+
+    Args:
+        loader: The user's.
+        replace: Makes the replaying loader of it, recording first.
+    """
+
+    flattened: list[Any]
+    _iterator: Any
+
+    def __init__(self, loader: DataLoader[Any], replace: Replace) -> None:
+        super().__init__(loader, "max_size_cycle")  # type: ignore[call-arg]
+        self._replace = replace
+
+    def __iter__(self) -> Any:
+        loader = self.flattened[0]
+        if not isinstance(loader, ReplayLoader):
+            self.flattened = [self._replace(loader)]
+        super().__iter__()  # type: ignore[misc]
+        return self
+
+    def __len__(self) -> int:
+        # Lightning asks for it when something fails before the first iteration.
+        length: int = super().__len__() if self._iterator is not None else len(self.flattened[0])  # type: ignore[misc]
+        return length
+
+
+class ReplayedLoader(_Replaying, CombinedLoader):
+    """It, in a Trainer of ``lightning.pytorch``."""
+
+
+def _loader_class(trainer: object) -> type[_Replaying]:
+    """The replaying loader of the package that a Trainer is of, which takes no other's ``CombinedLoader``."""
+    if isinstance(trainer, Trainer):
+        return ReplayedLoader
+    (other,) = (
+        kind for kind in classes_named("utilities.combined_loader.CombinedLoader") if kind is not CombinedLoader
+    )
+
+    class OtherReplayedLoader(_Replaying, other):  # type: ignore[misc, valid-type]
+        pass
+
+    return OtherReplayedLoader
+
+
+class ReplayedSource(_DataLoaderSource):
+    """Where the trainer gets its training loader from.
+
+    Args:
+        source: Where it got it from until now.
+        replace: Makes the replaying loader.
+        kind: Its class.
+
+    Raises:
+        ValueError: There is not one DataLoader (when asked for it).
+    """
+
+    def __init__(self, source: _DataLoaderSource, replace: Replace, kind: type[_Replaying] = ReplayedLoader) -> None:
+        self._kind = kind
+        super().__init__(source.instance, source.name)
+        self._source, self._replace = source, replace
+
+    def dataloader(self) -> Any:
+        loader = self._source.dataloader()
+        if isinstance(loader, Ahead):
+            loader = loader.loader
+        if not isinstance(loader, DataLoader):
+            raise ValueError(f"a recorded teacher reads one DataLoader, not a {type(loader).__name__}.")
+        return self._kind(loader, self._replace)
+
+
+class ReplayedFit:
+    """One fit whose training data are replayed; everything is put back by ``end``.
+
+    Args:
+        trainer: The running trainer, before it makes its training loader.
+        replace: Makes the replaying loader.
+        current: Tells which views are in the batch that is being transferred, None where that is not known.
+        seed: Of what the transfer hooks draw.
+    """
+
+    def __init__(
+        self, trainer: Trainer, replace: Replace, current: Callable[[], Sequence[Key] | None], seed: int
+    ) -> None:
+        self._trainer, self._current, self._seed = trainer, current, seed
+        loop = trainer.fit_loop
+        self._source = loop._data_source
+        loop._data_source = ReplayedSource(self._source, replace, _loader_class(trainer))
+        self._wrapped: list[tuple[Any, str, Any]] = []
+        self._ended = False
+        for name in _HOOKS:
+            for owner in (trainer.datamodule, trainer.lightning_module):  # type: ignore[attr-defined]
+                if owner is not None and is_overridden(name, owner):
+                    self._wrapped.append((owner, name, vars(owner).get(name)))
+                    setattr(owner, name, self._seeded(getattr(owner, name), name))
+
+    def transfer(self, batch: Any) -> Any:
+        """Take a loader's batch the way of a training batch, up to the training step."""
+        trainer = self._trainer
+        batch = trainer.precision_plugin.convert_input(batch)
+        batch = trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
+        return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+
+    def end(self) -> None:
+        """Put the trainer's source and the hooks back, once: a later fit may have put its own there."""
+        if self._ended:
+            return
+        self._ended = True
+        self._trainer.fit_loop._data_source = self._source
+        for owner, name, own in reversed(self._wrapped):
+            vars(owner).pop(name, None)
+            if own is not None:  # the user's, set on the object itself
+                setattr(owner, name, own)
+
+    def _seeded(self, hook: Callable[..., Any], name: str) -> Callable[..., Any]:
+        """A transfer hook that draws what it drew when the batch was recorded."""
+
+        @functools.wraps(hook)
+        def seeded(batch: Any, dataloader_idx: int = 0) -> Any:
+            keys = self._current() if self._trainer.training else None
+            if keys is None:
+                return hook(batch, dataloader_idx)
+            device: torch.device = self._trainer.strategy.root_device
+            with restored_generators(device):
+                seed_generators(batch_seed(self._seed, keys, name), device)
+                return hook(batch, dataloader_idx)
+
+        return seeded

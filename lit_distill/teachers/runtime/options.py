@@ -1,0 +1,81 @@
+"""How a frozen teacher is run on training batches: its precision, its layout, its size of batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from lit_distill.utils.arguments import check_choice, check_flag, check_whole
+
+Precision = Literal["32", "bf16", "fp16", "int8", "int8_dynamic"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+
+@dataclass(frozen=True)
+class TeacherRuntime:
+    """How a frozen teacher answers training batches: on a copy prepared for speed.
+
+    The network itself stays as it is: evaluation, checks and checkpoints know nothing of the copy. Layers are read
+    by the same references in every precision. Which option pays depends on the machine; all can be combined but those
+    named under Raises.
+
+    Attributes:
+        precision: ``32`` is the module's own type, and follows the Trainer's precision. The others keep their own:
+            ``bf16`` and ``fp16`` cast the copy; ``int8`` quantises weights and activations by PyTorch's FX graph mode,
+            calibrated on a few training batches (CPU alone; the network must be traceable); ``int8_dynamic`` quantises
+            the weights of linear and recurrent layers (CPU alone; any network). Logits come back in float32.
+        channels_last: Keep images and convolutions in the NHWC layout.
+        fold_batch_norm: Fold each BatchNorm into the convolution or linear layer before it; the values are equal to
+            rounding. Pairs that a criterion or another hook reads are left as they are.
+        compile: Run the copy through ``torch.compile``. A batch smaller than the usual one runs eagerly, so that it
+            compiles nothing.
+        batch_size: Most samples at a time; a larger training batch is run in parts. None runs it whole.
+        own_stream: On CUDA, run the copy beside the student on a stream of its own; elsewhere it does nothing.
+
+    Raises:
+        ValueError: An option is out of range, or would do nothing beside another: ``int8`` with ``fold_batch_norm``
+            (which it contains), either int8 with ``compile`` or ``own_stream``.
+    """
+
+    precision: Precision = "32"
+    channels_last: bool = False
+    fold_batch_norm: bool = False
+    compile: bool = False
+    batch_size: int | None = None
+    own_stream: bool = False
+
+    def __post_init__(self) -> None:
+        check_choice("the teacher's precision", self.precision, PRECISIONS)
+        if self.batch_size is not None:
+            object.__setattr__(self, "batch_size", check_whole("the teacher's batch_size", self.batch_size, least=1))
+        for name in ("channels_last", "fold_batch_norm", "compile", "own_stream"):
+            check_flag(name, getattr(self, name))
+        if self.precision == "int8" and self.fold_batch_norm:
+            raise ValueError("precision 'int8' folds every BatchNorm by itself; leave fold_batch_norm False.")
+        for option, asked in {"compile": self.compile, "own_stream": self.own_stream}.items():
+            if self.quantised and asked:
+                raise ValueError(
+                    f"{option} does nothing for a teacher in {self.precision!r}: PyTorch's quantised layers are compiled "
+                    f"already and run on the CPU alone; leave {option} False, or use precision 'bf16'."
+                )
+
+    @property
+    def quantised(self) -> bool:
+        """Weights are int8."""
+        return self.precision in ("int8", "int8_dynamic")
+
+    @property
+    def calibrated(self) -> bool:
+        """Needs training batches before it can be made."""
+        return self.precision == "int8"
+
+    def describe(self) -> str:
+        """The options that are on, in a few words."""
+        named = {
+            "channels last": self.channels_last,
+            "BatchNorm folded": self.fold_batch_norm,
+            "compiled": self.compile,
+            f"{self.batch_size} samples at a time": self.batch_size is not None,
+            "own stream": self.own_stream,
+        }
+        return ", ".join([self.precision, *(name for name, chosen in named.items() if chosen)])

@@ -1,0 +1,215 @@
+"""A network in int8: a traced graph that gives the logits and the layers that are read."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from lit_distill.batch.batch import Inputs, call_model, positions_and_names, tensors_of
+from lit_distill.capture.capture import Capture
+from lit_distill.capture.hooks import select_tensor
+from lit_distill.outputs import Outputs
+from lit_distill.utils.names import chosen_call, hook_key, layer_path
+
+Read = Callable[[Inputs], Outputs]
+
+_MOST_FAR = 0.3
+_BACKENDS = ("x86", "onednn", "qnnpack")
+
+
+def quantise(capture: Capture, batches: Sequence[Inputs], needs_logits: bool = True) -> Read:
+    """Quantise weights and activations (PyTorch's post-training static quantisation, FX graph mode).
+
+    Args:
+        capture: The float32 network and its layers, on the CPU and in eval mode; it stays as it is.
+        batches: Training batches that the ranges of the activations are read from.
+        needs_logits: Whether the logits are read; without them, what comes after the last layer is left out.
+
+    Returns:
+        What gives the outputs for inputs: logits and features in float32.
+
+    Raises:
+        ValueError: The network is not on the CPU, cannot be traced or cannot be quantised, or the traced graph
+            computes something else; or the int8 outputs are more than 30 % away from the float32 ones.
+    """
+    _refuse_other_devices(capture.model)
+    try:
+        graph = _trace(capture, batches[0], needs_logits)
+        _check_equal(capture, graph, batches[0])
+    except Exception as error:
+        raise _refusal(capture.model, "cannot be traced by torch.fx", error) from error
+    try:
+        converted = _convert(graph, batches)
+        _check_near(capture, converted, batches[0])
+    except Exception as error:
+        raise _refusal(capture.model, "cannot be quantised", error) from error
+    return lambda inputs: _answer(capture, converted, inputs)
+
+
+def quantise_dynamically(model: nn.Module) -> None:
+    """Quantise, in place, the weights of linear and recurrent layers; the module's structure stays.
+
+    Raises:
+        ValueError: The network is not on the CPU.
+    """
+    _refuse_other_devices(model)
+    layers = {nn.Linear, nn.LSTM, nn.GRU, nn.LSTMCell, nn.GRUCell, nn.RNNCell}
+    with _quietly():
+        from torch.ao.quantization import quantize_dynamic
+
+        quantize_dynamic(model, layers, inplace=True)  # type: ignore[no-untyped-call]
+
+
+def _refuse_other_devices(model: nn.Module) -> None:
+    device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+    if device.type != "cpu":
+        raise ValueError(
+            f"PyTorch's int8 layers run on the CPU alone, and the teacher is on {device}; use precision 'bf16' there."
+        )
+
+
+def _refusal(model: nn.Module, what: str, error: Exception) -> ValueError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return ValueError(
+        f"the teacher {type(model).__name__} {what}, so it cannot run in 'int8' ({reason}). Use precision "
+        "'int8_dynamic' (networks of linear layers), 'bf16', or '32' with compile."
+    )
+
+
+class _ReadingTracer(fx.Tracer):
+    """Remembers what enters and leaves the wanted modules, which the traced graph no longer has."""
+
+    def __init__(self, wanted: Mapping[int, list[str]], clone: set[str], inputs: Inputs) -> None:
+        super().__init__()
+        self.wanted, self.clone, self.inputs = wanted, clone, inputs
+        self.calls: dict[str, list[Any]] = {}
+
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
+        # An argument that the inputs leave out keeps its default: a symbol in its place would take the other branch
+        # of an `if mask is not None`.
+        given = _given_arguments(self.root, self.inputs)
+        arguments = [
+            self.create_proxy("placeholder", name, (), {}) if name in given else parameter.default
+            for name, parameter in inspect.signature(self.root.forward).parameters.items()
+            if parameter.kind == inspect.Parameter.POSITIONAL_OR_KEYWORD
+        ]
+        return root_fn, [self.root, *arguments]
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        keys = self.wanted.get(id(m), [])
+        for key in keys:
+            if key.endswith(":input"):
+                self._remember(key, _first_proxy([*args, *kwargs.values()]))
+        output = super().call_module(m, forward, args, kwargs)
+        for key in keys:
+            if not key.endswith(":input"):
+                self._remember(key, output if isinstance(output, fx.Proxy) else _first_proxy(output))
+        return output
+
+    def _remember(self, key: str, value: Any) -> None:
+        self.calls.setdefault(key, []).append(value.clone() if key in self.clone else value)
+
+
+def _first_proxy(value: Any) -> fx.Proxy:
+    values = value.values() if isinstance(value, Mapping) else value
+    return next(item for item in values if isinstance(item, fx.Proxy))
+
+
+def _trace(capture: Capture, inputs: Inputs, needs_logits: bool) -> fx.GraphModule:
+    """The network as a graph that returns ``(what it returned or None, features by reference)``."""
+    model = capture.model
+    modules = dict(model.named_modules(remove_duplicate=False))
+    wanted: dict[int, list[str]] = {}
+    for key in dict.fromkeys(map(hook_key, capture.layers)):
+        wanted.setdefault(id(modules[layer_path(key)]), []).append(key)
+    tracer = _ReadingTracer(wanted, capture.overwritten, inputs)
+    graph = tracer.trace(model)
+    features = {layer: tracer.calls[hook_key(layer)][chosen_call(layer) or 0].node for layer in capture.layers}
+    (end,) = [node for node in graph.nodes if node.op == "output"]
+    end.args = ((end.args[0] if needs_logits else None, features),)
+    traced = fx.GraphModule(model, graph)
+    if not needs_logits:
+        graph.eliminate_dead_code()
+    traced.recompile()
+    return traced.eval()
+
+
+def _given_arguments(model: nn.Module, inputs: Inputs) -> set[str]:
+    """Names of the model's arguments that the inputs fill."""
+    arguments, keywords = positions_and_names(inputs)
+    signature = inspect.signature(model.forward)
+    usual = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    given = set(signature.bind(*arguments, **keywords).arguments)
+    unusual = [name for name, parameter in signature.parameters.items() if name in given and parameter.kind != usual]
+    if unusual:
+        raise ValueError(f"its forward takes {', '.join(unusual)} by a star or by keyword alone")
+    return given
+
+
+def _check_equal(capture: Capture, traced: nn.Module, inputs: Inputs) -> None:
+    expected, got = capture.run(inputs), _answer(capture, traced, inputs)
+    pairs = [(got.features[layer], expected.features[layer]) for layer in capture.layers]
+    pairs += [(got.logits, expected.logits)] if got.logits.numel() else []
+    if not all(a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in pairs):
+        raise ValueError("its traced graph computes other values: its forward pass depends on its inputs")
+
+
+def _check_near(capture: Capture, converted: nn.Module, inputs: Inputs) -> None:
+    expected, got = capture.run(inputs), _answer(capture, converted, inputs)
+    pairs = {f"layer {layer!r}": (got.features[layer], expected.features[layer]) for layer in capture.layers}
+    if got.logits.numel():
+        pairs["the logits"] = (got.logits, expected.logits)
+    for name, (quantised, floating) in pairs.items():
+        far = float((quantised - floating).norm() / floating.norm().clamp_min(1e-12))
+        if not far <= _MOST_FAR:
+            raise ValueError(f"{name} would be {far:.0%} away from float32 on the calibration samples")
+
+
+def _answer(capture: Capture, graph: nn.Module, inputs: Inputs) -> Outputs:
+    raw, found = call_model(graph, inputs)
+    features = {layer: _as_float(select_tensor(value)) for layer, value in found.items()}
+    outputs = capture.arrange(raw, features)
+    return outputs if raw is not None else replace(outputs, logits=next(iter(features.values())).new_zeros(0))
+
+
+def _as_float(value: Tensor | None) -> Tensor:
+    assert value is not None
+    return value.dequantize() if value.is_quantized else value
+
+
+def _convert(traced: fx.GraphModule, batches: Sequence[Inputs]) -> nn.Module:
+    with _quietly():
+        try:
+            from torch.ao.quantization import get_default_qconfig_mapping
+            from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
+        except ImportError as error:
+            raise ValueError("this PyTorch has no torch.ao.quantization.quantize_fx any more") from error
+        engine = next((name for name in _BACKENDS if name in torch.backends.quantized.supported_engines), None)
+        if engine is None:
+            raise ValueError("this build of PyTorch has no int8 kernels")
+        before = torch.backends.quantized.engine
+        torch.backends.quantized.engine = engine
+        try:
+            prepared = prepare_fx(traced, get_default_qconfig_mapping(engine), tuple(tensors_of(batches[0])))
+            for inputs in batches:
+                call_model(prepared, inputs)
+            converted: nn.Module = convert_fx(prepared)
+        finally:
+            torch.backends.quantized.engine = before
+    return converted
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"torch\.ao\..*")
+        warnings.filterwarnings("ignore", message=".*torch.ao.quantization.*")
+        warnings.filterwarnings("ignore", message=".*(observer|reduce_range|TypedStorage|must run observer).*")
+        yield

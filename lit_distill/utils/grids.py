@@ -1,0 +1,99 @@
+"""Tokens and maps: one read as the other, and brought to another size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_MAX_PREFIX_TOKENS = 8
+
+
+def feature_kind(shape: Sequence[int]) -> str:
+    """Name a feature by its number of dimensions.
+
+    Args:
+        shape: With the batch: ``[B, D]`` vector, ``[B, N, D]`` tokens, ``[B, C, H, W]`` map, ``[B, C, D, H, W]`` volume.
+
+    Raises:
+        ValueError: Another number of dimensions.
+    """
+    kinds = {2: "vector", 3: "tokens", 4: "map", 5: "volume"}
+    if len(shape) not in kinds:
+        raise ValueError(
+            f"a feature of shape {list(shape)} is neither a vector [B, D], tokens [B, N, D], a map [B, C, H, W] nor a volume "
+            "[B, C, D, H, W]."
+        )
+    return kinds[len(shape)]
+
+
+def resize_map(feature: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Bring a map ``[B, C, H, W]``, or a volume, to ``size``: pooled where larger, interpolated where smaller."""
+    if tuple(feature.shape[2:]) == tuple(size):
+        return feature
+    volume = len(size) == 3
+    if all(have >= want for have, want in zip(feature.shape[2:], size, strict=True)):
+        if volume:
+            return F.adaptive_avg_pool3d(feature, (size[0], size[1], size[2]))
+        return F.adaptive_avg_pool2d(feature, (size[0], size[1]))
+    return F.interpolate(feature, size=list(size), mode="trilinear" if volume else "bilinear", align_corners=False)
+
+
+def split_grid(tokens: int) -> tuple[int, int] | None:
+    """Read a number of tokens as ``prefix + side * side``; None where it is no square grid."""
+    side = math.isqrt(tokens)
+    prefix = tokens - side * side
+    return (prefix, side) if side > 1 and prefix <= _MAX_PREFIX_TOKENS else None
+
+
+def tokens_to_map(feature: Tensor, size: Sequence[int] = ()) -> Tensor:
+    """Lay tokens ``[B, N, D]`` out as a map ``[B, D, side, side]``; prefix tokens are dropped.
+
+    Args:
+        feature: The tokens.
+        size: Of the map to be made of it in the end; tokens of as many positions have its grid, oblong or of a volume.
+
+    Raises:
+        ValueError: ``N`` is neither the positions of ``size`` nor a square plus at most 8 prefix tokens.
+    """
+    count = feature.shape[1]
+    if count == 1:
+        return feature.transpose(1, 2).reshape(len(feature), -1, *[1] * max(len(size), 2))
+    prefix = count - math.prod(size) if size else -1
+    if 0 <= prefix <= _MAX_PREFIX_TOKENS:
+        return feature[:, prefix:].transpose(1, 2).reshape(len(feature), -1, *size)
+    grid = split_grid(count) if len(size) < 3 else None
+    if grid is None:
+        raise ValueError(f"{feature.shape[1]} tokens are no square grid; a map cannot be made of them.")
+    prefix, side = grid
+    grid_tokens = feature[:, prefix:].transpose(1, 2)
+    return grid_tokens.reshape(*grid_tokens.shape[:2], side, side)
+
+
+def map_to_tokens(feature: Tensor, count: int) -> Tensor:
+    """Read a map ``[B, C, H, W]``, or a volume, as ``count`` tokens ``[B, count, C]``; its mean fills prefix tokens."""
+    tokens = feature.flatten(2).transpose(1, 2)
+    prefix = count - tokens.shape[1]
+    if 0 <= prefix <= _MAX_PREFIX_TOKENS:  # its own grid, oblong or square
+        return torch.cat([tokens.mean(1, keepdim=True).expand(-1, prefix, -1), tokens], dim=1) if prefix else tokens
+    grid = split_grid(count)
+    if grid is None:
+        return resize_tokens(feature.flatten(2).transpose(1, 2), count)
+    prefix, side = grid
+    if feature.dim() > 4:  # a volume's positions are no square
+        return resize_tokens(feature.flatten(2).transpose(1, 2), count)
+    tokens = resize_map(feature, (side, side)).flatten(2).transpose(1, 2)
+    return torch.cat([tokens.mean(1, keepdim=True).expand(-1, prefix, -1), tokens], dim=1)
+
+
+def resize_tokens(feature: Tensor, count: int) -> Tensor:
+    """Resize tokens as a grid where both counts show prefix tokens (images), else along the sequence."""
+    if feature.shape[1] == count:
+        return feature
+    have, want = split_grid(feature.shape[1]), split_grid(count)
+    if have is not None and want is not None and have[0] and want[0]:
+        return map_to_tokens(tokens_to_map(feature), count)
+    return F.interpolate(feature.transpose(1, 2), size=count, mode="linear").transpose(1, 2)

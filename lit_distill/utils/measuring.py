@@ -1,0 +1,113 @@
+"""Steps whose losses are differentiated more than once: gradients that are measured, or kept apart.
+
+PyTorch promises no more of a compiled network's backward pass than that it runs once. On CPUs with AMX a graph compiled in the
+channels-last layout under bfloat16 autocast has given another, wrong gradient each time that it was run again, and nothing
+said so. So nothing here is differentiated twice through a compiled network: the steps that need it run eagerly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from lit_distill.utils.compiling import eagerly
+from lit_distill.utils.graph import nodes_behind
+from lit_distill.utils.notices import tell
+
+
+class Measured:
+    """Has compiled networks run eagerly in the training steps that are differentiated more than once.
+
+    Attributes:
+        now: Whether the present step is.
+    """
+
+    def __init__(self) -> None:
+        self.now = False
+        self._whole = ExitStack()
+
+    def begin(self, now: bool, whole: bool) -> None:
+        """Begin a training step.
+
+        Args:
+            now: Whether it will be differentiated more than once.
+            whole: The step itself is compiled, so that all of it has to run eagerly; the student and the criteria alone if
+                not.
+        """
+        self.end()
+        self.now = now
+        if now and whole:
+            self._whole.enter_context(eagerly())
+
+    def end(self) -> None:
+        """End a step, or what is left of one."""
+        self.now = False
+        self._whole.close()
+
+    @contextmanager
+    def eagerly(self) -> Iterator[None]:
+        """What to run the student and the criteria in."""
+        # Not in a step that is compiled itself: the stance may not change there, and was set before it began.
+        if not self.now or torch.compiler.is_compiling():
+            yield
+            return
+        with eagerly():
+            yield
+
+
+@contextmanager
+def kept_buffers(network: nn.Module, but: nn.Module) -> Iterator[None]:
+    """Put a network's buffers back: under gradient checkpointing a backward pass runs its layers, BatchNorm too, once more.
+
+    Args:
+        network: The network that is differentiated.
+        but: Its part that may change.
+    """
+    free = {id(buffer) for buffer in but.buffers()}
+    kept = [(buffer, buffer.detach().clone()) for buffer in network.buffers() if id(buffer) not in free]
+    yield
+    for buffer, before in kept:
+        buffer.data.copy_(before)  # by `data`: the step's own backward pass is yet to come, and counts versions
+
+
+def gradients_of(value: Tensor, parameters: Sequence[Tensor], who: str) -> tuple[Tensor | None, ...]:
+    """A value's gradients beside the step's own backward pass; its graph and the random state are kept.
+
+    Args:
+        value: A scalar with a gradient.
+        parameters: What it is differentiated for; None stands for those that it does not reach.
+        who: What wants to know, for the message.
+
+    Raises:
+        RuntimeError: The gradient goes through a compiled function, which may give another one each time.
+    """
+    if through_compiled(value):
+        raise RuntimeError(
+            f"{who} differentiates the losses of a step more than once, and they went through a function that torch.compile "
+            "made, whose second gradient cannot be trusted. Run the student and the criteria under "
+            "torch.compiler.set_stance('force_eager') in these steps, as the modules of lit_distill and Distill do, or do not "
+            "compile them."
+        )
+    devices = {parameter.device for parameter in parameters if parameter.device.type == "cuda"}
+    with torch.random.fork_rng(devices=list(devices)):
+        return torch.autograd.grad(value, list(parameters), retain_graph=True, allow_unused=True)
+
+
+def through_compiled(*values: Tensor) -> bool:
+    """Whether the gradient of one of the values goes through a compiled function."""
+    for node in nodes_behind(values):
+        made_by = getattr(node, "_forward_cls", None)
+        if made_by is not None and made_by.__module__.startswith("torch._functorch"):
+            return True
+    return False
+
+
+def tell_of_eager_steps() -> None:
+    """Say that a student that was compiled by hand gains nothing under an optimizer that differentiates twice."""
+    tell(
+        "DOT differentiates each step twice, and the second gradient of a compiled network cannot be trusted: the student runs "
+        "in training as if it were not compiled."
+    )

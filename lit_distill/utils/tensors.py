@@ -1,0 +1,41 @@
+"""The tensors of a network, by name, and how many of their values are no numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from lit_distill.utils.names import listed
+
+
+def not_finite(network: nn.Module) -> str | None:
+    """Say which weights and buffers of a network hold NaN or infinity; None where none does.
+
+    Args:
+        network: The network.
+    """
+    found = [name for name, tensor in named_tensors(network) if count_where(tensor, is_no_number)]
+    return f"has weights that are not finite: {listed(found)}" if found else None
+
+
+def named_tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield the parameters and buffers that exist already."""
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        if not is_lazy(tensor):
+            yield name, tensor
+
+
+def count_where(tensor: Tensor, test: Callable[[Tensor], Tensor]) -> int:
+    """Count the values of a float tensor that pass ``test``; 0 for one that holds none yet."""
+    usable = tensor.is_floating_point() and not is_lazy(tensor) and tensor.layout == torch.strided
+    if not usable or tensor.device.type == "meta":
+        return 0
+    return int(test(tensor.detach()).sum())
+
+
+def is_no_number(tensor: Tensor) -> Tensor:
+    """Mark NaN and infinity."""
+    return ~torch.isfinite(tensor)
