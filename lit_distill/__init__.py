@@ -31,6 +31,9 @@ from lit_distill.modules import (
 )
 from lit_distill.outputs import Outputs
 from lit_distill.teachers import EMATeacher, FrozenTeacher, JointTeacher, RecordedTeacher, Teacher, TeacherRuntime
+from lit_distill.utils.moved import keep_old_paths
+
+keep_old_paths()
 
 __version__ = "0.1.0"
 

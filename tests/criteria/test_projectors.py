@@ -5,16 +5,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lit_distill.criteria.projectors import (
-    OrthogonalMap,
-    Projector,
-    ProjectorEnsemble,
-    feature_kind,
-    map_to_tokens,
-    resize_map,
-    split_grid,
-    tokens_to_map,
-)
+from lit_distill.criteria.projectors import OrthogonalMap, Projector, ProjectorEnsemble
+from lit_distill.utils.grids import feature_kind, map_to_tokens, resize_map, split_grid, tokens_to_map
 
 PAIRS = {
     "map, equal size, more channels": ((4, 3, 4, 4), (4, 6, 4, 4)),
