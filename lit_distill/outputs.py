@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NoReturn, cast
 
 import torch
@@ -74,7 +74,9 @@ class Outputs:
     @property
     def device(self) -> torch.device:
         """Where the tensors are."""
-        return next((tensor.device for tensor in self.tensors()), torch.device("cpu"))
+        if self.has_logits:
+            return self.logits.device
+        return next((tensor.device for tensor in self.features.values()), torch.device("cpu"))
 
     def tensors(self) -> list[Tensor]:
         """Logits, where there are some, and features."""
@@ -82,8 +84,9 @@ class Outputs:
 
     def detach(self) -> Outputs:
         """The same values, cut from the autograd graph."""
-        features = {name: feature.detach() for name, feature in self.features.items()}
-        return replace(self, logits=self.logits.detach() if self.has_logits else self.logits, features=features)
+        features = {name: feature.detach() for name, feature in self.features.items()} if self.features else {}
+        logits = self.logits.detach() if isinstance(self.logits, Tensor) else self.logits
+        return Outputs(logits, features, self.mask, self.sample_weight)
 
     def shapes(self) -> dict[str, Any]:
         """The shapes alone, as plain lists that a checkpoint can hold; ``[0]`` for logits that cannot be read."""

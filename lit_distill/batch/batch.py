@@ -69,7 +69,8 @@ class Batch:
     @property
     def size(self) -> int:
         """Number of samples in the batch; 1 where that cannot be told."""
-        return count_samples(self.inputs) or 1
+        inputs = self.inputs
+        return (len(inputs) if isinstance(inputs, Tensor) and inputs.dim() else count_samples(inputs)) or 1
 
 
 @dataclass(frozen=True)
@@ -208,6 +209,8 @@ def _samples_of(entry: Any) -> int | None:
 
 def call_model(model: nn.Module, inputs: Inputs) -> Any:
     """Call a model as its inputs ask: ``model(x)``, ``model(**x)``, ``model(*x)`` or with both."""
+    if isinstance(inputs, Tensor):
+        return model(inputs)
     positional, named = positions_and_names(inputs)
     return model(*positional, **named)
 

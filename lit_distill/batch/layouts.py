@@ -80,6 +80,13 @@ class Layouts:
             self._chosen[_LOGITS] = placement
         return placement.arrange(logits)
 
+    def are_usual(self, logits: Tensor) -> bool:
+        """Whether logits are known to be ``[B, C]``, as criteria see them, so that nothing is to be arranged."""
+        placement = self._chosen.get(_LOGITS)
+        if placement is None or self._evidence is not None:
+            return False
+        return placement.dims == logits.dim() == 2 and not logits.is_nested
+
     def arrange_target(self, target: Tensor, logits: Tensor) -> Tensor:
         """Labels of the logits' own shape (class probabilities, one-hot rows, numbers) in the layout of the logits.
 

@@ -53,6 +53,9 @@ class BatchReader:
         self.labels_like: Tensor | None = None  # of several loaders, for those without
         self._numbers, self._partial = numbers, False
         self.labels_are_read = labels_are_read
+        nothing_told = not format_.tells_of_batches and not format_.shift_labels and format_.missing_label is None
+        nothing_named = format_.input_key is None and format_.target_key is None and not format_.unused
+        self._takes_pairs = nothing_told and nothing_named and labels_are_read and inputs_are_read and not numbers
         self._student, self._teacher = signature_of(student), signature_of(teacher)
         self._names = {"student": type(student).__name__, "teacher": type(teacher).__name__}
 
@@ -62,6 +65,10 @@ class BatchReader:
         Raises:
             ValueError: It can be read in no way or in several; the message says how to tell.
         """
+        if self._takes_pairs and type(batch) in (tuple, list) and len(batch) == 2:
+            inputs, target = batch
+            if isinstance(inputs, Tensor) and isinstance(target, Tensor):
+                return Batch(inputs, target)  # the plain case; with all else, who gets which entry is found out
         return self.read_with_roles(batch)[0]
 
     def read_part(self, batch: Any) -> Batch:

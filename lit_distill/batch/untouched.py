@@ -23,16 +23,15 @@ from lit_distill.utils.bits import value_digest
 _CLOSELY: ContextVar[bool] = ContextVar("closely", default=False)
 _PLAIN = (str, bytes, bool, int, float, complex, type(None))
 _DEPTH = 6  # objects may refer to each other in a circle
-_READ_BY_CRITERIA = {
-    "target": "labels",
-    "mask": "mask",
-    "lengths": "lengths",
-    "sample_weight": "sample weights",
-}
+
+
+def values_are_compared() -> bool:
+    """Whether watches that begin now compare values."""
+    return _CLOSELY.get()
 
 
 @contextmanager
-def looking_closely() -> Iterator[None]:
+def comparing_values() -> Iterator[None]:
     """Compare values too, in the watches that begin meanwhile."""
     token = _CLOSELY.set(True)
     try:
@@ -81,10 +80,9 @@ class Watch:
     def __init__(self, values: Mapping[str, Any], closely: bool = False) -> None:
         self._values = values
         self._closely = closely or _CLOSELY.get()
-        flat = (
-            None if self._closely else _flat(values)
-        )  # most batches; of which no path is needed as long as all is well
-        self._counts = None if flat is None else [(tensor, _version(tensor)) for tensor in flat]
+        flat = None if self._closely else _flat(values)
+        # Most batches; no path is needed as long as nothing was written to.
+        self._counts = None if flat is None else [(t, None if t.is_inference() else t._version) for t in flat]
         self._leaves = {} if flat is not None else {path: self._seen(leaf) for path, leaf in _leaves_of(values)}
         self.stirred = False
 
@@ -99,7 +97,8 @@ class Watch:
             written: Count a tensor that was written to and holds what it held.
         """
         if self._counts is not None:
-            return self._written()
+            wrote = any(version is not None and tensor._version != version for tensor, version in self._counts)
+            return self._written() if wrote else []
         now = dict(_leaves_of(self._values))
         found = []
         for path, leaf in self._leaves.items():
@@ -115,8 +114,6 @@ class Watch:
         """The tensors that were written to, of values that hold tensors where no network can replace them."""
         assert self._counts is not None
         written = {id(tensor) for tensor, version in self._counts if _version(tensor) != version}
-        if not written:
-            return []
         leaves = _leaves_of(self._values)
         return [Change(path, "changed in place", (leaf, leaf)) for path, leaf in leaves if id(leaf) in written]
 
@@ -235,7 +232,7 @@ class Guard:
         if key in self._looked:
             return nullcontext()
         self._looked.add(key)
-        return looking_closely()
+        return comparing_values()
 
     def forget(self) -> None:
         """Look closely again at what was met."""
@@ -253,16 +250,8 @@ class Guard:
         Raises:
             ValueError: It does.
         """
-        watch = self.watch(read_after_student(data, teacher))
+        watch = Watch(_readings(data, data.for_teacher if teacher else None), self._closely)
         yield
-        self.check_student(watch, name)
-
-    def check_student(self, watch: Watch, name: str) -> None:
-        """Refuse a student that has changed what is read after it.
-
-        Raises:
-            ValueError: It has.
-        """
         changed = self.changes(watch)
         if changed:
             raise ValueError(
@@ -281,20 +270,22 @@ class Guard:
         Raises:
             ValueError: It does.
         """
-        watch = self.watch({"inputs": data.inputs, **_for_criteria(data)})
+        watch = Watch(_readings(data, data.inputs), self._closely)
         yield
         changed = self.changes(watch, training)
         if changed:
             raise ValueError(refusal(f"the teacher {name}", changed, "the student and the criteria read it too"))
 
 
-def read_after_student(data: Batch, teacher: bool) -> dict[str, Any]:
-    """What of a batch is read after the student has run: by the teacher, where there is one, and by the criteria."""
-    return {**({"inputs": data.for_teacher} if teacher else {}), **_for_criteria(data)}
-
-
-def _for_criteria(data: Batch) -> dict[str, Any]:
-    found = {name: getattr(data, entry) for entry, name in _READ_BY_CRITERIA.items()}
+def _readings(data: Batch, inputs: Any) -> dict[str, Any]:
+    """What the other network and the criteria read of a batch, by what a message calls it."""
+    found = {
+        "inputs": inputs,
+        "labels": data.target,
+        "mask": data.mask,
+        "lengths": data.lengths,
+        "sample weights": data.sample_weight,
+    }
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -316,7 +307,7 @@ def refusal(who: str, changed: Sequence[Change], why: str) -> str:
 
 @contextmanager
 def leaves_alone(values: Mapping[str, Any]) -> Iterator[None]:
-    """Refuse a criterion that changes meanwhile what the others read; while looking closely alone, as it costs a comparison.
+    """Refuse a criterion that changes, in the block, what the others read.
 
     Args:
         values: What it is given, by name.
@@ -324,9 +315,9 @@ def leaves_alone(values: Mapping[str, Any]) -> Iterator[None]:
     Raises:
         ValueError: It changes that.
     """
-    watch = Watch(values) if _CLOSELY.get() else None
+    watch = Watch(values, closely=True)
     yield
-    changed = watch.changes() if watch is not None else []
+    changed = watch.changes()
     if changed:
         shown = ", ".join(map(str, changed[:3]))
         raise ValueError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -273,22 +273,23 @@ class Listener:
             vars(root).update(before)
 
     def read(
-        self, call: Call, mask: Tensor | None = None, *, calibrate: bool = False, reader: Inputs | None = None
+        self, call: Call, mask: Tensor | None = None, *, dry: bool = False, reader: Inputs | None = None
     ) -> Outputs:
         """The model's outputs in a call.
 
         Args:
             call: As ``listen`` gave it.
             mask: Passed on to the outputs.
-            calibrate: As in ``Capture.run``; without it, every layer must carry a gradient.
-            reader: What the teacher is called with; the call's inputs where None.
+            dry: Find layers that are overwritten in place; otherwise every layer must carry a gradient.
+            reader: What the teacher is called with; the call's inputs if None.
 
         Raises:
             ValueError: The student changed what the teacher is called with.
             RuntimeError: Something else changed it after the call; or as ``Capture.run`` does.
         """
         self._check_inputs(call, call.inputs if reader is None else reader)
-        return self.capture.read(call.raw, call.layers or {}, mask, calibrate=calibrate, need_grad=not calibrate)
+        with self.capture.finding_overwrites() if dry else nullcontext():
+            return self.capture.read(call.raw, call.layers or {}, mask, need_grad=not dry)
 
     def _check_inputs(self, call: Call, reader: Inputs) -> None:
         changed = [change for change in call.changed if change.concerns(reader)]

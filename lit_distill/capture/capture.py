@@ -56,6 +56,7 @@ class Capture:
         self.owner = owner
         self.layouts = Layouts(owner, layouts or {}, class_dim)
         self.store = Store()
+        self.finds_overwrites = False
         self.gradients_expected = True  # False where layers that are frozen are to be trained later
         self._handles: list[Any] = []
         inner, modules = uncompiled(model), self._modules()
@@ -81,7 +82,6 @@ class Capture:
         inputs: Inputs,
         mask: Tensor | None = None,
         *,
-        calibrate: bool = False,
         need_grad: bool = False,
         stop_early: bool = False,
     ) -> Outputs:
@@ -90,25 +90,53 @@ class Capture:
         Args:
             inputs: What the model takes.
             mask: Passed on to the outputs.
-            calibrate: Learn which layers a later in-place operation overwrites, and clone them from the
-                next pass on, instead of raising.
-            need_grad: Raise where a captured layer carries no gradient.
-            stop_early: Run no layer after the last one that is captured; the logits are then empty. A whole pass
-                with ``calibrate`` must have come before; a compiled model always runs to its end.
+            need_grad: Raise if a captured layer carries no gradient.
+            stop_early: Run no layer after the last one that is captured; the logits are then empty. ``dry_run`` must have
+                come before; a compiled model always runs to its end.
 
         Raises:
-            ValueError: The model failed on its inputs, where ``calibrate`` is set.
+            ValueError: The model failed on its inputs in a dry run.
             RuntimeError: A layer did not run, ran several times with no call chosen, gave no tensor, was
                 overwritten in place, or carries no gradient.
         """
-        if calibrate:
-            self.store.expected = 0
-        explaining = self._explaining(inputs) if calibrate else nullcontext()
-        with nullcontext() if self.layouts.known and not calibrate else self.observed(), explaining:
+        if self.layouts.known and not self.finds_overwrites:
             raw, calls = self._call(inputs, stop_early)
-        if calibrate and not is_compiled(self.model):
+        else:
+            raw, calls = self._first_call(inputs, stop_early)
+        return self.read(raw, calls, mask, need_grad=need_grad)
+
+    def dry_run(self, inputs: Inputs, mask: Tensor | None = None) -> Outputs:
+        """Run the model once before training: learn which layers a later in-place operation overwrites, and clone them then.
+
+        Args:
+            inputs: What the model takes.
+            mask: Passed on to the outputs.
+
+        Raises:
+            ValueError: The model failed on its inputs.
+        """
+        with self.finding_overwrites():
+            return self.run(inputs, mask)
+
+    @contextmanager
+    def finding_overwrites(self) -> Iterator[None]:
+        """Make every forward pass in the block a dry run."""
+        self.finds_overwrites = True
+        try:
+            yield
+        finally:
+            self.finds_overwrites = False
+
+    def _first_call(self, inputs: Inputs, stop_early: bool) -> tuple[Any, LayerCalls]:
+        """Call the model, and find out the layouts and how many layers run."""
+        dry = self.finds_overwrites
+        if dry:
+            self.store.expected = 0
+        with self.observed(), self._explaining(inputs) if dry else nullcontext():
+            raw, calls = self._call(inputs, stop_early)
+        if dry and not is_compiled(self.model):
             self.store.expected = sum(map(len, calls.values()))
-        return self.read(raw, calls, mask, calibrate=calibrate, need_grad=need_grad)
+        return raw, calls
 
     def read(
         self,
@@ -116,7 +144,6 @@ class Capture:
         calls: LayerCalls,
         mask: Tensor | None = None,
         *,
-        calibrate: bool = False,
         need_grad: bool = False,
     ) -> Outputs:
         """The outputs of a forward pass.
@@ -125,13 +152,14 @@ class Capture:
             raw: What the model returned.
             calls: What its hooks read.
             mask: As in ``run``.
-            calibrate: As in ``run``.
             need_grad: As in ``run``.
 
         Raises:
             RuntimeError: As in ``run``.
         """
-        features = {layer: self._pick(layer, calls, calibrate) for layer in self.layers}
+        if not self.layers and self.output_key is None and isinstance(raw, Tensor) and self.layouts.are_usual(raw):
+            return Outputs(raw, {}, mask)
+        features = {layer: self._pick(layer, calls) for layer in self.layers}
         if need_grad and self.gradients_expected:
             self._check_gradients(features)
         return self.arrange(raw, features, mask)
@@ -200,7 +228,10 @@ class Capture:
         store.calls, store.recording, store.stop = {}, True, stop_early and store.expected > 0
         raw: Any = _STOPPED
         try:
-            with self.muted(), _dense_encoders(bool(self.layers)):
+            if self.layers or self._lightning:
+                with self.muted(), _dense_encoders(bool(self.layers)):
+                    raw = call_model(self.model, inputs)
+            else:
                 raw = call_model(self.model, inputs)
         except AllRead:
             pass
@@ -209,7 +240,7 @@ class Capture:
             calls, store.calls = store.calls, {}
         return raw, calls
 
-    def _pick(self, layer: str, calls: LayerCalls, calibrate: bool) -> Tensor:
+    def _pick(self, layer: str, calls: LayerCalls) -> Tensor:
         key = hook_key(layer)
         made = calls.get(key, [])
         if not made:
@@ -238,10 +269,10 @@ class Capture:
                 "only there when the model is built with attn_implementation='eager'."
             )
         if version is not None and not value.is_inference() and value._version != version:
-            if not calibrate:
+            if not self.finds_overwrites:
                 raise RuntimeError(
                     f"the {self.owner}'s layer {layer!r} was overwritten in place after it ran "
-                    "(ReLU(inplace=True)?); capture the later layer, or call run(calibrate=True) once to clone it."
+                    "(ReLU(inplace=True)?); capture the later layer, or call dry_run once to clone it."
                 )
             self.store.clone.add(key)
         return value
@@ -278,7 +309,7 @@ class Capture:
 
     @property
     def overwritten(self) -> set[str]:
-        """The layers that a later in-place operation overwrites, as far as calibration found them."""
+        """The layers that a later in-place operation overwrites, as far as a dry run found them."""
         return self.store.clone
 
     def remove(self) -> None:

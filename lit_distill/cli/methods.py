@@ -23,7 +23,7 @@ from lit_distill.criteria.about import About
 from lit_distill.engine.distiller import Distiller
 from lit_distill.engine.weighted import WeightedCriteria
 from lit_distill.models import resnet20, resnet56
-from lit_distill.preflight.dry_run import Rehearsal
+from lit_distill.preflight.dry_run import DryRun
 from lit_distill.schedules import Schedule
 
 _PACKAGE = Path(__file__).parents[1]
@@ -125,7 +125,7 @@ def _rows_of(path: Path, timed: bool) -> list[Row]:
     distiller = _distiller(settings, criteria)
     few = _batch(2)
     with torch.no_grad():
-        Rehearsal(distiller).run(distiller.capture.run(few.inputs, calibrate=True), few)
+        DryRun(distiller).run(distiller.capture.dry_run(few.inputs), few)
     spent = None
     if timed and "optimizer" not in config:  # the time of an optimizer's own would be missing
         plain = _distiller({}, {"soft": SoftTarget()})
@@ -219,9 +219,9 @@ def step_time(distiller: Distiller, data: Batch, rounds: int = 3) -> float:
     best = float("inf")
     for _ in range(rounds):
         start = time.perf_counter()
-        answer = distiller.ask(data)
-        student = distiller.capture.run(data.inputs)
-        torch.autograd.backward(distiller.compare(student, answer(), data).total)
+        sides = distiller.run(data)
+        losses = distiller.criteria(sides.student, sides.teacher, sides.target, sides.parameters)
+        torch.autograd.backward(distiller.step_loss(losses, sides).total)
         best = min(best, time.perf_counter() - start)
         _clear(distiller.student, distiller.criteria)
     return best

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -12,24 +12,24 @@ from lit_distill.batch.batch import Target
 from lit_distill.criteria import Criterion
 
 
-class naming:
-    """Puts a criterion's name before what it refuses, or fails with."""
+def raise_named(name: str, criterion: Criterion, error: Exception) -> NoReturn:
+    """Raise an error of a criterion again, with the criterion's name before its message.
 
-    def __init__(self, name: str, criterion: Criterion) -> None:
-        self.label = f"criterion {name!r} ({type(criterion).__name__})"
+    Args:
+        name: The criterion's name.
+        criterion: The criterion.
+        error: What it raised; called where that is handled.
 
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        if not isinstance(error, Exception) or isinstance(error, (torch.OutOfMemoryError, FloatingPointError)):
-            return
-        if str(error).startswith("criterion "):
-            return
-        if isinstance(error, (ValueError, RuntimeError)):
-            own = RuntimeError if isinstance(error, RuntimeError) else ValueError
-            raise own(f"{self.label}: {error}") from error
-        raise ValueError(f"{self.label} failed: {type(error).__name__}: {error}") from error
+    Raises:
+        Exception: Always.
+    """
+    if isinstance(error, (torch.OutOfMemoryError, FloatingPointError)) or str(error).startswith("criterion "):
+        raise error
+    label = f"criterion {name!r} ({type(criterion).__name__})"
+    if isinstance(error, (ValueError, RuntimeError)):
+        own = RuntimeError if isinstance(error, RuntimeError) else ValueError
+        raise own(f"{label}: {error}") from error
+    raise ValueError(f"{label} failed: {type(error).__name__}: {error}") from error
 
 
 def check_value_of(name: str, criterion: Criterion, value: Any, device: torch.device) -> None:
@@ -79,7 +79,8 @@ def labels_for(name: str, criterion: Criterion, target: Target | None) -> Target
     if not criterion.needs_target and not isinstance(target, Mapping):
         return target
     if not isinstance(target, Mapping) or getattr(criterion, "takes_tasks", False):
-        _check_tensors(name, criterion, target)
+        if not isinstance(target, Tensor):
+            _check_tensors(name, criterion, target)
         return target
     if criterion.needs_target:
         raise ValueError(

@@ -6,8 +6,8 @@ A module that is a distillation and a callback that adds one to another module b
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lit_distill.batch.batch import Batch, BatchFormat, Inputs, Target
 from lit_distill.batch.positions import input_mask, settle
 from lit_distill.batch.reading import BatchReader
-from lit_distill.batch.untouched import Guard, read_after_student
+from lit_distill.batch.untouched import Guard
 from lit_distill.capture.capture import Capture, is_compiled
 from lit_distill.capture.formats import refuse_fixed_mode
 from lit_distill.engine import checks
@@ -33,12 +33,31 @@ from lit_distill.utils.measuring import Measured, kept_buffers, tell_of_eager_st
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """What a batch cost.
+class Sides:
+    """What the criteria compare for one batch, at the positions that count.
+
+    Attributes:
+        student: The student's outputs.
+        teacher: The teacher's, cut from its graph unless it follows the criteria.
+        target: The labels, by task if there are several; None without labels.
+        parameters: The student's that train, for a balance that needs them.
+        own_loss: The teacher's own loss, if it trains too.
+    """
+
+    student: Outputs
+    teacher: Outputs
+    target: Target | None
+    parameters: Sequence[nn.Parameter] = ()
+    own_loss: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class StepLoss:
+    """The loss of a training step.
 
     Attributes:
         losses: The criteria's.
-        own: The teacher's own loss, where it trains too.
+        own: The teacher's own, if it trains too.
     """
 
     losses: Losses
@@ -74,11 +93,11 @@ class Distiller:
         self.student = student
         self.criteria = criteria
         self.format = batch_format
-        self.teacher = as_teacher(teacher).serving(student) if teacher is not None else None
+        self.teacher = as_teacher(teacher).for_student(student) if teacher is not None else None
         if self.teacher is None:
             checks.no_teacher_needed(criteria)
         else:
-            self.teacher.bind(student)
+            self.teacher.set_student(student)
             checks.separate_networks(student, self.teacher.model)
         self.capture = Capture(
             student,
@@ -89,11 +108,13 @@ class Distiller:
             batch_format.class_dim,
         )
         if self.teacher is not None:
-            self.teacher.observe(criteria.teacher_layers, batch_format)
+            self.teacher.capture_layers(criteria.teacher_layers, batch_format)
         self.note = CheckpointNote()
         self.guard = Guard()
         self._at_start: NetworkState | None = None
         self.measured = Measured()
+        self._splits = False  # DOT trains
+        self._step_losses: list[Losses] = []  # of the present step, for DOT
 
     @property
     def reads_labels(self) -> bool:
@@ -116,61 +137,85 @@ class Distiller:
 
     # One batch -----------------------------------------------------------------------------------
 
-    def ask(self, data: Batch) -> Callable[[], Outputs]:
-        """Ask the teacher about a batch; what is returned gives its outputs once the student has run.
+    def run(self, data: Batch, within: AbstractContextManager[None] | None = None) -> Sides:
+        """Run both networks on a training batch, the student first.
 
-        That raises a ValueError where one of the two has changed what the other, or the criteria, read of the batch.
+        Args:
+            data: The batch.
+            within: Context of the student's forward pass.
+
+        Raises:
+            ValueError: A network changes what the other, or the criteria, read of the batch.
         """
-        watch = self.guard.watch(read_after_student(data, self.teacher is not None))
-        given = self.teacher.ask(data.for_teacher, input_mask(data)) if self.teacher is not None else Outputs.nothing
+        if self.teacher is not None:
+            self.teacher.prefetch(data.for_teacher, input_mask(data))
+        eagerly = self.measured.eagerly() if self.measured.now else nullcontext()
+        unchanged = self.guard.student_on(type(self.student).__name__, data, self.teacher is not None)
+        with unchanged, within or nullcontext(), eagerly:
+            student = self.capture.run(data.inputs, need_grad=True)
+        return self.sides(student, self.run_teacher(data), data)
 
-        def answer() -> Outputs:
-            self.guard.check_student(watch, type(self.student).__name__)
-            with self.watched_teacher(data):
-                return given()
+    def run_teacher(self, data: Batch) -> Outputs:
+        """Run the teacher on a training batch, after the student.
 
-        return answer
+        Args:
+            data: The batch.
 
-    def watched_teacher(self, data: Batch) -> AbstractContextManager[None]:
-        return (
-            self.guard.teacher_on(type(self.teacher.model).__name__, data, training=True)
-            if self.teacher is not None
-            else nullcontext()
-        )
+        Raises:
+            ValueError: It changes what the student or the criteria read of the batch.
+        """
+        if self.teacher is None:
+            return Outputs.nothing()
+        with self.guard.teacher_on(type(self.teacher.model).__name__, data, training=True):
+            return self.teacher(data.for_teacher, input_mask(data))
 
-    def compare(self, student: Outputs, teacher: Outputs, data: Batch) -> Comparison:
-        """Weigh the criteria for a batch's outputs, at the positions that count."""
-        settled = self.settled(student, teacher, data)
-        if not self.measured.now:
-            return self.weigh(*settled)
-        with self.measured.eagerly(), kept_buffers(self.student, but=self.criteria):
-            return self.weigh(*settled)
+    def sides(self, student: Outputs, teacher: Outputs, data: Batch) -> Sides:
+        """Bring both networks' outputs and the labels to the positions that count.
 
-    def hold_task_gradient(self, trainer: Trainer, losses: Sequence[Losses]) -> None:
-        """Hand a batch's task gradient to an optimizer that wants it apart; see ``optim.hold_task_gradient``."""
-        if not splits_gradients(trainer):
-            return
-        with kept_buffers(self.student, but=self.criteria):
-            hold_task_gradient(trainer, self.criteria, losses)
-
-    def settled(self, student: Outputs, teacher: Outputs, data: Batch) -> tuple[Outputs, Outputs, Target | None]:
-        """Both networks' outputs at the positions that count, and their labels."""
+        Args:
+            student: The student's outputs for the batch.
+            teacher: The teacher's.
+            data: The batch.
+        """
         data, student, settled = settle(data, self.format, student, teacher, self.capture.layouts)
         assert settled is not None
-        return student, settled, data.target
-
-    def weigh(self, student: Outputs, teacher: Outputs, target: Target | None) -> Comparison:
-        parameters = None
+        parameters: Sequence[nn.Parameter] = ()
         if self.criteria.balance is not None:
-            mine = set(map(id, self.criteria.parameters()))  # inside the student where that is a whole LightningModule
+            mine = set(map(id, self.criteria.parameters()))  # inside the student if that is a whole LightningModule
             parameters = [p for p in self.student.parameters() if p.requires_grad and id(p) not in mine]
         if self.teacher is None:
-            return Comparison(self.criteria(student, teacher, target, parameters))
-        own = self.teacher.own_loss(teacher, target)
-        seen = teacher if self.teacher.follows else teacher.detach()
-        return Comparison(self.criteria(student, seen, target, parameters), own)
+            return Sides(student, settled, data.target, parameters)
+        own = self.teacher.own_loss(settled, data.target)
+        return Sides(student, settled if self.teacher.follows else settled.detach(), data.target, parameters, own)
 
-    def figures(self, comparison: Comparison) -> dict[str, Tensor | float]:
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Run the criteria eagerly in the block, if this step is differentiated more than once."""
+        if not self.measured.now:
+            yield
+            return
+        with self.measured.eagerly(), kept_buffers(self.student, but=self.criteria):
+            yield
+
+    def step_loss(self, losses: Losses, sides: Sides) -> StepLoss:
+        """Add the teacher's own loss to the criteria's.
+
+        Args:
+            losses: The criteria's, for ``sides``.
+            sides: What they compared.
+        """
+        if self._splits:
+            self._step_losses.append(losses)
+        return StepLoss(losses, sides.own_loss)
+
+    def on_before_backward(self, trainer: Trainer) -> None:
+        """Hand the task's gradient of the step to an optimizer that wants it apart (``DOT``)."""
+        if self._splits:
+            losses, self._step_losses = self._step_losses, []
+            with kept_buffers(self.student, but=self.criteria):
+                hold_task_gradient(trainer, self.criteria, losses)
+
+    def logs(self, comparison: StepLoss) -> dict[str, Tensor | float]:
         """What to log of a batch beside its total."""
         logs = comparison.losses.named()
         del logs["loss"]
@@ -195,7 +240,7 @@ class Distiller:
             captures["teacher"] = self.teacher.capture
         return captures
 
-    def start(self, trainer: Trainer, module: LightningModule, unpack: Callable[[Any], Batch]) -> None:
+    def on_fit_start(self, trainer: Trainer, module: LightningModule, unpack: Callable[[Any], Batch]) -> None:
         """Begin a fit, before its training loader is made.
 
         Raises:
@@ -208,52 +253,52 @@ class Distiller:
         check_apart(trainer, self.criteria)
         owner = self.criteria.ownership
         owner.take(self.criteria.parts())
-        if splits_gradients(trainer) and (is_compiled(self.student) or steps_are_compiled(module)):
+        self._splits = splits_gradients(trainer)
+        if self._splits and (is_compiled(self.student) or steps_are_compiled(module)):
             tell_of_eager_steps()
         if self.teacher is not None:
             self._at_start = state_of(self.teacher.model)
             checks.same_on_every_rank(module, self._at_start.digest)
-            if not owner.loaded:
-                self.teacher.check_owner(owner.token)
-            self.teacher.trained_in = owner.token
-            self.teacher.attach(trainer, unpack)
+            self.teacher.set_owner(owner.token, resumed=owner.loaded)
+            self.teacher.on_fit_start(trainer, unpack)
 
-    def prepare(self, trainer: Trainer, read: Callable[[Any], Inputs]) -> None:
+    def on_train_start(self, trainer: Trainer, read: Callable[[Any], Inputs]) -> None:
         """Make ready what needs training batches, before the first one."""
         tell_of_late(trainer, self.criteria.schedules)
         if self.teacher is not None:
-            self.teacher.prepare(trainer, read)
+            self.teacher.on_train_start(trainer, read)
 
-    def begin_batch(self, trainer: Trainer, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, batch_idx: int) -> None:
         """Be told that a training batch begins."""
         self.criteria.advance(trainer.global_step, epochs_done(trainer, batch_idx))
         balance, weights = self.criteria.balance, self.criteria.weights
         due = balance is not None and balance.measures([name for name, weight in weights.items() if weight])
-        self.measured.begin(due or splits_gradients(trainer), steps_are_compiled(trainer.lightning_module))
+        self._step_losses = []
+        self.measured.begin(due or self._splits, steps_are_compiled(trainer.lightning_module))
         if self.teacher is not None:
-            self.teacher.begin_batch()
+            self.teacher.on_train_batch_start()
 
-    def end_batch(self, trainer: Trainer) -> None:
+    def on_train_batch_end(self, trainer: Trainer) -> None:
         """Be told that a training batch ended."""
         self.measured.end()
         if self.teacher is not None:
-            self.teacher.end_batch(self.student, trainer.global_step)
+            self.teacher.on_train_batch_end(self.student, trainer.global_step)
 
-    def finish(self) -> None:
+    def on_fit_end(self) -> None:
         """End a fit that reached its end: say so where the frozen teacher is not what it was."""
         teacher = self.teacher
         if teacher is not None and teacher.frozen and self._at_start is not None:
             tell_of_changes(teacher.model, self._at_start)
-        self.stop()
+        self.release()
 
-    def stop(self) -> None:
+    def release(self) -> None:
         """End a run: both networks are plain modules, until they are used again."""
         self.measured.end()
         self.capture.remove()
         self.guard.forget()
-        self._at_start = None
+        self._at_start, self._splits, self._step_losses = None, False, []
         if self.teacher is not None:
-            self.teacher.detach()
+            self.teacher.on_fit_end()
             self.teacher.capture.remove()
 
     def move(self, fn: Callable[[Tensor], Tensor]) -> None:

@@ -124,7 +124,7 @@ def _first_of(value: Any, test: Callable[[Tensor], Tensor]) -> str | None:
 # In each batch -----------------------------------------------------------------------------------
 
 
-def finite_loss(
+def refuse_loss(
     total: Tensor,
     losses: Losses,
     own: Tensor | None,
@@ -135,7 +135,7 @@ def finite_loss(
     """Stop before a loss that is not finite reaches the weights.
 
     Args:
-        total: The loss.
+        total: The loss, NaN or infinite.
         losses: The criteria's.
         own: The teacher's own loss, or None.
         step: The optimizer's.
@@ -143,10 +143,8 @@ def finite_loss(
         networks: By ``student`` or ``teacher``, to look at where the loss is not finite.
 
     Raises:
-        FloatingPointError: It is not; the criteria to blame are named.
+        FloatingPointError: Always; the criteria to blame are named.
     """
-    if torch.isfinite(total):
-        return
     total = total.detach()
     blamed = [f"{name!r} is {float(value)}" for name, value in losses.raw.items() if not torch.isfinite(value)]
     if own is not None and not torch.isfinite(own):

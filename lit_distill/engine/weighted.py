@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -10,10 +11,10 @@ from torch import Tensor, nn
 
 from lit_distill.balance import Balance, weighted_sum
 from lit_distill.batch.batch import Target
-from lit_distill.batch.untouched import leaves_alone
+from lit_distill.batch.untouched import leaves_alone, values_are_compared
 from lit_distill.criteria import Criterion
 from lit_distill.criteria.base import never_narrow
-from lit_distill.engine.criterion_values import check_value_of, labels_for, naming
+from lit_distill.engine.criterion_values import check_value_of, labels_for, raise_named
 from lit_distill.engine.named_criteria import check_criteria, checked_weights
 from lit_distill.engine.ownership import Ownership, held_by
 from lit_distill.engine.scheduling import (
@@ -143,8 +144,10 @@ class WeightedCriteria(nn.ModuleDict):
             ValueError: A criterion cannot; the message starts with its name.
         """
         for name, criterion in self.criteria().items():
-            with naming(name, criterion):
+            try:
                 criterion.build(student, teacher)
+            except Exception as error:
+                raise_named(name, criterion, error)
             if not self.trains(name):
                 criterion.requires_grad_(False)
 
@@ -160,8 +163,10 @@ class WeightedCriteria(nn.ModuleDict):
         with torch.autocast(student.device.type, enabled=False):
             for name, criterion in self.criteria().items():
                 if self.weights[name] == 0 and self.trains(name):
-                    with naming(name, criterion):
+                    try:
                         found[name] = criterion(student, teacher, labels_for(name, criterion, target))
+                    except Exception as error:
+                        raise_named(name, criterion, error)
         return found
 
     def advance(self, step: int, epoch: float) -> None:
@@ -210,39 +215,53 @@ class WeightedCriteria(nn.ModuleDict):
         """
         raw: dict[str, Tensor] = {}
         terms: dict[str, Tensor] = {}
-        with torch.autocast(student.device.type, enabled=False):
-            for name, criterion in self.criteria().items():
+        device = student.device
+        watched = values_are_compared()
+        with torch.autocast(device.type, enabled=False):
+            for name, criterion in self.items():
+                if not isinstance(criterion, Criterion):  # the balance
+                    continue
                 if criterion.needs_target and target is None and not self.trains(name):
                     continue
                 labels = labels_for(name, criterion, target)
                 tracked = torch.is_grad_enabled() and self.weights[name] != 0
-                closely = leaves_alone({"student": _given(student), "teacher": _given(teacher), "labels": target})
-                with naming(name, criterion), torch.set_grad_enabled(tracked), closely:
-                    value = criterion(student, teacher, labels)
-                check_value_of(name, criterion, value, student.device)
+                try:
+                    with (
+                        torch.set_grad_enabled(tracked),
+                        _unchanged(student, teacher, target) if watched else nullcontext(),
+                    ):
+                        value = criterion(student, teacher, labels)
+                except Exception as error:
+                    raise_named(name, criterion, error)
+                check_value_of(name, criterion, value, device)
                 raw[name] = value.detach()
                 if self.weights[name] != 0:
                     terms[name] = value
             total, weights = self._combine(terms, parameters or ())
             total = _zero_through(student.tensors()) if total is None else total
-            waiting = [c for name, c in self.criteria().items() if self.weights[name] == 0 and self.trains(name)]
-            if waiting and distributed():
-                # DDP waits for the gradient of every parameter, also of those that only another epoch trains.
-                own = [parameter for criterion in waiting for parameter in criterion.parameters()]
-                own += self.balance.parameters() if self.balance is not None and not terms else []
-                total = total + _zero_through([*student.tensors(), *own])
-        return Losses(total, raw, weights, terms, self._scheduled_settings())
+            if len(terms) < len(self) and distributed():
+                total = self._reach_waiting(total, student, bool(terms))
+        return Losses(total, raw, weights, terms, self._scheduled_settings() if self.schedules else {})
 
     def _combine(
         self, terms: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]
     ) -> tuple[Tensor | None, dict[str, float]]:
-        """The total, None where no criterion has a weight now, and every criterion's weight in it."""
+        """The total, None if no criterion has a weight now, and every criterion's weight in it."""
         if not terms:
             return None, dict(self.weights)
         if self.balance is None:
             return weighted_sum(terms, self.weights), dict(self.weights)
         total, effective = self.balance(terms, {name: self.weights[name] for name in terms}, parameters)
         return total, {**self.weights, **effective}
+
+    def _reach_waiting(self, total: Tensor, student: Outputs, weighted: bool) -> Tensor:
+        """Add 0 times the parameters of criteria whose weight is 0 now and will rise: DDP waits for every gradient."""
+        waiting = [c for name, c in self.criteria().items() if self.weights[name] == 0 and self.trains(name)]
+        if not waiting:
+            return total
+        own = [parameter for criterion in waiting for parameter in criterion.parameters()]
+        own += self.balance.parameters() if self.balance is not None and not weighted else []
+        return total + _zero_through([*student.tensors(), *own])
 
     def _scheduled_settings(self) -> dict[str, float]:
         """Values of the scheduled settings that are not logged otherwise, by key."""
@@ -262,9 +281,12 @@ def _check_names(names: Iterable[str]) -> None:
             raise ValueError(f"{name!r} cannot name a criterion: the module that holds them uses it; choose another.")
 
 
-def _given(outputs: Outputs) -> dict[str, Tensor]:
-    """What criteria read of a network: features by layer, and logits where they could be read."""
-    return {**outputs.features, "logits": outputs.logits} if outputs.has_logits else dict(outputs.features)
+def _unchanged(student: Outputs, teacher: Outputs, target: Target | None) -> AbstractContextManager[None]:
+    """Refuse a criterion that changes what the others read."""
+    sides = {}
+    for owner, outputs in (("student", student), ("teacher", teacher)):
+        sides[owner] = {**outputs.features, **({"logits": outputs.logits} if outputs.has_logits else {})}
+    return leaves_alone({**sides, "labels": target})
 
 
 def _zero_through(tensors: Iterable[Tensor]) -> Tensor:

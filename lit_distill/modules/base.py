@@ -30,26 +30,26 @@ from lit_distill.batch.examples import (
 from lit_distill.batch.labels import TASKS, Task
 from lit_distill.batch.positions import settle, settled_logits
 from lit_distill.batch.reporting import describe, join
-from lit_distill.batch.untouched import looking_closely
+from lit_distill.batch.untouched import comparing_values
 from lit_distill.callbacks.throughput import Throughput, is_logging_step
 from lit_distill.criteria import Criterion
 from lit_distill.engine import checks
 from lit_distill.engine.acceleration import Acceleration
 from lit_distill.engine.charts import add_comparison_charts
-from lit_distill.engine.distiller import Comparison, Distiller
+from lit_distill.engine.distiller import Distiller, StepLoss
 from lit_distill.engine.evaluator import Evaluator
-from lit_distill.engine.finiteness import finite_gradients, finite_loss, not_finite_through
+from lit_distill.engine.finiteness import finite_gradients, not_finite_through, refuse_loss
 from lit_distill.engine.named_criteria import check_criteria
 from lit_distill.engine.remembered import class_name
 from lit_distill.engine.task_gradient import splits_gradients
 from lit_distill.engine.weighted import WeightedCriteria
 from lit_distill.files.resuming import guard, naming
 from lit_distill.files.reviving import Revivable
-from lit_distill.modules.attendant import Attendant
+from lit_distill.modules.first_callback import FirstCallback
 from lit_distill.modules.hyperparameters import describe_criteria, record_hyperparameters, tell_changes
 from lit_distill.modules.optimization import Interval, Optimization, OptimizerFactory, SchedulerFactory
 from lit_distill.modules.passed_over import tell_passed_over
-from lit_distill.preflight.dry_run import Rehearsal
+from lit_distill.preflight.dry_run import DryRun
 from lit_distill.preflight.input_types import wrong_type
 from lit_distill.preflight.lone_batches import lone_batch
 from lit_distill.preflight.networks import check_networks, refuse_empty
@@ -141,7 +141,7 @@ class DistillationModule(Revivable, LightningModule):
         self.joint_teacher = self.distiller.registered_teacher
         self.optimization = Optimization(optimizer, lr_scheduler, lr_interval, lr_monitor)
         self._acceleration = Acceleration(check_flag("fast", fast))
-        self._looked_ahead = False
+        self._dry_run_done = False
         self._seen_batches: str | None = None
         self._reader = self.distiller.reader(numbers=task == "regression")
         self._several_loaders = False
@@ -158,7 +158,7 @@ class DistillationModule(Revivable, LightningModule):
             "balance_class": class_name(balance) if balance is not None else "none",
         }
         record_hyperparameters(self, plain)
-        self.distiller.stop()
+        self.distiller.release()
 
     @property
     def teacher(self) -> nn.Module | None:
@@ -185,16 +185,14 @@ class DistillationModule(Revivable, LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         self._last_batch = batch
         data = self._unpack_training(batch)
-        answer = self.distiller.ask(data)
-        with self._acceleration.training(data.size), self.distiller.measured.eagerly():
-            student = self.distiller.capture.run(data.inputs, need_grad=True)
-        comparison = self.distiller.compare(student, answer(), data)
-        finite_loss(
-            comparison.total, comparison.losses, comparison.own, self.global_step, data, self.distiller.networks()
-        )
-        self.distiller.hold_task_gradient(self.trainer, [comparison.losses])
-        self._log_training(comparison, data.size)
-        return comparison.total
+        sides = self.distiller.run(data, within=self._acceleration.training(data.size))
+        with self.distiller.measuring():
+            losses = self.criteria(sides.student, sides.teacher, sides.target, sides.parameters)
+        loss = self.distiller.step_loss(losses, sides)
+        if not torch.isfinite(loss.total):
+            refuse_loss(loss.total, losses, loss.own, self.global_step, data, self.distiller.networks())
+        self._log_training(loss, data.size)
+        return loss.total
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         finite_gradients(self.trainer, self, optimizer, self._blame_gradient)
@@ -207,14 +205,15 @@ class DistillationModule(Revivable, LightningModule):
             self.criteria.eval()
             data = self._unpack_training(self._last_batch)
             student = self.distiller.capture.run(data.inputs)
-            terms = self.distiller.compare(student, self.distiller.ask(data)(), data).losses.terms
-            return not_finite_through(terms, self.criteria.criteria(), self.student.parameters())
+            sides = self.distiller.sides(student, self.distiller.run_teacher(data), data)
+            losses = self.criteria(sides.student, sides.teacher, sides.target, sides.parameters)
+            return not_finite_through(losses.terms, self.criteria.criteria(), self.student.parameters())
 
-    def _log_training(self, comparison: Comparison, size: int) -> None:
-        self.log("train/loss", comparison.total.detach(), prog_bar=True, batch_size=size)
+    def _log_training(self, loss: StepLoss, size: int) -> None:
+        self.log("train/loss", loss.total.detach(), prog_bar=True, batch_size=size)
         if not (is_logging_step(self.trainer) or self.trainer.should_stop):
             return  # Lightning takes 0.4 ms for each figure, and drops them at other steps
-        logs = self.distiller.figures(comparison)
+        logs = self.distiller.logs(loss)
         if self.trainer.optimizers:
             logs["learning_rate"] = plain_number(self.trainer.optimizers[0].param_groups[0]["lr"])
         self.log_dict({f"train/{name}": value for name, value in logs.items()}, batch_size=size)
@@ -280,18 +279,18 @@ class DistillationModule(Revivable, LightningModule):
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         if not any(isinstance(callback, Throughput) for callback in callbacks):
             callbacks.insert(0, Throughput())
-        if not any(isinstance(callback, Attendant) for callback in callbacks):
-            callbacks.insert(0, Attendant())
+        if not any(isinstance(callback, FirstCallback) for callback in callbacks):
+            callbacks.insert(0, FirstCallback())
         return []
 
     def setup(self, stage: str) -> None:
         guard(self.trainer)
-        if stage == "fit" and not self._looked_ahead:
-            self.look_ahead()
+        if stage == "fit" and not self._dry_run_done:
+            self.dry_run_on_data()
 
-    def look_ahead(self) -> None:
+    def dry_run_on_data(self) -> None:
         """Look at two training samples, or at a batch where two do not do: size projectors, find what would fail later."""
-        self._looked_ahead = True
+        self._dry_run_done = True
         refuse_empty(self.trainer, self.student, self.teacher)
         check_networks(self.student, self.teacher)
         data = training_data(self.trainer)
@@ -331,12 +330,12 @@ class DistillationModule(Revivable, LightningModule):
         networks = [self.student, *([self._teacher.model] if self._teacher is not None else [])]
         with unchanged(*networks), torch.enable_grad():
             self.student.train()
-            with looking_closely(), self._watched_student(data):
-                student = self.distiller.capture.run(data.inputs, calibrate=True)
+            with comparing_values(), self._watched_student(data):
+                student = self.distiller.capture.dry_run(data.inputs)
             module = self if self._trainer is not None else None
-            Rehearsal(self.distiller).run(student, data, module, read, later=unfreezes_later(self._trainer, self))
+            DryRun(self.distiller).run(student, data, module, read, later=unfreezes_later(self._trainer, self))
 
-    def look_at_lone_batches(self, batch: Any) -> None:
+    def check_lone_batches(self, batch: Any) -> None:
         """Refuse batches of one sample that BatchNorm cannot train on, before the first batch of a fit.
 
         Args:
@@ -346,11 +345,11 @@ class DistillationModule(Revivable, LightningModule):
             return
         self._seen_batches = lone_batch(self.trainer) or ""
         if self._seen_batches:
-            Rehearsal(self.distiller).refuse_lone_batch(self._seen_batches, self._unpack_training(batch))
+            DryRun(self.distiller).refuse_lone_batch(self._seen_batches, self._unpack_training(batch))
 
     def on_fit_start(self) -> None:
         self._seen_batches = None
-        self._looked_ahead = False
+        self._dry_run_done = False
         self._evaluator.forget()
         if not self.student.training:  # as `from_pretrained` returns it
             self.student.train()
@@ -359,16 +358,16 @@ class DistillationModule(Revivable, LightningModule):
         tell_passed_over(self.student, self.trainer.optimizers, chosen)
         twice = splits_gradients(self.trainer)
         self._acceleration.start(self.student, self._teacher, self.device, str(self.trainer.precision), not twice)
-        self.distiller.start(self.trainer, self, self._unpack_training)
+        self.distiller.on_fit_start(self.trainer, self, self._unpack_training)
         add_comparison_charts(self.loggers)
 
     def on_train_start(self) -> None:
         self.optimization.check(self.trainer)
-        self.distiller.prepare(self.trainer, self._read_inputs)
+        self.distiller.on_train_start(self.trainer, self._read_inputs)
         self._acceleration.report(self._teacher)
 
     def on_fit_end(self) -> None:
-        self.distiller.finish()
+        self.distiller.on_fit_end()
         self.leave_plain()
 
     def teardown(self, stage: str) -> None:
@@ -377,7 +376,7 @@ class DistillationModule(Revivable, LightningModule):
     def leave_plain(self) -> None:
         """Leave both networks as plain modules, as after every run: no hooks, not compiled, in their own layout."""
         self._acceleration.stop(self.student)
-        self.distiller.stop()
+        self.distiller.release()
 
     def _read_inputs(self, batch: Any) -> Inputs:
         return self._unpack_training(on_device(self.trainer, self, batch, self.device)).for_teacher

@@ -14,10 +14,10 @@ from lit_distill.batch.batch import Batch, Target, call_model, count_samples
 from lit_distill.batch.examples import unchanged
 from lit_distill.batch.labels import CLASS_TASKS
 from lit_distill.batch.positions import input_mask
-from lit_distill.batch.untouched import looking_closely
+from lit_distill.batch.untouched import comparing_values
 from lit_distill.criteria import LogitMSE
 from lit_distill.engine import checks
-from lit_distill.engine.distiller import Comparison, Distiller
+from lit_distill.engine.distiller import Distiller, Sides, StepLoss
 from lit_distill.engine.finiteness import example_is_finite
 from lit_distill.engine.ownership import widths
 from lit_distill.engine.weighted import Losses
@@ -31,7 +31,7 @@ from lit_distill.teachers import FrozenTeacher
 from lit_distill.teachers.steadiness import ask_steady
 
 
-class Rehearsal:
+class DryRun:
     """Puts an example through a distillation; nothing is trained.
 
     Args:
@@ -83,13 +83,13 @@ class Rehearsal:
         self._build(student, teacher)
         with unchanged(self.criteria):
             self.criteria.eval()
-            settled = self.distiller.settled(student, teacher, data)
-            comparison = self._compare(*settled)
+            sides = self.distiller.sides(student, teacher, data)
+            loss = self._loss_of(sides)
             made_by = heard if heard is not None else self.student  # a compiled one has no truth value
-            self._check_losses(comparison.losses, data, settled, made_by, later)
-        self._tell_of_misreadings(*settled, labels)
+            self._check_losses(loss.losses, data, sides, made_by, later)
+        self._tell_of_misreadings(sides, labels)
         if module is not None:
-            checks.every_parameter_reached(comparison.total, module, self.criteria)
+            checks.every_parameter_reached(loss.total, module, self.criteria)
         note.remember_shapes(student, teacher)
         note.remember_reading(read)
         lines = [checks.summary(self.student, self.teacher, self.criteria, student, teacher), *read, *self._layouts()]
@@ -100,8 +100,9 @@ class Rehearsal:
         teacher = self.teacher
         if teacher is None:
             return Outputs.nothing()
-        with looking_closely(), self.distiller.watched_teacher(data):
-            ask = partial(teacher, data.for_teacher, input_mask(data), calibrate=True)
+        guarded = self.distiller.guard.teacher_on(type(teacher.model).__name__, data, training=True)
+        with comparing_values(), guarded, teacher.capture.finding_overwrites():
+            ask = partial(teacher, data.for_teacher, input_mask(data))
             return ask_steady(teacher.model, ask) if isinstance(teacher, FrozenTeacher) else ask()
 
     def _build(self, student: Outputs, teacher: Outputs) -> None:
@@ -109,23 +110,24 @@ class Rehearsal:
         self.criteria.ownership.mark(self.criteria.parts(), [widths(student), widths(teacher)])
         self.criteria.to(student.device)
 
-    def _compare(self, student: Outputs, teacher: Outputs, target: Target | None) -> Comparison:
-        for owner, outputs in (("student", student), ("teacher", teacher)):
+    def _loss_of(self, sides: Sides) -> StepLoss:
+        for owner, outputs in (("student", sides.student), ("teacher", sides.teacher)):
             check_logits(owner, outputs, self.criteria.criteria().values())
-        have_values(student, teacher)
-        with looking_closely():
-            return self.distiller.weigh(student, teacher, target)
+        have_values(sides.student, sides.teacher)
+        with comparing_values():
+            losses = self.criteria(sides.student, sides.teacher, sides.target, sides.parameters)
+        return StepLoss(losses, sides.own_loss)
 
     def _check_losses(
         self,
         losses: Losses,
         data: Batch,
-        outputs: tuple[Outputs, Outputs, Target | None],
+        sides: Sides,
         heard: nn.Module,
         later: bool,
     ) -> None:
         """Refuse criteria that an example shows to be no numbers, or to train nothing."""
-        student, teacher, target = outputs
+        student, teacher, target = sides.student, sides.teacher, sides.target
         networks = {"student": (heard, student)}
         if self.teacher is not None:
             networks["teacher"] = (self.teacher.model, teacher)
@@ -138,13 +140,12 @@ class Rehearsal:
             terms = losses.terms | self.criteria.waiting(student, teacher, target)
             reaches_student(terms, criteria, heard, student)
 
-    def _tell_of_misreadings(
-        self, student: Outputs, teacher: Outputs, target: Target | None, labels: Target | None
-    ) -> None:
-        """Say what of the outputs and the labels is likely to be other than it is taken for."""
+    def _tell_of_misreadings(self, sides: Sides, labels: Target | None) -> None:
+        """Warn of outputs and labels that are probably not what they are taken for."""
+        student, teacher, target = sides.student, sides.teacher, sides.target
         if self.teacher is not None:
             needed = not self.teacher.frozen or checks.logits_are_read(self.criteria, student, teacher, target)
-            self.teacher.needs_logits = needed
+            self.teacher.skip_logits(not needed)
             if self._compares_scores():
                 captures = self.distiller.captures().items()
                 tell_of_probabilities(student, teacher, [who for who, one in captures if one.layouts.squashed])
@@ -176,7 +177,8 @@ class Rehearsal:
             if self.teacher is not None:
                 teacher = self.teacher(data.for_teacher, input_mask(data))
             student = self.distiller.capture.run(data.inputs)
-            self.distiller.weigh(*self.distiller.settled(student, teacher, data))
+            sides = self.distiller.sides(student, teacher, data)
+            self.criteria(sides.student, sides.teacher, sides.target, sides.parameters)
 
     def _compares_scores(self) -> bool:
         """Whether a criterion takes the logits as scores of classes."""

@@ -1,7 +1,8 @@
-"""What a teacher is: something that gives ``Outputs`` for a batch. Criteria cannot tell which."""
+"""The interface of a teacher: something that gives ``Outputs`` for a batch."""
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
@@ -13,9 +14,30 @@ from lit_distill.batch.batch import Batch, BatchFormat, Inputs, Target
 from lit_distill.capture.capture import Capture
 from lit_distill.outputs import Outputs
 
+_RENAMED = {
+    "serving": "for_student",
+    "bind": "set_student",
+    "observe": "capture_layers",
+    "check_owner": "set_owner",
+    "attach": "on_fit_start",
+    "prepare": "on_train_start",
+    "begin_batch": "on_train_batch_start",
+    "end_batch": "on_train_batch_end",
+    "detach": "on_fit_end",
+}
+
 
 class Teacher(ABC):
     """Gives the teacher's outputs for a batch.
+
+    A subclass must define ``__call__`` and ``predict``; every hook does nothing by default. They are called in this order:
+
+    1. ``for_student``, ``set_student`` and ``capture_layers``, when the distillation is made;
+    2. ``__call__`` on an example (the dry run), then ``skip_logits``, before the fit;
+    3. ``set_owner`` and ``on_fit_start``, before the training loader is made; ``on_train_start``, once it is there;
+    4. per training batch ``on_train_batch_start``, ``prefetch``, ``__call__``, ``own_loss``, ``on_train_batch_end``;
+    5. per validation or test batch ``predict``;
+    6. ``on_fit_end``, also after an error.
 
     It is a plain object on purpose: a module that Lightning does not register is in no optimizer, no DDP
     reducer, no checkpoint and no weight average, and nothing can put it back into train mode.
@@ -24,12 +46,12 @@ class Teacher(ABC):
         model: The network.
 
     Attributes:
-        frozen: The network never changes, so that its outputs for the same inputs never do.
+        frozen: The network never changes, so its outputs for the same inputs never do.
         role: What it is to the student, in words.
         follows: The criteria's gradients reach the network.
         needs_target: The teacher itself learns from labels.
-        trained_in: Whose fits it has taken part in last; None before the first.
-        needs_logits: The criteria read the logits of training batches; where they do not, these may come back empty.
+        trained_in: The token of the module that it last took part in a fit of; None before the first.
+        needs_logits: The criteria read the logits of training batches; if not, these may come back empty.
     """
 
     frozen: ClassVar[bool] = True
@@ -43,16 +65,47 @@ class Teacher(ABC):
         self.capture = Capture(model, owner="teacher")
         self.trained_in: str | None = None
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for old, new in _RENAMED.items():
+            if old in vars(cls) and new not in vars(cls):
+                _warn_renamed(f"{cls.__name__}.{old}", new)
+                setattr(cls, new, vars(cls)[old])
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _RENAMED:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        _warn_renamed(name, _RENAMED[name])
+        return getattr(self, _RENAMED[name])
+
+    # The network ---------------------------------------------------------------------------------
+
     @property
     def network(self) -> nn.Module | None:
-        """The network whose ``forward`` says what inputs the teacher takes; None where it takes what the student takes."""
+        """The network whose ``forward`` says what inputs the teacher takes; None if it takes what the student takes."""
         return self.model
 
-    def observe(self, layers: Iterable[str], format_: BatchFormat | None = None) -> None:
-        """Capture these layers from now on, in place of those before.
+    @property
+    def registered(self) -> nn.Module | None:
+        """The network, if it changes during training and so belongs to the LightningModule and its checkpoints."""
+        return None
+
+    def for_student(self, student: nn.Module) -> Teacher:
+        """Return the teacher to use for a student: this one, or a new one if this one already serves another student.
 
         Args:
-            layers: References.
+            student: The network to train.
+        """
+        return self
+
+    def set_student(self, student: nn.Module) -> None:
+        """Called with the student before any layer is captured; for a teacher that is made from it."""
+
+    def capture_layers(self, layers: Iterable[str], format_: BatchFormat | None = None) -> None:
+        """Capture these layers from now on, instead of those before.
+
+        Args:
+            layers: Layer names.
             format_: How to read the teacher's outputs.
         """
         told = format_ or BatchFormat()
@@ -62,77 +115,88 @@ class Teacher(ABC):
         self.capture = Capture(self.model, layers, key, "teacher", told.teacher_layout, class_dim)
         self.needs_logits = True
 
-    @property
-    def registered(self) -> nn.Module | None:
-        """The network, where it changes during training and so belongs to the LightningModule and its checkpoints."""
-        return None
-
-    def serving(self, student: nn.Module) -> Teacher:
-        """The teacher to use for a student: this one, or another of the same network where this one serves somebody else.
+    def skip_logits(self, skip: bool = True) -> None:
+        """Called after the dry run: True if no criterion reads the logits of training batches.
 
         Args:
-            student: The student.
+            skip: Whether they may come back empty.
         """
-        return self
+        self.needs_logits = not skip
 
-    def check_owner(self, owner: str) -> None:
-        """Refuse to go on for a module where another's training is in this teacher.
+    # A fit ---------------------------------------------------------------------------------------
+
+    def set_owner(self, owner: str, resumed: bool) -> None:
+        """Called at the start of a fit with the module's token.
 
         Args:
-            owner: The module's.
+            owner: The token; the same for every fit of one module.
+            resumed: The module's state comes from a checkpoint.
 
         Raises:
-            ValueError: It is.
+            ValueError: The teacher holds another module's training.
         """
+        self.trained_in = owner
 
-    def bind(self, student: nn.Module) -> None:
-        """Be told the student, before any of its layers is read; for a teacher that is made from it."""
-
-    def prepare(self, trainer: Trainer, read: Callable[[Any], Inputs]) -> None:
-        """Do once, before the first training batch, what this teacher needs.
-
-        Args:
-            trainer: The running trainer; its training loader is ready.
-            read: Takes a loader's batch to the model's inputs, on the module's device.
-        """
-
-    def attach(self, trainer: Trainer, unpack: Callable[[Any], Batch]) -> None:
-        """Take part in a fit, before its training loader is made.
+    def on_fit_start(self, trainer: Trainer, read_batch: Callable[[Any], Batch]) -> None:
+        """Called at the start of a fit, before its training loader is made.
 
         Args:
             trainer: The running trainer.
-            unpack: Takes a batch on the device apart.
+            read_batch: Reads a loader's batch, on the device.
         """
 
-    def begin_batch(self) -> None:
-        """Be told that the next training batch begins."""
+    def on_train_start(self, trainer: Trainer, read_inputs: Callable[[Any], Inputs]) -> None:
+        """Called once before the first training batch.
 
-    def end_batch(self, student: nn.Module, step: int) -> None:
-        """Be told that a training batch ended.
+        Args:
+            trainer: The running trainer; its training loader is ready.
+            read_inputs: Takes a loader's batch to the teacher's inputs, on the module's device.
+        """
+
+    def on_train_batch_start(self) -> None:
+        """Called before each training batch."""
+
+    def on_train_batch_end(self, student: nn.Module, step: int) -> None:
+        """Called after each training batch.
 
         Args:
             student: The student as it is now.
             step: Number of optimizer steps so far; with accumulation it stays the same for several batches.
         """
 
-    def detach(self) -> None:
-        """Leave the fit that the teacher took part in."""
+    def on_fit_end(self) -> None:
+        """Called at the end of a run, also after an error."""
+
+    # A batch -------------------------------------------------------------------------------------
+
+    def prefetch(self, inputs: Inputs, mask: Tensor | None = None) -> None:
+        """Called before the student's forward pass; a teacher that runs at the same time as the student starts here.
+
+        Args:
+            inputs: As of ``__call__``.
+            mask: As of ``__call__``.
+        """
 
     @abstractmethod
-    def __call__(self, inputs: Inputs, mask: Tensor | None = None, *, calibrate: bool = False) -> Outputs:
-        """The outputs for a training batch."""
+    def __call__(self, inputs: Inputs, mask: Tensor | None = None) -> Outputs:
+        """Return the outputs for a training batch; called after the student's forward pass.
 
-    def ask(self, inputs: Inputs, mask: Tensor | None = None) -> Callable[[], Outputs]:
-        """Ask about a training batch before the student runs; what is returned gives the outputs after it."""
-        return lambda: self(inputs, mask)
+        Args:
+            inputs: What the network takes.
+            mask: True at the positions that count, or None; passed on to the outputs.
+        """
 
     @abstractmethod
     def predict(self, inputs: Inputs, mask: Tensor | None = None) -> Outputs:
-        """The outputs for inputs outside training (validation, test)."""
+        """Return the outputs for inputs outside training (validation, test)."""
 
     def own_loss(self, outputs: Outputs, target: Target | None) -> Tensor | None:
-        """What the teacher itself learns from, or None where it learns nothing."""
+        """Return the loss that the teacher itself learns from, or None if it learns nothing."""
         return None
 
     def apply(self, fn: Callable[[Tensor], Tensor]) -> None:
         """Follow the student to another device."""
+
+
+def _warn_renamed(old: str, new: str) -> None:
+    warnings.warn(f"Teacher: {old} is called {new} now.", DeprecationWarning, stacklevel=3)

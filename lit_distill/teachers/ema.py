@@ -71,14 +71,14 @@ class EMATeacher(Teacher):
     def network(self) -> None:
         return None
 
-    def serving(self, student: nn.Module) -> EMATeacher:
+    def for_student(self, student: nn.Module) -> EMATeacher:
         if not self._bound:
             return self
         other = copy.copy(self)  # of the settings: the average is the other student's
         other._bound, other._step = False, 0
         return other
 
-    def bind(self, student: nn.Module) -> None:
+    def set_student(self, student: nn.Module) -> None:
         """Start as a copy of the student as it is now."""
         with torch.no_grad():  # a copy of TorchScript would have the student's graph
             self.model = copied(student)
@@ -86,7 +86,7 @@ class EMATeacher(Teacher):
         self.capture = Capture(self.model, owner="teacher")
         self._bound = True
 
-    def prepare(self, trainer: Trainer, read: Callable[[Any], Inputs]) -> None:
+    def on_train_start(self, trainer: Trainer, read_inputs: Callable[[Any], Inputs]) -> None:
         """Go on from the trainer's step, and look up how many there will be.
 
         Raises:
@@ -111,7 +111,7 @@ class EMATeacher(Teacher):
             decay = self.final_decay - (self.final_decay - decay) * left
         return min(decay, step / (step + 1)) if self.warm_up else decay
 
-    def end_batch(self, student: nn.Module, step: int) -> None:
+    def on_train_batch_end(self, student: nn.Module, step: int) -> None:
         """Follow the student, where it has made a step since the last batch; several at once count as many."""
         if step > self._step:
             self._follow(student, math.prod(self.decay_at(made) for made in range(self._step + 1, step + 1)))
@@ -124,12 +124,12 @@ class EMATeacher(Teacher):
         for mine, other in zip(self.model.buffers(), student.buffers(), strict=True):
             mine.copy_(other)
 
-    def __call__(self, inputs: Inputs, mask: Tensor | None = None, *, calibrate: bool = False) -> Outputs:
+    def __call__(self, inputs: Inputs, mask: Tensor | None = None) -> Outputs:
         if not self._bound:
-            raise RuntimeError("this EMATeacher has no student yet: bind(student) comes first.")
+            raise RuntimeError("this EMATeacher has no student yet: set_student(student) comes first.")
         self.model.eval()  # Lightning puts all that belongs to the module into train mode
         with torch.no_grad():
-            return self.capture.run(inputs, mask, calibrate=calibrate)
+            return self.capture.run(inputs, mask)
 
     def predict(self, inputs: Inputs, mask: Tensor | None = None) -> Outputs:
         return self(inputs, mask)

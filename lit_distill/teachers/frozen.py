@@ -19,7 +19,9 @@ from lit_distill.capture.formats import (
     cast_floats,
     explaining_fixed_sizes,
     floating_type,
+    format_of,
     freeze,
+    has_packed_weights,
     moved,
     own_precision,
     set_mode,
@@ -29,9 +31,11 @@ from lit_distill.outputs import Outputs
 from lit_distill.teachers.base import Teacher
 from lit_distill.teachers.calibration import calibration_inputs
 from lit_distill.teachers.runtime.options import TeacherRuntime
-from lit_distill.teachers.runtime.prepared import Engine
+from lit_distill.teachers.runtime.prepared import PreparedModel
 from lit_distill.utils.arguments import as_object
 from lit_distill.utils.notices import tell
+
+_TAKEN_AS_THEY_ARE = (torch.float32, torch.int64, torch.int32, torch.uint8, torch.bool)  # by a network in float32
 
 
 class FrozenTeacher(Teacher):
@@ -50,32 +54,44 @@ class FrozenTeacher(Teacher):
         super().__init__(freeze(model))
         self.runtime = self._given = runtime
         self._fallbacks: Sequence[TeacherRuntime] = ()
-        self._engine: Engine | None = None
+        self._prepared: PreparedModel | None = None
         self._stream: torch.cuda.Stream | None = None
+        self._fetched: Outputs | None = None  # of the present batch, computed on a stream of their own
+        self._is_plain: bool | None = None  # found out in the first batch
         self._student: weakref.ref[nn.Module] | None = None
 
-    def __call__(self, inputs: Inputs, mask: Tensor | None = None, *, calibrate: bool = False) -> Outputs:
+    def __call__(self, inputs: Inputs, mask: Tensor | None = None) -> Outputs:
+        if self._fetched is not None:
+            return self._wait_for_fetched()
         set_mode(self.model, False)
-        engine = None if calibrate else self._ready_engine()
-        if engine is not None:
-            return self._as_the_students(engine(inputs, mask))
-        # no_grad, not inference_mode: the outputs enter the student's graph.
-        with torch.no_grad(), explaining_fixed_sizes(self.model), own_precision(self.model, inputs):
-            outputs = self.capture.run(
-                cast_floats(inputs, floating_type(self.model)),
-                mask,
-                calibrate=calibrate,
-                stop_early=not self.needs_logits,
-            )
-        return self._as_the_students(outputs)
+        if self.runtime is not None and not self.capture.finds_overwrites:
+            prepared = self._ready_copy()
+            if prepared is not None:
+                return self._as_the_students(prepared(inputs, mask))
+        if self._is_plain is None:
+            self._is_plain = self._needs_no_cast()
+        if self._is_plain and isinstance(inputs, Tensor) and inputs.dtype in _TAKEN_AS_THEY_ARE:
+            with torch.no_grad():  # not inference_mode: the outputs enter the student's graph
+                return self.capture.run(inputs, mask, stop_early=not self.needs_logits)
+        return self._run_in_own_type(inputs, mask, stop_early=not self.needs_logits)
 
     def predict(self, inputs: Inputs, mask: Tensor | None = None) -> Outputs:
         set_mode(self.model, False)
+        return self._run_in_own_type(inputs, mask)
+
+    def _run_in_own_type(self, inputs: Inputs, mask: Tensor | None, stop_early: bool = False) -> Outputs:
+        own = floating_type(self.model)
         with torch.no_grad(), explaining_fixed_sizes(self.model), own_precision(self.model, inputs):
-            outputs = self.capture.run(cast_floats(inputs, floating_type(self.model)), mask)
+            outputs = self.capture.run(cast_floats(inputs, own), mask, stop_early=stop_early)
         return self._as_the_students(outputs)
 
-    def serving(self, student: nn.Module) -> FrozenTeacher:
+    def _needs_no_cast(self) -> bool:
+        """Whether the network and its student are plain modules in float32."""
+        student = self._student() if self._student is not None else None
+        types = {floating_type(network) for network in (self.model, student) if network is not None}
+        return types == {torch.float32} and not has_packed_weights(self.model) and format_of(self.model) is None
+
+    def for_student(self, student: nn.Module) -> FrozenTeacher:
         other = self._student() if self._student is not None else None
         if other is None or other is student:
             self.runtime = self._given
@@ -87,10 +103,11 @@ class FrozenTeacher(Teacher):
     def _begin_anew(self) -> None:
         """Forget whom it has served, in a copy that shares the network."""
         self.capture = Capture(self.model, owner="teacher")
-        self.runtime, self._fallbacks, self._engine, self._student = self._given, (), None, None
+        self.runtime, self._fallbacks, self._prepared, self._student = self._given, (), None, None
+        self._fetched = self._is_plain = None
 
-    def bind(self, student: nn.Module) -> None:
-        self._student = weakref.ref(student)
+    def set_student(self, student: nn.Module) -> None:
+        self._student, self._is_plain = weakref.ref(student), None
 
     def _as_the_students(self, outputs: Outputs) -> Outputs:
         """What weights of another type give, in the student's type; float32 beside a half student stays as it is."""
@@ -110,16 +127,17 @@ class FrozenTeacher(Teacher):
         Args:
             runtimes: The best first; the last must suit every network.
         """
-        self.runtime, self._fallbacks, self._engine = runtimes[0], tuple(runtimes[1:]), None
+        self.runtime, self._fallbacks, self._prepared = runtimes[0], tuple(runtimes[1:]), None
 
-    def prepare(self, trainer: Trainer, read: Callable[[Any], Inputs]) -> None:
-        """Make the copy that the runtime asks for, calibrated on training batches where it needs them.
+    def on_train_start(self, trainer: Trainer, read_inputs: Callable[[Any], Inputs]) -> None:
+        """Make the copy that the runtime asks for, calibrated on training batches if it needs them.
 
         Raises:
             ValueError: The network cannot be run so.
         """
+        self._fetched = self._is_plain = None
         if self.runtime is not None:
-            self.prepare_runtime(lambda: calibration_inputs(trainer, read))
+            self.prepare_runtime(lambda: calibration_inputs(trainer, read_inputs))
 
     def prepare_runtime(self, samples: Callable[[], Sequence[Inputs]]) -> None:
         """Make the copy that the runtime asks for, in place of any made before.
@@ -134,64 +152,68 @@ class FrozenTeacher(Teacher):
             try:
                 with isolate_rng():  # making quantised layers draws weights
                     batches = samples() if self.runtime.calibrated else ()
-                    self._engine = Engine(self.capture, self.runtime, self.needs_logits, batches)
+                    self._prepared = PreparedModel(self.capture, self.runtime, self.needs_logits, batches)
                 return
             except ValueError:
                 if not self._fallbacks:
                     raise
                 self.runtime, self._fallbacks = self._fallbacks[0], self._fallbacks[1:]
 
-    def _ready_engine(self) -> Engine | None:
-        """The copy, made anew where the weights have changed or moved; None where there is none or it waits for batches."""
-        if self.runtime is None or (self._engine is None and self.runtime.calibrated):
+    def _ready_copy(self) -> PreparedModel | None:
+        """The copy, made anew where the weights have changed or moved; None if it waits for batches."""
+        assert self.runtime is not None
+        if self._prepared is None and self.runtime.calibrated:
             return None
-        if self._engine is not None and self._engine.weights == weights_mark(self.model):
-            return self._engine
+        if self._prepared is not None and self._prepared.weights == weights_mark(self.model):
+            return self._prepared
         if self.runtime.calibrated:
-            self._engine = None
+            self._prepared = None
             tell(
                 f"the teacher's weights changed during the fit, and its copy in {self.runtime.precision!r} was calibrated "
                 "for those before: until the next fit the network itself is asked."
             )
         else:
             self.prepare_runtime(tuple)
-        return self._engine
+        return self._prepared
 
-    def observe(self, layers: Iterable[str], format_: BatchFormat | None = None) -> None:
-        super().observe(layers, format_)
-        self._engine = None
+    def capture_layers(self, layers: Iterable[str], format_: BatchFormat | None = None) -> None:
+        super().capture_layers(layers, format_)
+        self._prepared = self._is_plain = None
 
     # Beside the student --------------------------------------------------------------------------
 
-    def ask(self, inputs: Inputs, mask: Tensor | None = None) -> Callable[[], Outputs]:
+    def prefetch(self, inputs: Inputs, mask: Tensor | None = None) -> None:
+        """Start on a stream of its own, if the runtime says so and the inputs are on CUDA."""
+        self._fetched = None
         if self.runtime is None or not self.runtime.own_stream:
-            return super().ask(inputs, mask)
+            return
         device = next((tensor.device for tensor in tensors_of(inputs)), torch.device("cpu"))
-        return self._ask_beside(inputs, mask, device) if device.type == "cuda" else super().ask(inputs, mask)
-
-    def _ask_beside(self, inputs: Inputs, mask: Tensor | None, device: torch.device) -> Callable[[], Outputs]:
+        if device.type != "cuda":
+            return
         if self._stream is None or self._stream.device != device:
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        stream = self._stream
-        stream.wait_stream(torch.cuda.current_stream(device))  # the inputs must be there
-        with torch.cuda.stream(stream):
+        self._stream.wait_stream(torch.cuda.current_stream(device))  # the inputs must be there
+        with torch.cuda.stream(self._stream):
             outputs = self(inputs, mask)
         for tensor in tensors_of(inputs):
-            tensor.record_stream(stream)  # not freed while the teacher reads it
+            tensor.record_stream(self._stream)  # not freed while the teacher reads it
+        self._fetched = outputs
 
-        def wait() -> Outputs:
-            current = torch.cuda.current_stream(device)
-            current.wait_stream(stream)
-            for tensor in outputs.tensors():
-                tensor.record_stream(current)  # not freed while the criteria read it
-            return outputs
-
-        return wait
+    def _wait_for_fetched(self) -> Outputs:
+        outputs, self._fetched = self._fetched, None
+        assert outputs is not None
+        assert self._stream is not None
+        current = torch.cuda.current_stream(self._stream.device)
+        current.wait_stream(self._stream)
+        for tensor in outputs.tensors():
+            tensor.record_stream(current)  # not freed while the criteria read it
+        return outputs
 
     # Copies and devices --------------------------------------------------------------------------
 
     def apply(self, fn: Callable[[Tensor], Tensor]) -> None:
         """Follow the student to another device; the network keeps its type, as it is the user's own."""
+        self._is_plain = None
         self.model._apply(moved(fn))  # type: ignore[no-untyped-call]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FrozenTeacher:
@@ -199,4 +221,4 @@ class FrozenTeacher(Teacher):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_engine": None, "_stream": None, "_student": None}
+        return {**vars(self), "_prepared": None, "_stream": None, "_fetched": None, "_student": None}

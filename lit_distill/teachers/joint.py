@@ -54,19 +54,20 @@ class JointTeacher(Teacher):
         self.task: Task = task
         self._hard = HardTarget(label_smoothing, task)
 
-    def check_owner(self, owner: str) -> None:
-        if self.trained_in not in (None, owner):
+    def set_owner(self, owner: str, resumed: bool) -> None:
+        if not resumed and self.trained_in not in (None, owner):
             raise ValueError(
                 "this JointTeacher has trained in another module, and would go on from there: make a new one, with a new "
                 "network (or with the trained one, if you mean that)."
             )
+        super().set_owner(owner, resumed)
 
     @property
     def registered(self) -> nn.Module:
         return self.model
 
-    def __call__(self, inputs: Inputs, mask: Tensor | None = None, *, calibrate: bool = False) -> Outputs:
-        return self.capture.run(inputs, mask, calibrate=calibrate)
+    def __call__(self, inputs: Inputs, mask: Tensor | None = None) -> Outputs:
+        return self.capture.run(inputs, mask)
 
     def predict(self, inputs: Inputs, mask: Tensor | None = None) -> Outputs:
         with torch.no_grad():

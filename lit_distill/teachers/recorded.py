@@ -106,35 +106,35 @@ class RecordedTeacher(FrozenTeacher):
         """Whether the last fit found, or made, all of its recording."""
         return self._last[0] is not None and self._last[0].report is not None
 
-    def attach(self, trainer: Trainer, unpack: Callable[[Any], Batch]) -> None:
+    def on_fit_start(self, trainer: Trainer, read_batch: Callable[[Any], Batch]) -> None:
         """Replay the training data of this fit, recording what is missing before the first batch."""
-        self.detach()
+        self.on_fit_end()
         self._session = self._last[0] = None
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # a few batches are not worth a recording
             self._weights = weights_mark(self.model)
             self._session = self._last[0] = Session(
-                trainer, self.settings, unpack, self._live, self._calibrate, self._marks, self._far
+                trainer, self.settings, read_batch, self._live, self._calibrate, self._marks, self._far
             )
 
-    def prepare(self, trainer: Trainer, read: Callable[[Any], Inputs]) -> None:
+    def on_train_start(self, trainer: Trainer, read_inputs: Callable[[Any], Inputs]) -> None:
         if self._session is None:  # the recording has made the copy that the runtime asks for
-            super().prepare(trainer, read)
+            super().on_train_start(trainer, read_inputs)
 
-    def ask(self, inputs: Inputs, mask: Tensor | None = None) -> Callable[[], Outputs]:
-        return lambda: self(inputs, mask)
+    def prefetch(self, inputs: Inputs, mask: Tensor | None = None) -> None:
+        """Do nothing: the outputs are on record."""
 
-    def begin_batch(self) -> None:
+    def on_train_batch_start(self) -> None:
         if self._session is not None:
             self._session.begin_batch()
 
-    def detach(self) -> None:
+    def on_fit_end(self) -> None:
         if self._session is not None:
             self._session.end()
 
-    def __call__(self, inputs: Inputs, mask: Tensor | None = None, *, calibrate: bool = False) -> Outputs:
+    def __call__(self, inputs: Inputs, mask: Tensor | None = None) -> Outputs:
         session = self._session
-        if calibrate or session is None or session.current is None:
-            return self._pooled(super().__call__(inputs, mask, calibrate=calibrate))
+        if self.capture.finds_overwrites or session is None or session.current is None:
+            return self._pooled(super().__call__(inputs, mask))
         if len(session.current.keys) != count_samples(inputs):
             raise ValueError(
                 f"a training batch has {count_samples(inputs)} samples, and {len(session.current.keys)} came from the loader: "

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_distill.batch.batch import Arguments, Batch
-from lit_distill.batch.untouched import Guard, Watch, called_in_turn, looking_closely
+from lit_distill.batch.untouched import Guard, Watch, called_in_turn, comparing_values
 from lit_distill.models import Ensemble
 
 
@@ -88,7 +88,7 @@ def test_entries_of_objects(change: Callable[[Any], Any], words: str) -> None:
 
 def test_a_network_that_writes_what_was_there_is_compared_by_values_from_then_on() -> None:
     guard, x = Guard(), torch.ones(2)
-    with looking_closely():
+    with comparing_values():
         watch = guard.watch({"x": x})
     x.clamp_(0, 1)
     assert not guard.changes(watch)

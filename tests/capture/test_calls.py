@@ -81,7 +81,7 @@ def test_calls_are_told_apart(model: Net, listener: Listener) -> None:
         with torch.no_grad():
             model(second)
     assert [call.with_grad for call in calls] == [True, False]
-    sizes = [listener.read(call, calibrate=True).features["first"].shape[0] for call in calls]
+    sizes = [listener.read(call, dry=True).features["first"].shape[0] for call in calls]
     assert sizes == [2, 4]
 
 

@@ -274,13 +274,13 @@ class TestValues:
 class TestInPlace:
     @pytest.mark.parametrize("reference", ["conv", "relu:input"])
     def test_error_without_calibration(self, images: Tensor, reference: str) -> None:
-        with pytest.raises(RuntimeError, match=rf"layer '{reference}' was overwritten in place.*calibrate=True"):
+        with pytest.raises(RuntimeError, match=rf"layer '{reference}' was overwritten in place.*dry_run"):
             Capture(Overwriting(), [reference]).run(images)
 
     def test_pre_activation_values_and_gradient_after_calibration(self, images: Tensor) -> None:
         model = Overwriting()
         capture = Capture(model, ["conv", "relu"])
-        capture.run(images, calibrate=True)
+        capture.dry_run(images)
         read = capture.run(images, need_grad=True)
         expected = model.conv(images)
         torch.testing.assert_close(read.features["conv"], expected)
@@ -305,7 +305,7 @@ class TestStopping:
         for name, layer in model.named_children():
             layer.register_forward_hook(lambda *_, name=name: ran.append(name))
         capture = Capture(model, layers)
-        expected = capture.run(x, calibrate=True)
+        expected = capture.dry_run(x)
         ran.clear()
         got = capture.run(x, stop_early=True)
         assert ran[-1] == last
@@ -319,7 +319,7 @@ class TestStopping:
     def test_only_after_a_whole_pass_and_never_without_layers(self, x: Tensor) -> None:
         assert Capture(Chain(), ["first"]).run(x, stop_early=True).logits.shape == (5, 3)
         capture = Capture(Chain())
-        capture.run(x, calibrate=True)
+        capture.dry_run(x)
         assert capture.run(x, stop_early=True).logits.shape == (5, 3)
 
     def test_through_a_model_that_catches_exceptions(self, x: Tensor) -> None:
@@ -331,7 +331,7 @@ class TestStopping:
                     return x
 
         capture = Capture(Catching(), ["first"])
-        capture.run(x, calibrate=True)
+        capture.dry_run(x)
         assert capture.run(x, stop_early=True).logits.shape == (0,)
 
     def test_a_pass_that_makes_fewer_calls_runs_to_its_end(self, x: Tensor) -> None:
@@ -341,7 +341,7 @@ class TestStopping:
                 return self.head(self.act(self.second(y)) if x.sum() > 0 else y)
 
         capture = Capture(Sometimes(), ["act#0"])
-        capture.run(x.abs(), calibrate=True)
+        capture.dry_run(x.abs())
         assert capture.run(x.abs(), stop_early=True).logits.shape == (0,)
         assert capture.run(-x.abs(), stop_early=True).logits.shape == (5, 3)
 
@@ -350,7 +350,7 @@ class TestStopping:
         capture = Capture(model, ["first"])
         model.compile(backend="eager")
         with torch.compiler.set_stance("force_eager"):
-            capture.run(x, calibrate=True)
+            capture.dry_run(x)
         outputs = capture.run(x, stop_early=True)
         torch.testing.assert_close(outputs.features["first"], model.first(x))
         assert outputs.logits.shape == (5, 3)
@@ -452,7 +452,7 @@ class TestCompile:
         capture = Capture(model, ["conv"])
         model.compile(backend="aot_eager")
         with torch.compiler.set_stance("force_eager"):
-            capture.run(images, calibrate=True)
+            capture.dry_run(images)
         torch.testing.assert_close(capture.run(images).features["conv"], model.conv(images))
 
     @pytest.mark.parametrize("way", ["in place", "wrapped"])

@@ -137,7 +137,7 @@ def test_half_weights_give_features_that_the_student_can_be_compared_with(
 def test_a_half_student_gets_half_outputs() -> None:
     teacher = FrozenTeacher(network().bfloat16())
     student = nn.Linear(4, 3).bfloat16()
-    teacher.bind(student)
+    teacher.set_student(student)
     assert teacher(torch.randn(2, 4)).logits.dtype == torch.bfloat16
 
 
@@ -167,8 +167,8 @@ def test_scalars_and_graphs_reach_the_teacher(scale: Any, graph: Any, half: bool
     expected = net(2.0, (x, edges))
     for runtime in (None, TeacherRuntime(), TeacherRuntime("bf16")):
         teacher = FrozenTeacher(copy.deepcopy(net).bfloat16() if half else copy.deepcopy(net), runtime)
-        teacher.bind(net)
-        for outputs in (teacher(inputs), teacher.ask(inputs)(), teacher.predict(inputs)):
+        teacher.set_student(net)
+        for outputs in (teacher(inputs), teacher.predict(inputs)):
             torch.testing.assert_close(outputs.logits, expected.detach(), rtol=0.1, atol=0.1)
 
 
@@ -271,9 +271,9 @@ def test_a_prepared_copy_notices_weights_that_change() -> None:
             parameter.mul_(-1)
     teacher, x = FrozenTeacher(net, TeacherRuntime(channels_last=True)), torch.randn(4, 4)
     first = teacher(x).logits
-    engine = teacher._engine
+    engine = teacher._prepared
     assert torch.equal(teacher(x).logits, first)
-    assert teacher._engine is engine
+    assert teacher._prepared is engine
     net.load_state_dict(other.state_dict())
     torch.testing.assert_close(teacher(x).logits, other.eval()(x).detach())
 

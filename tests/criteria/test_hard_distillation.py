@@ -88,7 +88,8 @@ def test_each_token_of_deit_learns_from_its_own_side(two_outputs: bool) -> None:
     images, target = draw(6, 3, 8, 8).float(), labels(6, classes=5)
     decisions = module.teacher(images).argmax(1)  # type: ignore[misc]
     outputs = module.distiller.capture.run(images, None, need_grad=True)
-    module.distiller.compare(outputs, Outputs(module.teacher(images)), Batch(images, target)).total.backward()  # type: ignore[misc]
+    sides = module.distiller.sides(outputs, Outputs(module.teacher(images)), Batch(images, target))  # type: ignore[misc]
+    module.criteria(sides.student, sides.teacher, sides.target).total.backward()
     found = {name: parameter.grad for name, parameter in student.named_parameters()}
     tokens = student.forward_features(images)
     for head, token, answer in (("head", 0, target), ("head_dist", 1, decisions)):

@@ -373,9 +373,9 @@ class Slow(OnLogits):
 class ForgetfulTeacher(Teacher):
     """Never calls eval()."""
 
-    def __call__(self, inputs: Inputs, mask: Tensor | None = None, *, calibrate: bool = False) -> Outputs:
+    def __call__(self, inputs: Inputs, mask: Tensor | None = None) -> Outputs:
         with torch.no_grad():
-            return self.capture.run(inputs, mask, calibrate=calibrate)
+            return self.capture.run(inputs, mask)
 
     def predict(self, inputs: Inputs, mask: Tensor | None = None) -> Outputs:
         return self(inputs, mask)
@@ -384,16 +384,16 @@ class ForgetfulTeacher(Teacher):
 class CarefulTeacher(ForgetfulTeacher):
     """Right."""
 
-    def __call__(self, inputs: Inputs, mask: Tensor | None = None, *, calibrate: bool = False) -> Outputs:
+    def __call__(self, inputs: Inputs, mask: Tensor | None = None) -> Outputs:
         self.model.eval()
-        return super().__call__(inputs, mask, calibrate=calibrate)
+        return super().__call__(inputs, mask)
 
 
 class RestlessTeacher(CarefulTeacher):
     """In evaluation mode, and moves its weights towards the batch's statistics all the same."""
 
-    def __call__(self, inputs: Inputs, mask: Tensor | None = None, *, calibrate: bool = False) -> Outputs:
-        outputs = super().__call__(inputs, mask, calibrate=calibrate)
+    def __call__(self, inputs: Inputs, mask: Tensor | None = None) -> Outputs:
+        outputs = super().__call__(inputs, mask)
         with torch.no_grad():
             self.model.head.bias.sub_(0.01 * outputs.logits.mean(0))
         return outputs

@@ -183,7 +183,7 @@ class SteepScale(bugs.OnLogits):
 def observing(network: nn.Module) -> FrozenTeacher:
     """A teacher whose layers are read already."""
     teacher = FrozenTeacher(network)
-    teacher.observe(["stem", "stage"])
+    teacher.capture_layers(["stem", "stage"])
     return teacher
 
 

@@ -79,7 +79,7 @@ class Heads(nn.Module):
 def heads() -> tuple[Heads, FrozenTeacher]:
     network = Heads()
     teacher = FrozenTeacher(network)
-    teacher.observe(["a", "b"])
+    teacher.capture_layers(["a", "b"])
     return network, teacher
 
 

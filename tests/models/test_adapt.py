@@ -99,9 +99,10 @@ def test_layers_are_under_model(quick_trainer: Callable[..., Trainer]) -> None:
 )
 def test_every_runtime_gives_nearly_the_same(runtime: TeacherRuntime) -> None:
     teacher = FrozenTeacher(adapt(SmallCNN(4, 3, in_channels=3), 12, MEAN, STD, [0.5], [0.25], 3), runtime)
-    teacher.observe(["model.stage3"])
+    teacher.capture_layers(["model.stage3"])
     x = torch.rand(4, 1, 8, 8)
-    exact = teacher(x, calibrate=True)
+    with teacher.capture.finding_overwrites():
+        exact = teacher(x)
     teacher.prepare_runtime(lambda: [x])
     found = teacher(x)
     for ours, theirs in (

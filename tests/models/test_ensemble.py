@@ -275,8 +275,9 @@ def test_every_runtime_gives_nearly_the_same(
 ) -> None:
     ensemble, (x, _) = Ensemble(members(), average=average), data.tensors
     teacher = FrozenTeacher(ensemble, runtime)
-    teacher.observe(["0", "1.stage3"])
-    exact = teacher(x, calibrate=True)
+    teacher.capture_layers(["0", "1.stage3"])
+    with teacher.capture.finding_overwrites():
+        exact = teacher(x)
     teacher.prepare_runtime(lambda: [x])
     found = teacher(x)
     pairs = [(found.logits, exact.logits), *((found.features[name], exact.features[name]) for name in exact.features)]
@@ -290,8 +291,8 @@ def test_folding_reaches_every_member() -> None:
     with torch.no_grad():
         exact = teacher.model(x)
     torch.testing.assert_close(teacher(x).logits, exact, rtol=1e-4, atol=1e-5)
-    assert teacher._engine is not None
-    twin = teacher._engine._read.func.__self__.model  # type: ignore[attr-defined]
+    assert teacher._prepared is not None
+    twin = teacher._prepared._read.func.__self__.model  # type: ignore[attr-defined]
     assert not any(isinstance(module, nn.BatchNorm2d) for module in twin.modules())
 
 

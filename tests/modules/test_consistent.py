@@ -49,7 +49,7 @@ def test_a_teacher_in_its_own_precision_sees_the_same_pixels(quick_trainer: Any)
     student, network = Watching(), SmallCNN(4)
     teacher = FrozenTeacher(network, TeacherRuntime("bf16"))
     asked: list[Tensor] = []
-    original = teacher.ask
-    teacher.ask = lambda inputs, mask=None: (asked.append(inputs), original(inputs, mask))[1]  # type: ignore[method-assign]
+    original = teacher.prefetch
+    teacher.prefetch = lambda inputs, mask=None: (asked.append(inputs), original(inputs, mask))[1]  # type: ignore[method-assign]
     quick_trainer(limit_val_batches=0).fit(LogitDistillation(student, teacher), data)
     assert all(torch.equal(s, t) for s, t in zip(student.seen[-2:], asked[-2:], strict=True))

@@ -43,7 +43,7 @@ def data() -> TensorDataset:
 
 def bound(student: nn.Module, **arguments: Any) -> EMATeacher:
     teacher = EMATeacher(**arguments)
-    teacher.bind(student)
+    teacher.set_student(student)
     return teacher
 
 
@@ -59,7 +59,7 @@ def test_three_updates_by_hand() -> None:
     teacher = bound(student, decay=0.9, warm_up=False)
     for step, weight in enumerate((2.0, 4.0, -1.0), 1):
         student.weight.data.fill_(weight)
-        teacher.end_batch(student, step)
+        teacher.on_train_batch_end(student, step)
     # ((1 * .9 + 2 * .1) * .9 + 4 * .1) * .9 - 1 * .1
     assert teacher.model.weight.item() == pytest.approx(1.151)
 
@@ -70,7 +70,7 @@ def test_warming_up_is_the_mean_of_all_students() -> None:
     teacher = bound(student, decay=0.999)
     for step, weight in enumerate((2.0, 4.0, -3.0, 8.0), 1):
         student.weight.data.fill_(weight)
-        teacher.end_batch(student, step)
+        teacher.on_train_batch_end(student, step)
     assert teacher.model.weight.item() == pytest.approx((1 + 2 + 4 - 3 + 8) / 5)
 
 
@@ -96,7 +96,7 @@ def test_buffers_are_copied_and_weights_are_not() -> None:
     teacher = bound(student, decay=0.9, warm_up=False)
     student(torch.randn(8, 4))
     student.hidden.weight.data += 1
-    teacher.end_batch(student, 1)
+    teacher.on_train_batch_end(student, 1)
     for (name, mine), other in zip(teacher.model.named_buffers(), student.buffers(), strict=True):
         assert torch.equal(mine, other), name
         assert mine.data_ptr() != other.data_ptr()
@@ -112,7 +112,7 @@ def test_several_steps_at_once_are_as_many_updates() -> None:
         teacher = bound(student, decay=0.7)
         student.weight.data += 1
         for step in steps:
-            teacher.end_batch(student, step)
+            teacher.on_train_batch_end(student, step)
         teachers.append(teacher)
     torch.testing.assert_close(teachers[0].model.weight, teachers[1].model.weight)
 
@@ -122,7 +122,7 @@ def test_nothing_moves_where_no_step_was_made() -> None:
     teacher = bound(student)
     before = teacher.model.weight.clone()  # type: ignore[operator]
     student.weight.data += 1
-    teacher.end_batch(student, 0)
+    teacher.on_train_batch_end(student, 0)
     assert torch.equal(teacher.model.weight, before)  # type: ignore[arg-type]
 
 
@@ -133,7 +133,7 @@ def test_networks_of_several_types(dtype: torch.dtype) -> None:
     before = copy.deepcopy(student)
     for parameter in student.parameters():
         parameter.data += 2
-    teacher.end_batch(student, 1)
+    teacher.on_train_batch_end(student, 1)
     for mine, start in zip(teacher.model.parameters(), before.parameters(), strict=True):
         assert mine.dtype == start.dtype
         torch.testing.assert_close(mine, start + 1)

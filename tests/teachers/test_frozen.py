@@ -55,7 +55,7 @@ def test_outputs_are_the_models_in_evaluation_without_gradient(images: Tensor) -
     model = SmallCNN(2)
     expected = copy.deepcopy(model).eval()(images)
     teacher = FrozenTeacher(model)
-    teacher.observe(["stage1"])
+    teacher.capture_layers(["stage1"])
     outputs = teacher(images)
     torch.testing.assert_close(outputs.logits, expected)
     assert not outputs.logits.requires_grad
@@ -129,7 +129,7 @@ def test_it_follows_the_device_and_keeps_its_type(images: Tensor) -> None:
 
 def test_pickle(images: Tensor) -> None:
     teacher = FrozenTeacher(SmallCNN(2))
-    teacher.observe(["stage*"])
+    teacher.capture_layers(["stage*"])
     twin = pickle.loads(pickle.dumps(teacher))
     expected, got = teacher(images), twin(images)
     assert torch.equal(got.logits, expected.logits)
@@ -139,8 +139,8 @@ def test_pickle(images: Tensor) -> None:
 
 def test_observing_again_replaces_the_layers(images: Tensor) -> None:
     teacher = FrozenTeacher(SmallCNN(2))
-    teacher.observe(["stage1"])
-    teacher.observe(["stage2"])
+    teacher.capture_layers(["stage1"])
+    teacher.capture_layers(["stage2"])
     assert list(teacher(images).features) == ["stage2"]
     assert not teacher.model.stage1._forward_hooks
 

@@ -17,7 +17,7 @@ from lit_distill.batch.labels import TASKS, Task
 from lit_distill.batch.reading import BatchReader
 from lit_distill.batch.reporting import describe
 from lit_distill.callbacks.distill import host as hosting
-from lit_distill.callbacks.distill.dry_run import rehearse
+from lit_distill.callbacks.distill.dry_run import run_step_on_copy
 from lit_distill.callbacks.distill.evaluates_host import EvaluatesHost
 from lit_distill.callbacks.distill.evaluation import HostEvaluation, default_criteria, task_of
 from lit_distill.callbacks.distill.heard import Heard, tokens_that_count
@@ -34,14 +34,14 @@ from lit_distill.engine import checks
 from lit_distill.engine.aftermath import Before, Departure
 from lit_distill.engine.charts import add_comparison_charts
 from lit_distill.engine.checkpoint import NOTE_KEY
-from lit_distill.engine.distiller import Comparison, Distiller, labels_are_read
-from lit_distill.engine.finiteness import finite_gradients, finite_loss
+from lit_distill.engine.distiller import Distiller, StepLoss, labels_are_read
+from lit_distill.engine.finiteness import finite_gradients, refuse_loss
 from lit_distill.engine.named_criteria import check_criteria, check_weights
 from lit_distill.engine.remembered import say_changes
 from lit_distill.engine.weighted import WeightedCriteria
 from lit_distill.files.resuming import guard, naming, unguard
 from lit_distill.files.saving import save_whole
-from lit_distill.preflight.dry_run import Rehearsal
+from lit_distill.preflight.dry_run import DryRun
 from lit_distill.preflight.lone_batches import lone_batch
 from lit_distill.preflight.networks import check_networks, refuse_empty
 from lit_distill.preflight.unfreezing import unfreezes_later
@@ -211,7 +211,7 @@ class Distill(EvaluatesHost):
         self._calls.start(self.distiller.capture)
         if is_compiled(module) or getattr(module, "_compiler_ctx", None) is not None:
             see_hooks()
-        self._rehearse(trainer, module, set_up)
+        self._dry_run(trainer, module, set_up)
         additions = hosting.Additions({"criteria": self.criteria})
         if self.distiller.registered_teacher is not None and student is module:
             raise ValueError(
@@ -226,9 +226,9 @@ class Distill(EvaluatesHost):
         self._host.wrap(module, "configure_optimizers", self._trained.around_configure_optimizers(module))
         self._host.wrap(module, "on_load_checkpoint", self._on_load_checkpoint(module))
 
-    def _rehearse(self, trainer: Trainer, module: LightningModule, set_up: bool) -> None:
-        refuse_empty(trainer, self._engine().student, self._network())
-        check_networks(self._engine().student, self._network())
+    def _dry_run(self, trainer: Trainer, module: LightningModule, set_up: bool) -> None:
+        refuse_empty(trainer, self._active().student, self._network())
+        check_networks(self._active().student, self._network())
         samples = training_data(trainer) if self.example_inputs is None else None
         try:
             self._try_example(trainer, module, set_up, samples)
@@ -246,7 +246,7 @@ class Distill(EvaluatesHost):
     def _try_example(
         self, trainer: Trainer, module: LightningModule, set_up: bool, samples: TrainingData | None, whole: bool = False
     ) -> None:
-        distiller = self._engine()
+        distiller = self._active()
         parameter = next(iter(module.parameters()), torch.empty(0))
         self._place = None  # the teacher may be where a fit before this one left it
         self._follow(parameter.device)
@@ -255,12 +255,12 @@ class Distill(EvaluatesHost):
         if samples is None:
             inputs = move(self.example_inputs, parameter.device, parameter.dtype)
             with as_in_evaluation(distiller.student), torch.enable_grad():
-                outputs = distiller.capture.run(inputs, calibrate=True)
+                outputs = distiller.capture.dry_run(inputs)
             data = self._heard.batch(Call(inputs, True, None), None, self._network())
             if not is_compiled(module):
                 self._calls.expect_parts()
         else:
-            done = rehearse(trainer, module, self._calls.hearing(), set_up, samples, self._explain, whole)
+            done = run_step_on_copy(trainer, module, self._calls.hearing(), set_up, samples, self._explain, whole)
             loss = hosting.loss_of(done.returned, module) if done.returned is not None else None
             self._task.value = loss.detach() if loss is not None else self._task.value
             call = self._calls.learn(module, done.calls, done.listener)
@@ -269,7 +269,7 @@ class Distill(EvaluatesHost):
             read = describe(done.batch, self._reader) if self._reads_batch else []
             labels = self._labels_beside(done.batch)
             outputs, heard = (
-                done.listener.read(call, data.mask, calibrate=True, reader=data.for_teacher),
+                done.listener.read(call, data.mask, dry=True, reader=data.for_teacher),
                 done.listener.capture.model,
             )
             if loss is not None and self.criteria.trains("task"):
@@ -279,7 +279,7 @@ class Distill(EvaluatesHost):
         extra = distiller.registered_teacher
         later = unfreezes_later(trainer, module)
         with as_in_evaluation(*([extra] if extra is not None else [])), torch.enable_grad():
-            Rehearsal(distiller).run(outputs, data, read=read, labels=labels, heard=heard, later=later)
+            DryRun(distiller).run(outputs, data, read=read, labels=labels, heard=heard, later=later)
 
     def _explain(self, error: Exception, batch: Any, calls: list[Call]) -> None:
         note_on_labels(error, batch, calls, self._format, self._meant)
@@ -292,26 +292,26 @@ class Distill(EvaluatesHost):
             return None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        distiller = self._engine()
+        distiller = self._active()
         hosting.needs_optimizer(trainer, pl_module)
         self._trained.add(next(iter(trainer.optimizers), None), getattr(pl_module, NOTE_KEY))
         self._follow(pl_module.device)
-        distiller.start(trainer, pl_module, distiller.reader().read)
+        distiller.on_fit_start(trainer, pl_module, distiller.reader().read)
         add_comparison_charts(pl_module.loggers)
 
     def _follow(self, device: torch.device) -> None:
         """Have the teacher where the student is."""
         if device != self._place:
             self._place = device
-            self._engine().move(lambda tensor: tensor.to(device))
+            self._active().move(lambda tensor: tensor.to(device))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        reader = self._engine().reader()
+        reader = self._active().reader()
 
         def read(batch: Any) -> Inputs:
             return reader.read(on_device(trainer, pl_module, batch, pl_module.device)).for_teacher
 
-        self._engine().prepare(trainer, read)
+        self._active().on_train_start(trainer, read)
 
     # One batch -----------------------------------------------------------------------------------
 
@@ -320,20 +320,20 @@ class Distill(EvaluatesHost):
             example, self._example = self._example, None
             why = lone_batch(trainer)
             if why is not None:
-                Rehearsal(self._engine()).refuse_lone_batch(why, example)
-        self._engine().begin_batch(trainer, batch_idx)
+                DryRun(self._active()).refuse_lone_batch(why, example)
+        self._active().on_train_batch_start(trainer, batch_idx)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._engine().end_batch(trainer)
+        self._active().on_train_batch_end(trainer)
 
     def _training_step(self, module: LightningModule) -> hosting.Wrapper:
         def step(original: Callable[..., Any], batch: Any, *rest: Any) -> Any:
             if not module.trainer.training:  # their validation_step calls it
                 return original(batch, *rest)
             self._follow(module.device)  # a learning-rate finder's trial steps come before on_fit_start
-            with self._calls.hearing().listen() as calls, self._engine().measured.eagerly():
+            with self._calls.hearing().listen() as calls, self._active().measured.eagerly():
                 try:
                     returned = original(batch, *rest)
                 except Exception as error:
@@ -342,23 +342,16 @@ class Distill(EvaluatesHost):
             chosen = self._calls.choose(module, calls)
             if returned is None or not chosen:
                 self._warn_not_called(returned is not None)
-                self._engine().hold_task_gradient(module.trainer, [])
                 return returned
             self._task.value = hosting.loss_of(returned, module)
-            comparisons = [self._compare(batch, call) for call in chosen]
+            parts = [self._loss_of(batch, call) for call in chosen]
             self._task.value = torch.zeros(())  # the graph must not outlive the step
-            total = torch.stack([comparison.total for comparison in comparisons]).mean()
-            for comparison in comparisons:
-                finite_loss(
-                    total,
-                    comparison.losses,
-                    comparison.own,
-                    module.global_step,
-                    Batch(chosen[0].inputs),
-                    self._engine().networks(),
-                )
-            self._engine().hold_task_gradient(module.trainer, [comparison.losses for comparison in comparisons])
-            self._log(module, total, comparisons, count_samples(chosen[0].inputs))
+            total = torch.stack([part.total for part in parts]).mean()
+            if not torch.isfinite(total):
+                part = next((part for part in parts if not torch.isfinite(part.total)), parts[0])
+                networks = self._active().networks()
+                refuse_loss(total, part.losses, part.own, module.global_step, Batch(chosen[0].inputs), networks)
+            self._log(module, total, parts, count_samples(chosen[0].inputs))
             return {**returned, "loss": total} if isinstance(returned, Mapping) else total
 
         return step
@@ -366,11 +359,17 @@ class Distill(EvaluatesHost):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         finite_gradients(trainer, pl_module, optimizer)
 
-    def _compare(self, batch: Any, call: Call) -> Comparison:
-        distiller = self._engine()
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        self._active().on_before_backward(trainer)
+
+    def _loss_of(self, batch: Any, call: Call) -> StepLoss:
+        distiller = self._active()
         data = self._data(batch, call)
         student = self._calls.hearing().read(call, data.mask, reader=data.for_teacher)
-        return distiller.compare(student, distiller.ask(data)(), data)
+        sides = distiller.sides(student, distiller.run_teacher(data), data)
+        with distiller.measuring():
+            losses = self.criteria(sides.student, sides.teacher, sides.target, sides.parameters)
+        return distiller.step_loss(losses, sides)
 
     def _data(self, batch: Any, call: Call) -> Batch:
         """What the student was called with, beside the labels and the teacher's own inputs where those are read."""
@@ -378,14 +377,14 @@ class Distill(EvaluatesHost):
         return self._heard.batch(call, given, self._network())
 
     def _network(self) -> nn.Module | None:
-        teacher = self._engine().teacher
+        teacher = self._active().teacher
         return teacher.model if teacher is not None else None
 
-    def _log(self, module: LightningModule, total: Tensor, comparisons: list[Comparison], size: int | None) -> None:
+    def _log(self, module: LightningModule, total: Tensor, parts: list[StepLoss], size: int | None) -> None:
         if not (is_logging_step(module.trainer) or module.trainer.should_stop):
             return
-        figures = [self._engine().figures(comparison) for comparison in comparisons]
-        logs = {name: sum(float(part[name]) for part in figures) / len(figures) for name in figures[0]}
+        logged = [self._active().logs(part) for part in parts]
+        logs = {name: sum(float(one[name]) for one in logged) / len(logged) for name in logged[0]}
         module.log_dict(
             {"distill/loss": total.detach(), **{f"distill/{k}": v for k, v in logs.items()}}, batch_size=size
         )
@@ -411,9 +410,9 @@ class Distill(EvaluatesHost):
             saved = any(key.startswith(f"{NOTE_KEY}.") for key in checkpoint.get("state_dict", {}))
             if NOTE_KEY in checkpoint:
                 with naming(module.trainer.ckpt_path):
-                    self._engine().note.read(checkpoint, self.criteria)
-                    self._engine().note.restore_rng(module.trainer, last=False)
-                say_changes(self._engine().note.changes(checkpoint))
+                    self._active().note.read(checkpoint, self.criteria)
+                    self._active().note.restore_rng(module.trainer, last=False)
+                say_changes(self._active().note.changes(checkpoint))
             elif not saved:
                 hosting.check_no_state(getattr(module, NOTE_KEY))
             original(checkpoint)
@@ -426,11 +425,11 @@ class Distill(EvaluatesHost):
         unguard(trainer)
         self._stop_watching()
         if self.distiller is not None:
-            self.distiller.stop()
+            self.distiller.release()
         self._before.put_back(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._engine().finish()
+        self._active().on_fit_end()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         unguard(trainer)
@@ -454,6 +453,6 @@ class Distill(EvaluatesHost):
             self._evaluation.end()
         self._calls.stop()
 
-    def _engine(self) -> Distiller:
+    def _active(self) -> Distiller:
         assert self.distiller is not None, "setup comes first"
         return self.distiller

@@ -21,7 +21,7 @@ from lit_distill.batch.examples import (
     training_step_context,
     unchanged,
 )
-from lit_distill.batch.untouched import looking_closely
+from lit_distill.batch.untouched import comparing_values
 from lit_distill.capture.call import Call
 from lit_distill.capture.calls import Listener
 from lit_distill.capture.capture import is_compiled
@@ -32,7 +32,7 @@ from lit_distill.utils.lightning_names import is_module, is_overridden
 
 
 @dataclass
-class Rehearsal:
+class DryRun:
     """What a training step did.
 
     Attributes:
@@ -48,7 +48,7 @@ class Rehearsal:
     listener: Listener
 
 
-def rehearse(
+def run_step_on_copy(
     trainer: Trainer,
     module: LightningModule,
     listener: Listener,
@@ -56,7 +56,7 @@ def rehearse(
     data: TrainingData,
     explain: Callable[[Exception, Any, list[Call]], None],
     whole: bool = False,
-) -> Rehearsal:
+) -> DryRun:
     """Run the module's training step on a copy, with two samples; with a whole batch where two do not do.
 
     Args:
@@ -106,7 +106,7 @@ def _run(
     set_up: bool,
     batch: Any,
     explain: Callable[[Exception, Any, list[Call]], None],
-) -> Rehearsal:
+) -> DryRun:
     # Copied together, so that the copied listener hears the copied student.
     twin, ear = copied((module, listener))
     if not is_compiled(module) and getattr(module, "_compiler_ctx", None) is None:
@@ -118,14 +118,14 @@ def _run(
     with _logging_nothing(trainer, twin):
         if not set_up and is_overridden("setup", twin):
             twin.setup("fit")
-        with ear.capture.observed(), looking_closely(), ear.listen() as calls, training_step_context(trainer):
+        with ear.capture.observed(), comparing_values(), ear.listen() as calls, training_step_context(trainer):
             takes_index = is_param_in_hook_signature(twin.training_step, "batch_idx", min_args=2)
             try:
                 returned = twin.training_step(batch, 0) if takes_index else twin.training_step(batch)
             except Exception as error:
                 explain(error, batch, calls)
                 raise
-    return Rehearsal(batch, calls, returned, ear)
+    return DryRun(batch, calls, returned, ear)
 
 
 @contextmanager

@@ -49,7 +49,7 @@ class EvaluatesHost(Callback):
         if not teacher.frozen:
             return None
         if known is None:
-            teacher.observe((), self._format)
+            teacher.capture_layers((), self._format)
         return teacher
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

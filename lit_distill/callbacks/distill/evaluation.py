@@ -189,7 +189,7 @@ class HostEvaluation:
         assert self._listener is not None
         assert self._evaluator is not None
         heard = self._heard.batch(call, given, self.teacher.model if self.teacher is not None else None)
-        raw = self._listener.read(call, calibrate=True, reader=heard.for_teacher)
+        raw = self._listener.read(call, dry=True, reader=heard.for_teacher)
         data, outputs, _ = settle(heard, self._format, raw, layouts=self._listener.capture.layouts)
         arrange = partial(settled_logits, heard, self._format, raw)
         logits = outputs.logits

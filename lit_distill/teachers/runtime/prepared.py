@@ -22,7 +22,7 @@ from lit_distill.utils.copying import copied
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.float32, "int8_dynamic": torch.float32}
 
 
-class Engine:
+class PreparedModel:
     """Gives a frozen network's outputs from a copy of it.
 
     Args:

@@ -54,8 +54,9 @@ def ready(
 ) -> FrozenTeacher:
     """A teacher as it is after the dry run and `prepare`."""
     teacher = FrozenTeacher(model, runtime)
-    teacher.observe(layers)
-    teacher(example, calibrate=True)
+    teacher.capture_layers(layers)
+    with teacher.capture.finding_overwrites():
+        teacher(example)
     teacher.needs_logits = logits
     teacher.prepare_runtime(lambda: [example])
     return teacher
@@ -110,7 +111,7 @@ class TestValues:
         self, network: SmallCNN, images: Tensor, runtime: TeacherRuntime, tolerance: float
     ) -> None:
         plain = FrozenTeacher(copy.deepcopy(network))
-        plain.observe(LAYERS)
+        plain.capture_layers(LAYERS)
         expected = plain(images)
         teacher = ready(network, runtime, images, LAYERS)
         got = teacher(images)
@@ -200,7 +201,7 @@ class TestValues:
 class TestFolding:
     def test_folds_all_but_what_is_read(self, network: SmallCNN, images: Tensor) -> None:
         teacher = ready(network, TeacherRuntime(fold_batch_norm=True), images, ["stage2.0"])
-        twin = teacher._engine._read.func.__self__.model  # type: ignore[union-attr, attr-defined]
+        twin = teacher._prepared._read.func.__self__.model  # type: ignore[union-attr, attr-defined]
         left = [name for name, module in twin.named_modules() if isinstance(module, nn.BatchNorm2d)]
         assert left == ["stage2.1"]
         assert far(teacher(images).features["stage2.0"], teacher.predict(images).features["stage2.0"]) < 1e-6
@@ -300,7 +301,7 @@ class TestInt8:
         outputs = teacher(images)
         assert outputs.logits.numel() == 0
         assert far(outputs.features["stage1"], teacher.predict(images).features["stage1"]) < 0.05
-        graph = teacher._engine._read.__closure__  # type: ignore[union-attr]
+        graph = teacher._prepared._read.__closure__  # type: ignore[union-attr]
         (traced,) = [c.cell_contents for c in graph if isinstance(c.cell_contents, torch.fx.GraphModule)]
         assert not [node for node in traced.graph.nodes if "stage2" in str(node.target)]
 
@@ -353,8 +354,9 @@ class TestStopping:
         for layer in (network.stage1, network.pool, network.stage3[0], network.classifier):
             layer.register_forward_hook(ran)
         teacher = FrozenTeacher(network)
-        teacher.observe(["stage2", "stage3:input"])
-        expected = teacher(images, calibrate=True)
+        teacher.capture_layers(["stage2", "stage3:input"])
+        with teacher.capture.finding_overwrites():
+            expected = teacher(images)
         teacher.needs_logits = False
         ran.calls.clear()
         got = teacher(images)
@@ -367,7 +369,7 @@ class TestStopping:
     def test_observing_again_asks_for_the_logits_again(self, network: SmallCNN, images: Tensor) -> None:
         teacher = FrozenTeacher(network)
         teacher.needs_logits = False
-        teacher.observe(["stage1"])
+        teacher.capture_layers(["stage1"])
         assert teacher(images).logits.shape == (16, 10)
 
 
@@ -398,7 +400,7 @@ class TestLife:
         teacher = ready(network, TeacherRuntime("int8"), images, ["stage1"])
         twin = pickle.loads(pickle.dumps(teacher))
         assert twin.runtime == teacher.runtime
-        assert twin._engine is None
+        assert twin._prepared is None
         assert torch.equal(twin(images).logits, teacher.predict(images).logits)
         module = LogitDistillation(SmallCNN(2), teacher)
         assert copy.deepcopy(module)._teacher is teacher

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol, TypeGuard
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from lit_distill.engine.aftermath import Before
 from lit_distill.engine.distiller import Distiller
@@ -16,9 +17,9 @@ from lit_distill.utils.signals import end_if_terminated, listen, listen_no_more,
 class _Distillation(Protocol):
     distiller: Distiller
 
-    def look_ahead(self) -> None: ...
+    def dry_run_on_data(self) -> None: ...
 
-    def look_at_lone_batches(self, batch: Any) -> None: ...
+    def check_lone_batches(self, batch: Any) -> None: ...
 
     def leave_plain(self) -> None: ...
 
@@ -27,10 +28,10 @@ def _is_distillation(module: object) -> TypeGuard[_Distillation]:
     return isinstance(getattr(module, "distiller", None), Distiller)
 
 
-class Attendant(Callback):
-    """Does for a distillation what has to come before or after every other callback; stands first in the trainer's list.
+class FirstCallback(Callback):
+    """Runs a distillation module's own work before all other callbacks: it is the first in the trainer's list.
 
-    Weight averaging copies the module in its setup, and other callbacks may end a batch by an error.
+    Weight averaging copies the module in its setup, and other callbacks may end a batch with an error.
     """
 
     def __init__(self) -> None:
@@ -42,19 +43,23 @@ class Attendant(Callback):
         self._before.remember(pl_module)
         guard(trainer)
         if stage == "fit" and _is_distillation(pl_module):
-            pl_module.look_ahead()
+            pl_module.dry_run_on_data()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if _is_distillation(pl_module):
             if batch_idx == 0:
-                pl_module.look_at_lone_batches(batch)
-            pl_module.distiller.begin_batch(trainer, batch_idx)
+                pl_module.check_lone_batches(batch)
+            pl_module.distiller.on_train_batch_start(trainer, batch_idx)
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        if _is_distillation(pl_module):
+            pl_module.distiller.on_before_backward(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if _is_distillation(pl_module):
-            pl_module.distiller.end_batch(trainer)
+            pl_module.distiller.on_train_batch_end(trainer)
 
     def on_predict_batch_end(
         self,
