@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from lit_distill import Distill, LogitDistillation, RecordedTeacher, SoftTarget
 from lit_distill.recording import FolderStore
 
-PROMISE = "a fault beside a recording leaves trainer, DataModule and module as they were"
+PROMISE = "a fault next to a recording leaves trainer, DataModule and module as they were"
 MakeTrainer = Callable[..., Trainer]
 COUNT = 16
 

@@ -214,7 +214,7 @@ def test_a_sound_checkpoint_comes_in(
     torch.save(sound, tmp_path / "own.ckpt")
     names = {"file": tmp_path / "own.ckpt", "url": f"file://{tmp_path}/own.ckpt", "http": f"{web}/own.ckpt"}
     doors(tmp_path)[door](names[place])  # type: ignore[arg-type]
-    tally("a sound checkpoint is read from files and over http")
+    tally("a valid checkpoint is read from files and over http")
 
 
 def test_another_file_of_the_same_name_is_fetched_anew(tmp_path: Path, web: str, sound: dict[str, Any]) -> None:

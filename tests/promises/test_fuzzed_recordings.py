@@ -21,7 +21,7 @@ from lit_distill import LogitDistillation, RecordedTeacher, SoftTarget
 from lit_distill.recording import DamagedRecording, StaleRecording, store
 
 pytestmark = pytest.mark.slow
-PROMISE = "a spoilt recording is refused by name or healed, and never read wrongly"
+PROMISE = "a damaged recording is refused by name or repaired, and never read wrongly"
 COUNT, SHARDS = 24, 3
 EXAMPLES = settings(
     max_examples=100,

@@ -30,7 +30,7 @@ from lit_distill.utils.notices import DistillationWarning
 Tally = Callable[..., None]
 MakeTrainer = Callable[..., Trainer]
 PROMISE = "a network that changes what another reads is refused"
-RIGHT = "a network that changes nothing that another reads is let be"
+RIGHT = "a network that changes nothing that another reads is accepted"
 
 
 class Net(nn.Module):
@@ -335,4 +335,4 @@ def test_a_change_from_outside_is_told_at_the_end(quick_trainer: MakeTrainer, ta
         quick_trainer().fit(Meddling(Net(), teacher), data())
     with torch.no_grad():
         teacher.head.bias.zero_()  # between fits it may be changed
-    tally("a frozen teacher that something else changes in a fit is told")
+    tally("a frozen teacher that something else changes in a fit is reported")

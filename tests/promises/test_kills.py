@@ -21,7 +21,7 @@ from tests.promises.schemes import SCHEMES, labels_of, make
 
 pytestmark = pytest.mark.slow
 
-EXACT = "a fit that is killed and goes on equals one that was not, bit for bit"
+EXACT = "a fit that is killed and resumed equals an uninterrupted one, bit for bit"
 EPOCHS, KILLS = 4, 3
 HOOKS = [
     "setup",

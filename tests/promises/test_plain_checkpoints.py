@@ -29,7 +29,7 @@ from tests.promises.conftest import Tally
 from tests.promises.test_foreign_files import batches, network, steps, trainer
 
 PLAIN = "NumPy's scalars never reach a checkpoint"
-TOLD = "a run that goes on and is set otherwise says so"
+TOLD = "a resumed run with other settings says so"
 SCALARS: list[Callable[[float], Any]] = [np.float32, np.float64, np.float16, lambda value: np.array(value)]
 CLASSES = sorted(
     (

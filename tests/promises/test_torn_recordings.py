@@ -20,8 +20,8 @@ from lit_distill.recording import FolderStore, Plan, store
 from lit_distill.recording.store import Layout
 
 pytestmark = pytest.mark.slow
-FINISHED = "a recording that is cut off is finished exactly"
-FULL = "a full disk is said, and what is recorded stays"
+FINISHED = "an interrupted recording is finished exactly"
+FULL = "a full disk is reported, and what is recorded stays"
 DTYPE = np.dtype([("logits", "<f2", (4,))])
 LAYOUT = Layout(Plan(6000, 2, 100))  # three shards
 
@@ -262,4 +262,4 @@ def test_two_processes_that_record_at_once_make_one_recording(tmp_path: Path, ta
     said = [process.communicate(timeout=180)[0].splitlines()[-1] for process in together]
     assert sum(int(line.split()[1]) for line in said) == 160
     assert {path.suffix for path in (tmp_path / "shared").iterdir()} <= {".npy", ".sha256", ".json", ".lock"}
-    tally("processes that record at once make one recording")
+    tally("processes that record at the same time make one recording")

@@ -26,7 +26,7 @@ from tests.promises.schemes import SCHEMES, labels_of, make, network
 pytestmark = pytest.mark.slow
 
 AS_ONE = "two processes train the weights that one trains"
-OWN_STATES = "each process goes on with its own random states"
+OWN_STATES = "each process resumes with its own random states"
 # What two processes cannot have alike: a recording made of other batches, memories in another order.
 ALIKE = [scheme for scheme in SCHEMES if scheme not in ("recorded", "queue", "CRD")]
 

@@ -29,4 +29,4 @@ def test_a_right_argument_is_not_refused(make: Callable[[], Any], tally: Tally) 
         warnings.simplefilter("error", UserWarning)
         warnings.filterwarnings("ignore", message=".*torch.jit.*")
         assert make() is not None
-    tally("a right argument is not refused")
+    tally("a valid argument is not refused")

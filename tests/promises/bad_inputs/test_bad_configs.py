@@ -11,7 +11,7 @@ from tests.promises.bad_inputs.configs import BASE, CHANGES, FILES, RIGHT, TWICE
 from tests.promises.conftest import Tally
 
 REFUSED = "a bad config is refused with the file, the place and the remedy"
-TAKEN = "a right config is not refused"
+TAKEN = "a valid config is not refused"
 VERBS = ["fit", "validate", "test", "predict", "record", "doctor"]
 
 

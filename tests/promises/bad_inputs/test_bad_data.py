@@ -447,7 +447,7 @@ def test_what_only_a_later_batch_shows_stops_there_and_is_named(
     with pytest.raises(kind, match=f"(?s){words}"):
         DOORS["module"](case, quick_trainer, watch)
     assert watch.batches == 2
-    tally("bad data that a later batch holds stop the fit there, and are named")
+    tally("bad data in a later batch stop the fit there, and are named")
 
 
 def test_a_label_out_of_range_in_a_step_of_the_users_own_is_noted(quick_trainer: MakeTrainer, tally: Tally) -> None:
@@ -455,4 +455,4 @@ def test_a_label_out_of_range_in_a_step_of_the_users_own_is_noted(quick_trainer:
         DOORS["Distill"](Case(data=lambda: loader(y=with_value(classes(), 6, 10))), quick_trainer, Watch())
     assert "label 10 is no class" in caught.value.__notes__[0]
     assert "(sample 2 of 4)" in caught.value.__notes__[0]
-    tally("bad data that a later batch holds stop the fit there, and are named")
+    tally("bad data in a later batch stop the fit there, and are named")

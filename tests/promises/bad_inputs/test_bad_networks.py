@@ -474,7 +474,7 @@ def test_probabilities_in_place_of_logits_are_told(
     case, words = TOLD[what]
     with pytest.warns(DistillationWarning, match=words):
         DOORS[door](case, quick_trainer, Watch())
-    tally("probabilities in place of logits are told")
+    tally("probabilities instead of logits cause a warning")
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -495,4 +495,4 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_take_it(
     assert module is None
     assert all(torch.equal(before[name], value) for name, value in student.state_dict().items())
     assert door == "Distill" or "It is that of 'mine' (Own)" in str(caught.value)
-    tally("a gradient that is not finite stops before the weights take it")
+    tally("a gradient that is not finite stops the fit before it reaches the weights")

@@ -377,13 +377,13 @@ def test_a_right_set_up_runs(what: str, door: str, quick_trainer: MakeTrainer, t
         DOORS[door](Case(**{**vars(case), "student": student}), quick_trainer, watch)
     assert watch.steps
     assert all(parameter.isfinite().all() for parameter in made[0].parameters() if parameter.requires_grad)
-    tally("right set-ups that look like bad ones run")
+    tally("valid setups that look like bad ones run")
 
 
 def test_unfreezing_by_epochs_runs(quick_trainer: MakeTrainer, tally: Tally) -> None:
     case = Case(callbacks=lambda: [Unfreeze(["stage1"], 1)], trainer={"max_epochs": 2})
     DOORS["module"](case, quick_trainer, Watch())
-    tally("right set-ups that look like bad ones run")
+    tally("valid setups that look like bad ones run")
 
 
 def test_a_whole_student_frozen_by_a_finetuning_callback_runs(quick_trainer: MakeTrainer, tally: Tally) -> None:
@@ -405,11 +405,11 @@ def test_a_whole_student_frozen_by_a_finetuning_callback_runs(quick_trainer: Mak
     watch = Watch()
     DOORS["Distill"](case, quick_trainer, watch)
     assert watch.steps
-    tally("right set-ups that look like bad ones run")
+    tally("valid setups that look like bad ones run")
 
 
 def test_mixed_up_labels_run(quick_trainer: MakeTrainer, tally: Tally) -> None:
     shares = 0.3 * F.one_hot(classes(4), 10) + 0.7 * F.one_hot(classes(4).flip(0), 10)
     case = Case(data=lambda: collated(lambda: (0.3 * images(4) + 0.7 * images(4).flip(0), shares)))
     DOORS["module"](case, quick_trainer, Watch())
-    tally("right set-ups that look like bad ones run")
+    tally("valid setups that look like bad ones run")
