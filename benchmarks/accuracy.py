@@ -11,21 +11,18 @@ Each run is written to ``--out`` as soon as it ends, and is not repeated: a run 
 from __future__ import annotations
 
 import argparse
-import logging
-import platform
-import statistics
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
 from lightning.pytorch import LightningDataModule, Trainer, seed_everything
-from measure.seeds import Rows, spread
+from measure.machine import describe_machine, in_words
+from measure.report import markdown
+from measure.seeds import Rows, mean, over_seeds, percent, quietly, spread
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from torchvision.transforms import v2
@@ -125,7 +122,7 @@ def run(method: str, seed: int, setting: Setting, teacher: nn.Module, folder: Pa
     seconds = time.perf_counter() - start
     figures = trainer.test(module, data, verbose=False)[0]
     kept = {key.removeprefix("test/"): value for key, value in figures.items() if key.startswith("test/")}
-    return {"method": method, "seed": seed, "seconds": round(seconds, 1), **kept}
+    return {"seconds": round(seconds, 1), **kept}
 
 
 def train_digits_teacher(folder: Path) -> nn.Module:
@@ -204,21 +201,17 @@ def cifar10(options: argparse.Namespace) -> Setting:
 
 def table(results: Rows) -> str:
     """Mean and standard deviation over seeds, and the paired difference to training without a teacher."""
-    lines = [
-        "| method | student accuracy | difference, paired | agreement with teacher | seconds |",
-        "|---|---|---|---|---|",
-    ]
+    rows = []
     for method in (*METHODS, *RECORDED):
-        rows = results.of(method)
-        if not rows:
+        found = results.of(method)
+        if not found:
             continue
-        accuracies = [100 * row["accuracy/student"] for row in rows]
         gaps = [100 * gap for gap in results.paired(method, METHODS[0], "accuracy/student")]
-        agreement = f"{100 * statistics.fmean(r['agreement'] for r in rows):.1f}" if "agreement" in rows[0] else "-"
         gap = spread(gaps, sign=True) if gaps and method != METHODS[0] else "-"
-        seconds = statistics.fmean(row["seconds"] for row in rows)
-        lines.append(f"| {method} | {spread(accuracies)} | {gap} | {agreement} | {seconds:.0f} |")
-    return "\n".join(lines)
+        agreement = mean(percent(found, "agreement"), 1)
+        seconds = mean([row["seconds"] for row in found])
+        rows.append([method, spread(percent(found, "accuracy/student")), gap, agreement, seconds])
+    return markdown(["method", "student accuracy", "difference, paired", "agreement with teacher", "seconds"], rows)
 
 
 def main() -> None:
@@ -235,26 +228,25 @@ def main() -> None:
     parser.add_argument("--fast", action="store_true", help="train with fast=True, and with the images in memory")
     parser.add_argument("--out", type=Path, default=Path("runs/accuracy"))
     options = parser.parse_args()
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore")
+    quietly()
     options.out.mkdir(parents=True, exist_ok=True)
     setting = digits(options) if options.setting == "digits" else cifar10(options)
     start = time.perf_counter()
     teacher = setting.teacher(options.out)
     results_file = options.out / f"{setting.name}{'-fast' if setting.fast else ''}.json"
     results = Rows(results_file)
-    for seed in range(setting.seeds):
-        for method in options.methods:
-            if not results.has(method, seed):
-                results.add(run(method, seed, setting, teacher, options.out))
-                print(f"{method}, seed {seed}: {results.rows[-1]['accuracy/student']:.2%}", flush=True)
+    failed = over_seeds(
+        results,
+        options.methods,
+        setting.seeds,
+        lambda method, seed: run(method, seed, setting, teacher, options.out),
+        "accuracy/student",
+    )
     reference = next((row["accuracy/teacher"] for row in results.rows if "accuracy/teacher" in row), float("nan"))
-    print(f"\n{table(results)}\n\nTeacher: {reference:.2%}. {time.perf_counter() - start:.0f} s in all, {machine()}.")
-
-
-def machine() -> str:
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
-    return f"{device}, torch {torch.__version__}, lightning {lightning.__version__}, Python {platform.python_version()}"
+    seconds = f"{time.perf_counter() - start:.0f} s in this call"
+    print(f"\n{table(results)}\n\nTeacher: {reference:.2%}. {seconds}. {in_words(describe_machine())}")
+    if failed:
+        raise SystemExit("\n".join(f"{name} failed: {error}" for name, error in failed.items()))
 
 
 if __name__ == "__main__":

@@ -17,12 +17,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import statistics
 import time
-import traceback
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,7 +27,7 @@ from typing import Any
 import yaml
 from measure.machine import describe_machine, in_words
 from measure.report import markdown
-from measure.seeds import Rows, spread, with_error
+from measure.seeds import Rows, mean, over_seeds, percent, quietly, spread, with_error
 from schemes import fit
 
 from lit_distill import SupervisedModule
@@ -132,16 +129,14 @@ def table(results: Rows, methods: list[str]) -> str:
         if not found:
             continue
         gaps = [100 * gap for gap in results.paired(method, PLAIN, "accuracy")]
-        accuracies = [100 * row["accuracy"] for row in found]
-        agreement = [100 * row["agreement"] for row in found if "agreement" in row]
         rows.append(
             [
                 method,
                 str(len(found)),
-                spread(accuracies),
+                spread(percent(found, "accuracy")),
                 with_error(gaps) if gaps and method != PLAIN else "-",
-                f"{statistics.fmean(agreement):.1f}" if agreement else "-",
-                f"{statistics.fmean(row['seconds'] for row in found):.0f}",
+                mean(percent(found, "agreement"), 1),
+                mean([row["seconds"] for row in found]),
             ]
         )
     best_first = sorted(rows, key=lambda row: -float(row[2].split(" ")[0]))
@@ -198,9 +193,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     options = parse()
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore")
+    quietly()
     options.out.mkdir(parents=True, exist_ok=True)
     os.chdir(options.out)  # where the configs look for the teacher
     start = time.perf_counter()
@@ -209,20 +202,13 @@ def main() -> None:
     suffix += f"-batches-of-{options.batch_size}" if options.batch_size else ""
     results = Rows(Path(f"methods-{options.pair}{suffix}.json").absolute())
     prepare(options)
-    failed: dict[str, str] = {}
     methods = list(dict.fromkeys([BASELINE, PLAIN, *options.only]))
-    for seed in range(options.seeds):
-        for method in methods:
-            if results.has(method, seed) or method in failed:
-                continue
-            try:
-                figures = fit(words_for(method, options, Path()), seed, options.epochs, deploy=deployed)
-            except (Exception, SystemExit) as error:  # one broken method must not cost the others
-                traceback.print_exc()
-                failed[method] = str(error)
-                continue
-            results.add({"method": method, "seed": seed, "accuracy": figures["accuracy/student"], **figures})
-            print(f"{method}, seed {seed}: {figures['accuracy/student']:.2%}", flush=True)
+
+    def run(method: str, seed: int) -> dict[str, float]:
+        figures = fit(words_for(method, options, Path()), seed, options.epochs, deploy=deployed)
+        return {"accuracy": figures["accuracy/student"], **figures}
+
+    failed = over_seeds(results, methods, options.seeds, run)
     print(
         f"\n{table(results, methods)}\n\n{time.perf_counter() - start:.0f} s in this call. {in_words(describe_machine())}"
     )

@@ -15,12 +15,8 @@ Each run is written to ``--out`` as soon as it ends, and is not repeated: a run 
 from __future__ import annotations
 
 import argparse
-import logging
 import os
-import statistics
 import time
-import traceback
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +26,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import SaveConfigCallback
 from measure.machine import describe_machine, in_words
 from measure.report import markdown
-from measure.seeds import Rows, spread, with_error
+from measure.seeds import Rows, mean, over_seeds, percent, quietly, spread, with_error
 from measure.shipped import ACCURACY, FITTED_BEFORE, SCHEMES, Scheme
 
 from lit_distill.chain import read_chain
@@ -88,7 +84,7 @@ def run(scheme: Scheme, seed: int, epochs: int | None) -> dict[str, Any]:
     """Train one scheme's student and test it."""
     if not scheme.chain:
         figures = fit(["--config", scheme.file, *scheme.options], seed, epochs)
-        return {"method": scheme.name, "seed": seed, "accuracy": figures[scheme.figure], **figures}
+        return {"accuracy": figures[scheme.figure], **figures}
     links = read_chain(Path(find_configs([scheme.file])[0]), Path("runs") / scheme.name / str(seed))
     figures, seconds, accuracies = {}, 0.0, {}
     for number, link in enumerate(links):
@@ -97,15 +93,7 @@ def run(scheme: Scheme, seed: int, epochs: int | None) -> dict[str, Any]:
         figures = fit(link.settings(), own_seed, epochs, save=link.checkpoint)
         seconds += figures["seconds"]
         accuracies[link.name] = figures[scheme.figure]
-    accuracy = figures[scheme.figure]
-    return {
-        "method": scheme.name,
-        "seed": seed,
-        "accuracy": accuracy,
-        **figures,
-        "seconds": seconds,
-        "links": accuracies,
-    }
+    return {"accuracy": figures[scheme.figure], **figures, "seconds": seconds, "links": accuracies}
 
 
 def table(results: Rows) -> str:
@@ -114,9 +102,9 @@ def table(results: Rows) -> str:
     for scheme in SCHEMES:
         found = results.of(scheme.name)
         if found:
-            accuracies = spread([100 * row["accuracy"] for row in found])
+            accuracies = spread(percent(found, "accuracy"))
             gaps = [difference(results, scheme.name, other) for other in scheme.beside]
-            seconds = f"{statistics.fmean(row['seconds'] for row in found):.0f}"
+            seconds = mean([row["seconds"] for row in found])
             rows.append([scheme.name, str(len(found)), accuracies, *gaps, seconds, scheme.note])
     return markdown(["scheme", "seeds", "student's test accuracy", "to no teacher", "to logits", "seconds", ""], rows)
 
@@ -144,27 +132,16 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help="in place of the configs'; their schedules keep their length")
     parser.add_argument("--out", type=Path, default=Path("runs/schemes"), help="folder (default: runs/schemes)")
     options = parser.parse_args()
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore")
+    quietly()
     options.out.mkdir(parents=True, exist_ok=True)
     os.chdir(options.out)  # where the configs look for the teacher
     start = time.perf_counter()
     results = Rows(Path(f"schemes{f'-{options.epochs}-epochs' if options.epochs else ''}.json").absolute())
-    chosen = [scheme for scheme in SCHEMES if scheme.name in options.only]
-    prepare(chosen)
-    failed = {}
-    for seed in range(options.seeds):
-        for scheme in chosen:
-            if results.has(scheme.name, seed):
-                continue
-            try:
-                results.add(run(scheme, seed, options.epochs))
-            except (Exception, SystemExit) as error:  # one broken scheme must not cost the others
-                traceback.print_exc()
-                failed[scheme.name] = error
-                continue
-            print(f"{scheme.name}, seed {seed}: {results.rows[-1]['accuracy']:.2%}", flush=True)
+    chosen = {scheme.name: scheme for scheme in SCHEMES if scheme.name in options.only}
+    prepare(list(chosen.values()))
+    failed = over_seeds(
+        results, list(chosen), options.seeds, lambda name, seed: run(chosen[name], seed, options.epochs)
+    )
     print(f"\n{table(results)}\n\n{time.perf_counter() - start:.0f} s in this call. {in_words(describe_machine())}")
     print(f"All figures: {results.path}")
     if failed:

@@ -28,14 +28,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from measure import disk, growth, loss, machine, options, peer, plots, report, whole
+from measure import machine, options, peer, report
 from measure.job import Job, make_job
 from measure.loops import by_hand, by_trainer
 from measure.process import Failure
 from measure.rounds import Result, Variant, interleave
 
 BASELINES = ("hand-written", "hand-written, no teacher")
-SECTIONS = ("teacher options", "student options", "whole training", "loss memory", "disk", "growth")
+SECTIONS = ("teacher options", "student options")
 
 
 def job_variants() -> list[Variant]:
@@ -111,8 +111,8 @@ class Run:
         parts = [report.settings_text(self.job), table, targets, "\n".join(recording)]
         self.say("Training", "\n\n".join(part for part in parts if part))
         self.keep("training", self.rounds)
-        if plots.can_plot() and self.rounds[BASELINES[0]].usable():
-            plots.plot_rounds(self.rounds, BASELINES[0], self.job.folder / "training.png")
+        if report.can_plot() and self.rounds[BASELINES[0]].usable():
+            report.plot_rounds(self.rounds, BASELINES[0], self.job.folder / "training.png")
 
     def teacher_options(self) -> None:
         found = options.measure_teachers(self.job)
@@ -128,44 +128,6 @@ class Run:
         self._note_failures(results)
         self.say("Student, one option at a time", report.rounds_table(results, ["student, plain"]))
         self.keep("student options", results)
-
-    def whole_training(self) -> None:
-        found = whole.measure_whole(self.job, self.rounds)
-        for name, failure in found.failures.items():
-            self.failures[f"whole training, {name}"] = failure
-        about = (
-            f"{found.epochs} epochs of {found.images:,} images, {found.views} recorded views of each; recording and "
-            "compilation are in the measured time and the trainings ran one after the other. The computed time is from "
-            "the rates above, without compilation."
-        )
-        self.say("Whole training", f"{about}\n\n{report.whole_table(found)}")
-        self.keep("whole training", found)
-
-    def loss_memory(self) -> None:
-        found = loss.measure_loss(self.job)
-        if isinstance(found, Failure):
-            self._fail("loss memory", found)
-            return
-        about = f"{found.tokens:,} tokens, {found.classes:,} classes, float32, forward and backward."
-        self.say("Soft-target loss over a vocabulary", f"{about}\n\n{report.loss_table(found)}")
-        self.keep("loss memory", found)
-
-    def disk(self) -> None:
-        found = disk.measure_disk(self.job)
-        for name, failure in found.failures.items():
-            self.failures[f"disk, {name}"] = failure
-        header = ["classes", "format", "bytes an image and view", "of float32 logits"]
-        self.say("Recording on disk", report.markdown(header, disk.table_rows(found)))
-        self.keep("disk", found)
-
-    def growth(self) -> None:
-        found = growth.measure_growth(self.job)
-        for axis in found:
-            self.failures |= {f"growth, {axis.axis} {i}": failure for i, failure in enumerate(axis.failures)}
-        self.say("Growth of cost", "\n\n".join(report.growth_table(axis) for axis in found))
-        self.keep("growth", found)
-        if plots.can_plot():
-            plots.plot_growth(found, self.job.folder / "growth.png")
 
     def _note_failures(self, results: dict[str, Result]) -> None:
         self.failures |= {name: result.failure for name, result in results.items() if result.failure is not None}
@@ -208,7 +170,7 @@ def main() -> None:
     (given.out / "speed.md").write_text("# Speed\n\n")
     begun = time.perf_counter()
     run.reference_job()
-    sections = [run.teacher_options, run.student_options, run.whole_training, run.loss_memory, run.disk, run.growth]
+    sections = [run.teacher_options, run.student_options]
     for name, section in zip(SECTIONS, sections, strict=True):
         if run.wants(name):
             section()

@@ -42,9 +42,6 @@ class Job:
         rounds: Timed rounds of every variant.
         workers: Loading processes, of the variants that read files.
         views: Recorded views of each image.
-        epochs: Of the whole training.
-        whole_steps: Steps of an epoch of the whole training.
-        whole_views: Recorded views of each image there.
         learning_rate: Of the student.
     """
 
@@ -59,9 +56,6 @@ class Job:
     rounds: int = 5
     workers: int = 2
     views: int = 4
-    epochs: int = 30
-    whole_steps: int = 20
-    whole_views: int = 10
     learning_rate: float = 0.05
 
     @property
@@ -86,13 +80,13 @@ class Job:
     def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.SGD(parameters, lr=self.learning_rate, momentum=0.9)
 
-    def module(self, in_memory: bool = False, images: int | None = None) -> ImageFolder:
+    def module(self, in_memory: bool = False) -> ImageFolder:
         """The data as this library loads them."""
         return ImageFolder(
             self.data,
             batch_size=self.batch_size,
             num_workers=0 if in_memory else self.workers,
-            train_size=images or self.images,
+            train_size=self.images,
             augment=[v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip()],
             in_memory=in_memory,
         )
@@ -128,9 +122,9 @@ def make_job(data: str | None, weights: str | None, out: Path, smoke: bool) -> J
         if weights is None or not Path(weights).is_file():
             raise FileNotFoundError(f"--weights must be a file with ResNet-56 weights, not {weights}.")
         return Job(data, weights, str(out), smoke)
-    small = {"batch_size": 8, "lead_in": 1, "steps": 2, "tail": 1, "rounds": 2, "views": 2, "whole_views": 2}
+    small = {"batch_size": 8, "lead_in": 1, "steps": 2, "tail": 1, "rounds": 2, "views": 2}
     folder = data or str(synthetic_images(out / "images"))
-    return Job(folder, None, str(out), smoke, **small, epochs=2, whole_steps=2)
+    return Job(folder, None, str(out), smoke, **small)
 
 
 def synthetic_images(folder: Path, classes: int = 10, each: int = 12) -> Path:

@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
-from lit_distill import FrozenTeacher, LogitDistillation, RecordedTeacher, Teacher, TeacherRuntime
+from lit_distill import FrozenTeacher, LogitDistillation, RecordedTeacher
 from lit_distill.engine.acceleration import tune_malloc
 from measure.job import HARD, SOFT, TEMPERATURE, Job
 from measure.rounds import Turns
@@ -105,17 +105,10 @@ class Taking(Callback):
         self._turns.step_done(batch_idx)
 
 
-def make_teacher(job: Job, recorded: bool, views: int, runtime: TeacherRuntime | None = None) -> Teacher:
-    if recorded:
-        return RecordedTeacher(job.teacher(), views=views, runtime=runtime)
-    return FrozenTeacher(job.teacher(), runtime)
-
-
-def make_trainer(job: Job, name: str, epochs: int, callbacks: list[Callback], steps: int = -1) -> Trainer:
+def make_trainer(job: Job, name: str, callbacks: list[Callback]) -> Trainer:
     """A trainer with its logger and progress bar on; it does not validate and writes no checkpoint."""
     return Trainer(
-        max_epochs=epochs,
-        max_steps=steps,
+        max_epochs=10**6,
         accelerator="auto",
         devices=1,
         limit_val_batches=0,
@@ -134,15 +127,14 @@ def by_trainer(
     fast: bool = False,
     in_memory: bool = False,
     recorded: bool = False,
-    runtime: TeacherRuntime | None = None,
 ) -> None:
     """This library: ``LogitDistillation`` through Lightning's Trainer."""
     torch.manual_seed(0)
     module = LogitDistillation(
         job.student(),
-        make_teacher(job, recorded, job.views, runtime),
+        RecordedTeacher(job.teacher(), views=job.views) if recorded else FrozenTeacher(job.teacher()),
         temperature=TEMPERATURE,
         optimizer=job.optimizer,
         fast=fast,
     )
-    make_trainer(job, name, 10**6, [Taking(turns)]).fit(module, job.module(in_memory))
+    make_trainer(job, name, [Taking(turns)]).fit(module, job.module(in_memory))

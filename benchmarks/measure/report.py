@@ -1,16 +1,15 @@
-"""Markdown tables of what was measured."""
+"""Markdown tables and a chart of what was measured."""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from measure.growth import Growth
 from measure.job import Job
-from measure.loss import LossFigures
 from measure.process import Failure
 from measure.rounds import Result
-from measure.whole import ONLINE, Whole
 
 
 @dataclass(frozen=True)
@@ -74,43 +73,6 @@ def targets_table(results: dict[str, Result]) -> str:
     return markdown(["variant", "beside", "ratio", "target", ""], rows) if rows else ""
 
 
-def whole_table(whole: Whole) -> str:
-    rows = []
-    for name in (*whole.measured, *whole.failures):
-        if name in whole.failures:
-            rows.append([name, whole.failures[name].error, "", "", ""])
-            continue
-        cells = []
-        for seconds in (whole.measured, whole.computed):
-            cells.append(f"{seconds[name]:.0f}" if name in seconds else "-")
-            cells.append(f"{seconds[ONLINE] / seconds[name]:.2f}" if {ONLINE, name} <= set(seconds) else "-")
-        rows.append([name, *cells])
-    return markdown(["training", "s of fit, measured", "times faster", "s for 50,000 images, computed", ""], rows)
-
-
-def loss_table(figures: LossFigures) -> str:
-    rows = []
-    for name, peak, seconds in (
-        ("kl_div of two softmaxes", figures.naive, figures.naive_seconds),
-        ("SoftTarget", figures.ours, figures.ours_seconds),
-    ):
-        median = sorted(seconds)[len(seconds) // 2]
-        rows.append([name, mebibytes(peak.above), mebibytes(peak.above + figures.inputs), f"{1000 * median:.0f}"])
-    ratios = [f"{ratio:.2f}" for ratio in (figures.memory_ratio, figures.memory_ratio_with_inputs, figures.time_ratio)]
-    rows.append(["ratio", *ratios])
-    return markdown(["loss", "peak above the inputs, MiB", "with the inputs, MiB", "ms"], rows)
-
-
-def growth_table(growth: Growth) -> str:
-    rows = [[f"{point.setting:,}", f"{point.images_per_second:.0f}", mebibytes(point.peak)] for point in growth.points]
-    rows += [["-", failure.error, ""] for failure in growth.failures]
-    return markdown([growth.axis, "images/s", "peak, MiB"], rows)
-
-
-def mebibytes(size: int) -> str:
-    return f"{size / 2**20:,.0f}"
-
-
 def failures_text(failures: dict[str, Failure]) -> str:
     """The tracebacks of what failed."""
     return "\n\n".join(f"### {name}\n\n```text\n{failure.traceback.strip()}\n```" for name, failure in failures.items())
@@ -122,3 +84,28 @@ def settings_text(job: Job) -> str:
         f"{job.tail} after them are not timed), {job.images:,} images, {job.workers} loading workers, teacher "
         f"{'ResNet-8' if job.smoke else 'ResNet-56'}, student {'ResNet-8' if job.smoke else 'ResNet-20'}."
     )
+
+
+def can_plot() -> bool:
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def plot_rounds(results: dict[str, Result], baseline: str, path: Path) -> None:
+    """Each variant's rounds as points, by the baseline's in the same round, and their median as a bar."""
+    from matplotlib.figure import Figure
+
+    base = results[baseline]
+    shown = {name: result for name, result in results.items() if len(result.seconds) == len(base.seconds)}
+    figure = Figure(figsize=(7, 0.45 * len(shown) + 1))
+    axis = figure.subplots()
+    for place, (name, result) in enumerate(shown.items()):
+        ratios = [theirs / own for own, theirs in zip(result.seconds, base.seconds, strict=True)]
+        axis.barh(place, result.ratio(base), color="C0" if name.startswith("lit-distill") else "0.6", alpha=0.85)
+        axis.plot(ratios, [place] * len(ratios), "k.", markersize=4)
+    axis.set_yticks(range(len(shown)), list(shown))
+    axis.invert_yaxis()
+    axis.axvline(1, color="k", linewidth=0.8)
+    axis.set_xlabel(f"images a second, by those of {baseline}")
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
