@@ -1,0 +1,15 @@
+"""An extension of Griffe, which reads the docstrings for the API reference."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from griffe import Extension, Module
+
+
+class NoModuleDocstrings(Extension):
+    """Leaves out the docstrings of modules, which are for those who work on the package."""
+
+    def on_module(self, *, mod: Module, **_: Any) -> None:
+        """Called after a module was read."""
+        mod.docstring = None
