@@ -67,7 +67,7 @@ def _show(options: argparse.Namespace) -> None:
     size, small = count_parameters(teacher), count_parameters(_student())
     rows = [
         ("teacher", size, f"{teacher_accuracy:.1%}"),
-        ("student, labels alone", small, _spread(alone)),
+        ("student, labels only", small, _spread(alone)),
         ("student, distilled", small, _spread(distilled)),
     ]
     print(f"\n{'':24}{'parameters':>12}   test accuracy")

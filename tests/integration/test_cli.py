@@ -205,7 +205,7 @@ def test_print_config_and_help_are_readable(capsys: pytest.CaptureFixture[str]) 
 def test_demo_prints_student_teacher_and_baseline(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["demo", "--seeds", "1", "--epochs", "2"])
     shown = capsys.readouterr().out
-    for word in ("teacher", "student, labels alone", "student, distilled", "tensorboard --logdir"):
+    for word in ("teacher", "student, labels only", "student, distilled", "tensorboard --logdir"):
         assert word in shown
 
 
