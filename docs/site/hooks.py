@@ -52,7 +52,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         found = _in_repository(match[1], place)
         if found is None:
             return match[0]  # elsewhere, or broken: MkDocs reports that
-        return posixpath.relpath(_published(found, files, config), posixpath.dirname(place) or ".") + (match[2] or "")
+        anchor = "" if found == "README.md" else match[2] or ""  # the home page has other headings
+        return posixpath.relpath(_published(found, files, config), posixpath.dirname(place) or ".") + anchor
 
     return _TABLE_ROW.sub(_unescaped, _LINK.sub(on_site, markdown))
 
