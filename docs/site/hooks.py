@@ -28,9 +28,12 @@ PAGES = {
 }
 _SOURCES = {page: source for source, page in PAGES.items()}
 _LINK = re.compile(r"(?<=\]\()([^)\s#]+)(#[^)\s]*)?(?=\))")
+_TABLE_ROW = re.compile(r"^\|.*$", re.MULTILINE)
+_CODE = re.compile(r"`[^`]+`")
 _HREF = re.compile(r'(?<=href=")(?!\w+:)([^"#]+)(#[^"]*)?(?=")')
 _TEX = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
 _NOTEBOOK_TEX = re.compile(r"\$\$(.+?)\$\$", re.DOTALL)
+_NOTEBOOK_INLINE_TEX = re.compile(r"(?<=[ (])\$(?! )([^$<\n]+?)\$(?=[ .,;)])")
 _log = logging.getLogger("mkdocs.hooks.site")
 
 
@@ -49,9 +52,10 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         found = _in_repository(match[1], place)
         if found is None:
             return match[0]  # elsewhere, or broken: MkDocs reports that
-        return posixpath.relpath(_published(found, files, config), posixpath.dirname(place) or ".") + (match[2] or "")
+        anchor = "" if found == "README.md" else match[2] or ""  # the home page has other headings
+        return posixpath.relpath(_published(found, files, config), posixpath.dirname(place) or ".") + anchor
 
-    return _LINK.sub(on_site, markdown)
+    return _TABLE_ROW.sub(_unescaped, _LINK.sub(on_site, markdown))
 
 
 def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
@@ -68,7 +72,13 @@ def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files
     if page.file.src_uri.endswith(".ipynb"):
         content = _HREF.sub(on_site, content)
         content = _NOTEBOOK_TEX.sub(r'<div class="arithmatex">\\[\1\\]</div>', content)
+        content = _NOTEBOOK_INLINE_TEX.sub(r'<span class="arithmatex">\\(\1\\)</span>', content)
     return _TEX.sub(_mathml, content)
+
+
+def _unescaped(row: re.Match[str]) -> str:
+    """Drop the backslash that GitHub needs before a bar in a table's code, and that Python-Markdown would show."""
+    return _CODE.sub(lambda code: code[0].replace("\\|", "|"), row[0])
 
 
 def _in_repository(target: str, place: str) -> str | None:
