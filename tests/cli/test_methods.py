@@ -56,6 +56,7 @@ def test_a_model_to_load_is_made_without_its_file() -> None:
     assert instantiate([loaded])[0].classifier.in_features == 4
 
 
+@pytest.mark.slow
 def test_the_command_prints_it(table: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     main(["methods"])
     printed = capsys.readouterr().out
