@@ -16,12 +16,14 @@ def table() -> dict[str, Any]:
     return {row.config: row for row in rows()}
 
 
+@pytest.mark.slow
 def test_every_config_has_a_line(table: dict[str, Any]) -> None:
     assert set(table) == {path.stem for path in method_configs()}
     assert all(2010 < row.year < 2030 for row in table.values())
     assert all(row.weight > 0 for row in table.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "reads", "parameters"),
     [
