@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.callbacks.test_evaluation import logged
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -17,6 +16,7 @@ from lit_distill.callbacks.distill.evaluation import task_of
 from lit_distill.criteria import LogitMSE
 from lit_distill.utils.notices import DistillationWarning
 from tests.callbacks.guests import Theirs, fit, teacher, theirs
+from tests.callbacks.test_evaluation import logged
 
 X, NUMBERS = torch.randn(8, 5), torch.randn(8, 3)
 

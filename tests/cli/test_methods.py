@@ -16,12 +16,14 @@ def table() -> dict[str, Any]:
     return {row.config: row for row in rows()}
 
 
+@pytest.mark.slow
 def test_every_config_has_a_line(table: dict[str, Any]) -> None:
     assert set(table) == {path.stem for path in method_configs()}
     assert all(2010 < row.year < 2030 for row in table.values())
     assert all(row.weight > 0 for row in table.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "reads", "parameters"),
     [
@@ -56,6 +58,7 @@ def test_a_model_to_load_is_made_without_its_file() -> None:
     assert instantiate([loaded])[0].classifier.in_features == 4
 
 
+@pytest.mark.slow
 def test_the_command_prints_it(table: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     main(["methods"])
     printed = capsys.readouterr().out

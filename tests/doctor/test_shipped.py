@@ -25,7 +25,12 @@ from tests.criteria.all_cases import CASES
 from tests.criteria.cases import Case, built, example
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-METHODS = [path for folder in ("methods", "recipes") for path in sorted((CONFIGS / folder).glob("*.yaml"))]
+# Two methods' configs are examined at every change, one on logits and one with layers; the others with the slow tests.
+METHODS = [
+    pytest.param(path, id=path.stem, marks=() if path.stem in ("dkd", "fitnets") else pytest.mark.slow)
+    for folder in ("methods", "recipes")
+    for path in sorted((CONFIGS / folder).glob("*.yaml"))
+]
 # Chains have links in the model's place, and what only changes the data has no model.
 WHOLE = [
     path
@@ -111,7 +116,7 @@ def test_finds_no_bug_in_a_shipped_config(
     assert set(tmp_path.rglob("*")) == before  # nothing is left behind
 
 
-@pytest.mark.parametrize("path", METHODS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", METHODS)
 def test_finds_no_bug_in_a_methods_config(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Read without the command's parser, which would take most of the time.
     monkeypatch.chdir(tmp_path)

@@ -118,6 +118,7 @@ def test_a_link_killed_in_its_own_process_goes_on_and_its_command_repeats_it(
     assert_equal(weights("cut", "student"), weights("by_hand", "student"))
 
 
+@pytest.mark.slow
 def test_each_generation_is_taught_by_the_one_before(folder: Path) -> None:
     """The defining property of born-again networks, seen in what each run says of its teacher."""
     run_chain("born", "born_again.yaml")

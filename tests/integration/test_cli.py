@@ -202,6 +202,7 @@ def test_print_config_and_help_are_readable(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out.startswith("usage: lit-distill fit --config FILE")
 
 
+@pytest.mark.slow
 def test_demo_prints_student_teacher_and_baseline(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["demo", "--seeds", "1", "--epochs", "2"])
     shown = capsys.readouterr().out

@@ -22,6 +22,8 @@ METHODS = [
     for path in sorted((CONFIGS / folder).glob("*.yaml"))
     if path.stem != "base"
 ]
+# A fit takes seconds: one on logits and one on features run at every change, the others with the slow tests.
+FITS = [m if m in ("methods/dkd", "methods/fitnets") else pytest.param(m, marks=pytest.mark.slow) for m in METHODS]
 LIGHTER = re.compile(r"lit_distill\.models\.resnet(20|56|110)\b")
 
 
@@ -74,7 +76,7 @@ def save_teachers(spec: Any) -> None:
             save_teachers(value)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", FITS)
 def test_fits_and_saves_a_student_of_its_own(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:

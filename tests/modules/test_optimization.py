@@ -123,7 +123,9 @@ def hugging_face(optimizer: Any) -> Any:
         partial(lr_scheduler.LinearLR, total_iters=40),
         partial(lr_scheduler.CosineAnnealingWarmRestarts, T_0=20),
         partial(lr_scheduler.LambdaLR, lr_lambda=lambda step: max(0.0, 1 - step / 40)),
-        partial(lr_scheduler.LambdaLR, lr_lambda=lambda step: min(1.0, step / 1000)),
+        pytest.param(
+            partial(lr_scheduler.LambdaLR, lr_lambda=lambda step: min(1.0, step / 1000)), marks=pytest.mark.slow
+        ),
         chained,
         hugging_face,
     ],

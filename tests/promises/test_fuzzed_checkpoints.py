@@ -26,7 +26,7 @@ from tests.promises.test_foreign_files import batches, module, network, sound, t
 
 __all__ = ["sound"]
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning")]
+pytestmark = [pytest.mark.slow, pytest.mark.no_cover, pytest.mark.filterwarnings("ignore::UserWarning")]
 
 EXACT = "a checkpoint changed at random gives the exact weights or an error that names it"
 EXAMPLES = 150

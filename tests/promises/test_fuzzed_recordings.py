@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from lit_distill import LogitDistillation, RecordedTeacher, SoftTarget
 from lit_distill.recording import DamagedRecording, StaleRecording, store
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.no_cover]  # thousands of times the same lines
 PROMISE = "a damaged recording is refused by name or repaired, and never read wrongly"
 COUNT, SHARDS = 24, 3
 EXAMPLES = settings(

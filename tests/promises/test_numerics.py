@@ -15,7 +15,7 @@ from tests.criteria.cases import Case, leaves
 from tests.promises.conftest import Tally
 
 PROMISE = "values and gradients at the edges are finite and right"
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.no_cover]  # tests/criteria runs the same lines
 every = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 # Classes, samples and width of the features.
 SIZES = [(3, 2, 4), (10, 32, 8), (100, 8, 64), (1000, 32, 256), (21000, 2, 1024), (10, 1, 8), (10, 128, 8)]
