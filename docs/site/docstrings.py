@@ -8,8 +8,9 @@ from griffe import Extension, Module
 
 
 class NoModuleDocstrings(Extension):
-    """Leaves out the docstrings of modules, which are for those who work on the package."""
+    """Leaves out the docstrings of modules, which are for those who work on the package; that of the formulas lists them."""
 
     def on_module(self, *, mod: Module, **_: Any) -> None:
         """Called after a module was read."""
-        mod.docstring = None
+        if mod.name != "functional":
+            mod.docstring = None
