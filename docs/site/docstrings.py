@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-from griffe import Extension, Module
+from griffe import Extension, Module, Object
+
+_EQUATION = re.compile(r"[ \t]*\$\$(.+?)\$\$[ \t]*", re.DOTALL)
 
 
-class NoModuleDocstrings(Extension):
-    """Leaves out the docstrings of modules, which are for those who work on the package; that of the formulas lists them."""
+class Docstrings(Extension):
+    """Fits the docstrings to the site."""
+
+    def on_instance(self, *, obj: Object, **_: Any) -> None:
+        """Give each equation a paragraph of its own, which Markdown needs to see it."""
+        if obj.docstring is not None:
+            obj.docstring.value = _EQUATION.sub(r"\n\n$$\1$$\n\n", obj.docstring.value).strip()
 
     def on_module(self, *, mod: Module, **_: Any) -> None:
-        """Called after a module was read."""
+        """Leave out what is written for those who work on the package; the formulas' module lists them for everyone."""
         if mod.name != "functional":
             mod.docstring = None

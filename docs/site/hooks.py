@@ -113,7 +113,8 @@ def _text(path: Path) -> str:
 
 def _mathml(match: re.Match[str]) -> str:
     block = match[2] == "["
-    formula = convert(html.unescape(match[3]).strip(), display="block" if block else "inline")
+    tex = html.unescape(match[3]).strip().replace(r"\|", r"\Vert ")  # the converter knows no \bigl\|
+    formula = convert(tex, display="block" if block else "inline")
     formula = _FUNCTION.sub(_function, formula)
     return f'<div class="formula">{formula}</div>' if block else formula
 
