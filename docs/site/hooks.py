@@ -32,6 +32,11 @@ _TABLE_ROW = re.compile(r"^\|.*$", re.MULTILINE)
 _CODE = re.compile(r"`[^`]+`")
 _HREF = re.compile(r'(?<=href=")(?!\w+:)([^"#]+)(#[^"]*)?(?=")')
 _TEX = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
+# What the converter does not know, and what it does know instead.
+_TEX_FOR_CONVERTER = (
+    (re.compile(r"(?:\\[bB]ig+[lrm]?\s*)?\\\|"), r"\\Vert "),
+    (re.compile(r"\\arg\b"), r"\\operatorname{arg}"),
+)
 _FUNCTION = re.compile(r"<m[io]>([A-Za-z]{2,})</m[io]>(?=(<mo[^>]*>&#x00028;)?)")
 _NOTEBOOK_TEX = re.compile(r"\$\$(.+?)\$\$", re.DOTALL)
 _NOTEBOOK_INLINE_TEX = re.compile(r"(?<=[ (])\$(?! )([^$<\n]+?)\$(?=[ .,;)])")
@@ -74,7 +79,7 @@ def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files
         content = _HREF.sub(on_site, content)
         content = _NOTEBOOK_TEX.sub(r'<div class="arithmatex">\\[\1\\]</div>', content)
         content = _NOTEBOOK_INLINE_TEX.sub(r'<span class="arithmatex">\\(\1\\)</span>', content)
-    return _TEX.sub(_mathml, content)
+    return _TEX.sub(lambda match: _mathml(match, page), content)
 
 
 def _unescaped(row: re.Match[str]) -> str:
@@ -111,10 +116,14 @@ def _text(path: Path) -> str:
     return "".join(f"{name}\n" for name in sorted(map(str, found)))
 
 
-def _mathml(match: re.Match[str]) -> str:
+def _mathml(match: re.Match[str], page: Page) -> str:
     block = match[2] == "["
-    tex = html.unescape(match[3]).strip().replace(r"\|", r"\Vert ")  # the converter knows no \bigl\|
+    tex = html.unescape(match[3]).strip()
+    for unknown, known in _TEX_FOR_CONVERTER:
+        tex = unknown.sub(known, tex)
     formula = convert(tex, display="block" if block else "inline")
+    if "\\" in formula:
+        _log.warning("%s has a formula with a command that the site does not know: %s", page.file.src_uri, tex)
     formula = _FUNCTION.sub(_function, formula)
     return f'<div class="formula">{formula}</div>' if block else formula
 
