@@ -15,4 +15,4 @@ def test_the_picture_is_that_of_the_contract() -> None:
     layers = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(layers)
     assert layers.PICTURE.read_text(encoding="utf-8") == layers.picture(), "run: python docs/images/layers.py"
-    assert {name for layer in layers.layers() for name in layer} == set(layers.HOLDS)
+    assert {name for layer in layers.layers() for name in layer} <= set(layers.HOLDS)
