@@ -23,6 +23,7 @@ PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
     "SECURITY.md": "security.md",
+    "CODE_OF_CONDUCT.md": "code_of_conduct.md",
     "configs/README.md": "configs.md",
     "benchmarks/RESULTS.md": "results.md",
 }
@@ -32,6 +33,12 @@ _TABLE_ROW = re.compile(r"^\|.*$", re.MULTILINE)
 _CODE = re.compile(r"`[^`]+`")
 _HREF = re.compile(r'(?<=href=")(?!\w+:)([^"#]+)(#[^"]*)?(?=")')
 _TEX = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
+# What the converter does not know, and what it does know instead.
+_TEX_FOR_CONVERTER = (
+    (re.compile(r"(?:\\[bB]ig+[lrm]?\s*)?\\\|"), r"\\Vert "),
+    (re.compile(r"\\arg\b"), r"\\operatorname{arg}"),
+)
+_FUNCTION = re.compile(r"<m[io]>([A-Za-z]{2,})</m[io]>(?=(<mo[^>]*>&#x00028;)?)")
 _NOTEBOOK_TEX = re.compile(r"\$\$(.+?)\$\$", re.DOTALL)
 _NOTEBOOK_INLINE_TEX = re.compile(r"(?<=[ (])\$(?! )([^$<\n]+?)\$(?=[ .,;)])")
 _log = logging.getLogger("mkdocs.hooks.site")
@@ -73,7 +80,7 @@ def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files
         content = _HREF.sub(on_site, content)
         content = _NOTEBOOK_TEX.sub(r'<div class="arithmatex">\\[\1\\]</div>', content)
         content = _NOTEBOOK_INLINE_TEX.sub(r'<span class="arithmatex">\\(\1\\)</span>', content)
-    return _TEX.sub(_mathml, content)
+    return _TEX.sub(lambda match: _mathml(match, page), content)
 
 
 def _unescaped(row: re.Match[str]) -> str:
@@ -110,7 +117,19 @@ def _text(path: Path) -> str:
     return "".join(f"{name}\n" for name in sorted(map(str, found)))
 
 
-def _mathml(match: re.Match[str]) -> str:
+def _mathml(match: re.Match[str], page: Page) -> str:
     block = match[2] == "["
-    formula = convert(html.unescape(match[3]).strip(), display="block" if block else "inline")
+    tex = html.unescape(match[3]).strip()
+    for unknown, known in _TEX_FOR_CONVERTER:
+        tex = unknown.sub(known, tex)
+    formula = convert(tex, display="block" if block else "inline")
+    if "\\" in formula:
+        _log.warning("%s has a formula with a command that the site does not know: %s", page.file.src_uri, tex)
+    formula = _FUNCTION.sub(_function, formula)
     return f'<div class="formula">{formula}</div>' if block else formula
+
+
+def _function(match: re.Match[str]) -> str:
+    """Space the name of a function as TeX does: thinly, and not before a bracket."""
+    after = "0" if match[2] else "0.17em"
+    return f'<mo lspace="0.17em" rspace="{after}">{match[1]}</mo>'
