@@ -1,12 +1,13 @@
-"""The tensors of a network, by name, and how many of their values are no numbers."""
+"""The tensors of a network: by name, by optimizer, and how many of their values are not finite."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer
 
 from lit_distill.utils.names import listed
 
@@ -26,6 +27,16 @@ def named_tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in (*network.named_parameters(), *network.named_buffers()):
         if not is_lazy(tensor):
             yield name, tensor
+
+
+def first_parameter(network: nn.Module) -> Tensor:
+    """Return a network's first parameter, for its device and type; an empty tensor on the CPU if it has none."""
+    return next(iter(network.parameters()), torch.empty(0))
+
+
+def held_by(optimizers: Iterable[Optimizer]) -> set[int]:
+    """Return the ids of the parameters that optimizers hold."""
+    return {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
 
 
 def count_where(tensor: Tensor, test: Callable[[Tensor], Tensor]) -> int:
