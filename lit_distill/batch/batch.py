@@ -13,13 +13,13 @@ from torch.nn.utils.rnn import PackedSequence
 from lit_distill.batch.layout import Layout
 from lit_distill.outputs import OutputKey
 from lit_distill.utils.arguments import (
+    as_float,
     as_object,
     check_choice,
     check_entry,
     check_flag,
     check_named,
     check_whole,
-    plain_number,
 )
 
 Entry = str | int | Callable[[Any], Any]
@@ -166,7 +166,7 @@ def check_format(told: BatchFormat) -> None:
         if getattr(told, name) is not None:
             check_whole(name, getattr(told, name))
     if told.missing_label is not None:
-        plain_number("missing_label", told.missing_label)
+        as_float("missing_label", told.missing_label)
     for name in ("layout", "teacher_layout"):
         layouts = getattr(told, name)
         if layouts is not None:

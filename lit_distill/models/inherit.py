@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 
 import torch
@@ -10,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from lit_distill.utils.arguments import check_named, check_network, check_text, check_whole
+from lit_distill.utils.names import unknown_layer
 
 _SHOWN = 5
 
@@ -120,9 +120,7 @@ def _submodule(model: nn.Module, path: str, owner: str) -> nn.Module:
         return model.get_submodule(path)
     except AttributeError:
         known = [name for name, _ in model.named_modules() if name]
-        close = difflib.get_close_matches(path, known, n=3)
-        hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"layers: {', '.join(known[:20])}."
-        raise ValueError(f"no layer {path!r} in the {owner} {type(model).__name__}; {hint}") from None
+        raise ValueError(unknown_layer(path, known, f"the {owner} {type(model).__name__}")) from None
 
 
 def _is_under(name: str, path: str) -> bool:

@@ -50,7 +50,7 @@ from lit_distill.modules.hyperparameters import describe_criteria, record_hyperp
 from lit_distill.modules.optimization import Interval, Optimization, OptimizerFactory, SchedulerFactory
 from lit_distill.modules.passed_over import tell_passed_over
 from lit_distill.preflight.dry_run import DryRun
-from lit_distill.preflight.input_types import wrong_type
+from lit_distill.preflight.input_types import explain_input_type
 from lit_distill.preflight.lone_batches import lone_batch
 from lit_distill.preflight.networks import check_networks, refuse_empty
 from lit_distill.preflight.unfreezing import unfreezes_later
@@ -60,6 +60,7 @@ from lit_distill.utils.arguments import check_choice, check_flag, check_network
 from lit_distill.utils.lightning_names import explain_refused_modules
 from lit_distill.utils.plain import make_scalars_plain, plain_number
 from lit_distill.utils.signals import end_if_terminated
+from lit_distill.utils.tensors import first_parameter
 
 Metrics = dict[str, Metric] | MetricCollection
 
@@ -303,7 +304,7 @@ class DistillationModule(Revivable, LightningModule):
     def _look_at(self, batch: Any) -> None:
         if batch is None:  # a stream that goes on from a checkpoint, which has the shapes
             return
-        weights = next(iter(self.student.parameters()), torch.empty(0))
+        weights = first_parameter(self.student)
         with unchanged(*networks_of(self.trainer, self)):
             moved = in_weights_type(self.trainer, on_device(self.trainer, self, batch, weights.device), weights)
         read = describe(moved, self._reader, self._several_loaders)
@@ -312,7 +313,7 @@ class DistillationModule(Revivable, LightningModule):
             with training_step_context(self.trainer):
                 self.dry_run(data, read)
         except (RuntimeError, ValueError) as error:
-            why = wrong_type(error.__cause__ or error, data.inputs, weights)
+            why = explain_input_type(error.__cause__ or error, data.inputs, weights)
             if why is not None:
                 raise ValueError(why) from error
             raise

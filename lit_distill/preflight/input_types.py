@@ -10,7 +10,7 @@ from torch import Tensor
 from lit_distill.batch.batch import tensors_of
 
 
-def wrong_type(error: BaseException, inputs: Any, weights: Tensor) -> str | None:
+def explain_input_type(error: BaseException, inputs: Any, weights: Tensor) -> str | None:
     """Say which type the inputs have where a network failed on it, and what to do; None where it failed on other things.
 
     Nothing is cast before a fit that is not cast in it: Lightning hands each batch to the network as it is.

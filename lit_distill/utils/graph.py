@@ -1,4 +1,4 @@
-"""Walks autograd's graph, from values back to what they were computed from."""
+"""Walks autograd's graph from values back to what they were computed from."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor
 
 
 def nodes_behind(values: Iterable[Tensor], passes: Callable[[Any], bool] | None = None) -> Iterator[Any]:
-    """Every node of the graph behind values, once each; no gradient is computed.
+    """Yield every node of the graph behind values, once each; no gradient is computed.
 
     Args:
         values: Tensors; one without a graph has no nodes.
-        passes: Whether to go on behind a node; behind all if None.
+        passes: A test whether to go on behind a node; if None, behind all.
     """
     waiting, seen = [value.grad_fn for value in values], set()
     while waiting:

@@ -13,7 +13,7 @@ from lit_distill.utils.names import listed
 
 
 def not_finite(network: nn.Module) -> str | None:
-    """Say which weights and buffers of a network hold NaN or infinity; None where none does.
+    """Return which weights and buffers of a network hold NaN or infinity, in words; None if none does.
 
     Args:
         network: The network.
@@ -23,7 +23,7 @@ def not_finite(network: nn.Module) -> str | None:
 
 
 def named_tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield the parameters and buffers that exist already."""
+    """Yield the parameters and buffers that are initialised."""
     for name, tensor in (*network.named_parameters(), *network.named_buffers()):
         if not is_lazy(tensor):
             yield name, tensor

@@ -53,6 +53,7 @@ from lit_distill.utils.lightning_names import is_overridden
 from lit_distill.utils.notices import tell
 from lit_distill.utils.plain import make_scalars_plain
 from lit_distill.utils.signals import end_if_terminated, listen, listen_no_more, mark_terminated
+from lit_distill.utils.tensors import first_parameter
 
 
 class Distill(EvaluatesHost):
@@ -247,7 +248,7 @@ class Distill(EvaluatesHost):
         self, trainer: Trainer, module: LightningModule, set_up: bool, samples: TrainingData | None, whole: bool = False
     ) -> None:
         distiller = self._active()
-        parameter = next(iter(module.parameters()), torch.empty(0))
+        parameter = first_parameter(module)
         self._place = None  # the teacher may be where a fit before this one left it
         self._follow(parameter.device)
         read: list[str] = []
