@@ -1,4 +1,4 @@
-"""Training data that no loop can read: what is no loader, and samples that do not fit into one batch."""
+"""Refuses training data that no loop can read: wrong loaders, and samples that do not fit into one batch."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def refuse_no_loader(loader: Any) -> None:
         loader: One of the training loaders.
 
     Raises:
-        TypeError: It is a text, a tensor, a class or a function, or nothing that can be read in turn.
-        ValueError: It is an empty list, or a data set whose samples nobody puts into batches.
+        TypeError: It is a text, a tensor, a class or a function, or not iterable.
+        ValueError: It is an empty list, or a data set without a loader.
     """
     remedy = "give a DataLoader, or a list or a dict of them."
     if isinstance(loader, (list, tuple, dict)) and not loader:
@@ -46,7 +46,7 @@ def refuse_no_loader(loader: Any) -> None:
 
 
 def _yields_samples(data: Any) -> bool:
-    """Whether a data set's first entry holds a single number, such as a label: it is a sample then, and no batch."""
+    """Return True if a data set's first entry holds a single number, such as a label: then it is a sample, and no batch."""
     try:
         leaves = tree_leaves(data[0])
     except Exception:  # whatever it is, the look at the data meets it again
@@ -56,13 +56,13 @@ def _yields_samples(data: Any) -> bool:
 
 @contextmanager
 def collating(data: Any) -> Iterator[None]:
-    """Say whose samples do not fit into one batch.
+    """Explain a failure to collate samples.
 
     Args:
         data: The data set.
 
     Raises:
-        ValueError: They do not.
+        ValueError: Its samples do not fit into one batch.
     """
     try:
         yield

@@ -15,15 +15,15 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from lit_distill.batch.batch import Target
-from lit_distill.batch.examples import count_parameters, unreached_parameters
 from lit_distill.batch.labels import CLASS_TASKS, Task
 from lit_distill.criteria import Criterion, FeatureCriterion
 from lit_distill.engine.weighted import WeightedCriteria
 from lit_distill.outputs import Outputs
 from lit_distill.teachers import Teacher
+from lit_distill.utils.graph import unreached_parameters
 from lit_distill.utils.lightning_names import has_forward, is_a
 from lit_distill.utils.notices import tell
-from lit_distill.utils.tensors import held_by
+from lit_distill.utils.tensors import count_parameters, held_by
 
 
 def same_task(criteria: Mapping[str, Criterion], task: Task, whose: str = "the module's") -> None:

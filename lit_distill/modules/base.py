@@ -18,19 +18,13 @@ from torch.optim import Optimizer
 from torchmetrics import Metric, MetricCollection
 
 from lit_distill.balance import Balance
+from lit_distill.batch.as_trained import in_weights_type, networks_of, on_device, training_step_context
 from lit_distill.batch.batch import Batch, BatchFormat, Inputs, call_model, told_format
-from lit_distill.batch.examples import (
-    in_weights_type,
-    networks_of,
-    on_device,
-    training_data,
-    training_step_context,
-    unchanged,
-)
+from lit_distill.batch.examples import training_data
 from lit_distill.batch.labels import TASKS, Task
 from lit_distill.batch.positions import settle, settled_logits
 from lit_distill.batch.reporting import describe, join
-from lit_distill.batch.untouched import comparing_values
+from lit_distill.batch.snapshots import comparing_values
 from lit_distill.callbacks.throughput import Throughput, is_logging_step
 from lit_distill.criteria import Criterion
 from lit_distill.engine import checks
@@ -59,6 +53,7 @@ from lit_distill.teachers import Teacher
 from lit_distill.utils.arguments import check_choice, check_flag, check_network
 from lit_distill.utils.lightning_names import explain_refused_modules
 from lit_distill.utils.plain import make_scalars_plain, plain_number
+from lit_distill.utils.restoring import unchanged
 from lit_distill.utils.signals import end_if_terminated
 from lit_distill.utils.tensors import first_parameter
 

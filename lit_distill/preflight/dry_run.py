@@ -11,10 +11,9 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from lit_distill.batch.batch import Batch, Target, call_model, count_samples
-from lit_distill.batch.examples import unchanged
 from lit_distill.batch.labels import CLASS_TASKS
 from lit_distill.batch.positions import input_mask
-from lit_distill.batch.untouched import comparing_values
+from lit_distill.batch.snapshots import comparing_values
 from lit_distill.criteria import LogitMSE
 from lit_distill.engine import checks
 from lit_distill.engine.distiller import Distiller, Sides, StepLoss
@@ -29,6 +28,7 @@ from lit_distill.preflight.networks import check_logits, check_networks, have_va
 from lit_distill.preflight.probabilities import tell_of_logarithms, tell_of_probabilities
 from lit_distill.teachers import FrozenTeacher
 from lit_distill.teachers.steadiness import ask_steady
+from lit_distill.utils.restoring import unchanged
 
 
 class DryRun:

@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterable, Mapping
 
 from torch import Tensor, nn
 
-from lit_distill.batch.examples import reached_by
 from lit_distill.criteria import Criterion, FeatureCriterion
 from lit_distill.criteria.task_loss import TaskLoss
 from lit_distill.outputs import Outputs
+from lit_distill.utils.graph import reached_by
 from lit_distill.utils.names import listed
 
 

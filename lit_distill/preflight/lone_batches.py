@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import BatchSampler, DataLoader
 
-from lit_distill.batch.examples import unchanged
 from lit_distill.capture.formats import map_tensors
+from lit_distill.utils.restoring import unchanged
 
 _Given = TypeVar("_Given")
 

@@ -29,6 +29,11 @@ def named_tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
             yield name, tensor
 
 
+def count_parameters(module: nn.Module) -> int:
+    """Return the number of parameters of a module."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
 def first_parameter(network: nn.Module) -> Tensor:
     """Return a network's first parameter, for its device and type; an empty tensor on the CPU if it has none."""
     return next(iter(network.parameters()), torch.empty(0))

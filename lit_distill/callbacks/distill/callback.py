@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lit_distill.balance import Balance
+from lit_distill.batch.as_trained import on_device
 from lit_distill.batch.batch import Batch, BatchFormat, Inputs, Target, count_samples, move, told_format
-from lit_distill.batch.examples import TrainingData, as_in_evaluation, on_device, training_data
+from lit_distill.batch.examples import TrainingData, training_data
 from lit_distill.batch.labels import TASKS, Task
 from lit_distill.batch.reading import BatchReader
 from lit_distill.batch.reporting import describe
@@ -52,6 +53,7 @@ from lit_distill.utils.compiling import see_hooks
 from lit_distill.utils.lightning_names import is_overridden
 from lit_distill.utils.notices import tell
 from lit_distill.utils.plain import make_scalars_plain
+from lit_distill.utils.restoring import as_in_evaluation
 from lit_distill.utils.signals import end_if_terminated, listen, listen_no_more, mark_terminated
 from lit_distill.utils.tensors import first_parameter
 

@@ -13,15 +13,9 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
-from lit_distill.batch.examples import (
-    TrainingData,
-    in_weights_type,
-    networks_of,
-    on_device,
-    training_step_context,
-    unchanged,
-)
-from lit_distill.batch.untouched import comparing_values
+from lit_distill.batch.as_trained import in_weights_type, networks_of, on_device, training_step_context
+from lit_distill.batch.examples import TrainingData
+from lit_distill.batch.snapshots import comparing_values
 from lit_distill.capture.call import Call
 from lit_distill.capture.calls import Listener
 from lit_distill.capture.capture import is_compiled
@@ -29,6 +23,7 @@ from lit_distill.preflight.input_types import explain_input_type
 from lit_distill.utils.compiling import call_own_methods
 from lit_distill.utils.copying import copied
 from lit_distill.utils.lightning_names import is_module, is_overridden
+from lit_distill.utils.restoring import unchanged
 from lit_distill.utils.tensors import first_parameter
 
 

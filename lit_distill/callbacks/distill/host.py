@@ -10,7 +10,6 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
 
-from lit_distill.batch.examples import count_parameters
 from lit_distill.callbacks.distill.strip import strip
 from lit_distill.engine.checkpoint import NOTE_KEY
 from lit_distill.engine.distiller import Distiller
@@ -18,6 +17,7 @@ from lit_distill.outputs import Outputs
 from lit_distill.teachers import Teacher
 from lit_distill.utils.lightning_names import has_forward, keeps_parameters_whole
 from lit_distill.utils.names import nearest
+from lit_distill.utils.tensors import count_parameters
 
 Wrapper = Callable[..., Any]
 
