@@ -37,7 +37,7 @@ from lit_distill.engine.named_criteria import check_criteria
 from lit_distill.engine.remembered import class_name
 from lit_distill.engine.task_gradient import splits_gradients
 from lit_distill.engine.weighted import WeightedCriteria
-from lit_distill.files.resuming import guard, naming
+from lit_distill.files.resuming import guard, naming_file
 from lit_distill.files.reviving import Revivable
 from lit_distill.modules.first_callback import FirstCallback
 from lit_distill.modules.hyperparameters import describe_criteria, record_hyperparameters, tell_changes
@@ -388,14 +388,14 @@ class DistillationModule(Revivable, LightningModule):
         make_scalars_plain(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        with naming(self._trainer.ckpt_path if self._trainer is not None else None):
+        with naming_file(self._trainer.ckpt_path if self._trainer is not None else None):
             self.distiller.note.read(checkpoint, self.criteria)
         if self._trainer is None:
             return
         fitting = self.trainer.state.fn == TrainerFn.FITTING
         tell_changes(self.hparams, checkpoint, self.distiller.note, fitting)
         if fitting:
-            with naming(self.trainer.ckpt_path):
+            with naming_file(self.trainer.ckpt_path):
                 self.distiller.note.restore_rng(self.trainer, last=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DistillationModule:

@@ -1,4 +1,4 @@
-"""Puts an example through the teacher and the criteria before the first batch, and refuses what would fail later."""
+"""Runs an example through the teacher and the criteria before the first batch, and refuses what would fail later."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from lit_distill.utils.restoring import unchanged
 
 
 class DryRun:
-    """Puts an example through a distillation; nothing is trained.
+    """Runs an example through a distillation; nothing is trained.
 
     Args:
         distiller: The distillation.
@@ -54,18 +54,19 @@ class DryRun:
         heard: nn.Module | None = None,
         later: bool = False,
     ) -> None:
-        """Put the student's outputs beside the teacher's, and through the criteria.
+        """Compare the student's outputs with the teacher's by the criteria, which size their layers.
 
-        The criteria size their layers. With gradients on, each criterion that trains must reach the student.
+        With gradients on, each criterion that trains must reach the student.
 
         Args:
             student: The student's outputs for the example.
             data: The example.
-            module: What will train; given, what no criterion trains is said, or refused where DDP will wait for it.
-            read: Lines that say what was read of the batch.
-            labels: The example's labels where no criterion reads them; those of ``data`` if None.
-            heard: What made the student's outputs, where that is a copy of the student.
-            later: What is frozen now may be trained later.
+            module: The module to train. If given, parameters that no criterion trains are reported, or refused if DDP would
+                wait for them.
+            read: Lines that describe how the batch was read.
+            labels: The example's labels if no criterion reads them; if None, those of ``data``.
+            heard: The network that made the student's outputs, if it is a copy of the student.
+            later: Parameters that are frozen now may be trained later.
 
         Raises:
             ValueError: The networks, the criteria and the data do not fit; the message says which and why.
@@ -96,7 +97,7 @@ class DryRun:
         rank_zero_info("\n".join(lines))
 
     def _ask_teacher(self, data: Batch) -> Outputs:
-        """The teacher's outputs; a frozen one that changes itself, and one that changes its inputs, are refused."""
+        """Return the teacher's outputs; refuse a teacher that changes its inputs, or itself while frozen."""
         teacher = self.teacher
         if teacher is None:
             return Outputs.nothing()
@@ -126,7 +127,7 @@ class DryRun:
         heard: nn.Module,
         later: bool,
     ) -> None:
-        """Refuse criteria that an example shows to be no numbers, or to train nothing."""
+        """Refuse criteria that are not finite for an example, or train nothing."""
         student, teacher, target = sides.student, sides.teacher, sides.target
         networks = {"student": (heard, student)}
         if self.teacher is not None:
@@ -154,7 +155,7 @@ class DryRun:
         tell_of_unread_weights(self.criteria, self.distiller.format)
 
     def refuse_lone_batch(self, why: str, data: Batch) -> None:
-        """Refuse batches of one sample where a BatchNorm that trains cannot take one.
+        """Refuse batches of one sample if a BatchNorm that trains cannot take one.
 
         Args:
             why: How they come about.
@@ -181,7 +182,7 @@ class DryRun:
             self.criteria(sides.student, sides.teacher, sides.target, sides.parameters)
 
     def _compares_scores(self) -> bool:
-        """Whether a criterion takes the logits as scores of classes."""
+        """Return True if a criterion takes the logits as scores of classes."""
         for criterion in self.criteria.criteria().values():
             task = checks.task_of(criterion)
             reads = criterion.compares_logits or criterion.needs_target
@@ -190,7 +191,7 @@ class DryRun:
         return False
 
     def _layouts(self) -> list[str]:
-        """What is unusual of the layouts that were found, in lines to print."""
+        """Return lines on layouts that are unusual."""
         lines = []
         for who, capture in self.distiller.captures().items():
             for layer in (None, *capture.layers):

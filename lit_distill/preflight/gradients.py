@@ -1,4 +1,4 @@
-"""Whether a gradient gets from each criterion to the student, found in the graph of one example without computing any."""
+"""Checks that a gradient from each criterion reaches the student, in the graph of one example; no gradient is computed."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def reaches_student(
     student: nn.Module,
     outputs: Outputs,
 ) -> None:
-    """Refuse a criterion that trains nothing of the student, though it has a weight.
+    """Refuse a criterion that has a weight and trains nothing of the student.
 
     Args:
-        values: The criteria's values for an example, with their graphs; of those that have a weight, or will have one.
-        criteria: By name.
+        values: The values of the criteria with a weight (now or later) for an example, with their graphs.
+        criteria: The criteria by name.
         student: The network that made the outputs.
-        outputs: The student's, in the graph.
+        outputs: The student's outputs, in the graph.
 
     Raises:
-        ValueError: No gradient gets from a criterion to a trainable parameter of the student.
+        ValueError: No gradient of a criterion reaches a trainable parameter of the student.
     """
     own = {id(parameter) for criterion in criteria.values() for parameter in criterion.parameters()}
     wanted = {id(p) for p in student.parameters() if p.requires_grad and id(p) not in own}
@@ -42,7 +42,7 @@ def reaches_student(
 
 
 def reaches(value: Tensor, wanted: Collection[int]) -> bool:
-    """Whether a value's gradient gets to one of the parameters, be it 0 in this example or not.
+    """Return True if a value's gradient reaches one of the parameters, even if it is 0 in this example.
 
     Args:
         value: A scalar with its graph.
@@ -86,14 +86,14 @@ def _why(value: Tensor, criterion: Criterion, student: nn.Module, outputs: Outpu
 
 
 def _read_by(criterion: Criterion, outputs: Outputs) -> list[str]:
-    """The student's layers that a criterion reads."""
+    """Return the student's layers that a criterion reads."""
     if isinstance(criterion, FeatureCriterion) and criterion.pairs:
         return [layer for layer, _ in criterion.pairs]
     return [layer for layer in criterion.student_layers if layer in outputs.features]
 
 
 def _frozen_layers(student: nn.Module, layers: Iterable[str]) -> str:
-    """The first parts of the student that are frozen, for the remedy."""
+    """Return the first frozen parts of the student, for the remedy."""
     names = []
     for layer in layers:
         path = layer.partition("#")[0].partition(":")[0]

@@ -19,7 +19,7 @@ _Given = TypeVar("_Given")
 
 
 def lone_batch(trainer: Any) -> str | None:
-    """Why a training batch of this fit will hold one sample, in words; None where none will, or that cannot be told.
+    """Return why a training batch of this fit will hold one sample, in words; None if none will, or if unknown.
 
     Args:
         trainer: The running trainer, its training loader ready.
@@ -47,13 +47,13 @@ def lone_batch(trainer: Any) -> str | None:
 
 
 def refuse_lone_batch(why: str, owner: str, network: nn.Module, inputs: _Given, run: Callable[[_Given], Any]) -> None:
-    """Refuse batches of one sample where a BatchNorm of the network fails on one; it is run on one to see.
+    """Refuse batches of one sample if a BatchNorm of the network fails on one, which is tried.
 
     Args:
         why: How such batches come about.
-        owner: Whose they are, for the message.
-        network: In the modes that it trains in.
-        inputs: Of a batch.
+        owner: The owner of the network, for the message.
+        network: The network, in the modes of training.
+        inputs: The inputs of a batch.
         run: Runs it on inputs.
 
     Raises:
@@ -79,7 +79,7 @@ def refuse_lone_batch(why: str, owner: str, network: nn.Module, inputs: _Given, 
 
 
 def first_sample(inputs: _Given) -> _Given:
-    """The inputs of the first sample alone: of every tensor that has as many rows as the first one."""
+    """Return the inputs of the first sample: of every tensor that has as many rows as the first one."""
     sizes: list[int] = []
 
     def note(tensor: Tensor) -> Tensor:
@@ -92,7 +92,6 @@ def first_sample(inputs: _Given) -> _Given:
 
 
 def _until_the_end(trainer: Any) -> float:
-    """The batches until the fit has made its last step."""
     steps: int = trainer.max_steps
     return math.inf if steps is None or steps < 0 else (steps - trainer.global_step) * trainer.accumulate_grad_batches
 

@@ -1,4 +1,4 @@
-"""Networks that cannot train or teach, whatever the data are: without weights, of inference tensors, of NaN."""
+"""Networks that cannot train or teach, whatever the data are: without weights, with inference tensors or NaN."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def check_networks(student: nn.Module, teacher: nn.Module | None) -> None:
     """Refuse networks that cannot train or teach.
 
     Args:
-        student: To be trained.
+        student: The network to train.
         teacher: The teacher's network, or None.
 
     Raises:
-        ValueError: One cannot; the message says which tensor shows it.
+        ValueError: One cannot; the message names a tensor that shows it.
     """
     can_learn(student)
     for owner, network in (("student", student), ("teacher", teacher)):
@@ -36,7 +36,7 @@ def check_networks(student: nn.Module, teacher: nn.Module | None) -> None:
 
 
 def refuse_empty(trainer: Any, student: nn.Module, teacher: nn.Module | None) -> None:
-    """Refuse networks without weights; a student's may be made later by a strategy that shards them.
+    """Refuse networks without weights; a strategy that shards a student may make its weights later.
 
     Args:
         trainer: The running trainer.
@@ -58,15 +58,15 @@ def refuse_empty(trainer: Any, student: nn.Module, teacher: nn.Module | None) ->
 
 
 def check_logits(owner: str, outputs: Outputs, criteria: Iterable[Criterion]) -> None:
-    """Refuse logits of a kind that no criterion of ours compares: complex numbers, truth values, sparse tensors.
+    """Refuse logits of a kind that our criteria do not compare: complex numbers, booleans, sparse tensors.
 
     Args:
         owner: ``student`` or ``teacher``.
         outputs: Its outputs.
-        criteria: Where none compares logits, these may be anything.
+        criteria: The criteria; if none compares logits, these may be anything.
 
     Raises:
-        ValueError: They are.
+        ValueError: The logits are of such a kind.
     """
     read = any(criterion.compares_logits or criterion.needs_target for criterion in criteria)
     if not read or not outputs.has_logits:
@@ -83,14 +83,14 @@ def check_logits(owner: str, outputs: Outputs, criteria: Iterable[Criterion]) ->
 
 
 def have_values(student: Outputs, teacher: Outputs) -> None:
-    """Refuse logits on the device ``meta`` beside others that hold values.
+    """Refuse logits on the device ``meta`` if the other network's hold values.
 
     Args:
         student: The student's outputs for an example.
-        teacher: The teacher's.
+        teacher: The teacher's outputs.
 
     Raises:
-        ValueError: Those of one network alone are there.
+        ValueError: Only one network's are on ``meta``.
     """
     both = {"student": student, "teacher": teacher}
     places = {owner: outputs.logits.device.type for owner, outputs in both.items() if outputs.has_logits}
@@ -102,14 +102,14 @@ def have_values(student: Outputs, teacher: Outputs) -> None:
 
 
 def has_weights(network: nn.Module, owner: str) -> None:
-    """Refuse a network on the device ``meta``, which has shapes alone.
+    """Refuse a network on the device ``meta``, which has only shapes.
 
     Args:
         network: The network.
         owner: ``student`` or ``teacher``, for the message.
 
     Raises:
-        ValueError: A tensor of it is there.
+        ValueError: It has a tensor there.
     """
     empty = [name for name, tensor in named_tensors(network) if tensor.device.type == "meta"]
     if empty:
@@ -121,6 +121,9 @@ def has_weights(network: nn.Module, owner: str) -> None:
 
 def can_learn(student: nn.Module) -> None:
     """Refuse a student whose weights were made in inference mode: no gradient can be computed with them.
+
+    Args:
+        student: The network to train.
 
     Raises:
         ValueError: Some were.
@@ -134,7 +137,7 @@ def can_learn(student: nn.Module) -> None:
 
 
 def is_a_number(network: nn.Module, owner: str) -> None:
-    """Refuse a network with NaN among its weights, or among the statistics of its normalisation.
+    """Refuse a network with NaN in its weights, or in the statistics of its normalisation.
 
     Other buffers may hold NaN or infinity for what is not known yet; they are blamed once an output shows it.
 

@@ -40,7 +40,7 @@ from lit_distill.engine.finiteness import finite_gradients, refuse_loss
 from lit_distill.engine.named_criteria import check_criteria, check_weights
 from lit_distill.engine.remembered import say_changes
 from lit_distill.engine.weighted import WeightedCriteria
-from lit_distill.files.resuming import guard, naming, unguard
+from lit_distill.files.resuming import guard, naming_file, unguard
 from lit_distill.files.saving import save_whole
 from lit_distill.preflight.dry_run import DryRun
 from lit_distill.preflight.lone_batches import lone_batch
@@ -412,7 +412,7 @@ class Distill(EvaluatesHost):
         def load(original: Callable[..., Any], checkpoint: dict[str, Any]) -> None:
             saved = any(key.startswith(f"{NOTE_KEY}.") for key in checkpoint.get("state_dict", {}))
             if NOTE_KEY in checkpoint:
-                with naming(module.trainer.ckpt_path):
+                with naming_file(module.trainer.ckpt_path):
                     self._active().note.read(checkpoint, self.criteria)
                     self._active().note.restore_rng(module.trainer, last=False)
                 say_changes(self._active().note.changes(checkpoint))
