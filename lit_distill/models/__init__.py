@@ -1,4 +1,7 @@
-"""Models that the configs and tests need, and the loading of any other."""
+"""Models that the configs and tests need, and the loading of any other.
+
+May import ``recording``, ``criteria`` and everything below them.
+"""
 
 from lit_distill.models.adapt import Adapted, adapt
 from lit_distill.models.cifar_resnet import (
@@ -12,7 +15,7 @@ from lit_distill.models.cifar_resnet import (
 )
 from lit_distill.models.ensemble import Ensemble
 from lit_distill.models.inherit import inherit
-from lit_distill.models.loading import build, load
+from lit_distill.models.loading import build, create_model, load
 from lit_distill.models.peers import Peers
 from lit_distill.models.small import MLP, MultiHeadCNN, SmallCNN
 
@@ -26,6 +29,7 @@ __all__ = [
     "SmallCNN",
     "adapt",
     "build",
+    "create_model",
     "inherit",
     "load",
     "resnet8",
