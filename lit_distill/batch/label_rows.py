@@ -77,15 +77,15 @@ def counted_rows(logits: Tensor, mask: Tensor | None) -> Tensor:
         ValueError: The mask does not fit.
     """
     if mask is None or logits.dim() < 3:
-        return rows(logits)
+        return as_rows(logits)
     if mask.shape == logits.shape:  # one logit a position, without a dimension of classes
         logits = logits.unsqueeze(1)
     if mask.shape != positions(logits):
         raise ValueError(f"a mask of shape {list(mask.shape)} does not fit logits {list(logits.shape)}.")
-    return rows(logits, mask)
+    return as_rows(logits, mask)
 
 
-def rows(values: Tensor, mask: Tensor | None = None) -> Tensor:
+def as_rows(values: Tensor, mask: Tensor | None = None) -> Tensor:
     """Return logits, or labels of their shape, as rows ``[N, C]``: those where the mask is True."""
     if values.dim() == 1:
         values = values.unsqueeze(1)

@@ -53,7 +53,7 @@ def join_parts(parts: list[Call], known: tuple[str, ...] = ()) -> Call:
     )
 
 
-def check_whole(model: nn.Module, call: Call) -> None:
+def check_parts(model: nn.Module, call: Call) -> None:
     """Make sure, on a copy of the model, that what the parts give is what the whole model gives.
 
     Args:

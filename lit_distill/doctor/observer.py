@@ -24,7 +24,7 @@ from lit_distill.outputs import Outputs
 from lit_distill.teachers.digest import tensor_digests
 from lit_distill.utils.graph import nodes_behind
 from lit_distill.utils.measuring import through_compiled
-from lit_distill.utils.tensors import first_parameter, held_by
+from lit_distill.utils.tensors import first_parameter, parameters_in
 
 _LONG = 5.0  # seconds, after which no further step is begun
 _FEW = 3
@@ -58,7 +58,7 @@ class Observer(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         seen, teacher, criteria = self.seen, self._setup.teacher, self._setup.criteria
-        held = held_by(trainer.optimizers)
+        held = parameters_in(trainer.optimizers)
         trainable = {name: p for name, p in pl_module.named_parameters() if p.requires_grad}
         seen.unheld = [name for name, parameter in trainable.items() if id(parameter) not in held]
         seen.parameters = {name: Watched(p.detach().clone(), p) for name, p in trainable.items()}
@@ -122,7 +122,7 @@ class Observer(Callback):
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         if self.seen.steps > 1:
             return
-        held, names = held_by(trainer.optimizers), {id(p): name for name, p in pl_module.named_parameters()}
+        held, names = parameters_in(trainer.optimizers), {id(p): name for name, p in pl_module.named_parameters()}
         given = {id(tensor) for tensor in tensors_of(self._batch)}
         missing = [leaf for leaf in leaves_of(loss) if id(leaf) not in held | given]
         replaced = [names[id(leaf)] for leaf in missing if id(leaf) in names]

@@ -1,4 +1,4 @@
-"""A look at training data before they are recorded: whether they can be replayed at all, and how."""
+"""Checks of training data before they are recorded: whether they can be replayed, and how."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def replayable(loader: DataLoader[Any]) -> None:
 
 
 def choose_views(data: ReplayData, views: int | None) -> int:
-    """The number of views to record: one where samples never change, and what was asked for where they do.
+    """Return the number of views to record: one if samples never change, and the given number if they do.
 
     Raises:
-        ValueError: Samples change at random and no number was given; or they cannot be had again.
+        ValueError: Samples change at random and no number was given; or they cannot be repeated.
     """
     count = len(data)
     for index in sorted({place * (count - 1) // max(1, _LOOKED_AT - 1) for place in range(_LOOKED_AT)}):
@@ -66,7 +66,7 @@ def choose_views(data: ReplayData, views: int | None) -> int:
 
 
 def mixes_samples(data: ReplayData, read: Read) -> bool:
-    """Whether what a sample looks like depends on its batch: MixUp, CutMix, noise drawn for a whole batch.
+    """Return True if a sample depends on its batch: MixUp, CutMix, noise drawn for a whole batch.
 
     The same views are put into batches of another order, and compared.
     """
@@ -82,7 +82,7 @@ def mixes_samples(data: ReplayData, read: Read) -> bool:
 
 
 def refuse_other_size(found: int, expected: int) -> None:
-    """Refuse a batch that does not hold the samples that were asked for.
+    """Refuse a batch that does not hold the requested samples.
 
     Raises:
         ValueError: It has more or fewer.
@@ -99,7 +99,7 @@ def _rows(batch: Batch) -> list[torch.Tensor]:
 
 
 def refuse_unusual_sampler(loader: DataLoader[Any]) -> None:
-    """Refuse samplers that say which samples to take, where the batches have to be fixed.
+    """Refuse samplers that choose samples by themselves, if the batches have to be fixed.
 
     Raises:
         ValueError: The sampler is of another kind than random, sequential and distributed.

@@ -1,4 +1,4 @@
-"""What a recording is asked to be, checked where it is said."""
+"""The settings of a recording, with their checks."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from lit_distill.recording.encoding import Formats
 
 @dataclass(frozen=True)
 class Settings:
-    """What a recording is asked to be.
+    """The settings of a recording.
 
     Attributes:
-        path: Its folder, a string or a path; in memory where None.
-        views: Of each sample; None where samples never change.
-        seed: Of the views.
+        path: Its folder, a string or a path; in memory if None.
+        views: Number of views per sample; None if samples never change.
+        seed: The seed of the views.
         formats: The stored types.
-        ignore_versions: Accept a recording that other versions of PyTorch and its like have made.
+        ignore_versions: Accept a recording that other versions of PyTorch and other packages have made.
 
     Raises:
         TypeError: One is of another type.
@@ -43,10 +43,10 @@ class Settings:
 
 
 def whole_number(name: str, value: Any, what: str, least: int | None = 1) -> int:
-    """A whole number of any kind, NumPy's too, as Python's own, which JSON can hold.
+    """Return a whole number of any kind as Python's own, which JSON can hold.
 
     Raises:
-        TypeError: It is something else; True and 10.0 are.
+        TypeError: It is something else, such as True or 10.0.
         ValueError: It is smaller than the least.
     """
     try:
@@ -63,12 +63,12 @@ def whole_number(name: str, value: Any, what: str, least: int | None = 1) -> int
 
 
 def whole_or_none(name: str, value: Any, what: str) -> int | None:
-    """As ``whole_number``, or None."""
+    """Return None for None, and else ``whole_number``."""
     return None if value is None else whole_number(name, value, what)
 
 
 def switch(name: str, value: Any) -> bool:
-    """True or False, NumPy's too, as Python's own; anything else is refused, as ``"false"`` would count as true.
+    """Return True or False as Python's own; refuse anything else, as ``"false"`` would count as true.
 
     Raises:
         TypeError: It is something else.

@@ -1,4 +1,4 @@
-"""Puts the replaying loader in the place of the training loader, whoever brought that, for one fit."""
+"""Replaces the training loader of one fit by the replaying one, whoever made that loader."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class _Replaying:
     Lightning has put its distributed sampler into the loader by then, and the first batch is not drawn yet.
 
     Args:
-        loader: The user's.
-        replace: Makes the replaying loader of it, recording first.
+        loader: The user's loader.
+        replace: Makes the replaying loader from it, recording first.
     """
 
     flattened: list[Any]
@@ -52,11 +52,11 @@ class _Replaying:
 
 
 class ReplayedLoader(_Replaying, CombinedLoader):
-    """It, in a Trainer of ``lightning.pytorch``."""
+    """The replaying loader for a Trainer of ``lightning.pytorch``."""
 
 
 def _loader_class(trainer: object) -> type[_Replaying]:
-    """The replaying loader of the package that a Trainer is of, which takes no other's ``CombinedLoader``."""
+    """Return the replaying loader class for a Trainer's package, which takes no other's ``CombinedLoader``."""
     if isinstance(trainer, Trainer):
         return ReplayedLoader
     (other,) = (
@@ -70,15 +70,15 @@ def _loader_class(trainer: object) -> type[_Replaying]:
 
 
 class ReplayedSource(_DataLoaderSource):
-    """Where the trainer gets its training loader from.
+    """The trainer's source of its training loader.
 
     Args:
-        source: Where it got it from until now.
+        source: Its source until now.
         replace: Makes the replaying loader.
-        kind: Its class.
+        kind: The class of the combined loader.
 
     Raises:
-        ValueError: There is not one DataLoader (when asked for it).
+        ValueError: There is not one DataLoader (when called).
     """
 
     def __init__(self, source: _DataLoaderSource, replace: Replace, kind: type[_Replaying] = ReplayedLoader) -> None:
@@ -96,13 +96,13 @@ class ReplayedSource(_DataLoaderSource):
 
 
 class ReplayedFit:
-    """One fit whose training data are replayed; everything is put back by ``end``.
+    """One fit whose training data are replayed; ``end`` restores everything.
 
     Args:
         trainer: The running trainer, before it makes its training loader.
         replace: Makes the replaying loader.
-        current: Tells which views are in the batch that is being transferred, None where that is not known.
-        seed: Of what the transfer hooks draw.
+        current: Returns the views in the batch that is being transferred, or None if unknown.
+        seed: The seed of what the transfer hooks draw.
     """
 
     def __init__(
@@ -121,14 +121,14 @@ class ReplayedFit:
                     setattr(owner, name, self._seeded(getattr(owner, name), name))
 
     def transfer(self, batch: Any) -> Any:
-        """Take a loader's batch the way of a training batch, up to the training step."""
+        """Prepare a loader's batch like a training batch, up to the training step."""
         trainer = self._trainer
         batch = trainer.precision_plugin.convert_input(batch)
         batch = trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
         return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
 
     def end(self) -> None:
-        """Put the trainer's source and the hooks back, once: a later fit may have put its own there."""
+        """Restore the trainer's source and the hooks, once: a later fit may have set its own."""
         if self._ended:
             return
         self._ended = True
@@ -139,7 +139,7 @@ class ReplayedFit:
                 setattr(owner, name, own)
 
     def _seeded(self, hook: Callable[..., Any], name: str) -> Callable[..., Any]:
-        """A transfer hook that draws what it drew when the batch was recorded."""
+        """Return a transfer hook that draws what it drew when the batch was recorded."""
 
         @functools.wraps(hook)
         def seeded(batch: Any, dataloader_idx: int = 0) -> Any:

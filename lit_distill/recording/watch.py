@@ -1,4 +1,4 @@
-"""When the live teacher is asked about a training batch, and what its answer means for the recording."""
+"""When to compare a recording with the live teacher, and what a difference means."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _MOST_NAMED = 10
 
 
 class Watch:
-    """Looks after one fit on a recording.
+    """Checks a recording during one fit.
 
-    The live teacher is asked about the first batch of the fit and of each epoch, about every 64th batch of an epoch, and about
-    each batch with samples whose marks differ. Samples that differ in bits, and not in what the teacher says, may be
-    used: other labels, or another number of threads that sums in another order.
+    The live teacher is run on the first batch of the fit and of each epoch, on every 64th batch of an epoch, and on
+    each batch with samples whose marks differ. Samples whose bits differ, but not the teacher's outputs, may be
+    used: they have other labels, or another number of threads sums in another order.
 
     Args:
         where: The recording's folder, or ``memory``.
@@ -43,8 +43,8 @@ class Watch:
         Args:
             epoch: Its epoch.
             batch: Its number in the epoch.
-            delivered: What it holds.
-            recorded: The marks of its samples on record, None where there are none.
+            delivered: Its content.
+            recorded: The recorded marks of its samples, or None if there are none.
         """
         self._epoch, self._batch, self._delivered = epoch, batch, delivered
         known = self._compares and recorded is not None and delivered.marks is not None
@@ -53,17 +53,17 @@ class Watch:
 
     @property
     def is_due(self) -> bool:
-        """Whether to ask the live teacher about this batch."""
+        """True if the live teacher is to be run on this batch."""
         if bool(self._changed.any()):
             return True
         asked, now = self._asked, (self._epoch, self._batch)
         return asked != now and (asked is None or asked[0] != self._epoch or self._batch % EVERY == 0)
 
     def judge(self, far: Tensor) -> None:
-        """Compare the live teacher's answer.
+        """Judge the comparison with the live teacher.
 
         Args:
-            far: The samples to which it says something else than what is on record, ``[B]``.
+            far: True for the samples for which the live teacher's outputs differ from the recorded ones, ``[B]``.
 
         Raises:
             StaleRecording: There are some.
@@ -78,7 +78,7 @@ class Watch:
             self._accept()
 
     def _accept(self) -> None:
-        """The samples are others by their bits, and the teacher does not mind."""
+        """Warn of samples whose bits differ, and not the teacher's outputs."""
         if not self._told:
             self._told = True
             tell(
@@ -121,6 +121,6 @@ class Watch:
 
 
 def named_samples(indices: Sequence[int]) -> str:
-    """A few samples' numbers, in words."""
+    """Return a few samples' numbers, in words."""
     shown = ", ".join(map(str, indices[:_MOST_NAMED])) + (", …" if len(indices) > _MOST_NAMED else "")
     return f"sample{'s' * (len(indices) > 1)} {shown}"

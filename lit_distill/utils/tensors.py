@@ -39,7 +39,7 @@ def first_parameter(network: nn.Module) -> Tensor:
     return next(iter(network.parameters()), torch.empty(0))
 
 
-def held_by(optimizers: Iterable[Optimizer]) -> set[int]:
+def parameters_in(optimizers: Iterable[Optimizer]) -> set[int]:
     """Return the ids of the parameters that optimizers hold."""
     return {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
 

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from lit_distill.engine.checkpoint import NOTE_KEY
 from lit_distill.utils.notices import tell
-from lit_distill.utils.tensors import held_by
+from lit_distill.utils.tensors import parameters_in
 
 
 class TrainedAdditions:
@@ -59,7 +59,7 @@ class TrainedAdditions:
             self._optimizer, self.count, self._added = optimizer, 0, []
         if optimizer is None:
             return
-        held = held_by([optimizer])
+        held = parameters_in([optimizer])
         missing = [p for p in additions.parameters() if p.requires_grad and id(p) not in held]
         if not missing:
             return
