@@ -28,7 +28,7 @@ from lit_distill.utils.tensors import first_parameter
 
 
 @dataclass
-class DryRun:
+class ObservedStep:
     """What a training step did.
 
     Attributes:
@@ -52,7 +52,7 @@ def run_step_on_copy(
     data: TrainingData,
     explain: Callable[[Exception, Any, list[Call]], None],
     whole: bool = False,
-) -> DryRun:
+) -> ObservedStep:
     """Run the module's training step on a copy, with two samples; with a whole batch where two do not do.
 
     Args:
@@ -102,7 +102,7 @@ def _run(
     set_up: bool,
     batch: Any,
     explain: Callable[[Exception, Any, list[Call]], None],
-) -> DryRun:
+) -> ObservedStep:
     # Copied together, so that the copied listener hears the copied student.
     twin, ear = copied((module, listener))
     if not is_compiled(module) and getattr(module, "_compiler_ctx", None) is None:
@@ -121,7 +121,7 @@ def _run(
             except Exception as error:
                 explain(error, batch, calls)
                 raise
-    return DryRun(batch, calls, returned, ear)
+    return ObservedStep(batch, calls, returned, ear)
 
 
 @contextmanager
