@@ -32,10 +32,7 @@ def one_or_names(value: Any, signature: Signature | None = None) -> Any:
 
 
 def by_signature(
-    rest: Mapping[Any, Any],
-    signature: Signature | None,
-    refuse: Callable[[str], ValueError],
-    whole: Mapping[Any, Any],
+    rest: Mapping[Any, Any], signature: Signature | None, refuse: Callable[[str], ValueError], whole: Mapping[Any, Any]
 ) -> Inputs:
     """Return the entries that a network takes: by the names of its arguments, or the only one that can be its input.
 

@@ -95,12 +95,7 @@ class Roles:
 
 
 def entries_of(batch: Any, told: Collection[Any] = ()) -> Entries:
-    """Return the entries of a mapping, a sequence, a named tuple or an object; none for a tensor.
-
-    Args:
-        batch: The loader's batch.
-        told: Names that the user gave.
-    """
+    """Return the entries of a mapping, a sequence, a named tuple or an object; none for a tensor."""
     if isinstance(batch, Mapping):
         return batch
     if is_named(batch, told):

@@ -46,9 +46,6 @@ class TrainingData:
     def example(self, whole: bool = False) -> Any:
         """Return a training batch of two samples, or as many as the loop will get.
 
-        Args:
-            whole: Read a whole batch.
-
         Returns:
             The batch, in the loaders' structure if there are several; None if a stream cannot be read beforehand, because it
             resumes from a checkpoint.
@@ -172,12 +169,7 @@ def numbered_samples(loader: DataLoader[Any], whole: bool) -> Any:
 
 
 def read_samples(loader: DataLoader[Any], keys: list[Any]) -> Any:
-    """Return samples of a loader's data set, collated by it; by a worker if it has workers.
-
-    Args:
-        loader: The loader, which stays as it is.
-        keys: The sampler's keys of the samples.
-    """
+    """Return samples of a loader's data set, collated by it; by a worker if it has workers."""
     reader = DataLoader(
         loader.dataset,
         batch_sampler=[keys],

@@ -103,10 +103,6 @@ class Layouts:
     def refuse_unknown(self, names: Iterable[str], owner: str) -> None:
         """Refuse a layout that was set for a layer which the network does not have.
 
-        Args:
-            names: The network's layers.
-            owner: The owner of the layers, for the message.
-
         Raises:
             ValueError: There is one; the nearest names are listed.
         """

@@ -24,9 +24,6 @@ _UNCOLLATED = {
 def refuse_no_loader(loader: Any) -> None:
     """Refuse training data that yield no batches.
 
-    Args:
-        loader: One of the training loaders.
-
     Raises:
         TypeError: It is a text, a tensor, a class or a function, or not iterable.
         ValueError: It is an empty list, or a data set without a loader.
@@ -57,9 +54,6 @@ def _yields_samples(data: Any) -> bool:
 @contextmanager
 def collating(data: Any) -> Iterator[None]:
     """Explain a failure to collate samples.
-
-    Args:
-        data: The data set.
 
     Raises:
         ValueError: Its samples do not fit into one batch.

@@ -20,11 +20,7 @@ from lit_distill.utils.grids import split_grid
 
 
 def settle(
-    data: Batch,
-    format_: BatchFormat,
-    student: Outputs,
-    teacher: Outputs | None = None,
-    layouts: Layouts | None = None,
+    data: Batch, format_: BatchFormat, student: Outputs, teacher: Outputs | None = None, layouts: Layouts | None = None
 ) -> tuple[Batch, Outputs, Outputs | None]:
     """Give both networks' outputs the positions and samples that count, at one size.
 
@@ -87,11 +83,6 @@ def input_mask(data: Batch) -> Tensor | None:
 
 def positions_that_count(data: Batch, outputs: Outputs, from_labels: bool) -> Tensor | None:
     """Return the mask of a network's positions, or None if all count.
-
-    Args:
-        data: The batch.
-        outputs: The network's outputs.
-        from_labels: Leave out positions whose label is unknown.
 
     Raises:
         ValueError: A mask or lengths that the user named do not fit.

@@ -73,9 +73,6 @@ class BatchReader:
     def read(self, batch: Any) -> Batch:
         """Take a batch apart.
 
-        Args:
-            batch: The loader's batch.
-
         Raises:
             ValueError: It can be read in no way or in several; the message says how to describe it.
         """

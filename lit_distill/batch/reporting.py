@@ -94,10 +94,6 @@ def join(batch: Any, reader: BatchReader) -> Batch:
     The parts' samples follow each other; those of a part without labels have the label -100, which trains nothing. A loader
     that has ended (``max_size``) is left out.
 
-    Args:
-        batch: A list or a dict of batches.
-        reader: The reader of each.
-
     Raises:
         ValueError: The parts cannot be put into one batch; the message says which and why.
     """

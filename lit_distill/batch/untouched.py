@@ -43,11 +43,7 @@ class Guard:
         return found
 
     def closely_once(self, key: Hashable) -> AbstractContextManager[None]:
-        """Compare values the first time that a key is met, and later only the count of writes.
-
-        Args:
-            key: A stage and its loader.
-        """
+        """Compare values the first time that a key is met, and later only the count of writes."""
         if key in self._looked:
             return nullcontext()
         self._looked.add(key)
@@ -60,11 +56,6 @@ class Guard:
     @contextmanager
     def student_on(self, name: str, data: Batch, teacher: bool) -> Iterator[None]:
         """Refuse a student that changes what the teacher or the criteria read.
-
-        Args:
-            name: The student's class.
-            data: The batch.
-            teacher: True if there is a teacher.
 
         Raises:
             ValueError: It does.
@@ -109,13 +100,7 @@ def _readings(data: Batch, inputs: Any) -> dict[str, Any]:
 
 
 def refusal(who: str, changed: Sequence[Change], why: str) -> str:
-    """Return the error for inputs that were changed: what, why it matters, and how to avoid it.
-
-    Args:
-        who: The network that changed them.
-        changed: The changes.
-        why: Why it matters.
-    """
+    """Return the error for inputs that were changed: what, why it matters, and how to avoid it."""
     shown = ", ".join(map(str, changed[:3])) + ", …" * (len(changed) > 3)
     return (
         f"{who} changes what it is called with ({shown}), and {why}. Compute new values in its forward (x = x - mean in place "
@@ -127,9 +112,6 @@ def refusal(who: str, changed: Sequence[Change], why: str) -> str:
 @contextmanager
 def leaves_alone(values: Mapping[str, Any]) -> Iterator[None]:
     """Refuse a criterion that changes what the others read; only within ``comparing_values``, as it costs a comparison.
-
-    Args:
-        values: Its arguments, by name.
 
     Raises:
         ValueError: It changes them.

@@ -136,10 +136,6 @@ def diagnose(
 def examine_criterion(examined: Subject, notes: list[str]) -> dict[str, list[Finding]]:
     """Run the checks of one criterion.
 
-    Args:
-        examined: The criterion.
-        notes: Receives what could not be checked.
-
     Returns:
         The findings of each check that applies.
     """

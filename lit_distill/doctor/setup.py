@@ -90,10 +90,6 @@ class Setup:
 def setup_of(module: LightningModule, callbacks: Iterable[Any] = ()) -> Setup:
     """Find the distillation in a module and the Trainer's callbacks.
 
-    Args:
-        module: The module to fit.
-        callbacks: The Trainer's callbacks.
-
     Raises:
         TypeError: Neither the module nor a callback is a distillation.
     """

@@ -81,13 +81,7 @@ class Subject:
     def slopes(
         self, sample: Sample, training: bool = False, wanted: Sequence[str] | None = None
     ) -> tuple[Tensor, dict[str, Tensor | None]]:
-        """Return the value, and its gradient for each of the student's tensors by name, or None if there is none.
-
-        Args:
-            sample: The outputs to compare.
-            training: Run it in training mode.
-            wanted: Names of the tensors; if None, all.
-        """
+        """Return the value, and its gradient for each of the student's tensors by name, or None if there is none."""
         inputs = {name: value for name, value in sample.inputs().items() if wanted is None or name in wanted}
         leaves = {name: value.detach().clone().requires_grad_() for name, value in inputs.items()}
         value = self.raw(sample.with_inputs(leaves), training=training).sum()

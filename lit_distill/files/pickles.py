@@ -118,10 +118,6 @@ def overwhelms(pickled: bytes | mmap, pickles: int = 1) -> bool:
     """Return True if a pickle holds tuples that cannot be hashed in reasonable time, or without overflowing the stack.
 
     Return False for pickles that PyTorch's safe reader refuses anyway.
-
-    Args:
-        pickled: The bytes.
-        pickles: How many follow one another.
     """
     scan, position = _Scan(pickled), 0
     try:

@@ -29,10 +29,6 @@ def write_whole(path: str | os.PathLike[str], content: bytes | memoryview) -> No
     whatever ``$TMPDIR`` is. Remains of killed processes are removed; what others are writing stays. An existing file keeps
     its permissions. A symbolic link is replaced by the file, and its target stays; a device or a pipe is written to.
 
-    Args:
-        path: The file, in a folder that exists.
-        content: All of it.
-
     Raises:
         OSError: It cannot be written; the previous content stays.
     """

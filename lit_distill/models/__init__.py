@@ -4,15 +4,7 @@ May import ``recording``, ``criteria`` and everything below them.
 """
 
 from lit_distill.models.adapt import Adapted, adapt
-from lit_distill.models.cifar_resnet import (
-    CifarResNet,
-    resnet8,
-    resnet20,
-    resnet32,
-    resnet44,
-    resnet56,
-    resnet110,
-)
+from lit_distill.models.cifar_resnet import CifarResNet, resnet8, resnet20, resnet32, resnet44, resnet56, resnet110
 from lit_distill.models.ensemble import Ensemble
 from lit_distill.models.inherit import inherit
 from lit_distill.models.loading import build, create_model, load

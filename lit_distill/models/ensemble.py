@@ -195,10 +195,6 @@ def _need_classes(logits: Tensor) -> None:
 def check_members(name: str, models: Sequence[nn.Module]) -> None:
     """Refuse what is no list of networks.
 
-    Args:
-        name: The argument's name.
-        models: The networks.
-
     Raises:
         TypeError: It is none.
     """

@@ -48,12 +48,7 @@ class Entries:
         return bisect_left(self.names, prefix), bisect_left(self.names, prefix + _END)
 
     def fitting(self, wanted: Mapping[str, Any], optional: Collection[str]) -> list[str]:
-        """Return the prefixes under which the names are exactly those wanted, the shortest first.
-
-        Args:
-            wanted: A model's names.
-            optional: Those of them that may be absent.
-        """
+        """Return the prefixes under which the names are exactly those wanted, the shortest first."""
         needed = [name for name in wanted if name not in optional]
         found = []
         for prefix, count in self._overlaps(wanted).items():

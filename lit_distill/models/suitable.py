@@ -17,9 +17,6 @@ _KINDS = {"quantised": "is_quantized", "sparse": "is_sparse", "nested": "is_nest
 def refuse_unfillable(model: nn.Module) -> None:
     """Refuse a model on the ``meta`` device, which has no memory for weights.
 
-    Args:
-        model: The model.
-
     Raises:
         ValueError: It is.
     """

@@ -119,14 +119,7 @@ class DryRun:
             losses = self.criteria(sides.student, sides.teacher, sides.target, sides.parameters)
         return StepLoss(losses, sides.own_loss)
 
-    def _check_losses(
-        self,
-        losses: Losses,
-        data: Batch,
-        sides: Sides,
-        heard: nn.Module,
-        later: bool,
-    ) -> None:
+    def _check_losses(self, losses: Losses, data: Batch, sides: Sides, heard: nn.Module, later: bool) -> None:
         """Refuse criteria that are not finite for an example, or train nothing."""
         student, teacher, target = sides.student, sides.teacher, sides.target
         networks = {"student": (heard, student)}
@@ -156,10 +149,6 @@ class DryRun:
 
     def refuse_lone_batch(self, why: str, data: Batch) -> None:
         """Refuse batches of one sample if a BatchNorm that trains cannot take one.
-
-        Args:
-            why: How they come about.
-            data: A batch.
 
         Raises:
             ValueError: One cannot.

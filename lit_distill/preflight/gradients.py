@@ -14,10 +14,7 @@ from lit_distill.utils.names import listed
 
 
 def reaches_student(
-    values: Mapping[str, Tensor],
-    criteria: Mapping[str, Criterion],
-    student: nn.Module,
-    outputs: Outputs,
+    values: Mapping[str, Tensor], criteria: Mapping[str, Criterion], student: nn.Module, outputs: Outputs
 ) -> None:
     """Refuse a criterion that has a weight and trains nothing of the student.
 
@@ -42,12 +39,7 @@ def reaches_student(
 
 
 def reaches(value: Tensor, wanted: Collection[int]) -> bool:
-    """Return True if a value's gradient reaches one of the parameters, even if it is 0 in this example.
-
-    Args:
-        value: A scalar with its graph.
-        wanted: The parameters' ids.
-    """
+    """Return True if a value's gradient reaches one of the parameters, even if it is 0 in this example."""
     found = reached_by(value, through_steps=False)
     return found is None or not found.isdisjoint(wanted)
 

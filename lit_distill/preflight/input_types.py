@@ -14,11 +14,6 @@ def explain_input_type(error: BaseException, inputs: Any, weights: Tensor) -> st
     """Explain a failure on inputs of a wrong type, and what to do; None if the network failed for another reason.
 
     The dry run converts nothing that the fit does not: Lightning hands each batch to the network as it is.
-
-    Args:
-        error: The network's error.
-        inputs: Its inputs, or the batch that contains them.
-        weights: One of its weights.
     """
     if "type" not in str(error) or not isinstance(error, RuntimeError):
         return None

@@ -49,13 +49,6 @@ def lone_batch(trainer: Any) -> str | None:
 def refuse_lone_batch(why: str, owner: str, network: nn.Module, inputs: _Given, run: Callable[[_Given], Any]) -> None:
     """Refuse batches of one sample if a BatchNorm of the network fails on one, which is tried.
 
-    Args:
-        why: How such batches come about.
-        owner: The owner of the network, for the message.
-        network: The network, in the modes of training.
-        inputs: The inputs of a batch.
-        run: Runs it on inputs.
-
     Raises:
         ValueError: It fails.
     """

@@ -23,11 +23,6 @@ def tell_of_other_tasks(criteria: WeightedCriteria, student: Outputs, target: Ta
     """Warn if labels look like those of another task than that of a criterion that compares logits.
 
     A criterion that reads labels refuses such labels itself; one that only compares the networks would train on.
-
-    Args:
-        criteria: The criteria.
-        student: The student's outputs for an example.
-        target: The example's labels; None if there are none.
     """
     for name, criterion in criteria.criteria().items():
         task, outputs = _task_of(criterion), _logits_of(criterion, student)
@@ -49,13 +44,7 @@ def tell_of_other_tasks(criteria: WeightedCriteria, student: Outputs, target: Ta
 
 
 def likely_tasks(labels: Tensor, logits: Tensor, task: Task) -> tuple[Task, ...]:
-    """Return the tasks that labels look like if they do not fit a classification task; empty if they do.
-
-    Args:
-        labels: Any labels.
-        logits: The logits that they label.
-        task: ``multiclass``, ``binary`` or ``multilabel``.
-    """
+    """Return the tasks that labels look like if they do not fit a classification task; empty if they do."""
     if task not in CLASS_TASKS or labels.shape[:1] != logits.shape[:1] or not labels.numel():
         return ()
     column = labels.numel() == logits.numel() and task != "multiclass"

@@ -20,10 +20,6 @@ from lit_distill.utils.tensors import count_where, named_tensors
 def check_networks(student: nn.Module, teacher: nn.Module | None) -> None:
     """Refuse networks that cannot train or teach.
 
-    Args:
-        student: The network to train.
-        teacher: The teacher's network, or None.
-
     Raises:
         ValueError: One cannot; the message names a tensor that shows it.
     """
@@ -37,11 +33,6 @@ def check_networks(student: nn.Module, teacher: nn.Module | None) -> None:
 
 def refuse_empty(trainer: Any, student: nn.Module, teacher: nn.Module | None) -> None:
     """Refuse networks without weights; a strategy that shards a student may make its weights later.
-
-    Args:
-        trainer: The running trainer.
-        student: The network to train.
-        teacher: The teacher's network, or None.
 
     Raises:
         ValueError: One has none.
@@ -85,10 +76,6 @@ def check_logits(owner: str, outputs: Outputs, criteria: Iterable[Criterion]) ->
 def have_values(student: Outputs, teacher: Outputs) -> None:
     """Refuse logits on the device ``meta`` if the other network's hold values.
 
-    Args:
-        student: The student's outputs for an example.
-        teacher: The teacher's outputs.
-
     Raises:
         ValueError: Only one network's are on ``meta``.
     """
@@ -104,10 +91,6 @@ def have_values(student: Outputs, teacher: Outputs) -> None:
 def has_weights(network: nn.Module, owner: str) -> None:
     """Refuse a network on the device ``meta``, which has only shapes.
 
-    Args:
-        network: The network.
-        owner: ``student`` or ``teacher``, for the message.
-
     Raises:
         ValueError: It has a tensor there.
     """
@@ -121,9 +104,6 @@ def has_weights(network: nn.Module, owner: str) -> None:
 
 def can_learn(student: nn.Module) -> None:
     """Refuse a student whose weights were made in inference mode: no gradient can be computed with them.
-
-    Args:
-        student: The network to train.
 
     Raises:
         ValueError: Some were.
@@ -140,10 +120,6 @@ def is_a_number(network: nn.Module, owner: str) -> None:
     """Refuse a network with NaN in its weights, or in the statistics of its normalisation.
 
     Other buffers may hold NaN or infinity for what is not known yet; they are blamed once an output shows it.
-
-    Args:
-        network: The network.
-        owner: ``student`` or ``teacher``, for the message.
 
     Raises:
         ValueError: A weight is NaN.

@@ -47,12 +47,6 @@ def tell_of_logarithms(student: Outputs, teacher: Outputs, criteria: WeightedCri
     """Warn if a network returns logarithms of probabilities, and a criterion is sensitive to that.
 
     To a softmax they are logits like any other, but not to a criterion that depends on a constant added to a row.
-
-    Args:
-        student: The student's outputs for an example.
-        teacher: The teacher's outputs.
-        criteria: The criteria; copies of them are run.
-        target: The example's labels.
     """
     for who, outputs in (("teacher", teacher), ("student", student)):
         minding = (

@@ -16,12 +16,7 @@ _DEPTH = 3  # a hook calls a method, which calls a function
 
 
 def unfreezes_later(trainer: Any, module: object) -> bool:
-    """Return True if the trainer's callbacks, or the module's own hooks, set which parameters train.
-
-    Args:
-        trainer: The running trainer, or None.
-        module: The LightningModule.
-    """
+    """Return True if the trainer's callbacks, or the module's own hooks, set which parameters train."""
     if trainer is None:
         return False
     return any(_sets_training(type(one)) for one in (*trainer.callbacks, module))

@@ -28,9 +28,6 @@ def fingerprint_model(model: nn.Module) -> dict[str, str]:
     """Return the class of a network, a digest of its weights and buffers, and one of the text of its layers.
 
     The text holds what no weight shows: an ensemble's average, the size that inputs are resized to.
-
-    Args:
-        model: The network.
     """
     name = f"{type(model).__module__}.{type(model).__qualname__}"
     words = hashlib.sha256(without_addresses(model).encode()).hexdigest()

@@ -36,11 +36,6 @@ def mark(sample: Any, state: int = 0, depth: int = _DEPTH) -> int:
     """Return 32 bits that depend on every byte of nested tensors, arrays, images, texts and numbers, the same in every process.
 
     Other parts of an object (its address, its counters) do not enter.
-
-    Args:
-        sample: Anything.
-        state: The mark of what came before.
-        depth: How deep to look.
     """
     if isinstance(sample, Tensor):
         return _of_tensor(sample, state)

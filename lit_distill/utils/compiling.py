@@ -40,9 +40,6 @@ def why_not_compile(device: torch.device) -> str | None:
     """Return why nothing can be compiled for a device (no C++ compiler, no Triton, …), or None if it can.
 
     It compiles one addition, as nothing else tells.
-
-    Args:
-        device: The device.
     """
     try:
         torch.compile(_add_one)(torch.zeros(8, device=device))
@@ -66,11 +63,7 @@ class SteadySize:
         self.usual = 0
 
     def context(self, size: int) -> AbstractContextManager[None]:
-        """Return the context to call the network in.
-
-        Args:
-            size: Number of samples in the batch.
-        """
+        """Return the context to call the network in."""
         self.usual = max(self.usual, size)
         return eagerly() if size < self.usual else nullcontext()
 

@@ -38,11 +38,7 @@ def gather_rows(rows: Tensor) -> Tensor:
 
 
 def sum_over_processes(value: Tensor) -> Tensor:
-    """Return the sum of a tensor over all processes, without a gradient.
-
-    Args:
-        value: Any shape, the same in every process.
-    """
+    """Return the sum of a tensor over all processes, without a gradient."""
     value = value.detach().clone()
     if distributed():
         torch.distributed.all_reduce(value)

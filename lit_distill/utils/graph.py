@@ -32,12 +32,7 @@ def nodes_behind(values: Iterable[Tensor], passes: Callable[[Any], bool] | None 
 
 
 def unreached_parameters(loss: Tensor, module: nn.Module) -> list[str]:
-    """Return the names of the trainable parameters that a loss sends no gradient to.
-
-    Args:
-        loss: A scalar with its graph.
-        module: The owner of the parameters.
-    """
+    """Return the names of the trainable parameters that a loss sends no gradient to."""
     found = reached_by(loss)
     if found is None:
         return []

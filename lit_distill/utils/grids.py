@@ -31,12 +31,7 @@ def feature_kind(shape: Sequence[int]) -> str:
 
 
 def resize_map(feature: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Resize a map ``[B, C, H, W]``, or a volume, to ``size``: pooled if larger, interpolated if smaller.
-
-    Args:
-        feature: The map or volume.
-        size: The new sizes after ``C``.
-    """
+    """Resize a map ``[B, C, H, W]``, or a volume, to ``size``: pooled if larger, interpolated if smaller."""
     if tuple(feature.shape[2:]) == tuple(size):
         return feature
     volume = len(size) == 3

@@ -35,12 +35,7 @@ def classes_named(path: str) -> tuple[type, ...]:
 
 
 def is_a(thing: object, *paths: str) -> bool:
-    """Return True if a thing is an instance of one of Lightning's classes, in either package.
-
-    Args:
-        thing: Anything.
-        paths: The classes, as ``classes_named`` takes them.
-    """
+    """Return True if a thing is an instance of one of Lightning's classes, in either package."""
     return any(isinstance(thing, classes_named(path)) for path in paths)
 
 
@@ -55,12 +50,7 @@ def keeps_parameters_whole(strategy: object) -> bool:
 
 
 def is_overridden(hook: str, owner: object) -> bool:
-    """Return True if a module, data module or callback of either package overrides a hook.
-
-    Args:
-        hook: The hook's name.
-        owner: The object.
-    """
+    """Return True if a module, data module or callback of either package overrides a hook."""
     parents = [
         parent
         for path in ("LightningModule", "LightningDataModule", "Callback")
@@ -71,11 +61,7 @@ def is_overridden(hook: str, owner: object) -> bool:
 
 
 def has_forward(network: nn.Module) -> bool:
-    """Return True if a network has a ``forward``, which a LightningModule need not have.
-
-    Args:
-        network: The network.
-    """
+    """Return True if a network has a ``forward``, which a LightningModule need not have."""
     if "forward" in vars(network) or getattr(network, "_compiled_call_impl", None) is not None:
         return True
     defaults = [parent.forward for parent in (nn.Module, *classes_named("LightningModule"))]  # type: ignore[attr-defined]
@@ -83,11 +69,7 @@ def has_forward(network: nn.Module) -> bool:
 
 
 def trainer_class(module: object) -> Any:
-    """Return the Trainer class of the package that a LightningModule comes from.
-
-    Args:
-        module: The LightningModule.
-    """
+    """Return the Trainer class of the package that a LightningModule comes from."""
     module = getattr(module, "_orig_mod", module)
     package = "lightning.pytorch" if isinstance(module, LightningModule) else _OTHER
     return sys.modules[package].Trainer

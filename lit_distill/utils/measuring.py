@@ -59,12 +59,7 @@ class Measured:
 
 @contextmanager
 def kept_buffers(network: nn.Module, but: nn.Module) -> Iterator[None]:
-    """Restore a network's buffers on exit: under gradient checkpointing, a backward pass runs its layers, BatchNorm too, again.
-
-    Args:
-        network: The network that is differentiated.
-        but: Its part that may change.
-    """
+    """Restore a network's buffers on exit: under gradient checkpointing, a backward pass runs BatchNorm again."""
     free = {id(buffer) for buffer in but.buffers()}
     kept = [(buffer, buffer.detach().clone()) for buffer in network.buffers() if id(buffer) not in free]
     yield
@@ -74,11 +69,6 @@ def kept_buffers(network: nn.Module, but: nn.Module) -> Iterator[None]:
 
 def gradients_of(value: Tensor, parameters: Sequence[Tensor], who: str) -> tuple[Tensor | None, ...]:
     """Return a value's gradients in addition to the step's own backward pass; its graph and the random state are kept.
-
-    Args:
-        value: A scalar with a gradient.
-        parameters: The tensors to differentiate for.
-        who: The caller's name, for the error.
 
     Returns:
         The gradients, with None for a parameter that the value does not depend on.

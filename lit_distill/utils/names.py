@@ -46,13 +46,7 @@ def _matches(name: list[str], parts: list[str]) -> bool:
 
 
 def unknown_layer(path: str, known: Sequence[str], owner: str) -> str:
-    """Return the error for a layer that is not there: the nearest names, and the top layers.
-
-    Args:
-        path: The unknown layer.
-        known: The layers that exist.
-        owner: The owner of the layers.
-    """
+    """Return the error for a layer that is not there: the nearest names, and the top layers."""
     hint = nearest(path, known, most=3).replace(" Did", "; did") or "."
     top = [name for name in known if "." not in name]
     return f"no layer {path!r} in {owner}{hint} Layers: {', '.join(top[:20])}{', …' if len(top) > 20 else ''}"
@@ -75,13 +69,7 @@ def layer_path(reference: str) -> str:
 
 
 def nearest(name: str, known: Iterable[str], most: int = 1) -> str:
-    """Return a question to end an error with: which known names may have been meant; empty if none is near.
-
-    Args:
-        name: The unknown name.
-        known: The known ones.
-        most: How many to propose.
-    """
+    """Return a question to end an error with: which known names may have been meant; empty if none is near."""
     close = difflib.get_close_matches(name, list(known), n=most)
     return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
 

@@ -10,9 +10,5 @@ class DistillationWarning(UserWarning):
 
 
 def tell(message: str) -> None:
-    """Warn once per place, on the first process only.
-
-    Args:
-        message: What, whose, where, and what would be right.
-    """
+    """Warn once per place, on the first process only."""
     rank_zero_warn(message, category=DistillationWarning, stacklevel=5)

@@ -20,19 +20,12 @@ def as_plain(value: Any) -> Any:
 
     NumPy's numbers, fractions and decimals become Python's, arrays lists, enums their values, and paths text. What needs no
     change is returned as it is, and so are objects that have no plain form.
-
-    Args:
-        value: Anything.
     """
     return _replaced(value, _plain)
 
 
 def without_numpy_scalars(value: Any) -> Any:
-    """Replace NumPy's scalars in a nested value by numbers; return the value itself if it has none.
-
-    Args:
-        value: Anything.
-    """
+    """Replace NumPy's scalars in a nested value by numbers; return the value itself if it has none."""
     return _replaced(value, _scalar)
 
 
@@ -79,11 +72,7 @@ def _mapping_like(value: Mapping[Any, Any], entries: dict[Any, Any]) -> Any:
 
 
 def make_settings_plain(module: nn.Module) -> None:
-    """Convert the numbers that a module and its submodules hold as attributes to Python's.
-
-    Args:
-        module: The module, which is changed.
-    """
+    """Convert the numbers that a module and its submodules hold as attributes to Python's."""
     for part in module.modules():
         for name, value in list(vars(part).items()):
             if name.startswith("_"):
@@ -97,9 +86,6 @@ def make_scalars_plain(checkpoint: dict[str, Any]) -> None:
     """Replace NumPy's scalars in a checkpoint about to be saved by numbers, in place: a learning rate, a setting.
 
     Otherwise they would be pickled as objects, and safe loaders would refuse the checkpoint.
-
-    Args:
-        checkpoint: The checkpoint, which is changed.
     """
     for key, value in checkpoint.items():
         checkpoint[key] = without_numpy_scalars(value)

@@ -48,12 +48,7 @@ def collect_rng_states() -> list[dict[str, Any]]:
 
 
 def restore_own_rng_state(states: Sequence[dict[str, Any]], rank: int) -> None:
-    """Restore this process's generators; if there is no state for its rank, derive one that differs from the others.
-
-    Args:
-        states: The states by rank.
-        rank: The rank of this process.
-    """
+    """Restore this process's generators; if there is no state for its rank, derive one that differs from the others."""
     if rank < len(states):
         restore_rng_state(states[rank])
         return

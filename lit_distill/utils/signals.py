@@ -60,12 +60,7 @@ def _note(trainer: Trainer, number: int, frame: Any) -> None:
 
 
 def mark_terminated(trainer: Trainer, exception: BaseException) -> None:
-    """Give Lightning's exception on SIGTERM its exit code, and signal the processes that the Trainer has started.
-
-    Args:
-        trainer: The Trainer whose run has ended.
-        exception: The exception that ended it.
-    """
+    """Give Lightning's exception on SIGTERM its exit code, and signal the processes that the Trainer has started."""
     listen_no_more(trainer)
     if not isinstance(exception, SystemExit):
         return

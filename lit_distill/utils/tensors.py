@@ -13,11 +13,7 @@ from lit_distill.utils.names import listed
 
 
 def not_finite(network: nn.Module) -> str | None:
-    """Return which weights and buffers of a network hold NaN or infinity, in words; None if none does.
-
-    Args:
-        network: The network.
-    """
+    """Return which weights and buffers of a network hold NaN or infinity, in words; None if none does."""
     found = [name for name, tensor in named_tensors(network) if count_where(tensor, is_no_number)]
     return f"has weights that are not finite: {listed(found)}" if found else None
 

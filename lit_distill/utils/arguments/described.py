@@ -35,11 +35,5 @@ def article(word: str) -> str:
 
 
 def wrong_type(name: str, value: object, remedy: str) -> TypeError:
-    """Return the error that says what an argument is and what to give instead.
-
-    Args:
-        name: The argument's name.
-        value: What was given.
-        remedy: What would be right, as a sentence.
-    """
+    """Return the error that says what an argument is and what to give instead."""
     return TypeError(f"{name} is {described(value)}; {remedy}")

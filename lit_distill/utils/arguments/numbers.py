@@ -115,10 +115,6 @@ def check_whole(name: str, value: Any, *, least: int | None = None) -> int:
 def check_size(name: str, value: Any) -> int:
     """Return a number of channels, classes or layers, as an int.
 
-    Args:
-        name: The argument's name.
-        value: A whole number.
-
     Raises:
         TypeError: It is no number.
         ValueError: It has a fraction, or is below 1.
@@ -128,10 +124,6 @@ def check_size(name: str, value: Any) -> int:
 
 def check_flag(name: str, value: Any) -> bool:
     """Return True or False; refuse a text, because ``"false"`` would count as True.
-
-    Args:
-        name: The argument's name.
-        value: A bool, 0 or 1.
 
     Raises:
         TypeError: It is something else.
@@ -144,10 +136,6 @@ def check_flag(name: str, value: Any) -> bool:
 def check_temperature(temperature: Any, name: str = "temperature") -> float:
     """Return a valid temperature, as a float.
 
-    Args:
-        temperature: A number.
-        name: The argument's name.
-
     Raises:
         TypeError: It is no number.
         ValueError: It is not finite and above 0.
@@ -158,10 +146,6 @@ def check_temperature(temperature: Any, name: str = "temperature") -> float:
 def check_share(name: str, share: Any) -> float:
     """Return the weight of one term of a criterion, as a float.
 
-    Args:
-        name: The argument's name.
-        share: A number.
-
     Raises:
         TypeError: It is no number.
         ValueError: It is not finite or below 0.
@@ -171,9 +155,6 @@ def check_share(name: str, share: Any) -> float:
 
 def check_shares(shares: Mapping[str, Any]) -> tuple[float, ...]:
     """Return the weights of a criterion's terms, as floats.
-
-    Args:
-        shares: The weights by argument name.
 
     Raises:
         TypeError: One is no number.
@@ -207,9 +188,6 @@ def check_numbers(name: str, values: Any, *, least: float = -math.inf, above: fl
 
 def check_temperatures(temperatures: Any) -> tuple[float, ...]:
     """Return several valid temperatures, as floats.
-
-    Args:
-        temperatures: A list of numbers.
 
     Raises:
         TypeError: They are no list of numbers.

@@ -16,12 +16,6 @@ from lit_distill.utils.arguments.described import article, wrong_type
 def check_object(name: str, value: Any, kind: type | tuple[type, ...], remedy: str) -> None:
     """Refuse a value that is no object of a kind; if it is a class of that kind, ask for an object.
 
-    Args:
-        name: The argument's name.
-        value: What was given.
-        kind: The required class or classes.
-        remedy: What would be right, as a sentence.
-
     Raises:
         TypeError: It is something else.
     """
@@ -60,10 +54,6 @@ def check_network(name: str, value: Any, also: tuple[type, ...] = ()) -> None:
 def check_sizes(owner: str, network: nn.Module) -> None:
     """Refuse a network with lazy layers that have not seen an input yet: they have no weights.
 
-    Args:
-        owner: ``student`` or ``teacher``.
-        network: The network.
-
     Raises:
         ValueError: A layer is still lazy.
     """
@@ -95,12 +85,6 @@ def _holds_tensors(values: Iterable[Any]) -> bool:
 
 def as_object(name: str, value: Any, kind: type, example: str) -> None:
     """Refuse an optional argument that is neither None nor an object of a kind.
-
-    Args:
-        name: The argument's name.
-        value: What was given.
-        kind: The required class.
-        example: A call that makes one, for the error.
 
     Raises:
         TypeError: It is something else.

@@ -15,11 +15,6 @@ from lit_distill.utils.names import nearest
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
     """Refuse a value outside its choices.
 
-    Args:
-        name: The argument's name.
-        value: What was given.
-        choices: The allowed values.
-
     Raises:
         ValueError: The value is none of the choices; the nearest is named.
     """
@@ -32,11 +27,6 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
 
 def check_text(name: str, value: Any, example: str) -> str:
     """Return a text that is not empty.
-
-    Args:
-        name: The argument's name.
-        value: The text.
-        example: What would be right, for the error.
 
     Raises:
         TypeError: It is no text.
@@ -85,9 +75,6 @@ def check_named(name: str, value: Any, example: str) -> None:
 def check_folder(root: Any) -> str | Path:
     """Return the path of a data set's folder, which need not exist yet.
 
-    Args:
-        root: A path.
-
     Raises:
         TypeError: It is no path.
     """
@@ -98,10 +85,6 @@ def check_folder(root: Any) -> str | Path:
 
 def layer_tuple(layers: Any, name: str) -> tuple[str, ...]:
     """Return one or more layer references as a tuple.
-
-    Args:
-        layers: A reference, or a list or tuple of them.
-        name: The argument's name.
 
     Raises:
         TypeError: There is something else among them.
