@@ -261,7 +261,6 @@ def tensors_of(inputs: Any, depth: int = 6) -> list[Tensor]:
 
 
 def _parts_of(value: Any) -> Iterable[Any]:
-    """Return the parts of a mapping, a sequence, ``Arguments`` or an object that holds tensors."""
     if isinstance(value, Arguments):
         return (value.positional, value.named)
     if isinstance(value, Mapping):

@@ -137,6 +137,6 @@ def several_entries(batch: Sequence[Any]) -> str:
         "weight_key, mask_key, lengths_key and unused name others."
     )
     return (
-        f"the DataLoader yielded {len(batch)} entries{shown}; (inputs, target), a dict, or inputs alone was expected."
+        f"the DataLoader yielded {len(batch)} entries{shown}; (inputs, target), a dict, or only inputs was expected."
         f"{told if len(batch) > 1 else ''}"
     )

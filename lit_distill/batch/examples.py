@@ -63,7 +63,7 @@ class TrainingData:
                 refuse_no_loader(loader)
             read = [self._read(loader, whole) for loader in flat]
         if any(batch is None for _, batch in read):
-            raise ValueError("the training DataLoader yields None in place of a batch; look at its collate function.")
+            raise ValueError("the training DataLoader yields None instead of a batch; check its collate function.")
         self._replace([loader for loader, _ in read], structure)
         return tree_unflatten([batch for _, batch in read], structure)
 
@@ -77,7 +77,6 @@ class TrainingData:
             self.loaders = tree_unflatten(flat, structure)
 
     def _read(self, loader: Any, whole: bool) -> tuple[Any, Any]:
-        """Return the loader to train from, and a batch of it."""
         if has_numbered_samples(loader):
             return loader, numbered_samples(loader, whole)
         if not isinstance(loader, Ahead):

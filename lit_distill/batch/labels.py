@@ -198,15 +198,13 @@ def tell_of_ignored_numbers(labels: Tensor) -> None:
 
 
 def _squeezed(tensor: Tensor) -> list[int]:
-    """Remove dimensions of 1 from a shape, except the batch's."""
     return [*tensor.shape[:1], *(size for size in tensor.shape[1:] if size != 1)]
 
 
-# What is said of other forms ---------------------------------------------------------------------
+# Errors for other forms ---------------------------------------------------------------------
 
 
 def _misfit(target: Tensor, logits: Tensor, task: Task) -> ValueError:
-    """Return the error for labels of another shape, with the forms that fit."""
     column = target.dim() == logits.dim() > 1 and target.shape[class_dim(logits)] == 1
     shares = task == "multiclass" and target.is_floating_point() and target.dim() == logits.dim() > 1 and not column
     spots, whole = list(positions(logits)), list(logits.shape)
@@ -230,7 +228,6 @@ def _misfit(target: Tensor, logits: Tensor, task: Task) -> ValueError:
 
 
 def _size_remedy(target: Tensor, logits: Tensor) -> str:
-    """Return the remedy for labels that are images or volumes of another size than the logits; else nothing."""
     depth = logits.dim() - 2
     if depth < 1 or target.dim() not in (depth + 1, depth + 2) or target.shape[:1] != logits.shape[:1]:
         return ""

@@ -30,7 +30,7 @@ class Layouts:
         self._chosen: dict[str, Placement] = {}
         self._evidence: Evidence | None = None
         self.squashed = False  # the network ends in a sigmoid or a softmax
-        self._undecided = False  # the pass that was watched did not tell the logits' classes
+        self._undecided = False  # the observed pass did not show the logits' classes
 
     def learn(self, evidence: Evidence, found: Mapping[str, Placement | None]) -> None:
         """Take over what a forward pass showed.
@@ -137,8 +137,8 @@ class Layouts:
         if len(fitting) == 1:
             return Placement(dims, fitting[0])
         raise ValueError(
-            f"which dimension of the {self.owner}'s layer {layer!r}, {list(feature.shape)}, holds the channels cannot be told "
-            f"from its modules; say it: BatchFormat({self._prefix()}layout={{{layer!r}: 'channels_first'}}), or "
+            f"which dimension of the {self.owner}'s layer {layer!r}, {list(feature.shape)}, holds the channels is unknown "
+            f"from its modules; set BatchFormat({self._prefix()}layout={{{layer!r}: 'channels_first'}}), or "
             "'channels_last'."
         )
 
@@ -156,8 +156,8 @@ class Layouts:
         if found is None or self._undecided:
             self._undecided = True
             raise ValueError(
-                f"which dimension of the {self.owner}'s logits, {list(logits.shape)}, holds the classes cannot be told from "
-                f"its modules; say it: BatchFormat({self._prefix()}class_dim=1), or -1."
+                f"which dimension of the {self.owner}'s logits, {list(logits.shape)}, holds the classes is unknown from "
+                f"its modules; set BatchFormat({self._prefix()}class_dim=1), or -1."
             )
         return found
 

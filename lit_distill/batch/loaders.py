@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from lit_distill.utils.arguments import described
 
-# What collate functions say of samples that do not fit together, and what helps.
+# Errors of collate functions for samples that do not fit together, and remedies.
 _UNCOLLATED = {
     "stack expects": "resize or pad them to one shape, or give the DataLoader a collate_fn that does.",
     "should be of equal size": "pad their lists to one length, or give the DataLoader a collate_fn that does.",
@@ -37,7 +37,7 @@ def refuse_no_loader(loader: Any) -> None:
     if isinstance(loader, Dataset) and not isinstance(loader, IterableDataset) and _yields_samples(loader):
         kind = type(loader).__name__
         raise ValueError(
-            f"the training data are a data set ({kind}), whose samples nobody puts into batches; give DataLoader(data, "
+            f"the training data are a data set ({kind}), whose samples are not put into batches; give DataLoader(data, "
             "batch_size=…)."
         )
 
@@ -46,7 +46,7 @@ def _yields_samples(data: Any) -> bool:
     """Return True if a data set's first entry holds a single number, such as a label: then it is a sample, and no batch."""
     try:
         leaves = tree_leaves(data[0])
-    except Exception:  # whatever it is, the look at the data meets it again
+    except Exception:  # whatever it is, reading the data raises it again
         return False
     return any(isinstance(one, (int, float)) or (isinstance(one, Tensor) and not one.dim()) for one in leaves)
 

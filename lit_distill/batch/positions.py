@@ -99,7 +99,7 @@ def positions_that_count(data: Batch, outputs: Outputs, from_labels: bool) -> Te
             return mask  # of an encoder's features, say; a criterion that reads the logits refuses it
         if data.mask_is_told:
             raise ValueError(
-                f"the mask {list(mask.shape)} does not fit the logits' positions {list(expected)}; say where theirs is: "
+                f"the mask {list(mask.shape)} does not fit the logits' positions {list(expected)}; name theirs: "
                 "BatchFormat(mask_key=…), a function of the batch perhaps, or mask_key=None for none."
             )
         mask = None
@@ -139,7 +139,6 @@ def _positions(outputs: Outputs) -> torch.Size | None:
 
 
 def _from_lengths(lengths: Tensor, outputs: Outputs) -> Tensor:
-    """Return True at the first positions of each sequence, ``[B, T]``."""
     tokens = [feature.shape[1] for feature in outputs.features.values() if feature.dim() == 3]
     logits = outputs.logits.shape[1] if outputs.has_logits and outputs.logits.dim() == 3 else None
     longest = int(lengths.max()) if lengths.numel() else 0
@@ -155,7 +154,6 @@ def _from_lengths(lengths: Tensor, outputs: Outputs) -> Tensor:
 def _chosen_samples(
     data: Batch, mask: Tensor, student: Outputs, teacher: Outputs | None
 ) -> tuple[Batch, Outputs, Outputs | None]:
-    """Keep only the samples that count, such as a graph's training nodes."""
     size = len(mask)
 
     def rows(tensor: Tensor) -> Tensor:
@@ -177,7 +175,6 @@ def _chosen_samples(
 
 
 def _resized(outputs: Outputs, target: Tensor) -> Outputs:
-    """Resize dense logits to the labels' size."""
     if not outputs.has_logits or outputs.logits.dim() < 3:
         return outputs
     if outputs.logits.dim() == 3:
@@ -192,7 +189,6 @@ def _resized(outputs: Outputs, target: Tensor) -> Outputs:
 
 
 def _resized_sequence(outputs: Outputs, target: Tensor) -> Outputs:
-    """Resize logits of time steps ``[B, T, C]`` to the labels' number of steps."""
     count = target.shape[1]
     if count == outputs.logits.shape[1]:
         return outputs
@@ -221,7 +217,7 @@ def position_mask(mask: Tensor | None, feature: Tensor) -> Tensor | None:
 
 
 def _mask_of_tokens(mask: Tensor, count: int) -> Tensor | None:
-    if mask.dim() > 2:  # pixels beside patches
+    if mask.dim() > 2:  # pixels, not patches
         side = split_grid(count)
         if mask.dim() != 3 or side is None:
             return None

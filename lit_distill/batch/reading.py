@@ -101,7 +101,7 @@ class BatchReader:
             return self._read_named(roles, None), roles
         if isinstance(batch, (str, bytes, int, float)) or batch is None:
             raise ValueError(
-                f"the DataLoader yielded {type(batch).__name__}; (inputs, target), a dict, or inputs alone was expected."
+                f"the DataLoader yielded {type(batch).__name__}; (inputs, target), a dict, or only inputs was expected."
             )
         if isinstance(batch, Tensor) or is_one_object(batch) or all_texts(batch):
             roles = Roles(batch, {0: batch} if self._partial else {"batch": batch})
@@ -132,7 +132,7 @@ class BatchReader:
         target = roles.use(target_name, "labels") if target_name is not None else None
         mask_name = self._mask_name(roles.entries, target_name is not None or self.format.target_key is not None)
         mask = roles.use(mask_name, "mask") if mask_name is not None else None
-        # What was told to be something else is no input of the student's.
+        # Entries that the user gave another role are no input of the student's.
         elsewhere = [self.format.teacher_input_key, self.format.weight_key, self.format.target_key, self.format.unused]
         reserved = {name for entry in elsewhere for name in names_in(entry)} | {target_name}
         inputs = None
@@ -197,7 +197,7 @@ class BatchReader:
         names = [name for name in keys if isinstance(entries.get(name), Tensor) and name not in taken]
         if "mask" in names and not has_labels and entries["mask"].dtype != torch.bool:
             raise ValueError(
-                "the batch's 'mask' may be the labels, or say which positions count; say it: "
+                "the batch's 'mask' may be the labels, or show which positions count; say which: "
                 "BatchFormat(target_key='mask'), or mask_key='mask'."
             )
         return names[0] if names else None
@@ -228,7 +228,7 @@ class BatchReader:
         takes = f"({', '.join(signature.names)})" if signature is not None else ""
         example = next((name for name in roles.entries if name not in roles.given.get("labels", [])), "…")
         return ValueError(
-            f"which entries of the batch {self._names[owner]}.forward{takes} of the {owner} takes cannot be told: {why}. The "
+            f"which entries of the batch {self._names[owner]}.forward{takes} of the {owner} takes is unclear: {why}. The "
             f"batch has {sorted(map(str, roles.entries))}; say which: BatchFormat({key}={example!r}), or a list of them."
         )
 
@@ -241,7 +241,7 @@ class BatchReader:
             if isinstance(name, str):
                 raise ValueError(
                     f"the DataLoader yields a {type(batch).__name__} of {len(batch)} entries, which have no names, and "
-                    f"{name!r} is one: only in a dict batch are entries told by name. Give an index, 0 to {len(batch) - 1}."
+                    f"{name!r} is one: only a dict batch has names. Give an index, 0 to {len(batch) - 1}."
                 )
         unused = set(names_in(told.unused))
         used = self._told_names() | unused

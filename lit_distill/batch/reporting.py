@@ -61,7 +61,7 @@ def _warn_of_unused(roles: Roles, reader: BatchReader) -> None:
     if lost and reader.inputs_are_read and reader.format.input_key is None:
         tell(
             f"{', '.join(map(repr, lost))} of the batch reach{'es' * (len(lost) == 1)} neither network and no criterion. If "
-            f"that is meant, say so: BatchFormat(unused={lost!r}); else name what is read, with input_key for example."
+            f"this is intended, set BatchFormat(unused={lost!r}); else name what is read, with input_key for example."
         )
 
 

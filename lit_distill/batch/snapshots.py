@@ -40,8 +40,6 @@ def comparing_values() -> Iterator[None]:
 
 @dataclass
 class _Leaf:
-    """A tensor, an array or a plain value, as it was."""
-
     value: Any
     version: int | None
     digest: str | None
@@ -116,7 +114,6 @@ class Snapshot:
         return [Change(path, "changed in place", (leaf, leaf)) for path, leaf in leaves if id(leaf) in written]
 
     def _how(self, leaf: _Leaf, now: Any, count_writes: bool) -> str | None:
-        """Return how a value was changed; None if it holds what it held."""
         if isinstance(leaf.value, (*_PLAIN, tuple)):
             return None if type(now) is type(leaf.value) and _same(now, leaf.value) else "replaced"
         written = _version(leaf.value) != leaf.version
@@ -167,7 +164,6 @@ def _leaves_of(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _leaves(value: Any, path: str, depth: int) -> Iterator[tuple[str, Any]]:
-    """Yield the tensors, arrays and plain values inside something, each with its path."""
     if isinstance(value, Tensor) or hasattr(value, "__array_interface__"):
         yield path, value
         return

@@ -21,7 +21,7 @@ class Guard:
     """
 
     def __init__(self) -> None:
-        self._closely = False  # a network writes to its inputs, and they hold what they held: only values tell
+        self._closely = False  # a network writes to its inputs, and they hold what they held: only values show it
         self._looked: set[Hashable] = set()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Guard:

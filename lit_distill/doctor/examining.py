@@ -125,7 +125,7 @@ def diagnose(
                 try:
                     examined = subject(name, seen.built[name], criterion, seen.sample, precision)
                 except ValueError as reason:
-                    notes.append(f"criterion {name!r} could not be examined alone: {reason}")
+                    notes.append(f"criterion {name!r} could not be examined by itself: {reason}")
                     continue
                 for check, findings in examine_criterion(examined, notes).items():
                     found[check] = found.get(check, []) + findings
@@ -171,7 +171,6 @@ def _fit(module: LightningModule, data: LightningDataModule | Any, trainer: Trai
 
 
 def _untrained(setup: Setup) -> list[str]:
-    """Return notes on the criteria that are computed and logged, and train nothing."""
     names = [name for name in setup.criteria.criteria() if not setup.criteria.trains(name)]
     return [
         f"criterion {name!r} has the weight 0 throughout: it is logged if it can be computed, and trains nothing."

@@ -31,7 +31,6 @@ def _depends_on_mode(part: nn.Module) -> bool:
 
 
 def _is_frozen(name: str, parts: dict[str, nn.Module]) -> bool:
-    """Return True if the smallest enclosing module that has parameters trains none of them."""
     while True:
         parameters = list(parts[name].parameters())
         if parameters or not name:

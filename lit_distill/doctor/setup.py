@@ -136,7 +136,6 @@ def working_copy(setup: Setup) -> Iterator[Setup]:
 
 @contextmanager
 def _network_kept(network: nn.Module | None) -> Iterator[None]:
-    """Put a network's modes and tensors back as they were."""
     parts = list(network.modules()) if network is not None else []
     modes = [(part, part.training) for part in parts]
     own = [(p, p.detach().clone(), p.requires_grad) for part in parts for p in part.parameters(recurse=False)]

@@ -67,7 +67,7 @@ class Subject:
         """Return what the criterion returns, with its random numbers started from ``seed``."""
         own = sample.student.logits.dtype == self.like.student.logits.dtype
         base = self._wide if own else self.criterion
-        # Parameters are read alone and need no copy; buffers may be written to.
+        # Parameters are only read and need no copy; buffers may be written to.
         twin = copy.deepcopy(base, {id(parameter): parameter for parameter in base.parameters()})
         with isolate_rng(), torch.enable_grad():
             torch.manual_seed(seed)

@@ -97,7 +97,6 @@ def _content(archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> bytes:
 
 
 def _check_older(file: IO[bytes], name: str) -> None:
-    """Check a file of the older kind: pickles with tensors behind them."""
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as pickled:
         _check_pickle(pickled, name, _OLD_PICKLES)
 

@@ -64,8 +64,8 @@ def read_opened(file: IO[bytes], name: str, trust: bool = False, remedy: str = _
         raise ValueError(f"{name} is damaged or no checkpoint: {first_line(error)}") from error
     if not trust:
         raise ValueError(
-            f"{name} holds Python objects beside weights, and loading them could run code; it was refused. It names "
-            f"{objects}. If you trust whoever made it, say so: {remedy}. Else have its author save `model.state_dict()` alone."
+            f"{name} holds Python objects as well as weights, and loading them could run code; it was refused. It names "
+            f"{objects}. If you trust its maker, use {remedy}. Otherwise have its author save only `model.state_dict()`."
         )
     return _read_trusted(file, name)
 

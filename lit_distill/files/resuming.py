@@ -183,13 +183,12 @@ def _reads(reader: Any, kind: str) -> bool:
 
 
 def _check_content(content: Any, name: str, trainer: Trainer) -> None:
-    """Refuse content that is no checkpoint of a fit, or lacks what this run needs to resume."""
     fitting = trainer.state.fn is not None and trainer.state.fn.value == "fit"
     how = f"read its weights: lit_distill.load(network, {name!r})" + (", and fit without ckpt_path" if fitting else "")
     if not isinstance(content, Mapping):
         raise ValueError(f"{name} holds a {type(content).__name__}, no checkpoint of a fit.")
     if content and all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"{name} holds weights alone, and is no checkpoint of a fit: {how}.")
+        raise ValueError(f"{name} holds only weights, and is no checkpoint of a fit: {how}.")
     if not isinstance(content.get("state_dict"), Mapping) or _VERSION not in content:
         held = ", ".join(map(str, list(content)[:_SHOWN])) or "nothing"
         raise ValueError(f"{name} is no checkpoint of Lightning (it holds {held}): to use it, {how}.")

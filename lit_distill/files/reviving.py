@@ -49,8 +49,8 @@ def check_revivable(content: Any, name: str, kind: type[Any], given: Mapping[str
         shown = ", ".join(named[:_SHOWN]) + (", …" if named[_SHOWN:] else "")
         raise ValueError(
             f"{name} was made from a config, and making its module again calls what its hyper-parameters name ({shown}), which "
-            f"can be anything: it was refused. If you trust whoever made it, say so: {_REMEDY}. Else give what they stand for "
-            f"yourself, {kind.__name__}.load_from_checkpoint(…, student=…, teacher=…), or read the weights alone: "
+            f"can be anything: it was refused. If you trust its maker, use {_REMEDY}. Otherwise give what they stand for "
+            f"yourself, {kind.__name__}.load_from_checkpoint(…, student=…, teacher=…), or read only the weights: "
             f"lit_distill.load(network, {name!r})."
         )
     made = values.get(_CLASS)
@@ -70,7 +70,6 @@ def _hyper_parameters(content: Mapping[str, Any], kind: type[Any]) -> Any:
 
 
 def _called(value: Any) -> Iterator[str]:
-    """Return the import paths that a nested value names as classes to make or functions to call."""
     waiting = [value]
     while waiting:
         one = waiting.pop()

@@ -129,7 +129,6 @@ def _sync(descriptor: int) -> None:
 
 
 def _prefix(name: str) -> str:
-    """Return the prefix of the names of files that are being written, for a file of this name."""
     room = _LONGEST - _TOKEN - len(_SUFFIX) - 2
     if len(os.fsencode(name)) <= room:
         return f".{name}."

@@ -174,7 +174,6 @@ def _confident(logits: Sequence[Tensor], temperature: float, task: Task) -> Tens
 
 
 def _as_pair(logits: Tensor) -> Tensor:
-    """Return a sigmoid's logit as two logits of a softmax, on a new last dimension."""
     return torch.stack([logits, torch.zeros_like(logits)], -1)
 
 

@@ -66,7 +66,6 @@ class Entries:
         return overlaps[prefix], prefix
 
     def _overlaps(self, wanted: Mapping[str, Any]) -> Counter[str]:
-        """Return how many of the names wanted are under each prefix that has any."""
         key = id(wanted)
         if key not in self._counts:
             self._counts[key] = _count(self.state, wanted)
@@ -137,8 +136,6 @@ def choose_network(
 
 @dataclass(frozen=True)
 class _Fit:
-    """A network of the model's architecture in a file."""
-
     entries: Entries
     under: str
     usual: bool
@@ -180,7 +177,7 @@ def _one_of(fits: Sequence[_Fit], file: str) -> _Fit:
         return first
     if student is None and len(usual) != 1:
         raise ValueError(
-            f"{file} holds {len(different)} networks of this architecture, under {names}: say which is meant, such as "
+            f"{file} holds {len(different)} networks of this architecture, under {names}: choose one, such as "
             f"prefix={first.name!r}."
         )
     chosen = student or usual[0]

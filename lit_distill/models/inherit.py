@@ -76,7 +76,6 @@ def _check_choice(layers: dict[str, str] | None, every: int | None, blocks: str 
 
 
 def _pair_blocks(student: nn.Module, teacher: nn.Module, blocks: str, every: int | None) -> dict[str, str]:
-    """Return the teacher's names by the student's for all that is in the blocks."""
     ours = [name for name, _ in _submodule(student, blocks, "student").named_children()]
     theirs = [name for name, _ in _submodule(teacher, blocks, "teacher").named_children()]
     step = int(every) if every is not None else max(1, len(theirs) // max(1, len(ours)))

@@ -192,7 +192,6 @@ def _groups(content: Mapping[Any, Any], name: str, extra: Collection[str], depth
 
 
 def _state_of(content: Any) -> Any:
-    """Return a whole module's state dict; all else as it is."""
     return content.state_dict() if isinstance(content, nn.Module) else content
 
 

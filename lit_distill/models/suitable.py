@@ -81,7 +81,6 @@ def unsuitable(model: nn.Module, wanted: Mapping[str, Any], found: Mapping[str, 
 
 
 def _kind_problem(name: str, mine: Tensor, theirs: Any) -> str:
-    """Return what is wrong with the kind of a tensor's numbers."""
     if not isinstance(theirs, Tensor):
         return f"is a {type(theirs).__name__} in the file, and a tensor in the model"
     if is_lazy(theirs):
@@ -103,7 +102,6 @@ def _kind(tensor: Tensor) -> str:
 
 
 def _value_problem(mine: Tensor, theirs: Tensor, parameter: bool) -> str:
-    """Return what is wrong with a tensor's values in the model's type."""
     if theirs.layout != torch.strided:
         return ""
     if theirs.is_quantized or not (mine.is_floating_point() or mine.is_complex()):

@@ -75,7 +75,7 @@ class DryRun:
         check_networks(self.student, self.teacher.model if self.teacher is not None else None)
         if count_samples(data.inputs) == 0:
             raise ValueError(
-                "the first training batch is empty: its tensors have 0 samples; look at the collate function."
+                "the first training batch is empty: its tensors have 0 samples; check the collate function."
             )
         self.criteria.advance(0, 0.0)  # a fit before may have left it at its schedules' end
         note.remember_settings(self.criteria, self.teacher)
@@ -171,7 +171,6 @@ class DryRun:
             self.criteria(sides.student, sides.teacher, sides.target, sides.parameters)
 
     def _compares_scores(self) -> bool:
-        """Return True if a criterion takes the logits as scores of classes."""
         for criterion in self.criteria.criteria().values():
             task = checks.task_of(criterion)
             reads = criterion.compares_logits or criterion.needs_target
@@ -180,7 +179,6 @@ class DryRun:
         return False
 
     def _layouts(self) -> list[str]:
-        """Return lines on layouts that are unusual."""
         lines = []
         for who, capture in self.distiller.captures().items():
             for layer in (None, *capture.layers):

@@ -50,7 +50,7 @@ def _frozen(student: nn.Module, criteria: Mapping[str, Criterion], own: Collecti
     count = sum(1 for parameter in student.parameters() if id(parameter) not in own)
     return (
         f"the student {type(student).__name__} has nothing to train: all its {count} parameters are frozen.{rest} "
-        "Unfreeze it, student.requires_grad_(True), or the part of it that shall learn."
+        "Unfreeze it, student.requires_grad_(True), or the part of it that is to learn."
     )
 
 
@@ -66,26 +66,24 @@ def _why(value: Tensor, criterion: Criterion, student: nn.Module, outputs: Outpu
     if outputs.has_logits and not layers and not reaches(outputs.logits, wanted):
         return (
             f"the logits of the student {type(student).__name__} carry none; its forward detaches them, computes without "
-            "gradients (torch.no_grad, argmax, .item(), NumPy), rounds them, or takes them from frozen layers alone. Take that "
+            "gradients (torch.no_grad, argmax, .item(), NumPy), rounds them, or takes them only from frozen layers. Take that "
             "out, or unfreeze what makes them."
         )
     if value.requires_grad:
-        return "its value depends on its own parameters alone, not on the student's outputs."
+        return "its value depends only on its own parameters, not on the student's outputs."
     return (
         "its value is a constant, or was detached from the student's outputs (.detach(), .item(), argmax, torch.no_grad). "
-        "Compute it of the student's tensors, or give it the weight 0 to log it alone."
+        "Compute it from the student's tensors, or give it the weight 0 only to log it."
     )
 
 
 def _read_by(criterion: Criterion, outputs: Outputs) -> list[str]:
-    """Return the student's layers that a criterion reads."""
     if isinstance(criterion, FeatureCriterion) and criterion.pairs:
         return [layer for layer, _ in criterion.pairs]
     return [layer for layer in criterion.student_layers if layer in outputs.features]
 
 
 def _frozen_layers(student: nn.Module, layers: Iterable[str]) -> str:
-    """Return the first frozen parts of the student, for the remedy."""
     names = []
     for layer in layers:
         path = layer.partition("#")[0].partition(":")[0]

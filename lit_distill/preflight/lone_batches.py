@@ -42,7 +42,7 @@ def lone_batch(trainer: Any) -> str | None:
     full, rest = divmod(samples, size)
     if rest == 1 and not sampler.drop_last and batches > full:
         where = f" on each of {trainer.world_size} processes" if trainer.world_size > 1 else ""
-        return f"{samples} samples in batches of {size}{where}, which leave one alone in the last"
+        return f"{samples} samples in batches of {size}{where}, which leave one in the last"
     return None
 
 

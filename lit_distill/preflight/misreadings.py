@@ -38,7 +38,7 @@ def tell_of_other_tasks(criteria: WeightedCriteria, student: Outputs, target: Ta
             remedy += "and in its criteria" if likely[0] in CLASS_TASKS else "and compare the outputs by LogitMSE"
             tell(
                 f"criterion {name!r} ({type(criterion).__name__}) compares the outputs as scores of classes (task {task!r}), "
-                f"and the labels {list(labels.shape)} beside outputs {list(outputs.shape)} look like those of the task "
+                f"and the labels {list(labels.shape)} for outputs {list(outputs.shape)} look like those of the task "
                 f"{shown}. {remedy}."
             )
 
@@ -98,7 +98,6 @@ def _task_of(criterion: Criterion) -> Task | None:
 
 
 def _logits_of(criterion: Criterion, student: Outputs) -> Tensor | None:
-    """Return the outputs that a criterion compares: those of its head, if it has one."""
     if isinstance(criterion, OnHead):
         return student.features.get(criterion.student_head)
     return student.logits if student.has_logits else None

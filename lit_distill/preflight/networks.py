@@ -68,7 +68,7 @@ def check_logits(owner: str, outputs: Outputs, criteria: Iterable[Criterion]) ->
     if odd:
         key = f"{'teacher_' * (owner == 'teacher')}output_key"
         raise ValueError(
-            f"the {owner}'s logits {list(logits.shape)} are {odd}, and real numbers are compared; say how to make them: "
+            f"the {owner}'s logits {list(logits.shape)} are {odd}, and real numbers are compared; convert them by "
             f"BatchFormat({key}=…), a function of its output."
         )
 

@@ -57,12 +57,10 @@ def _freezes(steps: list[dis.Instruction]) -> bool:
 
 
 def _is_own(found: Any) -> bool:
-    """Return True for a function that is no part of a framework."""
     return inspect.isfunction(found) and not found.__module__.startswith(_FRAMEWORK)
 
 
 def _steps(code: CodeType) -> Iterator[dis.Instruction]:
-    """Yield the instructions of a function, and of the functions and comprehensions in it."""
     yield from dis.get_instructions(code)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):

@@ -74,8 +74,6 @@ def _count(mask: Tensor, positions: int) -> int:
 
 
 def _map(outputs: Outputs, count: int, change: Callable[[Tensor], Tensor]) -> Outputs:
-    """Change the tensors with so many positions."""
-
     def of_tokens(tensor: Tensor) -> Tensor:
         return change(tensor) if tensor.dim() == 3 and tensor.shape[1] == count else tensor
 

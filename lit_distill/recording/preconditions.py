@@ -59,8 +59,8 @@ def choose_views(data: ReplayData, views: int | None) -> int:
             )
         if views is None and first != mark(data[1, index]):
             raise ValueError(
-                f"sample {index} of the training data differs each time it is read (random augmentation): say how many "
-                "views of each sample to record, such as views: 10. Training sees these views in turn, one an epoch."
+                f"sample {index} of the training data differs each time it is read (random augmentation): set how many "
+                "views of each sample to record, such as views: 10. Training sees these views in turn, one per epoch."
             )
     return views or 1
 
@@ -90,7 +90,7 @@ def refuse_other_size(found: int, expected: int) -> None:
     if found != expected:
         raise ValueError(
             f"a batch of {expected} samples came out of the loader with {found}: its collate function leaves some out "
-            "or doubles some, so that none can be told from another. Use a frozen teacher."
+            "or doubles some, so that samples cannot be told apart. Use a frozen teacher."
         )
 
 
@@ -108,5 +108,5 @@ def refuse_unusual_sampler(loader: DataLoader[Any]) -> None:
     if not isinstance(sampler, (RandomSampler, SequentialSampler, DistributedSampler)):
         raise ValueError(
             "the training batches are mixed (MixUp, CutMix), so that a recording has to fix which samples meet in one, "
-            f"and the loader's {type(sampler).__name__} would decide otherwise; use shuffle=True, or a frozen teacher."
+            f"and the loader's {type(sampler).__name__} decides that itself; use shuffle=True, or a frozen teacher."
         )

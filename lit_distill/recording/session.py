@@ -103,7 +103,6 @@ class Session:
         return self._batch(data.__getitems__(keys), keys)
 
     def _replace(self, loader: DataLoader[Any]) -> ReplayLoader:
-        """Record what is missing, and make the loader that replays it."""
         replayable(loader)
         data = ReplayData(loader.dataset, loader.collate_fn, self._settings.seed)
         with isolate_rng():
@@ -120,8 +119,8 @@ class Session:
     def _views_of_mixed(self, views: int) -> int:
         if self._settings.views is None:
             raise ValueError(
-                "the training batches are mixed at random (MixUp, CutMix): say how many views of each sample to record, "
-                "such as views: 10. Training sees these views in turn, one an epoch."
+                "the training batches are mixed at random (MixUp, CutMix): set how many views of each sample to record, "
+                "such as views: 10. Training sees these views in turn, one per epoch."
             )
         return views
 
@@ -157,9 +156,8 @@ class Session:
             return MemoryStore(self._layout, self.encoding.dtype)
         if known and not self.encoding.marked:
             tell(
-                f"the recording in {path} was made by an earlier version, which kept no marks of the samples: of data that "
-                "have changed since, 16 samples and the batches about which the live teacher is asked are noticed. Delete it "
-                "to record anew."
+                f"the recording in {path} was made by an earlier version, which kept no marks of the samples: changed data "
+                "are noticed only in 16 samples and in the batches on which the live teacher runs. Delete it to record anew."
             )
         if not (self.encoding.marked and only_digest_differs(known, manifest)):
             return FolderStore(path, self._layout, self.encoding.dtype, manifest)
@@ -169,7 +167,7 @@ class Session:
         return store
 
     def _ask_about_recorded(self, store: FolderStore, data: ReplayData, differ: list[str]) -> None:
-        """Refuse samples that differ from those recorded, unless the teacher says the same to them: labels may be others."""
+        """Refuse samples that differ from those recorded, unless the teacher's outputs are the same (labels may differ)."""
         missing = set(store.missing())
         recorded = {
             unit for shard in range(self._layout.shards) if shard not in missing for unit in self._layout.units(shard)
@@ -212,7 +210,7 @@ class Session:
         if report.rows:
             speed = report.rows / max(report.seconds, 1e-9)
             rank_zero_info(
-                f"Recorded the teacher in {place}: {what}, {rows * width / 1e6:,.1f} MB ({speed:,.0f} a second)."
+                f"Recorded the teacher in {place}: {what}, {rows * width / 1e6:,.1f} MB ({speed:,.0f} per second)."
             )
         else:
             rank_zero_info(f"Reading the recorded teacher in {place}: {what}.")

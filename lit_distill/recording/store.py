@@ -193,13 +193,13 @@ class FolderStore:
             digest = hashlib.sha256(content.getbuffer()).hexdigest()
             noted = path.with_suffix(".npy.sha256")
             try:
-                write_whole(noted, self._note(digest, path).encode())  # before the shard, which counts only beside it
+                write_whole(noted, self._note(digest, path).encode())  # before the shard, which counts only with it
                 write_whole(path, content.getbuffer())
             except OSError:
                 with suppress(OSError):
                     noted.unlink()
                 raise
-        with suppress(OSError):  # nobody needs it any more; who waits for it finds the shard in its place
+        with suppress(OSError):  # no longer needed: a process that waits for it finds the shard
             (self.folder / f"{path.name}.lock").unlink()
 
     def read(self, rows: NDArray[np.int64]) -> Rows:

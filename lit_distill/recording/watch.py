@@ -13,7 +13,7 @@ from lit_distill.recording.replay import Delivered
 from lit_distill.recording.store import StaleRecording
 from lit_distill.utils.notices import tell
 
-EVERY = 64  # batches: at most 1.6 % of the teacher's passes, beside the first batch of each epoch
+EVERY = 64  # batches: at most 1.6 % of the teacher's passes, apart from the first batch of each epoch
 _ENOUGH = 8
 _MOST_NAMED = 10
 
@@ -78,21 +78,20 @@ class Watch:
             self._accept()
 
     def _accept(self) -> None:
-        """Warn of samples whose bits differ, and not the teacher's outputs."""
         if not self._told:
             self._told = True
             tell(
-                f"{self._counted(self._changed)} are not bit for bit those recorded in {self._where}, and the teacher says "
-                "the same to them, so the recording is used: other labels, paths or numbers beside the inputs, or sums "
-                "rounded otherwise by another number of threads. The teacher is asked about each such batch, which takes its "
-                "time; record anew to save it."
+                f"{self._counted(self._changed)} are not bit for bit those recorded in {self._where}, and the teacher's "
+                "outputs are the same, so the recording is used: labels, paths or other numbers have changed, or another "
+                "number of threads rounds sums differently. The teacher runs on each such batch, which takes time; record "
+                "anew to save it."
             )
         self._alike = self._alike + 1 if bool(self._changed.all()) else 0
         if self._alike == _ENOUGH:
             self._compares = False
             tell(
                 f"every sample of {_ENOUGH} batches in a row differs in bits from those recorded in {self._where}, and the "
-                "teacher says the same to all: bits are no longer compared in this fit. The teacher is asked about every "
+                "teacher's outputs are the same: bits are no longer compared in this fit. The teacher runs on every "
                 f"{EVERY}th batch."
             )
 
@@ -106,7 +105,7 @@ class Watch:
 
     def _changed_later(self, others: NDArray[np.bool_]) -> str:
         return (
-            f"the recorded outputs of {self._counted(others)} are not what the teacher says to these inputs: they change "
+            f"the recorded outputs of {self._counted(others)} are not the teacher's outputs for these inputs: they change "
             "after the data set has read them, in a way that the recording cannot repeat (a transform, MixUp or an image "
             "size that is switched between epochs or steps, a change inside training_step, a generator of its own). Take "
             "that out, or use a frozen teacher."

@@ -37,7 +37,6 @@ def _digest(value: Any) -> str:
 
 
 def _words(value: Any) -> Iterable[str]:
-    """Return words that are equal if every bit of two values is."""
     if isinstance(value, Tensor):
         return _tensor_words(value)
     if isinstance(value, dict):

@@ -44,7 +44,7 @@ def copied(thing: T, shared: Iterable[object] = ()) -> T:
     memo: dict[int, Any] = {id(one): one for one in shared}
     try:
         return copy.deepcopy(thing, dict(memo))
-    except Exception:  # what to do about it can only be told by looking at everything inside
+    except Exception:  # only a search of everything inside shows the cause
         substitutes = _Substitutes(memo)
         substitutes.find(thing)
         return copy.deepcopy(thing, substitutes.memo)

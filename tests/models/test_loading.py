@@ -196,7 +196,7 @@ class TestRefused:
         harmful = Harmful(marker)
         content = harmful if where == "alone" else {"state_dict": source.state_dict(), "extra": harmful}
         torch.save(content, path, _use_new_zipfile_serialization=modern)
-        self.refuse(path, r"holds Python objects beside weights.*it was refused.*(posix|nt)\.system")
+        self.refuse(path, r"holds Python objects as well as weights.*it was refused.*(posix|nt)\.system")
         assert not marker.exists()
         if where == "alone":  # the file would have done harm
             pickle.loads(pickle.dumps(harmful))
@@ -204,7 +204,7 @@ class TestRefused:
 
     def test_a_whole_module(self, source: SmallCNN, tmp_path: Path) -> None:
         torch.save(source, tmp_path / "w.pt")
-        self.refuse(tmp_path / "w.pt", r"save `model.state_dict\(\)` alone")
+        self.refuse(tmp_path / "w.pt", r"save only `model.state_dict\(\)`")
 
     def test_missing_file(self, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError, match=f"no checkpoint at .*w.pt .looked in {tmp_path}"):

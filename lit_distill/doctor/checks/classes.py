@@ -97,7 +97,6 @@ def softmax(subject: Subject) -> list[Finding] | None:
 
 
 def _shift(outputs: Outputs, dim: int) -> Outputs:
-    """Add a number to the logits that is constant along one dimension only."""
     shape = [1 if d == dim else size for d, size in enumerate(outputs.logits.shape)]
     shift = torch.randn(shape, generator=torch.Generator().manual_seed(5), dtype=outputs.logits.dtype)
     return replace(outputs, logits=outputs.logits + 2 * shift)

@@ -105,13 +105,12 @@ def temperature(subject: Subject) -> list[Finding] | None:
     return (warning if now == 1 else bug)(
         subject.where,
         f"its gradient falls to 1/{sizes[0] / sizes[-1]:.0f} from T = 1 to T = 8, as 1 / T² (the temperature is {now:g}, "
-        f"so that it is {now**2:.3g} times too small): the soft target hardly counts beside the labels.",
+        f"so that it is {now**2:.3g} times too small): the soft target hardly counts next to the labels.",
         "multiply the divergence by temperature ** 2 (Hinton et al. 2015, section 2).",
     )
 
 
 def _temperature_of(subject: Subject) -> str | None:
-    """Return the attribute that holds the temperature, or None if there is none that can be changed."""
     criterion = subject.criterion
     for name in ("temperature", "temp", "tau", "T"):
         now = getattr(criterion, name, None)

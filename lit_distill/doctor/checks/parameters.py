@@ -55,7 +55,6 @@ def unregistered(trial: TrialFit) -> list[Finding] | None:
 
 
 def _place_of(setup: Setup, leaf: Tensor) -> str | None:
-    """Return where a tensor is kept, in a criterion or elsewhere in the module."""
     for name, criterion in setup.criteria.criteria().items():
         path = _path_to(leaf, criterion, name)
         if path is not None:

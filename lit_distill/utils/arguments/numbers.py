@@ -70,12 +70,11 @@ def as_float(name: str, value: Any) -> float:
 
 
 def _as_number(value: Any) -> str:
-    """Return what to give instead of something that is no number."""
     if isinstance(value, str):
         try:
-            return f"give the number, {float(value):g}, in place of the text {value!r}."
+            return f"give the number, {float(value):g}, instead of the text {value!r}."
         except ValueError:
-            return f"give a number in place of {value[:_SHOWN]!r}."
+            return f"give a number instead of {value[:_SHOWN]!r}."
     if isinstance(value, Tensor) and value.requires_grad:
         return "give a plain number: what is learned belongs into a criterion of its own."
     return "give a number."
