@@ -143,7 +143,7 @@ class BatchFormat:
         return any(key is not None for key in named) or told_mask or self.mask_from_labels or self.resize_logits
 
 
-def told_format(given: BatchFormat | None) -> BatchFormat:
+def given_format(given: BatchFormat | None) -> BatchFormat:
     """Return the user's batch format, or the default if None.
 
     Raises:
@@ -153,7 +153,7 @@ def told_format(given: BatchFormat | None) -> BatchFormat:
     return given if given is not None else BatchFormat()
 
 
-def check_format(told: BatchFormat) -> None:
+def check_format(given: BatchFormat) -> None:
     """Refuse wrong options of a batch format.
 
     Raises:
@@ -161,21 +161,21 @@ def check_format(told: BatchFormat) -> None:
         ValueError: A layout is none of the choices.
     """
     for name in ("target_key", "output_key", "teacher_output_key", "mask_key", "lengths_key", "weight_key"):
-        check_entry(f"BatchFormat's {name}", getattr(told, name))
+        check_entry(f"BatchFormat's {name}", getattr(given, name))
     for name in ("input_key", "teacher_input_key", "unused"):
-        value = getattr(told, name)
+        value = getattr(given, name)
         for entry in value if isinstance(value, (list, tuple)) else [value]:
             check_entry(f"BatchFormat's {name}", entry)
     for name in ("mask_from_labels", "shift_labels", "resize_logits"):
-        if getattr(told, name) is not None:
-            check_flag(name, getattr(told, name))
+        if getattr(given, name) is not None:
+            check_flag(name, getattr(given, name))
     for name in ("class_dim", "teacher_class_dim"):
-        if getattr(told, name) is not None:
-            check_whole(name, getattr(told, name))
-    if told.missing_label is not None:
-        as_float("missing_label", told.missing_label)
+        if getattr(given, name) is not None:
+            check_whole(name, getattr(given, name))
+    if given.missing_label is not None:
+        as_float("missing_label", given.missing_label)
     for name in ("layout", "teacher_layout"):
-        layouts = getattr(told, name)
+        layouts = getattr(given, name)
         if layouts is not None:
             check_named(name, layouts, "{'stage3': 'channels_first'}")
         for layer, layout in (layouts or {}).items():
@@ -204,9 +204,9 @@ def _samples_of(entry: Any) -> int | None:
         return len(entry) if entry.dim() else None
     if isinstance(entry, PackedSequence):
         return int(entry.batch_sizes[0])
-    told = next((getattr(entry, name) for name in ("num_graphs", "batch_size") if hasattr(entry, name)), None)
-    if isinstance(told, int):
-        return told
+    given = next((getattr(entry, name) for name in ("num_graphs", "batch_size") if hasattr(entry, name)), None)
+    if isinstance(given, int):
+        return given
     if isinstance(entry, list):
         return len(entry)
     if is_dataclass(entry) and not isinstance(entry, type):

@@ -12,7 +12,7 @@ from lit_distill.batch.entries import ID_KEYS, INPUT_KEYS, MASK_KEYS, Entries, R
 from lit_distill.batch.signatures import Signature
 
 
-def told_inputs(roles: Roles, entry: Any, signature: Signature | None, owner: str) -> Inputs:
+def named_inputs(roles: Roles, entry: Any, signature: Signature | None, owner: str) -> Inputs:
     """Return the inputs that the user named: one entry, a list of them, or the result of a function of the batch."""
     if not isinstance(entry, (list, tuple)):
         value = roles.take(entry, owner)

@@ -94,21 +94,21 @@ class Roles:
         return {name: value for name, value in self.entries.items() if name not in gone}
 
 
-def entries_of(batch: Any, told: Collection[Any] = ()) -> Entries:
+def entries_of(batch: Any, named: Collection[Any] = ()) -> Entries:
     """Return the entries of a mapping, a sequence, a named tuple or an object; none for a tensor."""
     if isinstance(batch, Mapping):
         return batch
-    if is_named(batch, told):
+    if is_named(batch, named):
         return dict(batch._asdict())
     if isinstance(batch, (tuple, list)) and not is_one_object(batch):
         return dict(enumerate(batch))
     return attributes_of(batch) if not isinstance(batch, Tensor) and not is_one_object(batch) else {}
 
 
-def is_named(batch: Any, told: Collection[Any] = ()) -> bool:
+def is_named(batch: Any, named: Collection[Any] = ()) -> bool:
     """Return True for a named tuple with an entry of a usual name, or of one that the user gave."""
     fields = getattr(batch, "_fields", ()) if not is_one_object(batch) else ()
-    return bool(set(fields) & {*INPUT_KEYS, *TARGET_KEYS, "input_ids", *told})
+    return bool(set(fields) & {*INPUT_KEYS, *TARGET_KEYS, "input_ids", *named})
 
 
 def names_in(entry: Any) -> list[Any]:
@@ -132,11 +132,11 @@ def kind_of(value: Any) -> str:
 def several_entries(batch: Sequence[Any]) -> str:
     """Return the error for a tuple that can be read in several ways."""
     shown = f" ({', '.join(f'{place}: {kind_of(value)}' for place, value in enumerate(batch))})" if batch else ""
-    told = (
+    remedy = (
         " Say which is which by their indices: BatchFormat(input_key=0, target_key=1); input_key can be a list, and "
         "weight_key, mask_key, lengths_key and unused name others."
     )
     return (
         f"the DataLoader yielded {len(batch)} entries{shown}; (inputs, target), a dict, or only inputs was expected."
-        f"{told if len(batch) > 1 else ''}"
+        f"{remedy if len(batch) > 1 else ''}"
     )

@@ -184,7 +184,7 @@ def _elements(target: Tensor, logits: Tensor, task: Task, check: bool) -> Tensor
     return labels
 
 
-def tell_of_ignored_numbers(labels: Tensor) -> None:
+def warn_of_ignored_numbers(labels: Tensor) -> None:
     """Warn of labels that are numbers and hold -100, which counts nothing, unless ``missing_label`` is set.
 
     Args:

@@ -60,7 +60,7 @@ class Layouts:
         dims = feature.dim()
         placement = self._chosen.get(layer)
         if placement is None or placement.dims != dims:
-            placement = self._told(layer, dims) or self._seen(layer, feature, channels)
+            placement = self._given(layer, dims) or self._seen(layer, feature, channels)
             self._chosen[layer] = placement
         return placement.arrange(feature)
 
@@ -120,7 +120,7 @@ class Layouts:
         placement = self._chosen.get(layer or _LOGITS)
         return placement.words() if placement is not None else ""
 
-    def _told(self, layer: str, dims: int) -> Placement | None:
+    def _given(self, layer: str, dims: int) -> Placement | None:
         for pattern, layout in self.given.items():
             if fnmatchcase(layer, pattern) and dims > 2:
                 return Placement(dims, 1 if layout == "channels_first" else dims - 1)

@@ -37,9 +37,9 @@ def settle(
     Raises:
         ValueError: A mask or lengths that the user named do not fit the logits.
     """
-    told = (data.mask, data.lengths, data.sample_weight, student.mask, student.sample_weight)
-    said = any(value is not None for value in told) or format_.mask_from_labels or format_.resize_logits
-    if not said and student.has_logits and student.logits.dim() < 3:
+    limits = (data.mask, data.lengths, data.sample_weight, student.mask, student.sample_weight)
+    limited = any(value is not None for value in limits) or format_.mask_from_labels or format_.resize_logits
+    if not limited and student.has_logits and student.logits.dim() < 3:
         return data, student, teacher  # samples and their classes: every position counts
     if layouts is not None and isinstance(data.target, Tensor) and student.has_logits:
         data = replace(data, target=layouts.arrange_target(data.target, student.logits))

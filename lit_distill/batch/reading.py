@@ -13,13 +13,13 @@ from lit_distill.batch.batch import Arguments, Batch, BatchFormat, Inputs, Targe
 from lit_distill.batch.choosing import (
     all_texts,
     by_signature,
+    named_inputs,
     one_argument,
     one_or_names,
     positional_of,
     same_call,
     spread,
     takes_one_object,
-    told_inputs,
 )
 from lit_distill.batch.entries import (
     TARGET_KEYS,
@@ -34,7 +34,7 @@ from lit_distill.batch.entries import (
     several_entries,
 )
 from lit_distill.batch.label_marks import as_labels, as_mask, ignore, shifted
-from lit_distill.batch.labels import tell_of_ignored_numbers
+from lit_distill.batch.labels import warn_of_ignored_numbers
 from lit_distill.batch.signatures import Signature, signature_of
 
 
@@ -64,9 +64,9 @@ class BatchReader:
         self.labels_like: Tensor | None = None  # of several loaders, for those without
         self._numbers, self._partial = numbers, False
         self.labels_are_read = labels_are_read
-        nothing_told = not format_.tells_of_batches and not format_.shift_labels and format_.missing_label is None
+        nothing_given = not format_.tells_of_batches and not format_.shift_labels and format_.missing_label is None
         nothing_named = format_.input_key is None and format_.target_key is None and not format_.unused
-        self._takes_pairs = nothing_told and nothing_named and labels_are_read and inputs_are_read and not numbers
+        self._takes_pairs = nothing_given and nothing_named and labels_are_read and inputs_are_read and not numbers
         self._student, self._teacher = signature_of(student), signature_of(teacher)
         self._names = {"student": type(student).__name__, "teacher": type(teacher).__name__}
 
@@ -96,8 +96,8 @@ class BatchReader:
         Raises:
             ValueError: It can be read in no way or in several; the message says how to describe it.
         """
-        roles = Roles(batch, entries_of(batch, self._told_names()))
-        if isinstance(batch, Mapping) or is_named(batch, self._told_names()):
+        roles = Roles(batch, entries_of(batch, self._named_entries()))
+        if isinstance(batch, Mapping) or is_named(batch, self._named_entries()):
             return self._read_named(roles, None), roles
         if isinstance(batch, (str, bytes, int, float)) or batch is None:
             raise ValueError(
@@ -112,15 +112,15 @@ class BatchReader:
             return self._read_positions(batch, roles), roles
         return self._read_named(roles, batch), roles
 
-    def _told_names(self) -> set[Any]:
-        told = self.format
+    def _named_entries(self) -> set[Any]:
+        given = self.format
         keys = (
-            told.input_key,
-            told.target_key,
-            told.teacher_input_key,
-            told.mask_key,
-            told.lengths_key,
-            told.weight_key,
+            given.input_key,
+            given.target_key,
+            given.teacher_input_key,
+            given.mask_key,
+            given.lengths_key,
+            given.weight_key,
         )
         return {name for key in keys for name in names_in(key)}
 
@@ -148,21 +148,21 @@ class BatchReader:
         self, roles: Roles, inputs: Any, target: Any = None, mask: Any = None, teacher_inputs: Any = None
     ) -> Batch:
         """Replace what was found by what the user named."""
-        told = self.format
-        if told.target_key is not None and target is None and self._has(roles, told.target_key):
-            target = roles.take(told.target_key, "labels")
-        if told.input_key is not None and self.inputs_are_read:
-            inputs = told_inputs(roles, told.input_key, self._student, "student")
-        if told.teacher_input_key is not None:
-            teacher_inputs = told_inputs(roles, told.teacher_input_key, self._teacher, "teacher")
-        mask_is_told = told.mask_key is not None and told.mask_key != "auto"
+        given = self.format
+        if given.target_key is not None and target is None and self._has(roles, given.target_key):
+            target = roles.take(given.target_key, "labels")
+        if given.input_key is not None and self.inputs_are_read:
+            inputs = named_inputs(roles, given.input_key, self._student, "student")
+        if given.teacher_input_key is not None:
+            teacher_inputs = named_inputs(roles, given.teacher_input_key, self._teacher, "teacher")
+        mask_is_told = given.mask_key is not None and given.mask_key != "auto"
         if mask_is_told:
-            assert told.mask_key is not None
-            mask = roles.take(told.mask_key, "mask")
-        lengths = roles.take(told.lengths_key, "lengths") if told.lengths_key is not None else None
+            assert given.mask_key is not None
+            mask = roles.take(given.mask_key, "mask")
+        lengths = roles.take(given.lengths_key, "lengths") if given.lengths_key is not None else None
         weight = None
-        if told.weight_key is not None and self._has(roles, told.weight_key):
-            weight = roles.take(told.weight_key, "weights")
+        if given.weight_key is not None and self._has(roles, given.weight_key):
+            weight = roles.take(given.weight_key, "weights")
         certain = mask_is_told or roles.given.get("mask") == ["mask"]
         mask = as_mask(mask)
         if isinstance(lengths, Tensor) and lengths.is_floating_point():
@@ -177,9 +177,9 @@ class BatchReader:
         return not self._partial or callable(entry) or entry in roles.entries
 
     def _target_name(self, entries: Entries) -> str | None:
-        told = self.format.target_key
-        if told is not None:
-            return told if isinstance(told, str) and told in entries else None
+        given = self.format.target_key
+        if given is not None:
+            return given if isinstance(given, str) and given in entries else None
         found = [name for name in TARGET_KEYS if name in entries]
         if len(found) > 1:
             raise ValueError(
@@ -235,24 +235,26 @@ class BatchReader:
     # Entries in an order -------------------------------------------------------------------------
 
     def _read_positions(self, batch: Sequence[Any], roles: Roles) -> Batch:
-        told = self.format
-        by_name = [name for key in (told.input_key, told.target_key, told.teacher_input_key) for name in names_in(key)]
+        given = self.format
+        by_name = [
+            name for key in (given.input_key, given.target_key, given.teacher_input_key) for name in names_in(key)
+        ]
         for name in by_name:
             if isinstance(name, str):
                 raise ValueError(
                     f"the DataLoader yields a {type(batch).__name__} of {len(batch)} entries, which have no names, and "
                     f"{name!r} is one: only a dict batch has names. Give an index, 0 to {len(batch) - 1}."
                 )
-        unused = set(names_in(told.unused))
-        used = self._told_names() | unused
+        unused = set(names_in(given.unused))
+        used = self._named_entries() | unused
         for name in used - unused:
             if not self._partial:
                 roles.check(name)
         rest = [place for place in range(len(batch)) if place not in used]
-        wanted = 1 if told.target_key is None else 0
+        wanted = 1 if given.target_key is None else 0
         if not self.inputs_are_read and (not wanted or not self.labels_are_read):
             return self._complete(roles, None)
-        if told.input_key is not None:
+        if given.input_key is not None:
             if len(rest) <= wanted or not wanted:
                 return self._complete(roles, None, roles.use(rest[0], "labels") if rest and wanted else None)
         elif len(rest) in (1, 1 + wanted):
@@ -303,7 +305,7 @@ class BatchReader:
         if missing is not None:
             labels = ignore(labels, missing, self._numbers)
         elif self._numbers and self.labels_are_read:
-            tell_of_ignored_numbers(labels)
+            warn_of_ignored_numbers(labels)
         return shifted(labels) if self.format.shift_labels else labels
 
 

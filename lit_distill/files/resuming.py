@@ -92,8 +92,8 @@ class CheckpointGuard:
         self._name = short_name(checkpoint_path)
         original, trust = self._originals["load_checkpoint"], weights_only is False
         if _is_folder(checkpoint_path) or not _is_read_whole(self._trainer.strategy):
-            told = {"weights_only": not trust} if "weights_only" in inspect.signature(original).parameters else {}
-            return original(checkpoint_path, **told)
+            options = {"weights_only": not trust} if "weights_only" in inspect.signature(original).parameters else {}
+            return original(checkpoint_path, **options)
         with opened(checkpoint_path) as file:
             content = read_opened(file, self._name, trust, _REMEDY)
         _check_content(content, self._name, self._trainer)
@@ -201,7 +201,7 @@ def _check_content(content: Any, name: str, trainer: Trainer) -> None:
             f"{name} holds the weights of a fit without its optimizers' states (save_weights_only), so that a fit cannot go on "
             f"from it: {how}."
         )
-    _tell_of_nan(content["state_dict"], name)
+    _warn_of_nan(content["state_dict"], name)
 
 
 def problem_of(content: Mapping[str, Any]) -> str:
@@ -253,7 +253,7 @@ def _unlike(mine: Any, theirs: Any, path: str) -> str:
     return ""
 
 
-def _tell_of_nan(state: Mapping[str, Any], name: str) -> None:
+def _warn_of_nan(state: Mapping[str, Any], name: str) -> None:
     tensors = {key: value for key, value in state.items() if isinstance(value, Tensor) and value.is_floating_point()}
     broken = [key for key, value in tensors.items() if value.layout == torch.strided and bool(value.isnan().any())]
     if broken:

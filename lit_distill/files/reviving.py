@@ -136,16 +136,16 @@ class Revivable:
         content = read_opened(file, name, trust, _REMEDY)
         check_revivable(content, name, cls, arguments, trust)
         del content  # Lightning reads it again
-        told: dict[str, Any] = {"map_location": map_location, "hparams_file": hparams_file}
+        options: dict[str, Any] = {"map_location": map_location, "hparams_file": hparams_file}
         own = super().load_from_checkpoint  # type: ignore[misc]
         for option, value in (("strict", strict), ("weights_only", not trust)):
             if option in inspect.signature(own).parameters:
-                told[option] = value
+                options[option] = value
         if not trust:
-            told[_INSTANTIATOR] = None  # Lightning then calls this class, and nothing that the file names
+            options[_INSTANTIATOR] = None  # Lightning then calls this class, and nothing that the file names
         file.seek(0)
         try:
             with naming_file(name):
-                return own(file, **told, **arguments)
+                return own(file, **options, **arguments)
         except RuntimeError as error:
             raise MisfitError(f"{name} does not fit this {cls.__name__}: {error}") from error

@@ -19,7 +19,7 @@ except ImportError:  # Windows, where an open file can be neither locked so nor 
 _SUFFIX = ".saving"
 _TOKEN = 8
 _LONGEST = 255  # bytes of a name, on every usual file system
-_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # of file systems that cannot be told to
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # of file systems that cannot sync
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes | memoryview) -> None:

@@ -118,10 +118,10 @@ def choose_network(
         ValueError: Several networks fit, and nothing shows which is meant.
     """
     if prefix is not None:
-        told = _told(entries, prefix)
-        if isinstance(told, dict):
-            return told
-        entries = [told]
+        chosen = _under_prefix(entries, prefix)
+        if isinstance(chosen, dict):
+            return chosen
+        entries = [chosen]
     fits = [
         _Fit(one, under, one is entries[0] and one.usual)
         for one in entries
@@ -150,7 +150,7 @@ class _Fit:
         return self.entries.under(self.under)
 
 
-def _told(entries: Sequence[Entries], prefix: str) -> dict[str, Any] | Entries:
+def _under_prefix(entries: Sequence[Entries], prefix: str) -> dict[str, Any] | Entries:
     """Return the tensors under a prefix, or the place of that name."""
     dotted = prefix.rstrip(".") + "." if prefix else ""
     found = entries[0].under(dotted)

@@ -19,7 +19,7 @@ from torchmetrics import Metric, MetricCollection
 
 from lit_distill.balance import Balance
 from lit_distill.batch.as_trained import in_weights_type, networks_of, on_device, training_step_context
-from lit_distill.batch.batch import Batch, BatchFormat, Inputs, call_model, told_format
+from lit_distill.batch.batch import Batch, BatchFormat, Inputs, call_model, given_format
 from lit_distill.batch.examples import training_data
 from lit_distill.batch.labels import TASKS, Task
 from lit_distill.batch.positions import settle, settled_logits
@@ -130,7 +130,7 @@ class DistillationModule(Revivable, LightningModule):
         self.task: Task = task
         self.student = student
         self.criteria = WeightedCriteria(criteria, weights, schedules, balance)
-        self._format = told_format(batch_format)
+        self._format = given_format(batch_format)
         self.distiller = Distiller(student, teacher, self.criteria, self._format)
         self.distiller.note.task = task
         self._teacher = self.distiller.teacher

@@ -23,9 +23,9 @@ from lit_distill.engine.weighted import Losses
 from lit_distill.outputs import Outputs
 from lit_distill.preflight.gradients import reaches_student
 from lit_distill.preflight.lone_batches import refuse_lone_batch
-from lit_distill.preflight.misreadings import tell_of_other_tasks, tell_of_unread_weights
+from lit_distill.preflight.misreadings import warn_of_other_tasks, warn_of_unread_weights
 from lit_distill.preflight.networks import check_logits, check_networks, have_values
-from lit_distill.preflight.probabilities import tell_of_logarithms, tell_of_probabilities
+from lit_distill.preflight.probabilities import warn_of_logarithms, warn_of_probabilities
 from lit_distill.teachers import FrozenTeacher
 from lit_distill.teachers.steadiness import ask_steady
 from lit_distill.utils.restoring import unchanged
@@ -51,7 +51,7 @@ class DryRun:
         module: LightningModule | None = None,
         read: Sequence[str] = (),
         labels: Target | None = None,
-        heard: nn.Module | None = None,
+        made_by: nn.Module | None = None,
         later: bool = False,
     ) -> None:
         """Compare the student's outputs with the teacher's by the criteria, which size their layers.
@@ -65,7 +65,7 @@ class DryRun:
                 wait for them.
             read: Lines that describe how the batch was read.
             labels: The example's labels if no criterion reads them; if None, those of ``data``.
-            heard: The network that made the student's outputs, if it is a copy of the student.
+            made_by: The network that made the student's outputs, if it is a copy of the student.
             later: Parameters that are frozen now may be trained later.
 
         Raises:
@@ -86,9 +86,9 @@ class DryRun:
             self.criteria.eval()
             sides = self.distiller.sides(student, teacher, data)
             loss = self._loss_of(sides)
-            made_by = heard if heard is not None else self.student  # a compiled one has no truth value
-            self._check_losses(loss.losses, data, sides, made_by, later)
-        self._tell_of_misreadings(sides, labels)
+            network = made_by if made_by is not None else self.student  # a compiled one has no truth value
+            self._check_losses(loss.losses, data, sides, network, later)
+        self._warn_of_misreadings(sides, labels)
         if module is not None:
             checks.every_parameter_reached(loss.total, module, self.criteria)
         note.remember_shapes(student, teacher)
@@ -119,22 +119,22 @@ class DryRun:
             losses = self.criteria(sides.student, sides.teacher, sides.target, sides.parameters)
         return StepLoss(losses, sides.own_loss)
 
-    def _check_losses(self, losses: Losses, data: Batch, sides: Sides, heard: nn.Module, later: bool) -> None:
+    def _check_losses(self, losses: Losses, data: Batch, sides: Sides, made_by: nn.Module, later: bool) -> None:
         """Refuse criteria that are not finite for an example, or train nothing."""
         student, teacher, target = sides.student, sides.teacher, sides.target
-        networks = {"student": (heard, student)}
+        networks = {"student": (made_by, student)}
         if self.teacher is not None:
             networks["teacher"] = (self.teacher.model, teacher)
         criteria = self.criteria.criteria()
         values = {name: value for name, value in losses.raw.items() if self.criteria.trains(name)}
         example_is_finite(values, criteria, data, networks, target)
-        partly = any(not parameter.requires_grad for parameter in heard.parameters())
+        partly = any(not parameter.requires_grad for parameter in made_by.parameters())
         self.distiller.capture.gradients_expected = not (later and partly)
         if torch.is_grad_enabled() and self.distiller.capture.gradients_expected:
             terms = losses.terms | self.criteria.waiting(student, teacher, target)
-            reaches_student(terms, criteria, heard, student)
+            reaches_student(terms, criteria, made_by, student)
 
-    def _tell_of_misreadings(self, sides: Sides, labels: Target | None) -> None:
+    def _warn_of_misreadings(self, sides: Sides, labels: Target | None) -> None:
         """Warn of outputs and labels that are probably not what they are taken for."""
         student, teacher, target = sides.student, sides.teacher, sides.target
         if self.teacher is not None:
@@ -142,10 +142,10 @@ class DryRun:
             self.teacher.skip_logits(not needed)
             if self._compares_scores():
                 captures = self.distiller.captures().items()
-                tell_of_probabilities(student, teacher, [who for who, one in captures if one.layouts.squashed])
-            tell_of_logarithms(student, teacher, self.criteria, target)
-        tell_of_other_tasks(self.criteria, student, target if target is not None else labels)
-        tell_of_unread_weights(self.criteria, self.distiller.format)
+                warn_of_probabilities(student, teacher, [who for who, one in captures if one.layouts.squashed])
+            warn_of_logarithms(student, teacher, self.criteria, target)
+        warn_of_other_tasks(self.criteria, student, target if target is not None else labels)
+        warn_of_unread_weights(self.criteria, self.distiller.format)
 
     def refuse_lone_batch(self, why: str, data: Batch) -> None:
         """Refuse batches of one sample if a BatchNorm that trains cannot take one.

@@ -19,7 +19,7 @@ from lit_distill.utils.notices import tell
 _TOLERANCE = 0.02  # of a row of class probabilities to 1, as in ``labels``
 
 
-def tell_of_other_tasks(criteria: WeightedCriteria, student: Outputs, target: Target | None) -> None:
+def warn_of_other_tasks(criteria: WeightedCriteria, student: Outputs, target: Target | None) -> None:
     """Warn if labels look like those of another task than that of a criterion that compares logits.
 
     A criterion that reads labels refuses such labels itself; one that only compares the networks would train on.
@@ -64,7 +64,7 @@ def likely_tasks(labels: Tensor, logits: Tensor, task: Task) -> tuple[Task, ...]
     return ("multilabel",) if whole else ("regression", "multilabel")
 
 
-def tell_of_unread_weights(criteria: WeightedCriteria, format_: BatchFormat) -> None:
+def warn_of_unread_weights(criteria: WeightedCriteria, format_: BatchFormat) -> None:
     """Warn if ``weight_key`` is set, and no criterion reads the samples' weights.
 
     Args:

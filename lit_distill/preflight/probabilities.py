@@ -19,7 +19,7 @@ from lit_distill.utils.notices import tell
 _TOLERANCE = 1e-3  # of a row's sum to 1: half precision
 
 
-def tell_of_probabilities(student: Outputs, teacher: Outputs, squashed: Collection[str]) -> None:
+def warn_of_probabilities(student: Outputs, teacher: Outputs, squashed: Collection[str]) -> None:
     """Warn if a network returns probabilities instead of logits: a soft target would make them nearly equal.
 
     Args:
@@ -43,7 +43,7 @@ def tell_of_probabilities(student: Outputs, teacher: Outputs, squashed: Collecti
             )
 
 
-def tell_of_logarithms(student: Outputs, teacher: Outputs, criteria: WeightedCriteria, target: Target | None) -> None:
+def warn_of_logarithms(student: Outputs, teacher: Outputs, criteria: WeightedCriteria, target: Target | None) -> None:
     """Warn if a network returns logarithms of probabilities, and a criterion is sensitive to that.
 
     To a softmax they are logits like any other, but not to a criterion that depends on a constant added to a row.

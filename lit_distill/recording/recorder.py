@@ -85,16 +85,16 @@ class Recorder:
             ValueError: The teacher's outputs cannot be stored, or do not fit the samples.
         """
         start = time.perf_counter()
-        told = False
+        waiting = False
         missing = sum(self._layout.size(shard) for shard in self._store.missing())
         with tqdm(
             total=missing, desc="Recording the teacher", unit="sample", disable=not self._show or not missing
         ) as bar:
             while self._store.missing():
                 if self._record_claimed(bar) == 0 and self._store.missing():
-                    if not told:
+                    if not waiting:
                         rank_zero_info("Another process is recording the rest; waiting for it.")
-                        told = True
+                        waiting = True
                     time.sleep(_PAUSE)
                     self._look()
         covered = self._covered / self._rows if self._rows else 1.0

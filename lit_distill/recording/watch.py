@@ -35,7 +35,7 @@ class Watch:
         self._asked: tuple[int, int] | None = None
         self._changed: NDArray[np.bool_] = np.zeros(0, dtype=bool)
         self._delivered = Delivered([])
-        self._told, self._alike, self._compares = False, 0, True
+        self._warned, self._alike, self._compares = False, 0, True
 
     def begin(self, epoch: int, batch: int, delivered: Delivered, recorded: NDArray[np.uint32] | None) -> None:
         """Go on to a batch.
@@ -78,8 +78,8 @@ class Watch:
             self._accept()
 
     def _accept(self) -> None:
-        if not self._told:
-            self._told = True
+        if not self._warned:
+            self._warned = True
             tell(
                 f"{self._counted(self._changed)} are not bit for bit those recorded in {self._where}, and the teacher's "
                 "outputs are the same, so the recording is used: labels, paths or other numbers have changed, or another "

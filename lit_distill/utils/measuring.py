@@ -97,7 +97,7 @@ def through_compiled(*values: Tensor) -> bool:
     return False
 
 
-def tell_of_eager_steps() -> None:
+def warn_of_eager_steps() -> None:
     """Warn that a student that was compiled by hand gains nothing under an optimizer that differentiates twice."""
     tell(
         "DOT differentiates each step twice, and the second gradient of a compiled network cannot be trusted: the student runs "

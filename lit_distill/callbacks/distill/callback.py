@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from lit_distill.balance import Balance
 from lit_distill.batch.as_trained import on_device
-from lit_distill.batch.batch import Batch, BatchFormat, Inputs, Target, count_samples, move, told_format
+from lit_distill.batch.batch import Batch, BatchFormat, Inputs, Target, count_samples, given_format, move
 from lit_distill.batch.examples import TrainingData, training_data
 from lit_distill.batch.labels import TASKS, Task
 from lit_distill.batch.reading import BatchReader
@@ -139,7 +139,7 @@ class Distill(EvaluatesHost):
         self.call = call
         self.example_inputs = example_inputs
         self.teacher = teacher
-        self._format = told_format(batch_format)
+        self._format = given_format(batch_format)
         needed = labels_are_read(self.criteria, teacher, self._format)
         self._reads_batch = needed or self._format.tells_of_batches
         self.distiller: Distiller | None = None
@@ -282,7 +282,7 @@ class Distill(EvaluatesHost):
         extra = distiller.registered_teacher
         later = unfreezes_later(trainer, module)
         with as_in_evaluation(*([extra] if extra is not None else [])), torch.enable_grad():
-            DryRun(distiller).run(outputs, data, read=read, labels=labels, heard=heard, later=later)
+            DryRun(distiller).run(outputs, data, read=read, labels=labels, made_by=heard, later=later)
 
     def _explain(self, error: Exception, batch: Any, calls: list[Call]) -> None:
         note_on_labels(error, batch, calls, self._format, self._meant)
