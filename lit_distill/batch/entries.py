@@ -57,11 +57,7 @@ class Roles:
         return self.use(entry, role)
 
     def check(self, entry: Any) -> None:
-        """Refuse an entry that is not there.
-
-        Raises:
-            ValueError: It is not.
-        """
+        """Refuse an entry that is not there."""
         if entry not in self.entries:
             what = "index" if isinstance(entry, int) else "entry"
             raise ValueError(f"no {what} {entry!r} in the batch; it has {sorted(map(str, self.entries))}.")

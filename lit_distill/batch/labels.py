@@ -33,11 +33,7 @@ def positions(logits: Tensor) -> torch.Size:
 
 
 def need_classes(logits: Tensor) -> None:
-    """Refuse logits of one class, whose softmax is always 1.
-
-    Raises:
-        ValueError: There is only one class.
-    """
+    """Refuse logits of one class, whose softmax is always 1."""
     if logits.dim() > 1 and logits.shape[class_dim(logits)] > 1:
         return
     raise ValueError(

@@ -101,11 +101,7 @@ class Layouts:
         return arranged if arranged.shape == logits.shape else target
 
     def refuse_unknown(self, names: Iterable[str], owner: str) -> None:
-        """Refuse a layout that was set for a layer which the network does not have.
-
-        Raises:
-            ValueError: There is one; the nearest names are listed.
-        """
+        """Refuse a layout that was set for a layer which the network does not have."""
         known = list(names)
         for pattern in self.given:
             path = layer_path(pattern)

@@ -53,11 +53,7 @@ def _yields_samples(data: Any) -> bool:
 
 @contextmanager
 def collating(data: Any) -> Iterator[None]:
-    """Explain a failure to collate samples.
-
-    Raises:
-        ValueError: Its samples do not fit into one batch.
-    """
+    """Explain a failure to collate samples."""
     try:
         yield
     except (RuntimeError, TypeError) as error:

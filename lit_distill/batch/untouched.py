@@ -55,11 +55,7 @@ class Guard:
 
     @contextmanager
     def student_on(self, name: str, data: Batch, teacher: bool) -> Iterator[None]:
-        """Refuse a student that changes what the teacher or the criteria read.
-
-        Raises:
-            ValueError: It does.
-        """
+        """Refuse a student that changes what the teacher or the criteria read."""
         watch = Snapshot(_readings(data, data.for_teacher if teacher else None), self._closely)
         yield
         changed = self.changes(watch)
@@ -76,9 +72,6 @@ class Guard:
             name: The teacher's class.
             data: The batch.
             training: The student's graph holds its inputs, and PyTorch refuses any write to them.
-
-        Raises:
-            ValueError: It does.
         """
         watch = Snapshot(_readings(data, data.inputs), self._closely)
         yield
@@ -111,11 +104,7 @@ def refusal(who: str, changed: Sequence[Change], why: str) -> str:
 
 @contextmanager
 def leaves_alone(values: Mapping[str, Any]) -> Iterator[None]:
-    """Refuse a criterion that changes what the others read; only within ``comparing_values``, as it costs a comparison.
-
-    Raises:
-        ValueError: It changes them.
-    """
+    """Refuse a criterion that changes, in the block, what the others read."""
     watch = Snapshot(values, closely=True)
     yield
     changed = watch.changes()

@@ -23,6 +23,7 @@ from torch.optim import Optimizer
 from lit_distill.files.checkpoint_file import first_line, is_remote, opened, read_opened, short_name
 from lit_distill.files.saving import WholeCheckpoints
 from lit_distill.utils.notices import tell
+from lit_distill.utils.patches import Patches
 
 _GUARDED = ("load_checkpoint", "load_model_state_dict", "load_optimizer_state_dict")
 _REMEDY = "weights_only=False, or --weights_only=false on the command line"
@@ -49,16 +50,14 @@ def guard(trainer: Trainer) -> None:
     if _guard_of(trainer) is None:
         held = CheckpointGuard(trainer)
         for name in _GUARDED:
-            setattr(trainer.strategy, name, getattr(held, name))
+            held.patches.set(trainer.strategy, name, getattr(held, name))
 
 
 def unguard(trainer: Trainer) -> None:
     """Undo ``guard``."""
     held = _guard_of(trainer)
     if held is not None:
-        for name in _GUARDED:
-            delattr(trainer.strategy, name)
-        vars(trainer.strategy).update(held.before)
+        held.patches.restore()
 
 
 def _guard_of(trainer: Trainer) -> CheckpointGuard | None:
@@ -73,13 +72,13 @@ class CheckpointGuard:
         trainer: The Trainer.
 
     Attributes:
-        before: The strategy's own instance attributes with the names of the replaced methods.
+        patches: The strategy's replaced methods.
     """
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
         self._originals = {name: getattr(trainer.strategy, name) for name in _GUARDED}
-        self.before = {name: value for name, value in vars(trainer.strategy).items() if name in _GUARDED}
+        self.patches = Patches()
         self._name = "the checkpoint"
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> Any:

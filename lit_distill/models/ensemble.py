@@ -192,11 +192,7 @@ def _need_classes(logits: Tensor) -> None:
 
 
 def check_members(name: str, models: Sequence[nn.Module]) -> None:
-    """Refuse what is no list of networks.
-
-    Raises:
-        TypeError: It is none.
-    """
+    """Refuse what is no list of networks."""
     if not isinstance(models, (Sequence, nn.ModuleList)) or isinstance(models, str):
         raise wrong_type(name, models, "give a list of networks.")
     for index, model in enumerate(models):

@@ -15,11 +15,7 @@ _KINDS = {"quantised": "is_quantized", "sparse": "is_sparse", "nested": "is_nest
 
 
 def refuse_unfillable(model: nn.Module) -> None:
-    """Refuse a model on the ``meta`` device, which has no memory for weights.
-
-    Raises:
-        ValueError: It is.
-    """
+    """Refuse a model on the ``meta`` device, which has no memory for weights."""
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     empty = next((name for name, tensor in tensors.items() if tensor.is_meta), None)
     if empty is not None:

@@ -148,11 +148,7 @@ class DryRun:
         warn_of_unread_weights(self.criteria, self.distiller.format)
 
     def refuse_lone_batch(self, why: str, data: Batch) -> None:
-        """Refuse batches of one sample if a BatchNorm that trains cannot take one.
-
-        Raises:
-            ValueError: One cannot.
-        """
+        """Refuse batches of one sample if a BatchNorm that trains cannot take one."""
         given = {"student": (self.student, data.inputs)}
         joint = self.distiller.registered_teacher
         if joint is not None:

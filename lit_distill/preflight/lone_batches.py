@@ -47,11 +47,7 @@ def lone_batch(trainer: Any) -> str | None:
 
 
 def refuse_lone_batch(why: str, owner: str, network: nn.Module, inputs: _Given, run: Callable[[_Given], Any]) -> None:
-    """Refuse batches of one sample if a BatchNorm of the network fails on one, which is tried.
-
-    Raises:
-        ValueError: It fails.
-    """
+    """Refuse batches of one sample if a BatchNorm of the network fails on one, which is tried."""
     norms = {name: one for name, one in network.named_modules() if isinstance(one, _BatchNorm) and one.training}
     if not norms or any(isinstance(one, nn.SyncBatchNorm) for one in norms.values()):
         return

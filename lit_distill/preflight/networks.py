@@ -18,11 +18,7 @@ from lit_distill.utils.tensors import count_where, named_tensors
 
 
 def check_networks(student: nn.Module, teacher: nn.Module | None) -> None:
-    """Refuse networks that cannot train or teach.
-
-    Raises:
-        ValueError: One cannot; the message names a tensor that shows it.
-    """
+    """Refuse networks that cannot train or teach."""
     can_learn(student)
     for owner, network in (("student", student), ("teacher", teacher)):
         if network is not None:
@@ -32,11 +28,7 @@ def check_networks(student: nn.Module, teacher: nn.Module | None) -> None:
 
 
 def refuse_empty(trainer: Any, student: nn.Module, teacher: nn.Module | None) -> None:
-    """Refuse networks without weights; a strategy that shards a student may make its weights later.
-
-    Raises:
-        ValueError: One has none.
-    """
+    """Refuse networks without weights; a strategy that shards a student may make its weights later."""
     try:
         if teacher is not None:
             has_weights(teacher, "teacher")
@@ -55,9 +47,6 @@ def check_logits(owner: str, outputs: Outputs, criteria: Iterable[Criterion]) ->
         owner: ``student`` or ``teacher``.
         outputs: Its outputs.
         criteria: The criteria; if none compares logits, these may be anything.
-
-    Raises:
-        ValueError: The logits are of such a kind.
     """
     read = any(criterion.compares_logits or criterion.needs_target for criterion in criteria)
     if not read or not outputs.has_logits:
@@ -74,11 +63,7 @@ def check_logits(owner: str, outputs: Outputs, criteria: Iterable[Criterion]) ->
 
 
 def have_values(student: Outputs, teacher: Outputs) -> None:
-    """Refuse logits on the device ``meta`` if the other network's hold values.
-
-    Raises:
-        ValueError: Only one network's are on ``meta``.
-    """
+    """Refuse logits on the device ``meta`` if the other network's hold values."""
     both = {"student": student, "teacher": teacher}
     places = {owner: outputs.logits.device.type for owner, outputs in both.items() if outputs.has_logits}
     empty = [owner for owner, place in places.items() if place == "meta"]
@@ -89,11 +74,7 @@ def have_values(student: Outputs, teacher: Outputs) -> None:
 
 
 def has_weights(network: nn.Module, owner: str) -> None:
-    """Refuse a network on the device ``meta``, which has only shapes.
-
-    Raises:
-        ValueError: It has a tensor there.
-    """
+    """Refuse a network on the device ``meta``, which has only shapes."""
     empty = [name for name, tensor in named_tensors(network) if tensor.device.type == "meta"]
     if empty:
         raise ValueError(
@@ -103,11 +84,7 @@ def has_weights(network: nn.Module, owner: str) -> None:
 
 
 def can_learn(student: nn.Module) -> None:
-    """Refuse a student whose weights were made in inference mode: no gradient can be computed with them.
-
-    Raises:
-        ValueError: Some were.
-    """
+    """Refuse a student whose weights were made in inference mode: no gradient can be computed with them."""
     made = [name for name, tensor in named_tensors(student) if tensor.is_inference()]
     if made:
         raise ValueError(
@@ -120,9 +97,6 @@ def is_a_number(network: nn.Module, owner: str) -> None:
     """Refuse a network with NaN in its weights, or in the statistics of its normalisation.
 
     Other buffers may hold NaN or infinity for what is not known yet; they are blamed once an output shows it.
-
-    Raises:
-        ValueError: A weight is NaN.
     """
     kept: list[tuple[str, str, Tensor]] = [
         ("weights", name, parameter) for name, parameter in network.named_parameters()

@@ -82,11 +82,7 @@ def mixes_samples(data: ReplayData, read: Read) -> bool:
 
 
 def refuse_other_size(found: int, expected: int) -> None:
-    """Refuse a batch that does not hold the requested samples.
-
-    Raises:
-        ValueError: It has more or fewer.
-    """
+    """Refuse a batch that does not hold the requested samples."""
     if found != expected:
         raise ValueError(
             f"a batch of {expected} samples came out of the loader with {found}: its collate function leaves some out "

@@ -211,9 +211,6 @@ class FolderStore:
         Args:
             share: The index of the part to check; processes divide the work.
             of: Number of parts.
-
-        Raises:
-            DamagedRecording: One differs.
         """
         for shard in range(share, self._layout.shards, of):
             path = self.folder / _name(shard)

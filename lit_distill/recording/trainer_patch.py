@@ -16,6 +16,7 @@ from lit_distill.batch.examples import Ahead
 from lit_distill.recording.replay import ReplayLoader
 from lit_distill.recording.seeding import Key, batch_seed, restored_generators, seed_generators
 from lit_distill.utils.lightning_names import classes_named, is_overridden
+from lit_distill.utils.patches import Patches
 
 Replace = Callable[[DataLoader[Any]], ReplayLoader]
 _HOOKS = ("on_before_batch_transfer", "on_after_batch_transfer")
@@ -112,13 +113,12 @@ class ReplayedFit:
         loop = trainer.fit_loop
         self._source = loop._data_source
         loop._data_source = ReplayedSource(self._source, replace, _loader_class(trainer))
-        self._wrapped: list[tuple[Any, str, Any]] = []
+        self._patches = Patches()
         self._ended = False
         for name in _HOOKS:
             for owner in (trainer.datamodule, trainer.lightning_module):  # type: ignore[attr-defined]
                 if owner is not None and is_overridden(name, owner):
-                    self._wrapped.append((owner, name, vars(owner).get(name)))
-                    setattr(owner, name, self._seeded(getattr(owner, name), name))
+                    self._patches.set(owner, name, self._seeded(getattr(owner, name), name))
 
     def transfer(self, batch: Any) -> Any:
         """Prepare a loader's batch like a training batch, up to the training step."""
@@ -133,10 +133,7 @@ class ReplayedFit:
             return
         self._ended = True
         self._trainer.fit_loop._data_source = self._source
-        for owner, name, own in reversed(self._wrapped):
-            vars(owner).pop(name, None)
-            if own is not None:  # the user's, set on the object itself
-                setattr(owner, name, own)
+        self._patches.restore()
 
     def _seeded(self, hook: Callable[..., Any], name: str) -> Callable[..., Any]:
         """Return a transfer hook that draws what it drew when the batch was recorded."""
