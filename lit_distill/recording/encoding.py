@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from lit_distill.outputs import Outputs
 from lit_distill.recording.marks import FIELD, Marks
-from lit_distill.utils.arguments import check_choice
+from lit_distill.utils.arguments import check_choice, check_whole
 
 LogitFormat = Literal["float32", "float16", "int8", "top_k"]
 FeatureFormat = Literal["float32", "float16", "int8"]
@@ -49,24 +48,13 @@ class Formats:
         check_choice("logits", self.logits, LOGIT_FORMATS)
         check_choice("features", self.features, FEATURE_FORMATS)
         if self.top_k is not None:
-            object.__setattr__(self, "top_k", _classes_to_keep(self.top_k))
+            object.__setattr__(self, "top_k", check_whole("top_k", self.top_k))
         if self.logits == "top_k" and (self.top_k is None or self.top_k < 1):
             raise ValueError(
                 f"logits: top_k needs top_k, the number of classes to keep (such as 10), not {self.top_k}."
             )
         if self.logits != "top_k" and self.top_k is not None:
             raise ValueError(f"top_k does nothing with logits: {self.logits}; set logits: top_k, or leave it out.")
-
-
-def _classes_to_keep(top_k: Any) -> int:
-    try:
-        if isinstance(top_k, bool):
-            raise TypeError
-        return operator.index(top_k)
-    except TypeError:
-        raise TypeError(
-            f"top_k is {top_k!r}, a {type(top_k).__name__}; give a whole number, the classes to keep of each sample."
-        ) from None
 
 
 class Encoding:

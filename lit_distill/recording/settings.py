@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lit_distill.recording.encoding import Formats
+from lit_distill.utils.arguments import check_flag, check_whole
 
 
 @dataclass(frozen=True)
@@ -37,45 +35,11 @@ class Settings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", _folder(self.path))
-        object.__setattr__(self, "views", whole_or_none("views", self.views, "the number of views of each sample"))
-        object.__setattr__(self, "seed", whole_number("seed", self.seed, "the seed of the views", least=None))
-        object.__setattr__(self, "ignore_versions", switch("ignore_versions", self.ignore_versions))
-
-
-def whole_number(name: str, value: Any, what: str, least: int | None = 1) -> int:
-    """Return a whole number of any kind as Python's own, which JSON can hold.
-
-    Raises:
-        TypeError: It is something else, such as True or 10.0.
-        ValueError: It is smaller than the least.
-    """
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(
-            f"RecordedTeacher: {name} is {value!r}, a {type(value).__name__}; give a whole number, {what}."
-        ) from None
-    if least is not None and number < least:
-        raise ValueError(f"RecordedTeacher: {name} must be at least {least}, not {number}.")
-    return number
-
-
-def whole_or_none(name: str, value: Any, what: str) -> int | None:
-    """Return None for None, and else ``whole_number``."""
-    return None if value is None else whole_number(name, value, what)
-
-
-def switch(name: str, value: Any) -> bool:
-    """Return True or False as Python's own; refuse anything else, as ``"false"`` would count as true.
-
-    Raises:
-        TypeError: It is something else.
-    """
-    if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"RecordedTeacher: {name} is {value!r}, a {type(value).__name__}; give True or False.")
-    return bool(value)
+        views = None if self.views is None else check_whole("RecordedTeacher: views", self.views, least=1)
+        object.__setattr__(self, "views", views)
+        object.__setattr__(self, "seed", check_whole("RecordedTeacher: seed", self.seed))
+        accepted = check_flag("RecordedTeacher: ignore_versions", self.ignore_versions)
+        object.__setattr__(self, "ignore_versions", accepted)
 
 
 def _folder(path: Any) -> Path | None:
