@@ -12,6 +12,7 @@ from torch import nn
 
 from lit_distill.batch.batch import Arguments, Batch
 from lit_distill.batch.snapshots import Change, Snapshot, comparing_values
+from lit_distill.utils.names import listed
 
 
 class Guard:
@@ -94,7 +95,7 @@ def _readings(data: Batch, inputs: Any) -> dict[str, Any]:
 
 def refusal(who: str, changed: Sequence[Change], why: str) -> str:
     """Return the error for inputs that were changed: what, why it matters, and how to avoid it."""
-    shown = ", ".join(map(str, changed[:3])) + ", …" * (len(changed) > 3)
+    shown = listed([str(change) for change in changed], 3)
     return (
         f"{who} changes what it is called with ({shown}), and {why}. Compute new values in its forward (x = x - mean in place "
         "of x.sub_(mean) or x -= mean, ReLU(inplace=False) as the first layer), and change a copy of a dict or an object "

@@ -34,7 +34,13 @@ class Report:
         return [finding for finding in self.findings if finding.severity == "bug"]
 
     def render(self) -> str:
-        """Return the report as text: one line per check, followed by what it found."""
+        """Return the report as text: one line per check, followed by what it found.
+
+        Example:
+            >>> report = Report(findings=[], checked=frozenset({"run"}), steps=20, seconds=1.3)
+            >>> print(report.render().splitlines()[0])
+            ok       run              the set-up trains
+        """
         lines = [line for check in CHECKS for line in self._lines(check)]
         lines += [f"note     {note}" for note in self.notes]
         warnings = len(self.findings) - len(self.bugs)

@@ -17,6 +17,7 @@ import torch
 from fsspec.utils import get_protocol
 
 from lit_distill.files.archives import check_file
+from lit_distill.utils.names import listed
 
 _SHOWN = 8
 _TRUST = "trust=True, `trust: true` in a config, --trust on the command line"
@@ -146,7 +147,7 @@ def _objects(file: IO[bytes], error: Exception) -> str:
     except Exception:  # of a file in PyTorch's older format, or a damaged one
         names = []
     if names:
-        return ", ".join(sorted(names)[:_SHOWN]) + (", …" if names[_SHOWN:] else "")
+        return listed(sorted(names), _SHOWN)
     if "global" not in str(error).lower():
         return ""
     lines = [line.strip() for line in str(error).splitlines() if "GLOBAL" in line]

@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 
 from lit_distill.files.checkpoint_file import first_line, is_remote, opened, read_opened, short_name
 from lit_distill.files.saving import WholeCheckpoints
+from lit_distill.utils.names import listed
 from lit_distill.utils.notices import tell
 from lit_distill.utils.patches import Patches
 
@@ -256,5 +257,4 @@ def _warn_of_nan(state: Mapping[str, Any], name: str) -> None:
     tensors = {key: value for key, value in state.items() if isinstance(value, Tensor) and value.is_floating_point()}
     broken = [key for key, value in tensors.items() if value.layout == torch.strided and bool(value.isnan().any())]
     if broken:
-        more = ", …" if broken[_SHOWN:] else ""
-        tell(f"{name} holds NaN in {', '.join(broken[:_SHOWN])}{more}: the fit that made it had gone wrong.")
+        tell(f"{name} holds NaN in {listed(broken, _SHOWN)}: the fit that made it had gone wrong.")

@@ -9,6 +9,7 @@ from typing import IO, Any
 
 from lit_distill.files.checkpoint_file import opened, read_opened, short_name
 from lit_distill.files.resuming import MisfitError, naming_file, problem_of
+from lit_distill.utils.names import listed
 
 _INSTANTIATOR = "_instantiator"
 _CLASS = "_class_path"
@@ -46,7 +47,7 @@ def check_revivable(content: Any, name: str, kind: type[Any], given: Mapping[str
         return
     named = sorted(set(_called({key: value for key, value in values.items() if key not in given and key != _CLASS})))
     if named:
-        shown = ", ".join(named[:_SHOWN]) + (", …" if named[_SHOWN:] else "")
+        shown = listed(named, _SHOWN)
         raise ValueError(
             f"{name} was made from a config, and making its module again calls what its hyper-parameters name ({shown}), which "
             f"can be anything: it was refused. If you trust its maker, use {_REMEDY}. Otherwise give what they stand for "

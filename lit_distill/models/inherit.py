@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from lit_distill.utils.arguments import check_named, check_network, check_text, check_whole
-from lit_distill.utils.names import unknown_layer
+from lit_distill.utils.names import listed, unknown_layer
 
 _SHOWN = 5
 
@@ -57,7 +57,7 @@ def inherit(
         for ours, theirs in chosen.items():
             wanted[ours].copy_(found[theirs])
     rest = [name for name in wanted if name not in chosen]
-    left = f" As they were: {', '.join(rest[:_SHOWN])}{', …' if rest[_SHOWN:] else ''}." if rest else ""
+    left = f" As they were: {listed(rest, _SHOWN)}." if rest else ""
     rank_zero_info(f"inherit: {len(chosen)} of the student's {len(wanted)} tensors are the teacher's.{left}")
     return student
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lit_distill.recording.replay import Delivered
 from lit_distill.recording.store import StaleRecording
+from lit_distill.utils.names import listed
 from lit_distill.utils.notices import tell
 
 EVERY = 64  # batches: at most 1.6 % of the teacher's passes, apart from the first batch of each epoch
@@ -121,5 +122,4 @@ class Watch:
 
 def named_samples(indices: Sequence[int]) -> str:
     """Return a few samples' numbers, in words."""
-    shown = ", ".join(map(str, indices[:_MOST_NAMED])) + (", …" if len(indices) > _MOST_NAMED else "")
-    return f"sample{'s' * (len(indices) > 1)} {shown}"
+    return f"sample{'s' * (len(indices) > 1)} {listed([str(index) for index in indices], _MOST_NAMED)}"

@@ -49,7 +49,7 @@ def unknown_layer(path: str, known: Sequence[str], owner: str) -> str:
     """Return the error for a layer that is not there: the nearest names, and the top layers."""
     hint = nearest(path, known, most=3).replace(" Did", "; did") or "."
     top = [name for name in known if "." not in name]
-    return f"no layer {path!r} in {owner}{hint} Layers: {', '.join(top[:20])}{', …' if len(top) > 20 else ''}"
+    return f"no layer {path!r} in {owner}{hint} Layers: {listed(top, 20)}"
 
 
 def hook_key(reference: str) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from lit_distill.utils.arguments.described import article, wrong_type
+from lit_distill.utils.names import listed
 
 
 def check_object(name: str, value: Any, kind: type | tuple[type, ...], remedy: str) -> None:
@@ -60,9 +61,8 @@ def check_sizes(owner: str, network: nn.Module) -> None:
     lazy = [name for name, tensor in (*network.named_parameters(), *network.named_buffers()) if is_lazy(tensor)]
     if lazy:
         raise ValueError(
-            f"the {owner} {type(network).__name__} has lazy layers without weights: {', '.join(lazy[:3])}"
-            f"{', …' if lazy[3:] else ''}. Call it once with an example first, network(example), or give the layers their "
-            "sizes."
+            f"the {owner} {type(network).__name__} has lazy layers without weights: {listed(lazy, 3)}. Call it "
+            "once with an example first, network(example), or give the layers their sizes."
         )
 
 
