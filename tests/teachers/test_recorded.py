@@ -584,7 +584,7 @@ class TestRefused:
         loader = DataLoader(
             data, 4, sampler=WeightedRandomSampler([1.0] * SAMPLES, SAMPLES), collate_fn=CollateMix(data).collate
         )
-        self.refuse(make(views=1), "the loader's WeightedRandomSampler would decide otherwise", quick_trainer(), loader)
+        self.refuse(make(views=1), "the loader's WeightedRandomSampler decides that itself", quick_trainer(), loader)
 
     def test_inputs_that_change_inside_the_training_step(self, data: TensorDataset, quick_trainer: MakeTrainer) -> None:
         class Changing(LogitDistillation):
