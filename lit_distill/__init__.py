@@ -17,7 +17,7 @@ from lit_distill.criteria import (
     TeacherFree,
 )
 from lit_distill.criteria.projectors import Projector
-from lit_distill.models import Ensemble, adapt, build, inherit, load
+from lit_distill.models import Ensemble, adapt, build, create_model, inherit, load
 from lit_distill.modules import (
     BatchFormat,
     CombinedDistillation,
@@ -75,6 +75,7 @@ __all__ = [
     "Unfreeze",
     "adapt",
     "build",
+    "create_model",
     "inherit",
     "load",
     "strip",

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Literal
 
-from lit_distill.utils.arguments import check_choice, check_number, plain_number, wrong_type
+from lit_distill.utils.arguments import as_float, check_choice, check_number, wrong_type
 
 Unit = Literal["epoch", "step"]
 UNITS: tuple[Unit, ...] = ("epoch", "step")
@@ -206,7 +206,7 @@ class Between(TimedSchedule):
         super().__init__(unit)
         self.inside, self.outside = check_number("value", value), check_number("outside", outside)
         self.begin = check_number("begin", begin, least=0)
-        self.end = None if end is None else _later("begin", self.begin, "end", plain_number("end", end))
+        self.end = None if end is None else _later("begin", self.begin, "end", as_float("end", end))
 
     def value(self, step: int, epoch: float) -> float:
         now = self.now(step, epoch)

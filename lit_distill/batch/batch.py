@@ -1,4 +1,4 @@
-"""What a batch is once it has been read, and how a network is called with it."""
+"""A batch after it was read, and how a network is called with it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch.nn.utils.rnn import PackedSequence
 from lit_distill.batch.layout import Layout
 from lit_distill.outputs import OutputKey
 from lit_distill.utils.arguments import (
+    as_float,
     as_object,
     check_choice,
     check_entry,
     check_flag,
     check_named,
     check_whole,
-    plain_number,
 )
 
 Entry = str | int | Callable[[Any], Any]
@@ -28,7 +28,7 @@ IGNORED_LABEL = -100  # trains nothing, as in PyTorch's cross_entropy
 
 @dataclass(frozen=True)
 class Arguments:
-    """What a model was called with, where positions and names are mixed: ``model(*positional, **named)``."""
+    """A model's arguments, by position and by name: ``model(*positional, **named)``."""
 
     positional: tuple[Any, ...]
     named: Mapping[str, Any]
@@ -45,12 +45,12 @@ class Batch:
 
     Attributes:
         inputs: A tensor for ``model(x)``, a mapping for ``model(**x)``, a tuple for ``model(*x)``.
-        target: The labels, by task where there are several; None where the data have none.
+        target: The labels, by task if there are several; None if the data have none.
         mask: True at the positions that count, or None.
-        teacher_inputs: The teacher's own inputs, or None where it gets the student's.
+        teacher_inputs: The teacher's own inputs, or None if it gets the student's.
         lengths: Number of positions that count in each sequence, ``[B]``, or None.
-        sample_weight: How much each sample's labels count, ``[B]``, or None.
-        mask_is_told: The user said where the mask is; else it was found by its name, and may be of other positions.
+        sample_weight: The weight of each sample's labels, ``[B]``, or None.
+        mask_is_told: The user named the mask; else it was found by its name, and may belong to other positions.
     """
 
     inputs: Inputs
@@ -63,48 +63,55 @@ class Batch:
 
     @property
     def for_teacher(self) -> Inputs:
-        """What the teacher is called with."""
+        """The teacher's inputs."""
         return self.inputs if self.teacher_inputs is None else self.teacher_inputs
 
     @property
     def size(self) -> int:
-        """Number of samples in the batch; 1 where that cannot be told."""
+        """Number of samples in the batch; 1 if unknown."""
         inputs = self.inputs
         return (len(inputs) if isinstance(inputs, Tensor) and inputs.dim() else count_samples(inputs)) or 1
 
 
 @dataclass(frozen=True)
 class BatchFormat:
-    """What the entries of a batch are, and how to read the networks' outputs, where names and types do not tell.
+    """The roles of a batch's entries, and how to read the networks' outputs, if names and types do not show it.
 
     An entry is a key of a dict, an attribute of an object, an index of a tuple, or a function of the batch. The guide's page
-    "What is read of a batch" lists what is read without being told.
+    "What is read of a batch" lists what is found automatically.
 
     Attributes:
         input_key: The student's input, or a list of them: those named as arguments of its ``forward`` are passed by name, the
             others by position.
         target_key: The labels.
         output_key: The logits in the student's output: a key, an index, or a function of the output.
-        teacher_output_key: The same of the teacher's output; ``output_key`` if None.
-        teacher_input_key: The teacher's input, or a list of them, where it gets another view, resolution or modality of the
+        teacher_output_key: The logits in the teacher's output; if None, ``output_key``.
+        teacher_input_key: The teacher's input, or a list of them, if it gets another view, resolution or modality of the
             same sample.
-        missing_label: The value of a label that is not known (-1, 255 or NaN, say); such labels train nothing. In labels that
+        missing_label: The value of an unknown label (-1, 255 or NaN, say); such labels train nothing. In labels that
             are probabilities, 0 to 1 mark nothing.
         mask_key: True at the positions of the logits that count. ``auto`` takes an entry called ``attention_mask`` or
             ``mask`` that can be nothing else; None takes none.
-        lengths_key: How many positions of each sequence count, ``[B]``; in place of a mask.
-        mask_from_labels: Leave positions whose label is not known out of every criterion, soft targets and hints too; by
-            default they are left out of the labels' losses alone.
-        weight_key: How much each sample's labels count, ``[B]``.
+        lengths_key: The number of positions of each sequence that count, ``[B]``; instead of a mask.
+        mask_from_labels: Leave positions whose label is unknown out of every criterion, soft targets and hints too; by
+            default they are left out of the labels' losses only.
+        weight_key: The weight of each sample's labels, ``[B]``.
         shift_labels: Compare each position's logits with the next position's label, as for causal language models whose
             labels are their inputs. Refused before the fit if it is None and the labels are the inputs.
         resize_logits: Resize dense logits of both networks to the labels' size, bilinearly.
-        class_dim: The classes' dimension in the student's logits; known from the network's modules if None.
-        teacher_class_dim: The same of the teacher's; ``class_dim`` if None.
-        layout: ``channels_first`` or ``channels_last`` for layers of the student whose modules do not tell, by reference or
+        class_dim: The classes' dimension in the student's logits; if None, found from the network's modules.
+        teacher_class_dim: The classes' dimension in the teacher's logits; if None, ``class_dim``.
+        layout: ``channels_first`` or ``channels_last`` for layers of the student whose modules do not show it, by reference or
             glob.
-        teacher_layout: The same of the teacher's layers.
-        unused: Entries that are meant to be read by nobody, so that nothing is said of them.
+        teacher_layout: ``channels_first`` or ``channels_last`` for layers of the teacher.
+        unused: Entries that nothing reads on purpose, so that no warning is given.
+
+    Example:
+        >>> from lit_distill.batch.reading import BatchReader
+        >>> format_ = BatchFormat(input_key="image", target_key="class")
+        >>> batch = BatchReader(format_).read({"image": torch.zeros(2, 3), "class": torch.tensor([1, 0]), "site": [4, 7]})
+        >>> batch.inputs.shape, batch.target
+        (torch.Size([2, 3]), tensor([1, 0]))
     """
 
     input_key: Entry | list[str | int] | None = None
@@ -130,14 +137,14 @@ class BatchFormat:
 
     @property
     def tells_of_batches(self) -> bool:
-        """Whether something is to be read of batches beside the student's inputs and the labels."""
+        """True if more is read of batches than the student's inputs and the labels."""
         named = (self.teacher_input_key, self.lengths_key, self.weight_key)
         told_mask = self.mask_key is not None and self.mask_key != "auto"
         return any(key is not None for key in named) or told_mask or self.mask_from_labels or self.resize_logits
 
 
-def told_format(given: BatchFormat | None) -> BatchFormat:
-    """What the user told of batches; nothing where None.
+def given_format(given: BatchFormat | None) -> BatchFormat:
+    """Return the user's batch format, or the default if None.
 
     Raises:
         TypeError: It is something else.
@@ -146,29 +153,29 @@ def told_format(given: BatchFormat | None) -> BatchFormat:
     return given if given is not None else BatchFormat()
 
 
-def check_format(told: BatchFormat) -> None:
-    """Refuse what is of no use in a batch format.
+def check_format(given: BatchFormat) -> None:
+    """Refuse wrong options of a batch format.
 
     Raises:
         TypeError: An option is of another kind.
         ValueError: A layout is none of the choices.
     """
     for name in ("target_key", "output_key", "teacher_output_key", "mask_key", "lengths_key", "weight_key"):
-        check_entry(f"BatchFormat's {name}", getattr(told, name))
+        check_entry(f"BatchFormat's {name}", getattr(given, name))
     for name in ("input_key", "teacher_input_key", "unused"):
-        value = getattr(told, name)
+        value = getattr(given, name)
         for entry in value if isinstance(value, (list, tuple)) else [value]:
             check_entry(f"BatchFormat's {name}", entry)
     for name in ("mask_from_labels", "shift_labels", "resize_logits"):
-        if getattr(told, name) is not None:
-            check_flag(name, getattr(told, name))
+        if getattr(given, name) is not None:
+            check_flag(name, getattr(given, name))
     for name in ("class_dim", "teacher_class_dim"):
-        if getattr(told, name) is not None:
-            check_whole(name, getattr(told, name))
-    if told.missing_label is not None:
-        plain_number("missing_label", told.missing_label)
+        if getattr(given, name) is not None:
+            check_whole(name, getattr(given, name))
+    if given.missing_label is not None:
+        as_float("missing_label", given.missing_label)
     for name in ("layout", "teacher_layout"):
-        layouts = getattr(told, name)
+        layouts = getattr(given, name)
         if layouts is not None:
             check_named(name, layouts, "{'stage3': 'channels_first'}")
         for layer, layout in (layouts or {}).items():
@@ -176,7 +183,7 @@ def check_format(told: BatchFormat) -> None:
 
 
 def count_samples(data: Any) -> int | None:
-    """Number of samples in a batch or in a model's inputs, whose entries are the first level; None where it cannot be told.
+    """Return the number of samples in a batch or in a model's inputs, whose entries are the first level; None if unknown.
 
     Args:
         data: Tensors, packed sequences, graphs, texts, dataclasses, and collections of these.
@@ -197,9 +204,9 @@ def _samples_of(entry: Any) -> int | None:
         return len(entry) if entry.dim() else None
     if isinstance(entry, PackedSequence):
         return int(entry.batch_sizes[0])
-    told = next((getattr(entry, name) for name in ("num_graphs", "batch_size") if hasattr(entry, name)), None)
-    if isinstance(told, int):
-        return told
+    given = next((getattr(entry, name) for name in ("num_graphs", "batch_size") if hasattr(entry, name)), None)
+    if isinstance(given, int):
+        return given
     if isinstance(entry, list):
         return len(entry)
     if is_dataclass(entry) and not isinstance(entry, type):
@@ -208,7 +215,7 @@ def _samples_of(entry: Any) -> int | None:
 
 
 def call_model(model: nn.Module, inputs: Inputs) -> Any:
-    """Call a model as its inputs ask: ``model(x)``, ``model(**x)``, ``model(*x)`` or with both."""
+    """Call a model as its inputs require: ``model(x)``, ``model(**x)``, ``model(*x)`` or with both."""
     if isinstance(inputs, Tensor):
         return model(inputs)
     positional, named = positions_and_names(inputs)
@@ -216,7 +223,7 @@ def call_model(model: nn.Module, inputs: Inputs) -> Any:
 
 
 def positions_and_names(inputs: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
-    """The arguments that a model is called with, by position and by name."""
+    """Return the arguments of a model, by position and by name."""
     if isinstance(inputs, Arguments):
         return inputs.positional, inputs.named
     if isinstance(inputs, Mapping):
@@ -225,12 +232,16 @@ def positions_and_names(inputs: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]
 
 
 def is_one_object(value: Any) -> bool:
-    """Whether a value is one argument although it is a tuple: a packed sequence is."""
+    """Return True if a value is one argument although it is a tuple, like a packed sequence."""
     return isinstance(value, PackedSequence)
 
 
 def first_tensor(inputs: Any) -> Tensor:
-    """The first tensor of the inputs, whatever their form."""
+    """Return the first tensor of the inputs, whatever their form.
+
+    Raises:
+        ValueError: There is none.
+    """
     found = next(iter(tensors_of(inputs)), None)
     if found is None:
         raise ValueError(f"no tensor in the inputs: {type(inputs).__name__}.")
@@ -238,7 +249,7 @@ def first_tensor(inputs: Any) -> Tensor:
 
 
 def tensors_of(inputs: Any, depth: int = 6) -> list[Tensor]:
-    """Every tensor of the inputs, nested ones and those of objects too, in order.
+    """Return every tensor of the inputs, including nested ones and those of objects, in order.
 
     Args:
         inputs: Anything.
@@ -250,7 +261,6 @@ def tensors_of(inputs: Any, depth: int = 6) -> list[Tensor]:
 
 
 def _parts_of(value: Any) -> Iterable[Any]:
-    """What a mapping, a sequence, ``Arguments`` or an object that holds tensors consists of."""
     if isinstance(value, Arguments):
         return (value.positional, value.named)
     if isinstance(value, Mapping):
@@ -261,7 +271,7 @@ def _parts_of(value: Any) -> Iterable[Any]:
 
 
 def attributes_of(value: Any) -> dict[str, Any]:
-    """The named entries of an object: a dataclass's fields, a graph's tensors; nothing of plain values and modules."""
+    """Return the named entries of an object: a dataclass's fields, a graph's tensors; none for plain values and modules."""
     if isinstance(value, (str, bytes, int, float, bool, complex, type, nn.Module)) or callable(value) or value is None:
         return {}
     keys = getattr(value, "keys", None)  # PyTorch Geometric's graphs name what they hold

@@ -1,4 +1,4 @@
-"""Chooses a network's arguments among the entries of a batch, by what its ``forward`` takes."""
+"""Chooses a network's arguments from the entries of a batch by its ``forward``."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from lit_distill.batch.entries import ID_KEYS, INPUT_KEYS, MASK_KEYS, Entries, R
 from lit_distill.batch.signatures import Signature
 
 
-def told_inputs(roles: Roles, entry: Any, signature: Signature | None, owner: str) -> Inputs:
-    """The inputs that the user named: one entry, a list of them, or what a function makes of the batch."""
+def named_inputs(roles: Roles, entry: Any, signature: Signature | None, owner: str) -> Inputs:
+    """Return the inputs that the user named: one entry, a list of them, or the result of a function of the batch."""
     if not isinstance(entry, (list, tuple)):
         value = roles.take(entry, owner)
         found: Inputs = spread(value, signature)
@@ -25,24 +25,21 @@ def told_inputs(roles: Roles, entry: Any, signature: Signature | None, owner: st
 
 
 def one_or_names(value: Any, signature: Signature | None = None) -> Any:
-    """A mapping as arguments by name where ``forward`` has such, any other value as the only argument."""
+    """Return a mapping as arguments by name if ``forward`` has such, any other value as the only argument."""
     names = signature.names if signature is not None else ()
     by_name = isinstance(value, Mapping) and (signature is None or any(name in value for name in names))
     return value if by_name else one_argument(value)
 
 
 def by_signature(
-    rest: Mapping[Any, Any],
-    signature: Signature | None,
-    refuse: Callable[[str], ValueError],
-    whole: Mapping[Any, Any],
+    rest: Mapping[Any, Any], signature: Signature | None, refuse: Callable[[str], ValueError], whole: Mapping[Any, Any]
 ) -> Inputs:
-    """The entries that a network takes: by the names of its arguments, or the only one that can be its input.
+    """Return the entries that a network takes: by the names of its arguments, or the only one that can be its input.
 
     Args:
-        rest: The entries that are nothing else.
-        signature: The network's; None where it takes anything.
-        refuse: Makes the error where that cannot be told, of the reason.
+        rest: The entries without another role.
+        signature: The network's signature; None if it takes anything.
+        refuse: Makes the error for an ambiguous batch from the reason.
         whole: All entries, for networks that take a batch as it is.
     """
     usual = [name for name in INPUT_KEYS if name in rest]
@@ -75,22 +72,22 @@ def by_signature(
 
 
 def one_argument(value: Any) -> Any:
-    """A value as the only argument, whatever it is."""
+    """Return a value as the only argument."""
     return value if isinstance(value, Tensor) or is_one_object(value) else Arguments((value,), {})
 
 
 def all_texts(value: Any) -> bool:
-    """Whether a value is a list of texts, which is one argument."""
+    """Return True for a list of texts, which is one argument."""
     return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(item, str) for item in value)
 
 
 def spread(inputs: Any, signature: Signature | None, samples: int | None = None) -> Any:
-    """Inputs as arguments: a tuple over several where ``forward`` takes several, and else as one.
+    """Return inputs as arguments: a tuple as several if ``forward`` takes several, and else as one.
 
     Args:
-        inputs: What stands for the inputs in a batch.
-        signature: The network's.
-        samples: Number of samples in the batch, where the labels tell it: a list of as many is one of samples.
+        inputs: The inputs in a batch.
+        signature: The network's signature.
+        samples: Number of samples in the batch, if the labels show it: a list of this length is one of samples.
     """
     if isinstance(inputs, Arguments):
         return inputs
@@ -106,7 +103,7 @@ def spread(inputs: Any, signature: Signature | None, samples: int | None = None)
 
 
 def _holds_samples(inputs: Sequence[Any], samples: int | None) -> bool:
-    """Whether a list holds a tensor for each sample, such as images of many sizes, and not one for each argument."""
+    """Return True if a list holds one tensor per sample, such as images of many sizes, and not one per argument."""
     tensors = [value for value in inputs if isinstance(value, Tensor) and value.dim()]
     if len(tensors) < len(inputs):
         return False
@@ -116,7 +113,7 @@ def _holds_samples(inputs: Sequence[Any], samples: int | None) -> bool:
 
 
 def takes_one_object(signature: Signature | None, entries: Entries) -> bool:
-    """Whether a network takes a batch that is an object whole: its only needed argument is none of the attributes."""
+    """Return True if a network takes an object as a whole: its only required argument is none of the attributes."""
     if signature is None:
         return True
     needed = signature.required or signature.names[:1]
@@ -125,14 +122,14 @@ def takes_one_object(signature: Signature | None, entries: Entries) -> bool:
 
 
 def positional_of(inputs: Inputs) -> tuple[Any, ...]:
-    """What is given by position."""
+    """Return the positional arguments."""
     if isinstance(inputs, Arguments):
         return inputs.positional
     return () if isinstance(inputs, Mapping) else inputs if isinstance(inputs, tuple) else (inputs,)
 
 
 def same_call(one: Any, other: Any) -> bool:
-    """Whether two networks are called alike: with the same objects, by the same names or in the same order."""
+    """Return True if two networks get the same objects, by the same names or in the same order."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         return one.keys() == other.keys() and all(one[key] is other[key] for key in one)
     if isinstance(one, Arguments) and isinstance(other, Arguments):

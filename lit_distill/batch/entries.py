@@ -1,8 +1,8 @@
-"""The entries of a batch by name or index, and who got which."""
+"""The entries of a batch by name or index, and their roles."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -20,10 +20,10 @@ Entries = Mapping[Any, Any]
 
 
 def mask_keys_for(signature: Signature | None) -> tuple[str, ...]:
-    """Names of the entries that may say which positions of a network's logits count.
+    """Return the names of the entries that may say which positions of a network's logits count.
 
     Args:
-        signature: The network's. An encoder's mask is none of the decoder's, and an argument called ``mask`` may mean anything.
+        signature: The network's. An encoder's mask is not the decoder's, and an argument called ``mask`` may mean anything.
     """
     if signature is None:
         return MASK_KEYS
@@ -33,7 +33,7 @@ def mask_keys_for(signature: Signature | None) -> tuple[str, ...]:
 
 
 class Roles:
-    """Takes entries out of a batch, and remembers who got which.
+    """Takes entries out of a batch, and remembers the role of each.
 
     Args:
         batch: The whole batch, for functions of it.
@@ -45,7 +45,7 @@ class Roles:
         self.given: dict[str, list[str]] = {}
 
     def take(self, entry: Entry, role: str) -> Any:
-        """An entry that the user named.
+        """Return an entry that the user named.
 
         Raises:
             ValueError: There is none of that name.
@@ -57,67 +57,82 @@ class Roles:
         return self.use(entry, role)
 
     def check(self, entry: Any) -> None:
-        """Refuse an entry that is not there.
-
-        Raises:
-            ValueError: It is not.
-        """
+        """Refuse an entry that is not there."""
         if entry not in self.entries:
             what = "index" if isinstance(entry, int) else "entry"
             raise ValueError(f"no {what} {entry!r} in the batch; it has {sorted(map(str, self.entries))}.")
 
     def use(self, name: Any, role: str) -> Any:
-        """An entry that is there."""
+        """Return an entry that is there."""
         self.note(role, str(name))
         return self.entries[name]
 
     def note(self, role: str, name: str) -> None:
-        """Remember who got an entry."""
+        """Remember the role of an entry."""
         names = self.given.setdefault(role, [])
         if name not in names:
             names.append(name)
 
     def words(self, name: str) -> str:
-        """What to call an entry in a sentence."""
+        """Return what to call an entry in a sentence."""
         return f"entry {name}" if isinstance(self.batch, (tuple, list)) and name.isdigit() else name
 
     def left(self) -> list[Any]:
-        """Names of the entries that nobody got."""
+        """Return the names of the entries without a role."""
         taken = {name for names in self.given.values() for name in names}
         if WHOLE in taken:
             return []
         return [name for name in self.entries if str(name) not in taken]
 
     def without(self, names: Iterable[Any]) -> dict[Any, Any]:
-        """The entries but some."""
+        """Return all entries but some."""
         gone = set(names)
         return {name: value for name, value in self.entries.items() if name not in gone}
 
 
-def entries_of(batch: Any, told: Collection[Any] = ()) -> Entries:
-    """The entries of a mapping, a sequence, a named tuple or an object; none of a tensor.
-
-    Args:
-        batch: As the loader gave it.
-        told: Names that the user told.
-    """
+def entries_of(batch: Any, named: Collection[Any] = ()) -> Entries:
+    """Return the entries of a mapping, a sequence, a named tuple or an object; none for a tensor."""
     if isinstance(batch, Mapping):
         return batch
-    if is_named(batch, told):
+    if is_named(batch, named):
         return dict(batch._asdict())
     if isinstance(batch, (tuple, list)) and not is_one_object(batch):
         return dict(enumerate(batch))
     return attributes_of(batch) if not isinstance(batch, Tensor) and not is_one_object(batch) else {}
 
 
-def is_named(batch: Any, told: Collection[Any] = ()) -> bool:
-    """Whether a batch is a named tuple with an entry of a usual name, or of one that the user told."""
+def is_named(batch: Any, named: Collection[Any] = ()) -> bool:
+    """Return True for a named tuple with an entry of a usual name, or of one that the user gave."""
     fields = getattr(batch, "_fields", ()) if not is_one_object(batch) else ()
-    return bool(set(fields) & {*INPUT_KEYS, *TARGET_KEYS, "input_ids", *told})
+    return bool(set(fields) & {*INPUT_KEYS, *TARGET_KEYS, "input_ids", *named})
 
 
-def listed(entry: Any) -> list[Any]:
-    """The names that an option gives; none of a function."""
+def names_in(entry: Any) -> list[Any]:
+    """Return the names that an option gives; none for a function."""
     if entry is None or entry == "auto" or callable(entry):
         return []
     return list(entry) if isinstance(entry, (list, tuple)) else [entry]
+
+
+def kind_of(value: Any) -> str:
+    """Describe an entry for an error: its kind and size."""
+    if isinstance(value, Tensor):
+        return f"a tensor {list(value.shape)}"
+    return (
+        f"a {type(value).__name__} of {len(value)}"
+        if isinstance(value, (list, tuple, Mapping))
+        else type(value).__name__
+    )
+
+
+def several_entries(batch: Sequence[Any]) -> str:
+    """Return the error for a tuple that can be read in several ways."""
+    shown = f" ({', '.join(f'{place}: {kind_of(value)}' for place, value in enumerate(batch))})" if batch else ""
+    remedy = (
+        " Say which is which by their indices: BatchFormat(input_key=0, target_key=1); input_key can be a list, and "
+        "weight_key, mask_key, lengths_key and unused name others."
+    )
+    return (
+        f"the DataLoader yielded {len(batch)} entries{shown}; (inputs, target), a dict, or only inputs was expected."
+        f"{remedy if len(batch) > 1 else ''}"
+    )

@@ -1,4 +1,4 @@
-"""A look at the data and the networks before the first batch: sizes projectors, finds mistakes.
+"""Example batches from the training data before the first batch, to size projectors and to find mistakes.
 
 The data are read as the fit reads them, by the trainer's own loader, sampler, workers, collate function and transfer hooks. No
 loader is made twice, no stream loses a batch, and random states stay as they were.
@@ -7,33 +7,21 @@ loader is made twice, no stream loses a batch, and random states stay as they we
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Iterator, Sized
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from lightning.fabric.utilities.data import _auto_add_worker_init_fn
 from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.connectors.data_connector import _request_dataloader
 from lightning.pytorch.utilities.seed import isolate_rng
-from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.data import DataLoader, IterableDataset
 
-from lit_distill.batch.batch import move
 from lit_distill.batch.loaders import collating, refuse_no_loader
-from lit_distill.utils.bits import value_digest
-from lit_distill.utils.graph import nodes_behind
 from lit_distill.utils.rng import own_generators_kept
 
 _SAMPLES = 2
-
-# PyTorch's functions of steps: their gradient is always 0. A user's own of such a name, which passes gradients straight
-# through, has no number at its end.
-_STEPS = re.compile(r"(Round|Floor|Ceil|Trunc|Sign|Sgn|Heaviside)Backward\d+")
 
 
 @dataclass
@@ -42,8 +30,8 @@ class TrainingData:
 
     Attributes:
         loaders: One, a list or a dict of them, or a ``CombinedLoader``; None for no data.
-        resumed: The fit goes on from a checkpoint.
-        rank: Of the process.
+        resumed: The fit resumes from a checkpoint.
+        rank: The rank of the process.
     """
 
     loaders: Any
@@ -52,18 +40,15 @@ class TrainingData:
 
     @property
     def several(self) -> bool:
-        """Whether each training batch is a list or a dict of batches, one of each loader."""
+        """True if each training batch is a list or a dict of batches, one from each loader."""
         return isinstance(self._structure(), (list, tuple, dict))
 
     def example(self, whole: bool = False) -> Any:
-        """A training batch of two samples, or as much as the loop will get.
-
-        Args:
-            whole: Read a whole batch.
+        """Return a training batch of two samples, or as many as the loop will get.
 
         Returns:
-            The batch, in the loaders' structure where there are several; None where a stream cannot be read beforehand, as it
-            goes on from a checkpoint.
+            The batch, in the loaders' structure if there are several; None if a stream cannot be read beforehand, because it
+            resumes from a checkpoint.
 
         Raises:
             ValueError: There is no training data, or it is empty.
@@ -78,7 +63,7 @@ class TrainingData:
                 refuse_no_loader(loader)
             read = [self._read(loader, whole) for loader in flat]
         if any(batch is None for _, batch in read):
-            raise ValueError("the training DataLoader yields None in place of a batch; look at its collate function.")
+            raise ValueError("the training DataLoader yields None instead of a batch; check its collate function.")
         self._replace([loader for loader, _ in read], structure)
         return tree_unflatten([batch for _, batch in read], structure)
 
@@ -92,7 +77,6 @@ class TrainingData:
             self.loaders = tree_unflatten(flat, structure)
 
     def _read(self, loader: Any, whole: bool) -> tuple[Any, Any]:
-        """The loader to train from, and a batch of it."""
         if has_numbered_samples(loader):
             return loader, numbered_samples(loader, whole)
         if not isinstance(loader, Ahead):
@@ -102,7 +86,7 @@ class TrainingData:
 
 
 class Ahead:
-    """An iterable whose first batch was read already: its first pass begins with that one, and goes on.
+    """An iterable whose first batch was read already: its first pass begins with that one.
 
     Args:
         loader: The iterable.
@@ -135,7 +119,7 @@ class Ahead:
 
 
 def training_data(trainer: Trainer) -> TrainingData:
-    """The training loaders, made once: the loop gets these, and what was read of a stream."""
+    """Return the training loaders, made once: the loop gets these, and what was read of a stream."""
     # No public call covers a datamodule, a module's own loader and a loader passed to fit() at once.
     source = trainer.fit_loop._data_source
     vars(source).pop("dataloader", None)  # of a fit that ended before its loop asked
@@ -153,34 +137,17 @@ def training_data(trainer: Trainer) -> TrainingData:
 
 
 def let_go(trainer: Trainer) -> None:
-    """Forget training loaders that no loop has asked for, as the fit ended by an error."""
+    """Forget training loaders that no loop has asked for, because the fit ended with an error."""
     vars(trainer.fit_loop._data_source).pop("dataloader", None)
 
 
-def training_step_context(trainer: Trainer) -> AbstractContextManager[None]:
-    """What the trainer runs training steps in: its autocast, where its precision is a mixed one."""
-    if str(trainer.precision).endswith("mixed"):
-        return trainer.precision_plugin.train_step_context()
-    return nullcontext()
-
-
-def in_weights_type(trainer: Trainer, data: Any, weights: Tensor) -> Any:
-    """The data in the weights' present type, where the trainer is to convert both; else as they are.
-
-    With 64-true, bf16-true and 16-true the weights are converted after the look.
-    """
-    if str(trainer.precision) in ("64-true", "bf16-true", "16-true"):
-        return move(data, weights.device, weights.dtype)
-    return data
-
-
 def _is_combined(loaders: Any) -> bool:
-    """Whether loaders are a ``CombinedLoader`` of Lightning's, by either of its names."""
+    """Return True for a ``CombinedLoader`` of Lightning, under either of its names."""
     return hasattr(loaders, "iterables") and hasattr(loaders, "flattened")
 
 
 def has_numbered_samples(loader: Any) -> bool:
-    """Whether samples can be read without drawing from the loader's own iterator."""
+    """Return True if samples can be read without drawing from the loader's own iterator."""
     kind = type(loader)
     return (
         isinstance(loader, DataLoader)
@@ -193,7 +160,7 @@ def has_numbered_samples(loader: Any) -> bool:
 
 
 def numbered_samples(loader: DataLoader[Any], whole: bool) -> Any:
-    """The first samples that the loader's sampler names, collated; by a worker where it has workers."""
+    """Return the first samples that the loader's sampler names, collated; by a worker if it has workers."""
     if isinstance(loader.dataset, Sized) and len(loader.dataset) == 0:
         raise ValueError(f"the training data set ({type(loader.dataset).__name__}) is empty.")
     keys = _first_keys(loader)
@@ -201,12 +168,7 @@ def numbered_samples(loader: DataLoader[Any], whole: bool) -> Any:
 
 
 def read_samples(loader: DataLoader[Any], keys: list[Any]) -> Any:
-    """Samples of a loader's data set, collated by it; read by a worker where the loader has workers.
-
-    Args:
-        loader: The loader, which stays as it is.
-        keys: What its sampler would call the samples.
-    """
+    """Return samples of a loader's data set, collated by it; by a worker if it has workers."""
     reader = DataLoader(
         loader.dataset,
         batch_sampler=[keys],
@@ -222,7 +184,7 @@ def read_samples(loader: DataLoader[Any], keys: list[Any]) -> Any:
 
 
 def _first_keys(loader: DataLoader[Any]) -> list[Any]:
-    """The first batch of the sampler, which stays as it was."""
+    """Return the first batch of the sampler, which stays as it was."""
     given = loader.batch_sampler
     sampler = getattr(given, "sampler", None)
     data = (loader.dataset, getattr(sampler, "data_source", None))
@@ -241,28 +203,8 @@ def _next(iterator: Iterator[Any]) -> Any:
         raise ValueError("the training DataLoader is empty.") from None
 
 
-def on_device(trainer: Trainer, module: Any, batch: Any, device: torch.device) -> Any:
-    """Take a loader's batch the way that Lightning takes it to the training step: precision, then transfer hooks.
-
-    Args:
-        trainer: The running trainer.
-        module: The LightningModule, whose hooks or whose DataModule's are called.
-        batch: As the loader gave it.
-        device: Where to.
-    """
-    batch = trainer.precision_plugin.convert_input(batch)
-    batch = module._on_before_batch_transfer(batch, dataloader_idx=0)
-    return module._apply_batch_transfer_handler(batch, device=device, dataloader_idx=0)
-
-
-def networks_of(trainer: Any, module: nn.Module) -> list[nn.Module]:
-    """The module, and networks of its DataModule: transfer hooks may run them."""
-    holders = vars(trainer.datamodule).values() if getattr(trainer, "datamodule", None) is not None else ()
-    return [module, *(one for one in holders if isinstance(one, nn.Module) and one is not module)]
-
-
 def first_loader(loaders: Any) -> Any:
-    """The first DataLoader of what may be one, a list, a dict or a ``CombinedLoader`` of them."""
+    """Return the first DataLoader of a loader, a list, a dict or a ``CombinedLoader``."""
     flattened = getattr(loaders, "flattened", None)
     if flattened is not None:
         return flattened[0]
@@ -271,81 +213,3 @@ def first_loader(loaders: Any) -> Any:
     if isinstance(loaders, (list, tuple)) and loaders and isinstance(loaders[0], DataLoader):
         return loaders[0]
     return loaders
-
-
-@contextmanager
-def as_in_evaluation(*modules: nn.Module) -> Iterator[None]:
-    """Run modules in eval mode, eagerly, leaving modes, buffers and random states as they were."""
-    with unchanged(*modules):
-        for module in modules:
-            module.eval()
-        yield
-
-
-@contextmanager
-def unchanged(*modules: nn.Module) -> Iterator[None]:
-    """Run modules eagerly, leaving modes, buffers (statistics, observers) and random states as they were."""
-    children = [child for module in modules for child in module.modules()]
-    modes = [(child, child.training) for child in children]
-    buffers = [
-        (child, name, buffer, buffer.detach().clone())
-        for child in children
-        for name, buffer in child._buffers.items()
-        if buffer is not None and not is_lazy(buffer)
-    ]
-    try:
-        with isolate_rng(), torch.compiler.set_stance("force_eager"):
-            yield
-    finally:
-        for child, training in modes:
-            child.training = training
-        for child, name, buffer, value in buffers:
-            child._buffers[name] = buffer
-            if buffer.shape != value.shape:  # observers resize theirs
-                buffer.data = value
-            elif buffer.device.type != "meta" and not _hold_the_same(buffer, value):
-                with torch.no_grad():
-                    buffer.copy_(value)
-
-
-def _hold_the_same(one: Tensor, other: Tensor) -> bool:
-    if one.layout == other.layout == torch.strided:
-        return torch.equal(one, other)
-    return value_digest(one) == value_digest(other)  # sparse ones cannot be compared
-
-
-def unreached_parameters(loss: Tensor, module: nn.Module) -> list[str]:
-    """Names of the trainable parameters that a loss sends no gradient to."""
-    found = reached_by(loss)
-    if found is None:
-        return []
-    return [name for name, p in module.named_parameters() if p.requires_grad and id(p) not in found]
-
-
-def reached_by(value: Tensor, through_steps: bool = True) -> set[int] | None:
-    """The ids of the leaves that a value's gradient gets to, be it 0 or not, found in its graph; no gradient is computed.
-
-    Args:
-        value: A scalar with its graph.
-        through_steps: Whether to count what is reached through rounding or a sign alone, where the gradient is always 0.
-
-    Returns:
-        None where that cannot be told: a re-entrant gradient checkpoint hides the parameters inside.
-    """
-    if not value.requires_grad:
-        return set()
-    if value.grad_fn is None:
-        return {id(value)}
-    found: set[int] = set()
-    for node in nodes_behind([value], lambda node: through_steps or not _STEPS.fullmatch(node.name())):
-        if "Checkpoint" in node.name():
-            return None
-        variable = getattr(node, "variable", None)
-        if variable is not None:
-            found.add(id(variable))
-    return found
-
-
-def count_parameters(module: nn.Module) -> int:
-    """Number of parameters of a module."""
-    return sum(parameter.numel() for parameter in module.parameters())

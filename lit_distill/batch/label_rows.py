@@ -1,4 +1,4 @@
-"""Logits beside their labels, a row for each position that counts."""
+"""Logits and labels as rows, one per position that counts."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LabelledRows:
-    """Logits beside their labels, a row for each position that counts.
+    """Logits and labels as rows, one per position that counts.
 
     Attributes:
         logits: ``[N, C]``.
-        labels: Class indices ``[N]`` or class probabilities ``[N, C]`` of a multiclass task, else ``[N, C]``.
-        weight: Each row's sample weight ``[N]``, or None where all count alike.
+        labels: Class indices ``[N]`` or class probabilities ``[N, C]`` for a multiclass task, else ``[N, C]``.
+        weight: Each row's sample weight ``[N]``, or None if all count equally.
     """
 
     logits: Tensor
@@ -37,16 +37,16 @@ def labelled(
     sample_weight: Tensor | None = None,
     check: bool | None = None,
 ) -> LabelledRows:
-    """Logits and their labels as rows, at the positions that count.
+    """Return logits and their labels as rows, at the positions that count.
 
     Args:
         logits: ``[B]``, ``[B, C]``, ``[B, T, C]``, ``[B, C, H, W]`` or ``[B, C, D, H, W]``.
-        target: As in ``read_labels``.
-        task: As in ``read_labels``.
-        mask: True at the positions that count; not applied beside ``[B]`` and ``[B, C]`` logits, where it is that of the
+        target: Labels in any form that ``read_labels`` takes.
+        task: ``multiclass``, ``binary``, ``multilabel`` or ``regression``.
+        mask: True at the positions that count; not applied to ``[B]`` and ``[B, C]`` logits, where it belongs to the
             inputs' tokens.
-        sample_weight: ``[B]``, at least 0; None where all samples count alike.
-        check: As in ``read_labels``.
+        sample_weight: ``[B]``, at least 0; None if all samples count equally.
+        check: Check the values of the labels; if None, on the CPU only.
 
     Raises:
         ValueError: The labels, the mask or the weights do not fit.
@@ -67,26 +67,26 @@ def labelled(
 
 
 def counted_rows(logits: Tensor, mask: Tensor | None) -> Tensor:
-    """The logits, or labels of their shape, at the positions that count, as rows ``[N, C]``.
+    """Return logits, or labels of their shape, at the positions that count, as rows ``[N, C]``.
 
     Args:
-        logits: As in ``labelled``.
-        mask: As in ``labelled``.
+        logits: ``[B]``, ``[B, C]``, ``[B, T, C]``, ``[B, C, H, W]`` or ``[B, C, D, H, W]``.
+        mask: True at the positions that count.
 
     Raises:
         ValueError: The mask does not fit.
     """
     if mask is None or logits.dim() < 3:
-        return rows(logits)
+        return as_rows(logits)
     if mask.shape == logits.shape:  # one logit a position, without a dimension of classes
         logits = logits.unsqueeze(1)
     if mask.shape != positions(logits):
         raise ValueError(f"a mask of shape {list(mask.shape)} does not fit logits {list(logits.shape)}.")
-    return rows(logits, mask)
+    return as_rows(logits, mask)
 
 
-def rows(values: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Logits, or labels of their shape, as rows ``[N, C]``; those where the mask is True."""
+def as_rows(values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return logits, or labels of their shape, as rows ``[N, C]``: those where the mask is True."""
     if values.dim() == 1:
         values = values.unsqueeze(1)
     last = values.movedim(class_dim(values), -1)
@@ -94,7 +94,6 @@ def rows(values: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def _row_weight(weight: Tensor, logits: Tensor, look: bool) -> Tensor:
-    """Each sample's weight, ``[B]``, in float32 or wider."""
     batch = len(logits)
     if weight.numel() != batch:
         raise ValueError(

@@ -1,6 +1,6 @@
-"""Labels, read in one place: the usual forms of each task to one form, or an error that names them.
+"""Reads labels: the usual forms of each task become one form, or an error names them.
 
-A label of -100 is not known and counts nothing, in every task and of every type.
+A label of -100 is unknown and counts nothing, in every task and type.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _TOLERANCE = 0.02  # of a row of class probabilities to 1: half precision and ma
 
 
 def class_dim(logits: Tensor) -> int:
-    """The dimension of the classes: 1 in maps and volumes (4 and more dimensions), the last elsewhere."""
+    """Return the dimension of the classes: 1 in maps and volumes (4 and more dimensions), the last elsewhere."""
     return 1 if logits.dim() >= 4 else logits.dim() - 1
 
 
 def positions(logits: Tensor) -> torch.Size:
-    """The logits' shape without the classes; all of it for logits ``[B]``."""
+    """Return the logits' shape without the classes; all of it for logits ``[B]``."""
     if logits.dim() < 2:
         return logits.shape
     place = class_dim(logits)
@@ -33,11 +33,7 @@ def positions(logits: Tensor) -> torch.Size:
 
 
 def need_classes(logits: Tensor) -> None:
-    """Refuse logits of one class, whose softmax is 1 whatever the network says.
-
-    Raises:
-        ValueError: There is one class alone.
-    """
+    """Refuse logits of one class, whose softmax is always 1."""
     if logits.dim() > 1 and logits.shape[class_dim(logits)] > 1:
         return
     raise ValueError(
@@ -48,29 +44,33 @@ def need_classes(logits: Tensor) -> None:
 
 
 class WrongLabelError(ValueError):
-    """A label that is none of the task's, in labels of the right form."""
+    """Raised for a label outside the task's range, in labels of the right form."""
 
 
 # One form a task ---------------------------------------------------------------------------------
 
 
 def read_labels(target: Tensor, logits: Tensor, task: Task, check: bool | None = None) -> Tensor:
-    """The labels in the one form of their task.
+    """Convert labels to the one form of their task.
 
     Args:
         target: Multiclass: class indices of any integer type, bool included, with or without a dimension of 1 for the
-            classes; or a one-hot or class probabilities of the logits' shape. Binary and multilabel: 0, 1 or a probability,
+            classes; or one-hot or class probabilities of the logits' shape. Binary and multilabel: 0, 1 or a probability,
             of any type. Regression: numbers. The last three in the logits' shape, up to dimensions of 1.
-        logits: What they are the labels of.
-        task: What the logits mean: ``multiclass``, ``binary``, ``multilabel`` or ``regression``.
-        check: Whether to look at the values, which has a device wait; on the CPU alone where None.
+        logits: The logits that they label.
+        task: ``multiclass``, ``binary``, ``multilabel`` or ``regression``.
+        check: Check the values, for which a GPU has to wait; if None, on the CPU only.
 
     Returns:
         Multiclass: class indices of int64 without the classes' dimension, or class probabilities of the logits' shape.
         Otherwise floating-point numbers of the logits' shape.
 
     Raises:
-        ValueError: The labels have another form, or a value that the task does not have.
+        ValueError: The labels have another form, or a value outside the task's range.
+
+    Example:
+        >>> read_labels(torch.tensor([[2], [0]], dtype=torch.uint8), torch.zeros(2, 3), "multiclass")
+        tensor([2, 0])
     """
     look = check if check is not None else target.device.type == "cpu"
     if target.is_complex():
@@ -92,7 +92,7 @@ def read_labels(target: Tensor, logits: Tensor, task: Task, check: bool | None =
 
 
 def class_indices(target: Tensor, logits: Tensor, check: bool | None = None) -> Tensor:
-    """The class of each label, as ``read_labels``; of class probabilities the likeliest one."""
+    """Return the class of each label like ``read_labels``; for class probabilities the most likely one."""
     labels = read_labels(target, logits, "multiclass", check)
     if not labels.is_floating_point():
         return labels
@@ -101,7 +101,7 @@ def class_indices(target: Tensor, logits: Tensor, check: bool | None = None) -> 
 
 
 def unknown(shares: Tensor, dim: int = -1) -> Tensor:
-    """True where class probabilities are not known: where one of them is -100."""
+    """Return True where class probabilities are unknown: where one of them is -100."""
     return (shares == IGNORED_LABEL).any(dim)
 
 
@@ -121,7 +121,6 @@ def _from_one_hot(target: Tensor, place: int, check: bool) -> Tensor:
 
 
 def _shares(target: Tensor, place: int, check: bool) -> Tensor:
-    """Class probabilities of the logits' shape, in float32 or wider."""
     shares = target if target.dtype == torch.float64 else target.float()
     if not check:
         return shares
@@ -157,12 +156,11 @@ def _check_indices(target: Tensor, classes: int) -> None:
 
 
 def _where(wrong: Tensor) -> str:
-    """Which sample of the batch has the first of the labels that are wrong."""
+    """Return which sample of the batch has the first of the wrong labels."""
     return f" (sample {int(wrong.nonzero()[0][0])} of {len(wrong)})" if wrong.dim() else ""
 
 
 def _elements(target: Tensor, logits: Tensor, task: Task, check: bool) -> Tensor:
-    """Labels of the logits' shape, one for each number."""
     if _squeezed(target) != _squeezed(logits):
         raise _misfit(target, logits, task)
     wide = torch.promote_types(target.dtype if target.is_floating_point() else logits.dtype, torch.float32)
@@ -182,11 +180,11 @@ def _elements(target: Tensor, logits: Tensor, task: Task, check: bool) -> Tensor
     return labels
 
 
-def tell_of_ignored_numbers(labels: Tensor) -> None:
-    """Say where labels that are numbers hold the one that counts nothing, and nobody said that it is meant so.
+def warn_of_ignored_numbers(labels: Tensor) -> None:
+    """Warn of labels that are numbers and hold -100, which counts nothing, unless ``missing_label`` is set.
 
     Args:
-        labels: As the data give them; looked at on the CPU alone, as elsewhere that has the device wait.
+        labels: The labels; checked on the CPU only, because a GPU would have to wait.
     """
     if labels.is_floating_point() and labels.device.type == "cpu" and bool((labels == IGNORED_LABEL).any()):
         tell(
@@ -196,15 +194,13 @@ def tell_of_ignored_numbers(labels: Tensor) -> None:
 
 
 def _squeezed(tensor: Tensor) -> list[int]:
-    """The shape without dimensions of 1; the batch stays."""
     return [*tensor.shape[:1], *(size for size in tensor.shape[1:] if size != 1)]
 
 
-# What is said of other forms ---------------------------------------------------------------------
+# Errors for other forms ---------------------------------------------------------------------
 
 
 def _misfit(target: Tensor, logits: Tensor, task: Task) -> ValueError:
-    """The error for labels of another shape, with the forms that fit."""
     column = target.dim() == logits.dim() > 1 and target.shape[class_dim(logits)] == 1
     shares = task == "multiclass" and target.is_floating_point() and target.dim() == logits.dim() > 1 and not column
     spots, whole = list(positions(logits)), list(logits.shape)
@@ -228,7 +224,6 @@ def _misfit(target: Tensor, logits: Tensor, task: Task) -> ValueError:
 
 
 def _size_remedy(target: Tensor, logits: Tensor) -> str:
-    """What to do where the labels are images or volumes of another size than the logits; nothing else to say."""
     depth = logits.dim() - 2
     if depth < 1 or target.dim() not in (depth + 1, depth + 2) or target.shape[:1] != logits.shape[:1]:
         return ""
@@ -246,14 +241,14 @@ def _size_remedy(target: Tensor, logits: Tensor) -> str:
 
 
 def sample_classes(target: Tensor, batch: int) -> Tensor:
-    """The class of each sample ``[B]``, where no logits say how many classes there are.
+    """Return the class of each sample ``[B]`` if no logits show the number of classes.
 
     Args:
-        target: Class indices ``[B]`` or ``[B, 1]`` of any integer type, or a one-hot or class probabilities ``[B, C]``.
+        target: Class indices ``[B]`` or ``[B, 1]`` of any integer type, or one-hot or class probabilities ``[B, C]``.
         batch: ``B``.
 
     Raises:
-        ValueError: The labels are not of samples.
+        ValueError: The labels are not one per sample.
     """
     if target.dim() == 2 and target.shape == (batch, 1) and not target.is_floating_point():
         target = target.squeeze(1)

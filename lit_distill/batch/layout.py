@@ -1,4 +1,4 @@
-"""Finds which dimension of a network's tensor holds its channels or classes, and brings it to one layout.
+"""Finds the dimension of a network's tensor that holds its channels or classes, and moves it to one layout.
 
 Criteria see vectors ``[B, D]``, tokens ``[B, N, D]``, maps ``[B, C, H, W]`` and volumes ``[B, C, D, H, W]``, whatever the
 network makes: a ``Conv1d`` gives ``[B, C, L]``, Swin's stages ``[B, H, W, C]``, an LSTM by default ``[T, B, D]``.
@@ -33,7 +33,7 @@ _SEQUENTIAL = (
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a tensor of ``dims`` dimensions holds its samples and its channels.
+    """The dimensions that hold the samples and the channels in a tensor of ``dims`` dimensions.
 
     Attributes:
         dims: Number of dimensions.
@@ -46,7 +46,7 @@ class Placement:
     batch: int = 0
 
     def arrange(self, tensor: Tensor) -> Tensor:
-        """The tensor in the layout that criteria see; a view."""
+        """Return a view of the tensor in the layout that criteria see."""
         if tensor.dim() != self.dims or self.dims < 3:
             return tensor
         if self.batch:
@@ -54,7 +54,7 @@ class Placement:
         return tensor.movedim(self.channel, usual_channel_dim(self.dims))
 
     def words(self) -> str:
-        """What is unusual about it; empty where nothing is."""
+        """Describe what is unusual about it; empty if nothing is."""
         if self.batch:
             return "sequence first in the network"
         if self.dims < 3 or self.channel == usual_channel_dim(self.dims):
@@ -63,16 +63,16 @@ class Placement:
 
 
 def usual_channel_dim(dims: int) -> int:
-    """The channels' dimension as criteria see a tensor: 1 in maps and volumes, the last in vectors and tokens."""
+    """Return the channels' dimension as criteria see a tensor: 1 in maps and volumes, the last in vectors and tokens."""
     return 1 if dims > 3 else dims - 1
 
 
 @dataclass(frozen=True)
 class Width:
-    """Channels that a module of a known kind put out.
+    """The number of channels in the output of a module of a known kind.
 
     Attributes:
-        channels: How many.
+        channels: The number.
         first: They are in dimension 1; else in the last.
     """
 
@@ -80,12 +80,12 @@ class Width:
     first: bool
 
     def dim(self, dims: int) -> int:
-        """Their dimension among so many."""
+        """Return the channels' dimension in a tensor of so many dimensions."""
         return 1 if self.first else dims - 1
 
 
 def width_of(module: nn.Module, entering: bool = False) -> Width | None:
-    """The channels that a module puts out, or takes, where its kind tells; None of other modules."""
+    """Return the channels that a module outputs, or takes, if its kind shows it; None for other modules."""
     return _width_of_convolution(module, entering) or _width_of_norm(module) or _width_of_linear(module, entering)
 
 
@@ -121,7 +121,7 @@ def _width_of_linear(module: nn.Module, entering: bool) -> Width | None:
 
 
 class Evidence:
-    """What the modules of known kinds put out in one forward pass, in their order."""
+    """The outputs of modules of known kinds in one forward pass, in order."""
 
     def __init__(self) -> None:
         self.widths: list[Width] = []
@@ -134,15 +134,15 @@ class Evidence:
         self.last = output
 
     def place(self, tensor: Tensor, module: nn.Module | None = None, entering: bool = False) -> Placement | None:
-        """Say where a tensor that was just made holds its channels.
+        """Find where a tensor that was just made holds its channels.
 
         Args:
-            tensor: What a layer, or the whole network, put out.
+            tensor: The output of a layer, or of the whole network.
             module: The layer; the whole network if None.
-            entering: The tensor is what the layer is about to take.
+            entering: The tensor is the layer's input instead.
 
         Returns:
-            None where the modules contradict each other.
+            None if the modules contradict each other.
         """
         dims = tensor.dim()
         if dims < 3:
@@ -177,7 +177,7 @@ class Evidence:
         return width.dim(dims)
 
     def _by_memory(self, tensor: Tensor, width: Width) -> int | None:
-        """The channels' dimension where the tensor is the last module's own output, or a view of it."""
+        """Return the channels' dimension if the tensor is the last module's own output, or a view of it."""
         last = self.last
         if last is None or last.device.type == "meta" or last.numel() != tensor.numel():
             return None
@@ -193,7 +193,7 @@ class Evidence:
 
 
 class _Squashes(TorchFunctionMode):
-    """Notes what sigmoids and softmaxes put out, be they modules or calls in a ``forward``."""
+    """Notes the outputs of sigmoids and softmaxes, whether modules or calls in a ``forward``."""
 
     def __init__(self, evidence: Evidence) -> None:
         super().__init__()
@@ -217,12 +217,12 @@ def _is_watched(module: nn.Module) -> bool:
 
 @contextmanager
 def observed(model: nn.Module, layers: list[nn.Module], eager: bool = True) -> Iterator[Evidence]:
-    """Watch one forward pass of a network.
+    """Observe one forward pass of a network.
 
     Args:
         model: The network.
         layers: The layers whose outputs will be placed.
-        eager: Watch the functions that it calls too, for which a compiled network would be compiled anew.
+        eager: Observe the functions that it calls too; a compiled network would be recompiled for that.
     """
     evidence = Evidence()
 
@@ -248,7 +248,7 @@ def observed(model: nn.Module, layers: list[nn.Module], eager: bool = True) -> I
 
 
 def timm_channels(model: nn.Module, layer: str) -> int | None:
-    """The number of channels that timm's ``feature_info`` gives for a layer; None where it does not."""
+    """Return the number of channels that timm's ``feature_info`` gives for a layer, or None."""
     known = getattr(model, "feature_info", None)
     for entry in known if isinstance(known, list) else getattr(known, "info", ()) or ():
         if isinstance(entry, Mapping) and entry.get("module") == layer and isinstance(entry.get("num_chs"), int):
@@ -257,5 +257,5 @@ def timm_channels(model: nn.Module, layer: str) -> int | None:
 
 
 def dense(tensor: Tensor) -> Tensor:
-    """Pad a nested tensor with zeros; leave others as they are."""
+    """Pad a nested tensor with zeros; return others as they are."""
     return torch.nested.to_padded_tensor(tensor, 0.0) if tensor.is_nested else tensor

@@ -1,4 +1,4 @@
-"""The layouts of one network's layers and logits: told, or found in a forward pass."""
+"""The layouts of one network's layers and logits: set by the user, or found in a forward pass."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _LOGITS = ""  # stands for the network's output among its layers
 
 
 class Layouts:
-    """Where each layer of a network, and its output, holds the channels: told, or found in a forward pass.
+    """The dimensions of channels in each layer of a network and in its output: set by the user, or found in a forward pass.
 
     Args:
         owner: ``student`` or ``teacher``, for error messages.
-        given: What the user told of layers, by reference or glob.
-        class_dim: The classes' dimension in the logits, where the user told it.
+        given: Layouts that the user set for layers, by reference or glob.
+        class_dim: The classes' dimension in the logits, if the user set it.
     """
 
     def __init__(self, owner: str, given: Mapping[str, Layout], class_dim: int | None) -> None:
@@ -30,45 +30,45 @@ class Layouts:
         self._chosen: dict[str, Placement] = {}
         self._evidence: Evidence | None = None
         self.squashed = False  # the network ends in a sigmoid or a softmax
-        self._undecided = False  # the pass that was watched did not tell the logits' classes
+        self._undecided = False  # the observed pass did not show the logits' classes
 
     def learn(self, evidence: Evidence, found: Mapping[str, Placement | None]) -> None:
         """Take over what a forward pass showed.
 
         Args:
-            evidence: What the network's modules put out.
-            found: The placement of each layer's tensor, without the number of its call; None where it cannot be told.
+            evidence: The outputs of the network's modules.
+            found: The placement of each layer's tensor, without the number of its call; None if unknown.
         """
         self.known, self._evidence, self._undecided, self.squashed = True, evidence, False, False
         self._found, self._chosen = dict(found), {}
 
     def forget(self) -> None:
-        """Let go of the activation that the evidence keeps."""
+        """Release the activation that the evidence keeps."""
         self._evidence = None
 
     def arrange(self, layer: str, feature: Tensor, channels: Channels) -> Tensor:
-        """A layer's tensor in the layout that criteria see.
+        """Return a layer's tensor in the layout that criteria see.
 
         Args:
             layer: Its reference.
-            feature: As the network made it.
-            channels: Gives the number of a layer's channels, where the network itself says it.
+            feature: The tensor as the network made it.
+            channels: Returns the number of a layer's channels if the network itself says it.
 
         Raises:
-            ValueError: Which dimension holds the channels cannot be told.
+            ValueError: The dimension of the channels is unknown.
         """
         dims = feature.dim()
         placement = self._chosen.get(layer)
         if placement is None or placement.dims != dims:
-            placement = self._told(layer, dims) or self._seen(layer, feature, channels)
+            placement = self._given(layer, dims) or self._seen(layer, feature, channels)
             self._chosen[layer] = placement
         return placement.arrange(feature)
 
     def arrange_logits(self, logits: Tensor) -> Tensor:
-        """The logits in the layout that criteria see.
+        """Return the logits in the layout that criteria see.
 
         Raises:
-            ValueError: Which dimension holds the classes cannot be told, or ``class_dim`` is none of theirs.
+            ValueError: The dimension of the classes is unknown, or ``class_dim`` is out of range.
         """
         dims = logits.dim()
         last = self._evidence.squashed if self._evidence is not None else None
@@ -88,11 +88,11 @@ class Layouts:
         return placement.dims == logits.dim() == 2 and not logits.is_nested
 
     def arrange_target(self, target: Tensor, logits: Tensor) -> Tensor:
-        """Labels of the logits' own shape (class probabilities, one-hot rows, numbers) in the layout of the logits.
+        """Return labels of the logits' own shape (class probabilities, one-hot rows, numbers) in the layout of the logits.
 
         Args:
-            target: As the data have it: of the network's layout, or already of that which criteria see.
-            logits: In the layout that criteria see.
+            target: Labels in the network's layout, or already in that of the criteria.
+            logits: Logits in the layout that criteria see.
         """
         placement = self._chosen.get(_LOGITS)
         if placement is None or target.dim() != placement.dims or target.dim() < 3 or target.dim() != logits.dim():
@@ -101,15 +101,7 @@ class Layouts:
         return arranged if arranged.shape == logits.shape else target
 
     def refuse_unknown(self, names: Iterable[str], owner: str) -> None:
-        """Refuse a layout that was told of a layer which the network does not have.
-
-        Args:
-            names: The network's layers.
-            owner: Whose they are, for the message.
-
-        Raises:
-            ValueError: One was; the nearest names are listed.
-        """
+        """Refuse a layout that was set for a layer which the network does not have."""
         known = list(names)
         for pattern in self.given:
             path = layer_path(pattern)
@@ -120,11 +112,11 @@ class Layouts:
                     raise ValueError(f"{self._prefix()}layout of BatchFormat: {error}") from error
 
     def words(self, layer: str | None = None) -> str:
-        """What is unusual of a layer, or of the logits; empty where nothing is."""
+        """Describe what is unusual about a layer, or about the logits; empty if nothing is."""
         placement = self._chosen.get(layer or _LOGITS)
         return placement.words() if placement is not None else ""
 
-    def _told(self, layer: str, dims: int) -> Placement | None:
+    def _given(self, layer: str, dims: int) -> Placement | None:
         for pattern, layout in self.given.items():
             if fnmatchcase(layer, pattern) and dims > 2:
                 return Placement(dims, 1 if layout == "channels_first" else dims - 1)
@@ -141,8 +133,8 @@ class Layouts:
         if len(fitting) == 1:
             return Placement(dims, fitting[0])
         raise ValueError(
-            f"which dimension of the {self.owner}'s layer {layer!r}, {list(feature.shape)}, holds the channels cannot be told "
-            f"from its modules; say it: BatchFormat({self._prefix()}layout={{{layer!r}: 'channels_first'}}), or "
+            f"which dimension of the {self.owner}'s layer {layer!r}, {list(feature.shape)}, holds the channels is unknown "
+            f"from its modules; set BatchFormat({self._prefix()}layout={{{layer!r}: 'channels_first'}}), or "
             "'channels_last'."
         )
 
@@ -160,8 +152,8 @@ class Layouts:
         if found is None or self._undecided:
             self._undecided = True
             raise ValueError(
-                f"which dimension of the {self.owner}'s logits, {list(logits.shape)}, holds the classes cannot be told from "
-                f"its modules; say it: BatchFormat({self._prefix()}class_dim=1), or -1."
+                f"which dimension of the {self.owner}'s logits, {list(logits.shape)}, holds the classes is unknown from "
+                f"its modules; set BatchFormat({self._prefix()}class_dim=1), or -1."
             )
         return found
 

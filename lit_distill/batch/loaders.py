@@ -1,4 +1,4 @@
-"""Training data that no loop can read: what is no loader, and samples that do not fit into one batch."""
+"""Refuses training data that no loop can read: wrong loaders, and samples that do not fit into one batch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from lit_distill.utils.arguments import described
 
-# What collate functions say of samples that do not fit together, and what helps.
+# Errors of collate functions for samples that do not fit together, and remedies.
 _UNCOLLATED = {
     "stack expects": "resize or pad them to one shape, or give the DataLoader a collate_fn that does.",
     "should be of equal size": "pad their lists to one length, or give the DataLoader a collate_fn that does.",
@@ -24,12 +24,9 @@ _UNCOLLATED = {
 def refuse_no_loader(loader: Any) -> None:
     """Refuse training data that yield no batches.
 
-    Args:
-        loader: One of the training loaders.
-
     Raises:
-        TypeError: It is a text, a tensor, a class or a function, or nothing that can be read in turn.
-        ValueError: It is an empty list, or a data set whose samples nobody puts into batches.
+        TypeError: It is a text, a tensor, a class or a function, or not iterable.
+        ValueError: It is an empty list, or a data set without a loader.
     """
     remedy = "give a DataLoader, or a list or a dict of them."
     if isinstance(loader, (list, tuple, dict)) and not loader:
@@ -40,30 +37,23 @@ def refuse_no_loader(loader: Any) -> None:
     if isinstance(loader, Dataset) and not isinstance(loader, IterableDataset) and _yields_samples(loader):
         kind = type(loader).__name__
         raise ValueError(
-            f"the training data are a data set ({kind}), whose samples nobody puts into batches; give DataLoader(data, "
+            f"the training data are a data set ({kind}), whose samples are not put into batches; give DataLoader(data, "
             "batch_size=…)."
         )
 
 
 def _yields_samples(data: Any) -> bool:
-    """Whether a data set's first entry holds a single number, such as a label: it is a sample then, and no batch."""
+    """Return True if a data set's first entry holds a single number, such as a label: then it is a sample, and no batch."""
     try:
         leaves = tree_leaves(data[0])
-    except Exception:  # whatever it is, the look at the data meets it again
+    except Exception:  # whatever it is, reading the data raises it again
         return False
     return any(isinstance(one, (int, float)) or (isinstance(one, Tensor) and not one.dim()) for one in leaves)
 
 
 @contextmanager
 def collating(data: Any) -> Iterator[None]:
-    """Say whose samples do not fit into one batch.
-
-    Args:
-        data: The data set.
-
-    Raises:
-        ValueError: They do not.
-    """
+    """Explain a failure to collate samples."""
     try:
         yield
     except (RuntimeError, TypeError) as error:

@@ -1,7 +1,7 @@
-"""Which positions count: one rule for logits and features, whatever says it.
+"""Which positions count: one rule for logits and features, from a mask, lengths, or labels that are unknown.
 
-A mask that the batch gives, lengths, or labels that are not known. A mask found by its name that does not fit the logits is of
-other positions (an encoder's, an audio's samples), and is left out; one that was told is refused then.
+A mask found by its name that does not fit the logits belongs to other positions (an encoder's, an audio's samples) and is
+left out; a mask that the user named is refused then.
 """
 
 from __future__ import annotations
@@ -20,30 +20,26 @@ from lit_distill.utils.grids import split_grid
 
 
 def settle(
-    data: Batch,
-    format_: BatchFormat,
-    student: Outputs,
-    teacher: Outputs | None = None,
-    layouts: Layouts | None = None,
+    data: Batch, format_: BatchFormat, student: Outputs, teacher: Outputs | None = None, layouts: Layouts | None = None
 ) -> tuple[Batch, Outputs, Outputs | None]:
     """Give both networks' outputs the positions and samples that count, at one size.
 
     Args:
         data: The batch.
-        format_: What the user told of it.
+        format_: The user's description of it.
         student: The student's outputs.
         teacher: The teacher's, or None.
-        layouts: Of the student; labels of its logits' shape are brought to the same.
+        layouts: The student's; labels of its logits' shape are brought to the same layout.
 
     Returns:
-        The three; the batch with the mask that was found.
+        The batch with the mask that was found, the student's and the teacher's outputs.
 
     Raises:
-        ValueError: A mask or lengths that were told do not fit the logits.
+        ValueError: A mask or lengths that the user named do not fit the logits.
     """
-    told = (data.mask, data.lengths, data.sample_weight, student.mask, student.sample_weight)
-    said = any(value is not None for value in told) or format_.mask_from_labels or format_.resize_logits
-    if not said and student.has_logits and student.logits.dim() < 3:
+    limits = (data.mask, data.lengths, data.sample_weight, student.mask, student.sample_weight)
+    limited = any(value is not None for value in limits) or format_.mask_from_labels or format_.resize_logits
+    if not limited and student.has_logits and student.logits.dim() < 3:
         return data, student, teacher  # samples and their classes: every position counts
     if layouts is not None and isinstance(data.target, Tensor) and student.has_logits:
         data = replace(data, target=layouts.arrange_target(data.target, student.logits))
@@ -63,11 +59,11 @@ def settle(
 
 
 def settled_logits(data: Batch, format_: BatchFormat, student: Outputs, teacher: Tensor) -> Tensor:
-    """The teacher's logits at the size and the samples that the student's are compared at.
+    """Return the teacher's logits at the size and the samples at which the student's are compared.
 
     Args:
-        data: As of ``settle``.
-        format_: As of ``settle``.
+        data: The batch.
+        format_: The user's description of it.
         student: The student's outputs before they were settled.
         teacher: The teacher's logits, likewise.
     """
@@ -76,7 +72,7 @@ def settled_logits(data: Batch, format_: BatchFormat, student: Outputs, teacher:
 
 
 def input_mask(data: Batch) -> Tensor | None:
-    """The mask of the inputs' positions, where a mask or lengths tell it before any network has run."""
+    """Return the mask of the inputs' positions, if a mask or lengths show it before any network has run."""
     if data.mask is not None or data.lengths is None:
         return data.mask
     longest = int(data.lengths.max()) if data.lengths.numel() else 0
@@ -86,15 +82,10 @@ def input_mask(data: Batch) -> Tensor | None:
 
 
 def positions_that_count(data: Batch, outputs: Outputs, from_labels: bool) -> Tensor | None:
-    """The mask of a network's positions, or None where all count.
-
-    Args:
-        data: The batch.
-        outputs: The network's outputs.
-        from_labels: Leave out positions whose label is not known.
+    """Return the mask of a network's positions, or None if all count.
 
     Raises:
-        ValueError: A mask or lengths that were told do not fit.
+        ValueError: A mask or lengths that the user named do not fit.
     """
     expected = _positions(outputs)
     mask = _from_lengths(data.lengths, outputs) if data.lengths is not None else data.mask
@@ -108,7 +99,7 @@ def positions_that_count(data: Batch, outputs: Outputs, from_labels: bool) -> Te
             return mask  # of an encoder's features, say; a criterion that reads the logits refuses it
         if data.mask_is_told:
             raise ValueError(
-                f"the mask {list(mask.shape)} does not fit the logits' positions {list(expected)}; say where theirs is: "
+                f"the mask {list(mask.shape)} does not fit the logits' positions {list(expected)}; name theirs: "
                 "BatchFormat(mask_key=…), a function of the batch perhaps, or mask_key=None for none."
             )
         mask = None
@@ -124,13 +115,13 @@ def positions_that_count(data: Batch, outputs: Outputs, from_labels: bool) -> Te
 
 
 def _without_end(mask: Tensor, expected: torch.Size) -> Tensor:
-    """A mask without the columns at its end in which nothing counts, which some networks leave out of their outputs."""
+    """Cut off the columns at a mask's end in which nothing counts, which some networks leave out of their outputs."""
     longer = mask.dim() == 2 and len(expected) == 2 and mask.shape[1] > expected[1]
     return mask[:, : expected[1]] if longer and not bool(mask[:, expected[1] :].any()) else mask
 
 
 def _known_samples(data: Batch, outputs: Outputs) -> Tensor | None:
-    """The samples whose label is known, where labels are of whole samples; None where they are of positions."""
+    """Return the samples whose label is known, for labels of whole samples; None for labels of positions."""
     target = data.target
     of_positions = outputs.has_logits and outputs.logits.dim() > 2
     if not isinstance(target, Tensor) or target.is_floating_point() or of_positions or not outputs.has_logits:
@@ -140,7 +131,7 @@ def _known_samples(data: Batch, outputs: Outputs) -> Tensor | None:
 
 
 def _positions(outputs: Outputs) -> torch.Size | None:
-    """The shape of the logits' positions; of samples ``[B]`` and classes ``[B, C]``, None: a mask is of tokens inside."""
+    """Return the shape of the logits' positions; None for ``[B]`` and ``[B, C]``, whose mask is one of tokens inside."""
     if not outputs.has_logits or outputs.logits.dim() < 3:
         return None
     shape = outputs.logits.shape
@@ -148,7 +139,6 @@ def _positions(outputs: Outputs) -> torch.Size | None:
 
 
 def _from_lengths(lengths: Tensor, outputs: Outputs) -> Tensor:
-    """True at the first positions of each sequence, ``[B, T]``."""
     tokens = [feature.shape[1] for feature in outputs.features.values() if feature.dim() == 3]
     logits = outputs.logits.shape[1] if outputs.has_logits and outputs.logits.dim() == 3 else None
     longest = int(lengths.max()) if lengths.numel() else 0
@@ -164,7 +154,6 @@ def _from_lengths(lengths: Tensor, outputs: Outputs) -> Tensor:
 def _chosen_samples(
     data: Batch, mask: Tensor, student: Outputs, teacher: Outputs | None
 ) -> tuple[Batch, Outputs, Outputs | None]:
-    """The samples that count alone, such as a graph's training nodes."""
     size = len(mask)
 
     def rows(tensor: Tensor) -> Tensor:
@@ -186,7 +175,6 @@ def _chosen_samples(
 
 
 def _resized(outputs: Outputs, target: Tensor) -> Outputs:
-    """The outputs with dense logits at the labels' size."""
     if not outputs.has_logits or outputs.logits.dim() < 3:
         return outputs
     if outputs.logits.dim() == 3:
@@ -201,7 +189,6 @@ def _resized(outputs: Outputs, target: Tensor) -> Outputs:
 
 
 def _resized_sequence(outputs: Outputs, target: Tensor) -> Outputs:
-    """The outputs with logits of time steps ``[B, T, C]`` at the labels' number of them."""
     count = target.shape[1]
     if count == outputs.logits.shape[1]:
         return outputs
@@ -210,15 +197,15 @@ def _resized_sequence(outputs: Outputs, target: Tensor) -> Outputs:
 
 
 def position_mask(mask: Tensor | None, feature: Tensor) -> Tensor | None:
-    """The mask of a feature's positions, as it applies to it.
+    """Return the mask of a feature's positions.
 
     Args:
         mask: The batch's, ``[B, T]`` or ``[B, H, W]`` or of volumes; or None.
         feature: Tokens ``[B, N, D]`` or a map ``[B, C, H, W]``, or of volumes; vectors have no positions.
 
     Returns:
-        ``[B, N]``, or ``[B, H, W]`` at the feature's size; a position counts where one that it covers does, and up to 8 tokens
-        before the mask's (class, registers) do. None where the mask is of other positions.
+        ``[B, N]``, or ``[B, H, W]`` at the feature's size; a position counts if one that it covers does, and up to 8 tokens
+        before the mask's (class, registers) do. None if the mask is of other positions.
     """
     if mask is None or feature.dim() < 3 or len(mask) != len(feature):
         return None
@@ -230,7 +217,7 @@ def position_mask(mask: Tensor | None, feature: Tensor) -> Tensor | None:
 
 
 def _mask_of_tokens(mask: Tensor, count: int) -> Tensor | None:
-    if mask.dim() > 2:  # pixels beside patches
+    if mask.dim() > 2:  # pixels, not patches
         side = split_grid(count)
         if mask.dim() != 3 or side is None:
             return None
@@ -246,7 +233,7 @@ def _mask_of_tokens(mask: Tensor, count: int) -> Tensor | None:
 
 
 def covered(mask: Tensor, size: tuple[int, ...]) -> Tensor:
-    """A mask ``[B, …]`` at a smaller or larger size: a position counts where one that it covers does."""
+    """Resize a mask ``[B, …]``: a position counts if one that it covers does."""
     if tuple(mask.shape[1:]) == size:
         return mask
     counting = mask.float().unsqueeze(1)

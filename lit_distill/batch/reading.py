@@ -1,8 +1,7 @@
-"""Reads batches: which entries are inputs, labels, mask and weights. What can be read in two ways is asked for."""
+"""Reads batches: finds inputs, labels, mask and weights among the entries, and asks if there are several readings."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,20 +9,32 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_distill.batch.batch import IGNORED_LABEL, Arguments, Batch, BatchFormat, Inputs, Target, is_one_object
+from lit_distill.batch.batch import Arguments, Batch, BatchFormat, Inputs, Target, is_one_object
 from lit_distill.batch.choosing import (
     all_texts,
     by_signature,
+    named_inputs,
     one_argument,
     one_or_names,
     positional_of,
     same_call,
     spread,
     takes_one_object,
-    told_inputs,
 )
-from lit_distill.batch.entries import TARGET_KEYS, WHOLE, Entries, Roles, entries_of, is_named, listed, mask_keys_for
-from lit_distill.batch.labels import tell_of_ignored_numbers
+from lit_distill.batch.entries import (
+    TARGET_KEYS,
+    WHOLE,
+    Entries,
+    Roles,
+    entries_of,
+    is_named,
+    kind_of,
+    mask_keys_for,
+    names_in,
+    several_entries,
+)
+from lit_distill.batch.label_marks import as_labels, as_mask, ignore, shifted
+from lit_distill.batch.labels import warn_of_ignored_numbers
 from lit_distill.batch.signatures import Signature, signature_of
 
 
@@ -31,11 +42,11 @@ class BatchReader:
     """Takes batches apart for a student and its teacher.
 
     Args:
-        format_: What the user told.
-        student: The student, whose ``forward`` says what it takes; None where only labels are read.
-        teacher: The teacher, likewise; None where it gets what the student gets.
+        format_: The user's description of a batch.
+        student: The student, whose ``forward`` shows what it takes; None if only labels are read.
+        teacher: The teacher, likewise; None if it gets what the student gets.
         labels_are_read: A criterion, or the teacher itself, reads labels.
-        inputs_are_read: The networks' inputs are read; else only what the user told, labels and the mask.
+        inputs_are_read: Read the networks' inputs; else only labels, the mask, and what the user named.
         numbers: Labels are numbers, and no classes or probabilities.
     """
 
@@ -53,9 +64,9 @@ class BatchReader:
         self.labels_like: Tensor | None = None  # of several loaders, for those without
         self._numbers, self._partial = numbers, False
         self.labels_are_read = labels_are_read
-        nothing_told = not format_.tells_of_batches and not format_.shift_labels and format_.missing_label is None
+        nothing_given = not format_.tells_of_batches and not format_.shift_labels and format_.missing_label is None
         nothing_named = format_.input_key is None and format_.target_key is None and not format_.unused
-        self._takes_pairs = nothing_told and nothing_named and labels_are_read and inputs_are_read and not numbers
+        self._takes_pairs = nothing_given and nothing_named and labels_are_read and inputs_are_read and not numbers
         self._student, self._teacher = signature_of(student), signature_of(teacher)
         self._names = {"student": type(student).__name__, "teacher": type(teacher).__name__}
 
@@ -63,7 +74,7 @@ class BatchReader:
         """Take a batch apart.
 
         Raises:
-            ValueError: It can be read in no way or in several; the message says how to tell.
+            ValueError: It can be read in no way or in several; the message says how to describe it.
         """
         if self._takes_pairs and type(batch) in (tuple, list) and len(batch) == 2:
             inputs, target = batch
@@ -80,17 +91,17 @@ class BatchReader:
             self._partial = False
 
     def read_with_roles(self, batch: Any) -> tuple[Batch, Roles]:
-        """Take a batch apart, and say who got which entry.
+        """Take a batch apart, and return the role of each entry as well.
 
         Raises:
-            ValueError: As of ``read``.
+            ValueError: It can be read in no way or in several; the message says how to describe it.
         """
-        roles = Roles(batch, entries_of(batch, self._told_names()))
-        if isinstance(batch, Mapping) or is_named(batch, self._told_names()):
+        roles = Roles(batch, entries_of(batch, self._named_entries()))
+        if isinstance(batch, Mapping) or is_named(batch, self._named_entries()):
             return self._read_named(roles, None), roles
         if isinstance(batch, (str, bytes, int, float)) or batch is None:
             raise ValueError(
-                f"the DataLoader yielded {type(batch).__name__}; (inputs, target), a dict, or inputs alone was expected."
+                f"the DataLoader yielded {type(batch).__name__}; (inputs, target), a dict, or only inputs was expected."
             )
         if isinstance(batch, Tensor) or is_one_object(batch) or all_texts(batch):
             roles = Roles(batch, {0: batch} if self._partial else {"batch": batch})
@@ -101,17 +112,17 @@ class BatchReader:
             return self._read_positions(batch, roles), roles
         return self._read_named(roles, batch), roles
 
-    def _told_names(self) -> set[Any]:
-        told = self.format
+    def _named_entries(self) -> set[Any]:
+        given = self.format
         keys = (
-            told.input_key,
-            told.target_key,
-            told.teacher_input_key,
-            told.mask_key,
-            told.lengths_key,
-            told.weight_key,
+            given.input_key,
+            given.target_key,
+            given.teacher_input_key,
+            given.mask_key,
+            given.lengths_key,
+            given.weight_key,
         )
-        return {name for key in keys for name in listed(key)}
+        return {name for key in keys for name in names_in(key)}
 
     # Entries with names --------------------------------------------------------------------------
 
@@ -121,9 +132,9 @@ class BatchReader:
         target = roles.use(target_name, "labels") if target_name is not None else None
         mask_name = self._mask_name(roles.entries, target_name is not None or self.format.target_key is not None)
         mask = roles.use(mask_name, "mask") if mask_name is not None else None
-        # What was told to be something else is no input of the student's.
+        # Entries that the user gave another role are no input of the student's.
         elsewhere = [self.format.teacher_input_key, self.format.weight_key, self.format.target_key, self.format.unused]
-        reserved = {name for entry in elsewhere for name in listed(entry)} | {target_name}
+        reserved = {name for entry in elsewhere for name in names_in(entry)} | {target_name}
         inputs = None
         if self.format.input_key is None and self.inputs_are_read:
             inputs = self._inputs_of(roles, reserved, "student", target, whole)
@@ -136,22 +147,22 @@ class BatchReader:
     def _complete(
         self, roles: Roles, inputs: Any, target: Any = None, mask: Any = None, teacher_inputs: Any = None
     ) -> Batch:
-        """Put what the user told in place of what was found."""
-        told = self.format
-        if told.target_key is not None and target is None and self._has(roles, told.target_key):
-            target = roles.take(told.target_key, "labels")
-        if told.input_key is not None and self.inputs_are_read:
-            inputs = told_inputs(roles, told.input_key, self._student, "student")
-        if told.teacher_input_key is not None:
-            teacher_inputs = told_inputs(roles, told.teacher_input_key, self._teacher, "teacher")
-        mask_is_told = told.mask_key is not None and told.mask_key != "auto"
+        """Replace what was found by what the user named."""
+        given = self.format
+        if given.target_key is not None and target is None and self._has(roles, given.target_key):
+            target = roles.take(given.target_key, "labels")
+        if given.input_key is not None and self.inputs_are_read:
+            inputs = named_inputs(roles, given.input_key, self._student, "student")
+        if given.teacher_input_key is not None:
+            teacher_inputs = named_inputs(roles, given.teacher_input_key, self._teacher, "teacher")
+        mask_is_told = given.mask_key is not None and given.mask_key != "auto"
         if mask_is_told:
-            assert told.mask_key is not None
-            mask = roles.take(told.mask_key, "mask")
-        lengths = roles.take(told.lengths_key, "lengths") if told.lengths_key is not None else None
+            assert given.mask_key is not None
+            mask = roles.take(given.mask_key, "mask")
+        lengths = roles.take(given.lengths_key, "lengths") if given.lengths_key is not None else None
         weight = None
-        if told.weight_key is not None and self._has(roles, told.weight_key):
-            weight = roles.take(told.weight_key, "weights")
+        if given.weight_key is not None and self._has(roles, given.weight_key):
+            weight = roles.take(given.weight_key, "weights")
         certain = mask_is_told or roles.given.get("mask") == ["mask"]
         mask = as_mask(mask)
         if isinstance(lengths, Tensor) and lengths.is_floating_point():
@@ -162,13 +173,13 @@ class BatchReader:
         return Batch(inputs, self._read_target(target), mask, teacher_inputs, lengths, weight, certain)
 
     def _has(self, roles: Roles, entry: Any) -> bool:
-        """Whether an entry that the user named is to be read; of several loaders' batches, not all need to have it."""
+        """Return True if an entry that the user named is to be read; with several loaders, not every batch needs to have it."""
         return not self._partial or callable(entry) or entry in roles.entries
 
     def _target_name(self, entries: Entries) -> str | None:
-        told = self.format.target_key
-        if told is not None:
-            return told if isinstance(told, str) and told in entries else None
+        given = self.format.target_key
+        if given is not None:
+            return given if isinstance(given, str) and given in entries else None
         found = [name for name in TARGET_KEYS if name in entries]
         if len(found) > 1:
             raise ValueError(
@@ -178,21 +189,21 @@ class BatchReader:
         return found[0] if found else None
 
     def _mask_name(self, entries: Entries, has_labels: bool) -> str | None:
-        """The entry that says which of the logits' positions count, where one can be nothing else."""
+        """Return the entry that says which of the logits' positions count, if one can be nothing else."""
         if self.format.mask_key != "auto":
             return None
-        taken = {*listed(self.format.target_key), *listed(self.format.input_key), *listed(self.format.unused)}
+        taken = {*names_in(self.format.target_key), *names_in(self.format.input_key), *names_in(self.format.unused)}
         keys = mask_keys_for(self._student)
         names = [name for name in keys if isinstance(entries.get(name), Tensor) and name not in taken]
         if "mask" in names and not has_labels and entries["mask"].dtype != torch.bool:
             raise ValueError(
-                "the batch's 'mask' may be the labels, or say which positions count; say it: "
+                "the batch's 'mask' may be the labels, or show which positions count; say which: "
                 "BatchFormat(target_key='mask'), or mask_key='mask'."
             )
         return names[0] if names else None
 
     def _inputs_of(self, roles: Roles, reserved: Iterable[Any], owner: str, target: Any, whole: Any) -> Inputs:
-        """What a network is called with: the whole object, or those of the entries that its ``forward`` takes."""
+        """Return a network's arguments: the whole object, or the entries that its ``forward`` takes."""
         signature = self._student if owner == "student" else self._teacher
         if whole is not None and takes_one_object(signature, roles.entries):
             roles.note(owner, WHOLE)
@@ -217,31 +228,33 @@ class BatchReader:
         takes = f"({', '.join(signature.names)})" if signature is not None else ""
         example = next((name for name in roles.entries if name not in roles.given.get("labels", [])), "…")
         return ValueError(
-            f"which entries of the batch {self._names[owner]}.forward{takes} of the {owner} takes cannot be told: {why}. The "
+            f"which entries of the batch {self._names[owner]}.forward{takes} of the {owner} takes is unclear: {why}. The "
             f"batch has {sorted(map(str, roles.entries))}; say which: BatchFormat({key}={example!r}), or a list of them."
         )
 
     # Entries in an order -------------------------------------------------------------------------
 
     def _read_positions(self, batch: Sequence[Any], roles: Roles) -> Batch:
-        told = self.format
-        by_name = [name for key in (told.input_key, told.target_key, told.teacher_input_key) for name in listed(key)]
+        given = self.format
+        by_name = [
+            name for key in (given.input_key, given.target_key, given.teacher_input_key) for name in names_in(key)
+        ]
         for name in by_name:
             if isinstance(name, str):
                 raise ValueError(
                     f"the DataLoader yields a {type(batch).__name__} of {len(batch)} entries, which have no names, and "
-                    f"{name!r} is one: only in a dict batch are entries told by name. Give an index, 0 to {len(batch) - 1}."
+                    f"{name!r} is one: only a dict batch has names. Give an index, 0 to {len(batch) - 1}."
                 )
-        unused = set(listed(told.unused))
-        used = self._told_names() | unused
+        unused = set(names_in(given.unused))
+        used = self._named_entries() | unused
         for name in used - unused:
             if not self._partial:
                 roles.check(name)
         rest = [place for place in range(len(batch)) if place not in used]
-        wanted = 1 if told.target_key is None else 0
+        wanted = 1 if given.target_key is None else 0
         if not self.inputs_are_read and (not wanted or not self.labels_are_read):
             return self._complete(roles, None)
-        if told.input_key is not None:
+        if given.input_key is not None:
             if len(rest) <= wanted or not wanted:
                 return self._complete(roles, None, roles.use(rest[0], "labels") if rest and wanted else None)
         elif len(rest) in (1, 1 + wanted):
@@ -250,7 +263,7 @@ class BatchReader:
             count = len(rest) - wanted
             inputs = tuple(roles.use(place, "student") for place in rest[:count])
             return self._complete(roles, inputs, roles.use(rest[-1], "labels") if wanted else None)
-        raise ValueError(_several_entries(batch))
+        raise ValueError(several_entries(batch))
 
     def _pair(self, roles: Roles, first: int, second: int | None) -> Batch:
         """Read ``(inputs, target)``; the inputs may be a mapping, or several."""
@@ -258,8 +271,9 @@ class BatchReader:
         target = roles.use(second, "labels") if second is not None else None
         if second is not None and not self.labels_are_read and _may_be_inputs(inputs, target):
             raise ValueError(
-                f"the batch is a pair of {_kind(inputs)} and {_kind(target)}, and no criterion reads labels: the second may be "
-                f"labels, or a view for the teacher; say it: BatchFormat(target_key={second}), or teacher_input_key={second}."
+                f"the batch is a pair of {kind_of(inputs)} and {kind_of(target)}, and no criterion reads labels: the second "
+                "may be labels, or a view for the teacher; say which: "
+                f"BatchFormat(target_key={second}), or teacher_input_key={second}."
             )
         if not isinstance(inputs, Mapping):
             samples = len(target) if isinstance(target, (Tensor, list, tuple)) else None
@@ -279,11 +293,11 @@ class BatchReader:
     # Labels --------------------------------------------------------------------------------------
 
     def _read_target(self, target: Any) -> Target | None:
-        """The labels with those that are not known marked, and shifted where that was told."""
+        """Mark unknown labels, and shift them if ``shift_labels`` is set."""
         if isinstance(target, Mapping):
             return {task: self._read_labels(labels) for task, labels in target.items()}
         if isinstance(target, (list, tuple)):
-            target = _as_labels(target)
+            target = as_labels(target)
         return self._read_labels(target) if isinstance(target, Tensor) else target
 
     def _read_labels(self, labels: Tensor) -> Tensor:
@@ -291,90 +305,12 @@ class BatchReader:
         if missing is not None:
             labels = ignore(labels, missing, self._numbers)
         elif self._numbers and self.labels_are_read:
-            tell_of_ignored_numbers(labels)
+            warn_of_ignored_numbers(labels)
         return shifted(labels) if self.format.shift_labels else labels
 
 
-def as_mask(mask: Any) -> Tensor | None:
-    """A mask as truth values.
-
-    Raises:
-        ValueError: It is of other numbers than 0 and 1, as one that is added to scores.
-    """
-    if not isinstance(mask, Tensor):
-        return None
-    if mask.is_floating_point() and not bool(((mask == 0) | (mask == 1)).all()):
-        raise ValueError(
-            "a mask is true, or 1, at the positions that count, and this one holds other numbers (one that is added to "
-            "scores?); compute it in a function: BatchFormat(mask_key=lambda batch: batch['attention_mask'] == 0)."
-        )
-    return mask.bool()
-
-
-def _as_labels(target: Sequence[Any]) -> Any:
-    """Labels that a collate function left in a list: the only tensor in it, or numbers as a tensor."""
-    if len(target) == 1 and isinstance(target[0], Tensor):
-        return target[0]
-    if target and all(isinstance(label, (int, float)) for label in target):
-        return torch.tensor(target)
-    return target
-
-
-def ignore(labels: Tensor, missing: float, numbers: bool = False) -> Tensor:
-    """Mark the labels of one value as not known; integers are widened first, for -100 to fit.
-
-    Args:
-        labels: Of any type.
-        missing: The value; NaN marks what is not a number.
-        numbers: Floating-point labels are numbers. Else they may be probabilities, of which 0 to 1 mark nothing.
-    """
-    if labels.dtype == torch.bool:
-        return labels
-    if labels.is_floating_point():
-        if 0 <= missing <= 1 and not numbers:
-            return labels
-        return labels.masked_fill(labels.isnan() if math.isnan(missing) else labels == missing, IGNORED_LABEL)
-    return labels.long().masked_fill(labels == missing, IGNORED_LABEL)
-
-
-def shifted(labels: Tensor) -> Tensor:
-    """Give each position the next one's label, ``[B, T]``; the last has none.
-
-    Raises:
-        ValueError: The labels are no sequences.
-    """
-    if labels.dim() < 2:
-        raise ValueError(
-            f"shift_labels gives each position the next one's label, and labels {list(labels.shape)} have no positions; leave "
-            "it out of BatchFormat."
-        )
-    return torch.cat([labels[:, 1:], torch.full_like(labels[:, :1], IGNORED_LABEL)], dim=1)
-
-
 def _may_be_inputs(first: Any, second: Any) -> bool:
-    """Whether the second of two entries looks like inputs: floating-point numbers of the first's shape, or of images."""
+    """Return True if the second of two entries looks like inputs: floats of the first's shape, or of images."""
     if isinstance(first, Tensor) and isinstance(second, Tensor):
         return second.is_floating_point() and (second.dim() > 2 or (second.shape == first.shape and second.dim() > 1))
     return isinstance(second, Mapping) and isinstance(first, Mapping) and first.keys() == second.keys()
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"a tensor {list(value.shape)}"
-    return (
-        f"a {type(value).__name__} of {len(value)}"
-        if isinstance(value, (list, tuple, Mapping))
-        else type(value).__name__
-    )
-
-
-def _several_entries(batch: Sequence[Any]) -> str:
-    shown = f" ({', '.join(f'{place}: {_kind(value)}' for place, value in enumerate(batch))})" if batch else ""
-    told = (
-        " Say which is which by their indices: BatchFormat(input_key=0, target_key=1); input_key can be a list, and "
-        "weight_key, mask_key, lengths_key and unused name others."
-    )
-    return (
-        f"the DataLoader yielded {len(batch)} entries{shown}; (inputs, target), a dict, or inputs alone was expected."
-        f"{told if len(batch) > 1 else ''}"
-    )

@@ -1,4 +1,4 @@
-"""Says what is read of a training batch, and joins the batches of several loaders."""
+"""Describes how a training batch is read, and joins the batches of several loaders."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from lit_distill.utils.notices import tell
 
 
 def describe(batch: Any, reader: BatchReader, several: bool = False) -> list[str]:
-    """Say who gets which entry of a batch, and warn of tensors that nobody gets.
+    """Describe which network or criterion gets which entry of a batch, and warn of tensors that nothing reads.
 
     Args:
-        batch: The batch, or one of each loader.
-        reader: Reads it.
-        several: The batch is a list or a dict of batches, one of each training loader.
+        batch: The batch, or one from each loader.
+        reader: Its reader.
+        several: The batch is a list or a dict of batches, one from each training loader.
 
     Returns:
         Lines to print.
 
     Raises:
-        ValueError: It cannot be read, or its labels are its inputs and nobody said whether to shift them.
+        ValueError: It cannot be read, or its labels are its inputs and ``shift_labels`` is not set.
     """
     lines = []
     for name, part in _parts(batch).items() if several else [("", batch)]:
@@ -61,7 +61,7 @@ def _warn_of_unused(roles: Roles, reader: BatchReader) -> None:
     if lost and reader.inputs_are_read and reader.format.input_key is None:
         tell(
             f"{', '.join(map(repr, lost))} of the batch reach{'es' * (len(lost) == 1)} neither network and no criterion. If "
-            f"that is meant, say so: BatchFormat(unused={lost!r}); else name what is read, with input_key for example."
+            f"this is intended, set BatchFormat(unused={lost!r}); else name what is read, with input_key for example."
         )
 
 
@@ -89,14 +89,10 @@ def _parts(batch: Any) -> Mapping[Any, Any]:
 
 
 def join(batch: Any, reader: BatchReader) -> Batch:
-    """Read one batch of several loaders as one: labelled and unlabelled data, or data of several sources.
+    """Read one batch from each of several loaders as one: labelled and unlabelled data, or data of several sources.
 
     The parts' samples follow each other; those of a part without labels have the label -100, which trains nothing. A loader
     that has ended (``max_size``) is left out.
-
-    Args:
-        batch: A list or a dict of batches.
-        reader: Reads each.
 
     Raises:
         ValueError: The parts cannot be put into one batch; the message says which and why.
@@ -167,14 +163,14 @@ def _join_tensors(tensors: Sequence[Tensor | None], names: Sequence[Any], what: 
 
 
 def _are_probabilities(labels: Tensor) -> bool:
-    """Whether labels are distributions over classes, in which -100 marks nothing; those of several findings are none."""
+    """Return True if labels are distributions over classes, for which -100 marks nothing."""
     if not labels.is_floating_point() or labels.dim() < 2 or labels.shape[1] < 2:
         return False
     return bool(torch.allclose(labels.sum(1), torch.ones((), device=labels.device), atol=1e-3))
 
 
 def _join_weights(read: Sequence[Batch]) -> Tensor | None:
-    """The samples' weights; those of a part without count 1, as their labels do, if there are any."""
+    """Join the samples' weights, if there are any; those of a part without count 1, like their labels."""
     given = [data.sample_weight for data in read if data.sample_weight is not None]
     if not given:
         return None
@@ -183,7 +179,7 @@ def _join_weights(read: Sequence[Batch]) -> Tensor | None:
 
 
 def _join_targets(read: Sequence[Batch], names: Sequence[Any], like: Tensor | None) -> Target | None:
-    """The parts' labels, and -100 in the form of ``like`` or of the other parts' for those without."""
+    """Join the parts' labels, with -100 in the form of ``like`` or of the other parts' for those without."""
     given = [data.target for data in read if data.target is not None]
     if not given and like is None:
         return None

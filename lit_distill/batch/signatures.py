@@ -1,4 +1,4 @@
-"""What a network's ``forward`` takes."""
+"""The arguments that a network's ``forward`` takes."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Signature:
         names: Those that can be given by name.
         required: Those that must be given.
         positional: How many can be given by position; None for any number.
-        labels_make_inputs: It is an encoder-decoder that makes its decoder's inputs of the labels where it gets no others.
+        labels_make_inputs: It is an encoder-decoder that makes its decoder's inputs from the labels if it gets no others.
         encodes_and_decodes: It takes inputs of an encoder and of a decoder.
-        takes_batch: Its only needed argument is a whole batch, by its name or its annotation.
+        takes_batch: Its only required argument is a whole batch, by its name or its annotation.
     """
 
     names: tuple[str, ...]
@@ -32,10 +32,10 @@ class Signature:
 
 
 def signature_of(model: nn.Module | None) -> Signature | None:
-    """Read a network's signature; None where it takes anything, or cannot be asked.
+    """Return a network's signature; None if it takes anything, or cannot be inspected.
 
     Args:
-        model: The network; one that wraps another (compiled, data-parallel, an ensemble's members) is looked through.
+        model: The network, or a wrapper of one (compiled, data-parallel, an ensemble), whose network is used.
     """
     while model is not None:
         found = _of_forward(model)

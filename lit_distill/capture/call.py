@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lit_distill.batch.batch import Arguments, Inputs, positions_and_names, tensors_of
 from lit_distill.batch.entries import MASK_KEYS
-from lit_distill.batch.untouched import Change, Watch
+from lit_distill.batch.snapshots import Change, Snapshot
 from lit_distill.capture.hooks import LayerCalls
 
 
@@ -35,7 +35,7 @@ class Call:
 
     inputs: Inputs
     with_grad: bool
-    watch: Watch | None
+    watch: Snapshot | None
     name: str = ""
     parts: tuple[str, ...] = ()
     raw: Any = None

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from lit_distill.batch.batch import call_model, tensors_of
-from lit_distill.batch.examples import as_in_evaluation
 from lit_distill.capture.call import Call
 from lit_distill.utils.graph import nodes_behind
+from lit_distill.utils.restoring import as_in_evaluation
 
 _MOST_NODES = 2000  # of an autograd graph, between one part's output and the next part's input
 
@@ -53,7 +53,7 @@ def join_parts(parts: list[Call], known: tuple[str, ...] = ()) -> Call:
     )
 
 
-def check_whole(model: nn.Module, call: Call) -> None:
+def check_parts(model: nn.Module, call: Call) -> None:
     """Make sure, on a copy of the model, that what the parts give is what the whole model gives.
 
     Args:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from lit_distill.chain.link import Link
 from lit_distill.cli.command import find_configs
 from lit_distill.cli.config_files import read_config
+from lit_distill.utils.names import nearest
 
 _KEYS = ("folder", "config", "links")
 _LINK_NAME = re.compile(r"\w[\w.-]*")
@@ -36,7 +36,7 @@ def read_chain(path: Path, folder: Path | None = None) -> list[Link]:
         raise ValueError(f"{path} must hold folder, config and links; it holds {chain!r}.")
     for key in chain:
         if key not in _KEYS:
-            raise ValueError(f"{path} has an unknown entry {key!r}{_nearest(key, _KEYS)}")
+            raise ValueError(f"{path} has an unknown entry {key!r}.{_known(key, _KEYS)}")
     links = chain.get("links")
     if not isinstance(links, Mapping) or not links:
         raise ValueError(f"{path} has no links; write them under 'links:', each with a name and its own options.")
@@ -98,12 +98,10 @@ def _fill(value: Any, checkpoints: dict[str, str], teachers: dict[str, None], wh
     if link not in checkpoints:
         if link in names:
             raise ValueError(f"{where}: {value} must name an earlier link, and {link!r} runs no earlier than this one.")
-        raise ValueError(f"{where}: {value} names no link{_nearest(link, list(checkpoints))}")
+        raise ValueError(f"{where}: {value} names no link.{_known(link, list(checkpoints))}")
     teachers[link] = None
     return checkpoints[link]
 
 
-def _nearest(word: Any, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(str(word), known, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else "."
-    return f"{hint} Known here: {', '.join(known) or 'nothing, as it is the first link'}."
+def _known(word: Any, known: Sequence[str]) -> str:
+    return f"{nearest(str(word), known)} Known here: {', '.join(known) or 'nothing, as it is the first link'}."

@@ -18,7 +18,7 @@ _LOOKS = ("trainer.enable_progress_bar", "trainer.enable_model_summary")  # chan
 
 
 @dataclass(frozen=True)
-class Step:
+class PlannedLink:
     """What is to be done about one link.
 
     Attributes:
@@ -40,7 +40,7 @@ class Step:
         return self.link.command(further, resume=self.action == "resume")
 
 
-def plan(links: Sequence[Link], settings: Mapping[str, Mapping[str, Any]], again: bool = False) -> list[Step]:
+def plan(links: Sequence[Link], settings: Mapping[str, Mapping[str, Any]], again: bool = False) -> list[PlannedLink]:
     """Decide what is to be done about each link, from the records in the links' folders.
 
     Args:
@@ -51,7 +51,7 @@ def plan(links: Sequence[Link], settings: Mapping[str, Mapping[str, Any]], again
     Raises:
         ValueError: A link was made with other settings and ``again`` is False.
     """
-    steps: list[Step] = []
+    steps: list[PlannedLink] = []
     problems: list[str] = []
     for link in links:
         runs = {step.link.name: step.record.run for step in steps}
@@ -60,11 +60,11 @@ def plan(links: Sequence[Link], settings: Mapping[str, Mapping[str, Any]], again
         changes = record.changes(settings[link.name], teachers) if record is not None else []
         problems += [f"  {link.name}: {change}" for change in changes]
         if record is None or changes or (record.finished and not link.checkpoint.is_file()):
-            steps.append(Step(link, "start", Record(uuid.uuid4().hex, False, settings[link.name], teachers)))
+            steps.append(PlannedLink(link, "start", Record(uuid.uuid4().hex, False, settings[link.name], teachers)))
         elif record.finished:
-            steps.append(Step(link, "skip", record))
+            steps.append(PlannedLink(link, "skip", record))
         else:
-            steps.append(Step(link, "resume" if link.checkpoint.is_file() else "start", record))
+            steps.append(PlannedLink(link, "resume" if link.checkpoint.is_file() else "start", record))
     if problems and not again:
         raise ValueError(
             "links were made with other settings than those asked for now:\n"

@@ -20,14 +20,14 @@ from filelock import FileLock, Timeout
 
 from lit_distill.chain.config import read_chain
 from lit_distill.chain.link import Link, Record
-from lit_distill.chain.planning import Step, plan, settings_of
+from lit_distill.chain.planning import PlannedLink, plan, settings_of
 from lit_distill.cli.command import find_configs
 from lit_distill.utils.signals import TERMINATED
 
 Launch = Callable[[list[str]], int]
 
 
-def run(steps: Sequence[Step], further: Sequence[str] = (), launch: Launch | None = None) -> None:
+def run(steps: Sequence[PlannedLink], further: Sequence[str] = (), launch: Launch | None = None) -> None:
     """Do what is to be done, one link after the other.
 
     Args:
@@ -73,7 +73,7 @@ def _ended(link: Link, how: str, code: int) -> SystemExit:
     return ended
 
 
-def show(steps: Sequence[Step], further: Sequence[str] = ()) -> None:
+def show(steps: Sequence[PlannedLink], further: Sequence[str] = ()) -> None:
     """Print what ``run`` would do, as lines of a shell script.
 
     Args:
@@ -86,7 +86,7 @@ def show(steps: Sequence[Step], further: Sequence[str] = ()) -> None:
             print(f"lit-distill {shlex.join(step.command(further))}")
 
 
-def _in_words(step: Step) -> str:
+def _in_words(step: PlannedLink) -> str:
     words = {"skip": "finished before, skipped", "resume": f"goes on from {step.link.checkpoint}", "start": "starts"}
     return words[step.action]
 

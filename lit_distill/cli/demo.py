@@ -16,10 +16,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from lit_distill.batch.examples import count_parameters
 from lit_distill.data import Digits
 from lit_distill.models import SmallCNN
 from lit_distill.modules import DistillationModule, LogitDistillation, SupervisedModule
+from lit_distill.utils.tensors import count_parameters
 
 _TEACHER_EPOCHS = 15
 _LABELS = 100

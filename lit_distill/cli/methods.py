@@ -17,7 +17,6 @@ import yaml
 from torch import Tensor, nn
 
 from lit_distill.batch.batch import Batch, BatchFormat
-from lit_distill.batch.examples import count_parameters
 from lit_distill.criteria import Criterion, FeatureCriterion, HardTarget, SoftTarget
 from lit_distill.criteria.about import About
 from lit_distill.engine.distiller import Distiller
@@ -25,6 +24,7 @@ from lit_distill.engine.weighted import WeightedCriteria
 from lit_distill.models import resnet20, resnet56
 from lit_distill.preflight.dry_run import DryRun
 from lit_distill.schedules import Schedule
+from lit_distill.utils.tensors import count_parameters
 
 _PACKAGE = Path(__file__).parents[1]
 _BATCH = 64

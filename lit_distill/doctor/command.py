@@ -1,4 +1,4 @@
-"""The command line: ``lit-distill doctor --config …``."""
+"""The command: ``lit-distill doctor --config …``."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from lit_distill.cli.command import DistillationCLI, find_configs
-from lit_distill.doctor.examining import MOST_STEPS, diagnose, quiet_trainer
+from lit_distill.doctor.examining import diagnose
 from lit_distill.doctor.setup import setup_of
+from lit_distill.doctor.trainer import MOST_STEPS, quiet_trainer
 
 
 class _Fit(DistillationCLI):
-    """Builds what ``fit`` would, with a Trainer that leaves nothing behind."""
+    """Builds what ``fit`` would, with a Trainer that writes nothing."""
 
     def __init__(self, arguments: list[str], steps: int) -> None:
         self._steps = steps
@@ -29,10 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Examine a set-up from the command line, and print the report.
 
     Args:
-        arguments: The words after ``lit-distill doctor``; the process's own where None.
+        arguments: The words after ``lit-distill doctor``; if None, the process's own.
 
     Returns:
-        The exit code: 1 where a bug was found.
+        The exit code: 1 if a bug was found.
     """
     parser = argparse.ArgumentParser(
         prog="lit-distill doctor",
@@ -48,8 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--steps must be 1 to {MOST_STEPS}, not {options.steps}.")
     words = [word for path in find_configs(options.config) for word in ("--config", path)]
     fit = _Fit([*words, *find_configs(further)], options.steps)
-    told = fit.config_init["trainer"]
-    report = diagnose(setup_of(fit.model), fit.datamodule, fit.trainer, told["precision"], told["max_epochs"])
+    asked = fit.config_init["trainer"]
+    report = diagnose(setup_of(fit.model), fit.datamodule, fit.trainer, asked["precision"], asked["max_epochs"])
     print(report.render())
     return int(bool(report.bugs))
 

@@ -1,4 +1,4 @@
-"""Outputs to try a criterion on: of the shapes that training has, small and in float64 where possible."""
+"""Outputs to try a criterion on: of the shapes of training, small and in float64 if possible."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lit_distill.outputs import Outputs
 
 _BATCH = 8
 _FEW = 4
-_ELEMENTS = 200_000  # of a sample: above, fewer samples are taken
+_ELEMENTS = 200_000  # in all; above, fewer samples are taken
 _CLASSES = 16
 _POSITIONS = 4
 LOGIT_SCALE = 3.0
@@ -36,20 +36,18 @@ class Sample:
     target: Target | None = None
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> Sample:
-        """The same with a function applied to every tensor, masks and labels too."""
+        """Apply a function to every tensor, including masks and labels."""
         target = self.target
-        if isinstance(target, Tensor):
-            target = fn(target)
-        elif target is not None:
-            target = {name: fn(labels) for name, labels in target.items()}
+        if target is not None:
+            target = fn(target) if isinstance(target, Tensor) else {name: fn(labels) for name, labels in target.items()}
         return Sample(_map(self.student, fn), _map(self.teacher, fn), target)
 
     def to(self, dtype: torch.dtype) -> Sample:
-        """The same with logits and features in another type."""
+        """Convert logits and features to another type."""
         return Sample(_to(self.student, dtype), _to(self.teacher, dtype), self.target)
 
     def part(self, begin: int, end: int) -> Sample:
-        """Some of the batch's samples."""
+        """Return some of the batch's samples."""
         return self.map(lambda tensor: tensor[begin:end])
 
     @property
@@ -58,18 +56,18 @@ class Sample:
         return len(self.student.logits)
 
     def by_sample(self) -> bool:
-        """Whether the first dimension of every tensor is the batch."""
-        sizes: set[int] = set()
-        self.map(lambda tensor: _note(tensor, sizes))
-        return sizes == {self.size}
+        """Return True if the first dimension of every tensor is the batch."""
+        tensors: list[Tensor] = []
+        self.map(lambda tensor: tensors.append(tensor) or tensor)  # type: ignore[func-returns-value]
+        return all(tensor.dim() and len(tensor) == self.size for tensor in tensors)
 
     def inputs(self) -> dict[str, Tensor]:
-        """The student's tensors by name; ``logits`` are the logits."""
+        """Return the student's tensors by name, with its logits as ``logits``."""
         features = {name: value for name, value in self.student.features.items() if value.is_floating_point()}
         return {"logits": self.student.logits, **features}
 
     def with_inputs(self, inputs: Mapping[str, Tensor]) -> Sample:
-        """The same with some of the student's tensors replaced."""
+        """Replace some of the student's tensors."""
         features = {name: inputs.get(name, value) for name, value in self.student.features.items()}
         logits = inputs.get("logits", self.student.logits)
         return replace(self, student=replace(self.student, logits=logits, features=features))
@@ -88,13 +86,8 @@ def _to(outputs: Outputs, dtype: torch.dtype) -> Outputs:
     return replace(outputs, logits=outputs.logits.to(dtype), features=features)
 
 
-def _note(tensor: Tensor, sizes: set[int]) -> Tensor:
-    sizes.add(len(tensor) if tensor.dim() else 0)
-    return tensor
-
-
 def fewer(sample: Sample) -> Sample:
-    """The first few samples of a batch, on the CPU and in float64; all where tensors are not by sample."""
+    """Return the first few samples of a batch, on the CPU and in float64; all if tensors are not by sample."""
     if sample.by_sample():
         elements = sum(value.numel() for value in [*sample.inputs().values(), *sample.teacher.features.values()])
         count = _BATCH if elements / sample.size * _BATCH <= _ELEMENTS else _FEW
@@ -104,10 +97,10 @@ def fewer(sample: Sample) -> Sample:
 
 
 def smaller(sample: Sample) -> Sample | None:
-    """Zeros of a few samples, classes and positions, without features: for criteria that read logits alone.
+    """Return zeros of a few samples, classes and positions, without features: for criteria that read only logits.
 
     Returns:
-        None where the labels or the teacher's logits have shapes of their own.
+        None if the labels or the teacher's logits have shapes of their own.
     """
     logits, target = sample.student.logits, sample.target
     spots = positions(logits)
@@ -122,7 +115,7 @@ def smaller(sample: Sample) -> Sample | None:
     if isinstance(target, Tensor):
         if target.shape not in shapes:
             return None
-        # Of no class more than of another, so that probabilities are still known as such.
+        # Equal shares, so that probabilities are still recognised as such.
         shares = are_shares(target, logits)
         share = 1 / small[class_dim(logits)] if shares and target.is_floating_point() else 0
         one_hot = shares and not target.is_floating_point()
@@ -140,13 +133,13 @@ def smaller(sample: Sample) -> Sample | None:
 
 
 def draw(like: Sample, seed: int, scale: float = LOGIT_SCALE, right: float = 0.5) -> Sample:
-    """A sample at random: normal logits, and features that are drawn from those of training.
+    """Return a random sample: normal logits, and features that are drawn from those of training.
 
     Args:
-        like: What it has the shapes of.
-        seed: Of the numbers.
+        like: A sample of the same shapes.
+        seed: The seed of the random numbers.
         scale: Standard deviation of the logits.
-        right: Share of the samples whose label is the teacher's class; the others' are at random.
+        right: Share of the samples whose label is the teacher's class; the others' are random.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -160,7 +153,7 @@ def draw(like: Sample, seed: int, scale: float = LOGIT_SCALE, right: float = 0.5
 
 
 def resample(values: Tensor, shape: torch.Size, generator: torch.Generator) -> Tensor:
-    """Values drawn from those of a tensor, so that they keep its range and its zeros."""
+    """Draw values from those of a tensor, so that they keep its range and its zeros."""
     if not values.is_floating_point() or not values.numel():
         return values
     flat = values.flatten()
@@ -191,7 +184,7 @@ def _labels(
 
 
 def are_shares(target: Tensor, logits: Tensor) -> bool:
-    """Whether labels are class probabilities or a one-hot: of the logits' shape, and 1 in all at each position."""
+    """Return True if labels are class probabilities or one-hot: of the logits' shape, with the sum 1 at each position."""
     if target.shape != logits.shape or target.dim() < 2:
         return False
     sums = target.double().sum(class_dim(logits))

@@ -1,4 +1,4 @@
-"""What is examined: a distillation, be it a module or a callback beside a module that knows nothing of it."""
+"""The distillation that is examined: a module, or a callback next to a module of the user's own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lit_distill.engine.weighted import WeightedCriteria
 from lit_distill.modules import DistillationModule
 from lit_distill.teachers import FrozenTeacher, Teacher
 from lit_distill.utils.compiling import call_own_methods
-from lit_distill.utils.copying import copied as deep_copied
+from lit_distill.utils.copying import copied
 from lit_distill.utils.lightning_names import is_module
 
 
@@ -27,10 +27,10 @@ class Setup:
     """What the doctor reads of a distillation.
 
     Attributes:
-        module: What the Trainer fits.
-        holder: What holds student, teacher and criteria together: the module itself, or the callback.
+        module: The module that the Trainer fits.
+        holder: The owner of student, teacher and criteria: the module itself, or the callback.
         given: The teacher that the holder was made with.
-        criteria_path: The criteria's place in the module, with which their parameters' names begin.
+        criteria_path: The criteria's path in the module, the prefix of their parameters' names.
         parts: Names of the module's children that the distillation consists of.
     """
 
@@ -47,19 +47,19 @@ class Setup:
 
     @property
     def student(self) -> nn.Module:
-        """The network that learns; a callback knows it once the fit is set up."""
+        """The network that learns; a callback knows it only after the fit is set up."""
         assert self.holder.distiller is not None, "the fit was not set up"
         return self.holder.distiller.student
 
     @property
     def teacher(self) -> Teacher | None:
-        """What is asked; None where there is none, or where a callback will make it of the network that it was given."""
+        """The teacher; None if there is none, or if a callback has yet to make it from the network that it was given."""
         if self.holder.distiller is not None:
             return self.holder.distiller.teacher
         return self.given if isinstance(self.given, Teacher) else None
 
     def formulas(self) -> dict[str, Criterion]:
-        """The criteria that train and are formulas of outputs: all but the loss of the module's own step."""
+        """Return the criteria that train and are formulas of outputs: all but the loss of the module's own step."""
         return {
             name: criterion
             for name, criterion in self.criteria.criteria().items()
@@ -67,13 +67,13 @@ class Setup:
         }
 
     def criterion_of(self, parameter: str) -> str | None:
-        """The criterion that a parameter of this name is within, or None."""
+        """Return the criterion that contains a parameter of this name, or None."""
         inside = parameter.removeprefix(f"{self.criteria_path}.")
         name = inside.split(".")[0]
         return name if inside != parameter and name != "balance" else None
 
     def frozen_networks(self) -> dict[str, nn.Module]:
-        """The teacher, where it is frozen, and other networks of the module that are, by what to call them."""
+        """Return the frozen teacher and the module's other frozen networks, by the names that findings give them."""
         found: dict[str, nn.Module] = {}
         if self.teacher is not None and self.teacher.frozen:
             found[f"the teacher ({type(self.teacher.model).__name__})"] = self.teacher.model
@@ -88,32 +88,28 @@ class Setup:
 
 
 def setup_of(module: LightningModule, callbacks: Iterable[Any] = ()) -> Setup:
-    """Find the distillation in what is given to the Trainer.
-
-    Args:
-        module: What is to be fitted.
-        callbacks: The Trainer's.
+    """Find the distillation in a module and the Trainer's callbacks.
 
     Raises:
-        TypeError: Neither the module nor a callback is one.
+        TypeError: Neither the module nor a callback is a distillation.
     """
     if isinstance(module, DistillationModule):
         parts = frozenset({"student", "criteria", "joint_teacher"})
         return Setup(module, module, module.distiller.teacher, "criteria", parts)
-    guest = next((callback for callback in callbacks if isinstance(callback, Distill)), None)
-    if guest is None or not is_module(module):
+    distill = next((callback for callback in callbacks if isinstance(callback, Distill)), None)
+    if distill is None or not is_module(module):
         lacks = "without the callback" if is_module(module) else "which is no LightningModule"
         raise TypeError(
             "the doctor examines a DistillationModule, or a LightningModule of your own with a lit_distill.Distill among "
             f"trainer_options['callbacks']; it was given a {type(module).__name__}, {lacks}."
         )
-    parts = frozenset({NOTE_KEY, guest.student.split(".")[0]})
-    return Setup(module, guest, guest.teacher, f"{NOTE_KEY}.criteria", parts)
+    parts = frozenset({NOTE_KEY, distill.student.split(".")[0]})
+    return Setup(module, distill, distill.teacher, f"{NOTE_KEY}.criteria", parts)
 
 
 @contextmanager
-def copied(setup: Setup) -> Iterator[Setup]:
-    """A copy that may be used up; a frozen teacher is shared with it, and is put back as it was at the end.
+def working_copy(setup: Setup) -> Iterator[Setup]:
+    """Yield a copy that may be used up; a frozen teacher is shared with it, and is put back as it was at the end.
 
     Raises:
         ValueError: It cannot be copied.
@@ -123,7 +119,7 @@ def copied(setup: Setup) -> Iterator[Setup]:
     shared = [network] if isinstance(given, (nn.Module, FrozenTeacher)) else []
     with _network_kept(network), _teacher_kept(setup.teacher):
         try:
-            parts = deep_copied((setup.module, setup.holder, given), shared)
+            parts = copied((setup.module, setup.holder, given), shared)
         except Exception as error:
             raise ValueError(
                 f"the doctor examines a copy, and {type(setup.module).__name__} cannot be copied "
@@ -140,11 +136,10 @@ def copied(setup: Setup) -> Iterator[Setup]:
 
 @contextmanager
 def _network_kept(network: nn.Module | None) -> Iterator[None]:
-    """Put a network's modes and tensors back as they were."""
     parts = list(network.modules()) if network is not None else []
     modes = [(part, part.training) for part in parts]
     own = [(p, p.detach().clone(), p.requires_grad) for part in parts for p in part.parameters(recurse=False)]
-    # Another type or device puts other tensors in the buffers' place, not in the parameters'.
+    # A change of type or device replaces buffers by other tensors, and parameters' data only.
     buffers = [(part, name, b, b.detach().clone()) for part in parts for name, b in part.named_buffers(recurse=False)]
     try:
         yield

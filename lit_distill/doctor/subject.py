@@ -1,4 +1,4 @@
-"""A criterion on its own, with outputs to try it on."""
+"""One criterion, with outputs to try it on."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
+from lit_distill.batch.labels import class_dim
 from lit_distill.criteria import Criterion, OnHead
 from lit_distill.criteria.base import expand_layers
 from lit_distill.doctor.sample import Sample, draw, fewer, smaller
@@ -18,12 +19,12 @@ from lit_distill.outputs import Outputs
 
 
 class Subject:
-    """A criterion that can be asked for values; it is copied for each, so that no state is carried over.
+    """A criterion under examination; it is copied for each value, so that no state is carried over.
 
     Args:
         name: Its name in the module.
-        criterion: With its layers sized; it is left alone.
-        like: What it compares, in float64 or float32.
+        criterion: The criterion with its layers sized; it is not changed.
+        like: Outputs and labels as in training, in float64 or float32.
         fresh: The same criterion before its layers were sized.
         halves: The half-precision types that training uses.
     """
@@ -45,28 +46,28 @@ class Subject:
 
     @property
     def where(self) -> str:
-        """What to call it in a finding."""
+        """Its name in a finding."""
         return f"criterion {self.name!r} ({type(self.criterion).__name__})"
 
     @property
     def reads_layers(self) -> bool:
-        """Whether it reads anything but logits."""
+        """True if it reads anything but logits."""
         return bool(self.criterion.student_layers or self.criterion.teacher_layers)
 
     @property
     def learns(self) -> bool:
-        """Whether it has trainable parameters."""
+        """True if it has trainable parameters."""
         return any(parameter.requires_grad for parameter in self.criterion.parameters())
 
     def draw(self, seed: int, scale: float = 3.0, right: float = 0.5) -> Sample:
-        """A sample at random; see ``sample.draw``."""
+        """Return a random sample; see ``sample.draw``."""
         return draw(self.like, seed, scale, right)
 
     def raw(self, sample: Sample, seed: int = 0, training: bool = False) -> Tensor:
-        """What the criterion returns; its random numbers start from ``seed``."""
+        """Return what the criterion returns, with its random numbers started from ``seed``."""
         own = sample.student.logits.dtype == self.like.student.logits.dtype
         base = self._wide if own else self.criterion
-        # Parameters are read alone and need no copy; buffers may be written to.
+        # Parameters are only read and need no copy; buffers may be written to.
         twin = copy.deepcopy(base, {id(parameter): parameter for parameter in base.parameters()})
         with isolate_rng(), torch.enable_grad():
             torch.manual_seed(seed)
@@ -74,19 +75,13 @@ class Subject:
         return value
 
     def value(self, sample: Sample, seed: int = 0) -> float:
-        """The value in evaluation mode, as the weighted sum would take it."""
+        """Return the value in evaluation mode, as the weighted sum would take it."""
         return float(self.raw(sample, seed).detach().sum())
 
     def slopes(
         self, sample: Sample, training: bool = False, wanted: Sequence[str] | None = None
     ) -> tuple[Tensor, dict[str, Tensor | None]]:
-        """The value, and its gradient for each of the student's tensors by name; None where there is none.
-
-        Args:
-            sample: What to compare.
-            training: Run it in training mode.
-            wanted: Names of the tensors; all where None.
-        """
+        """Return the value, and its gradient for each of the student's tensors by name, or None if there is none."""
         inputs = {name: value for name, value in sample.inputs().items() if wanted is None or name in wanted}
         leaves = {name: value.detach().clone().requires_grad_() for name, value in inputs.items()}
         value = self.raw(sample.with_inputs(leaves), training=training).sum()
@@ -96,12 +91,12 @@ class Subject:
         return value.detach(), dict(zip(leaves, found, strict=True))
 
     def is_random(self) -> bool:
-        """Whether it gives different values for the same outputs."""
+        """Return True if it gives different values for the same outputs."""
         sample = self.draw(0)
         return not close(self.value(sample, seed=0), self.value(sample, seed=1), 1e-6)
 
     def set(self, setting: str, value: float) -> Subject:
-        """The same with a setting changed."""
+        """Return a copy with a setting changed."""
         other = copy.copy(self)
         vars(other).pop("alike", None)
         other.criterion, other._wide = copy.deepcopy(self.criterion), copy.deepcopy(self._wide)
@@ -109,15 +104,27 @@ class Subject:
             setattr(criterion, setting, value)
         return other
 
+    def draw_opposite(self, scale: float) -> Sample:
+        """Return random logits, and their opposite for the teacher."""
+        sample = self.draw(0, scale)
+        return replace(sample, teacher=replace(sample.teacher, logits=-sample.student.logits))
+
+    def compares_classes(self, sample: Sample) -> bool:
+        """Return True if it compares both networks' logits, of two classes or more, and reads nothing else."""
+        student, teacher = sample.student.logits, sample.teacher.logits
+        multiclass = student.dim() > 1 and student.shape[class_dim(student)] > 1
+        reads = self.criterion.needs_teacher and not self.reads_layers
+        return reads and multiclass and student.shape == teacher.shape and not self.is_random()
+
     def moved_by(self, sample: Sample) -> list[str]:
-        """The student's tensors that the value depends on."""
+        """Return the names of the student's tensors that the value depends on."""
         value, other = self.value(sample), draw(self.like, 99).inputs()
         moved = {name: self.value(sample.with_inputs({name: other[name]})) for name in sample.inputs()}
         return [name for name, found in moved.items() if not close(found, value, 1e-6)]
 
     @cached_property
     def alike(self) -> Subject | None:
-        """The same with a student whose outputs have the teacher's shapes; None where they cannot have them."""
+        """The subject with a student whose outputs have the teacher's shapes; None if they cannot have them."""
         like, fresh = self.like, self.fresh
         if fresh is None or not fresh.needs_teacher:
             return None
@@ -138,7 +145,7 @@ class Subject:
         return found
 
     def as_teacher(self, sample: Sample) -> Sample:
-        """The sample with a student that puts out what the teacher does; for ``alike`` subjects."""
+        """Return the sample with the teacher's outputs as the student's; for ``alike`` subjects."""
         names_s = expand_layers(self.criterion.student_layers, sample.student, "student")
         names_t = expand_layers(self.criterion.teacher_layers, sample.teacher, "teacher")
         features = {s: sample.teacher.features[t] for s, t in zip(names_s, names_t, strict=True)}
@@ -146,14 +153,14 @@ class Subject:
 
 
 def subject(name: str, built: Criterion, fresh: Criterion, recorded: Sample, precision: str = "32-true") -> Subject:
-    """Make a criterion ready to be examined.
+    """Prepare a criterion for examination.
 
     Args:
         name: Its name in the module.
         built: The criterion with its layers sized.
         fresh: The criterion before that.
         recorded: A batch of training.
-        precision: The Trainer's; what half-precision type training uses is also told by the batch.
+        precision: The Trainer's precision; the batch's types also show which half-precision type training uses.
 
     Raises:
         ValueError: It refuses all outputs that are made up for it; the message says why.
@@ -183,7 +190,7 @@ def subject(name: str, built: Criterion, fresh: Criterion, recorded: Sample, pre
 
 
 def _logits_like_teacher(sample: Sample) -> Tensor:
-    """The teacher's logits; the student's own where no criterion reads those, which then are not there."""
+    """Return the teacher's logits; the student's own if there are none, because no criterion reads them."""
     return sample.teacher.logits if sample.teacher.logits.numel() else sample.student.logits
 
 
@@ -199,5 +206,5 @@ def _at_head(criterion: OnHead, sample: Sample) -> Sample:
 
 
 def close(one: float, other: float, tolerance: float) -> bool:
-    """Whether two values are the same but for rounding; NaN is like nothing."""
+    """Return True if two values are equal up to rounding; NaN equals nothing."""
     return abs(one - other) <= tolerance * max(abs(one), abs(other), 1e-12)

@@ -15,14 +15,15 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from lit_distill.batch.batch import Target
-from lit_distill.batch.examples import count_parameters, unreached_parameters
 from lit_distill.batch.labels import CLASS_TASKS, Task
 from lit_distill.criteria import Criterion, FeatureCriterion
 from lit_distill.engine.weighted import WeightedCriteria
 from lit_distill.outputs import Outputs
 from lit_distill.teachers import Teacher
+from lit_distill.utils.graph import unreached_parameters
 from lit_distill.utils.lightning_names import has_forward, is_a
 from lit_distill.utils.notices import tell
+from lit_distill.utils.tensors import count_parameters, parameters_in
 
 
 def same_task(criteria: Mapping[str, Criterion], task: Task, whose: str = "the module's") -> None:
@@ -133,7 +134,7 @@ def optimizers_hold_everything(module: nn.Module, optimizers: Iterable[Optimizer
     made = [
         optimizer for optimizer in optimizers if type(optimizer).__name__ != "_MockOptimizer"
     ]  # Lightning's, for none
-    held = {id(p) for optimizer in made for group in optimizer.param_groups for p in group["params"]}
+    held = parameters_in(made)
     missing = [name for name, p in module.named_parameters() if p.requires_grad and id(p) not in held]
     if missing and not made:
         raise ValueError(

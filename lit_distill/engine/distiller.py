@@ -29,7 +29,7 @@ from lit_distill.outputs import Outputs
 from lit_distill.teachers import Teacher, as_teacher
 from lit_distill.teachers.steadiness import NetworkState, state_of, tell_of_changes
 from lit_distill.utils.compiling import steps_are_compiled
-from lit_distill.utils.measuring import Measured, kept_buffers, tell_of_eager_steps
+from lit_distill.utils.measuring import Measured, kept_buffers, warn_of_eager_steps
 
 
 @dataclass(frozen=True)
@@ -255,7 +255,7 @@ class Distiller:
         owner.take(self.criteria.parts())
         self._splits = splits_gradients(trainer)
         if self._splits and (is_compiled(self.student) or steps_are_compiled(module)):
-            tell_of_eager_steps()
+            warn_of_eager_steps()
         if self.teacher is not None:
             self._at_start = state_of(self.teacher.model)
             checks.same_on_every_rank(module, self._at_start.digest)

@@ -13,6 +13,7 @@ from lit_distill.engine.scheduling import WEIGHT
 from lit_distill.engine.weighted import WeightedCriteria
 from lit_distill.teachers import Teacher
 from lit_distill.teachers.digest import network_digest
+from lit_distill.utils.nested import differing
 from lit_distill.utils.notices import tell
 from lit_distill.utils.plain import as_plain
 
@@ -94,7 +95,7 @@ def changes_of_settings(saved: Any, present: Mapping[str, Any]) -> list[str]:
     for group in ("weights", "schedules"):  # their entries may come and go
         before, now = saved.get(group), present[group]
         if isinstance(before, Mapping):
-            lines += _changes({k: before.get(k) for k in now}, {k: now[k] for k in now}, f"{group}.")
+            lines += _changes({k: before.get(k) for k in now}, {k: now[k] for k in now}, group)
             lines += [
                 f"{group}.{key}: {_MADE} {_shown(before[key])}, and this run has none"
                 for key in before
@@ -129,16 +130,10 @@ def say_changes(lines: Sequence[str]) -> None:
 
 
 def _changes(saved: Mapping[str, Any], present: Mapping[str, Any], path: str) -> list[str]:
-    lines = []
-    for key, now in present.items():
-        if key not in saved:
-            continue
-        before = saved[key]
-        if isinstance(before, Mapping) and isinstance(now, Mapping):
-            lines += _changes(before, now, f"{path}{key}.")
-        elif _comparable(before) != _comparable(now):
-            lines.append(f"{path}{key}: {_MADE} {_shown(before)}, this run has {_shown(now)} {_OWN}")
-    return lines
+    return [
+        f"{name}: {_MADE} {_shown(before)}, this run has {_shown(now)} {_OWN}"
+        for name, before, now in differing(saved, present, _comparable, path=path)
+    ]
 
 
 def _comparable(value: Any) -> Any:
@@ -151,28 +146,20 @@ def _shown(value: Any) -> str:
     return _short.repr(value) if value is not None else "none"
 
 
-def differences(saved: Mapping[str, Any], asked: Mapping[str, Any], path: str = "") -> list[str]:
+def differences(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
     """Where a checkpoint's hyper-parameters differ from a config's.
 
     Args:
         saved: The checkpoint's.
         asked: The config's.
-        path: Dotted path of the two, for nested ones.
 
     Returns:
         A line for each value that both have and that differs.
     """
-    lines = []
-    for key in saved:
-        if key not in asked:
-            continue
-        before, now = saved[key], asked[key]
-        name = f"{path}{key}".removeprefix("_")
-        if isinstance(before, Mapping) and isinstance(now, Mapping):
-            lines += differences(before, now, f"{path}{key}.")
-        elif _as_written(before) != _as_written(now):
-            lines.append(f"{name}: {_MADE} {_short.repr(before)}, the config says {_short.repr(now)}")
-    return lines
+    return [
+        f"{name.removeprefix('_')}: {_MADE} {_short.repr(before)}, the config says {_short.repr(now)}"
+        for name, before, now in differing(saved, asked, _as_written)
+    ]
 
 
 def _as_written(value: Any) -> Any:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from lit_distill.balance import Balance, weighted_sum
 from lit_distill.batch.batch import Target
-from lit_distill.batch.untouched import leaves_alone, values_are_compared
+from lit_distill.batch.snapshots import values_are_compared
+from lit_distill.batch.untouched import leaves_alone
 from lit_distill.criteria import Criterion
 from lit_distill.criteria.base import never_narrow
 from lit_distill.engine.criterion_values import check_value_of, labels_for, raise_named

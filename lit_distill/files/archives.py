@@ -1,4 +1,4 @@
-"""What a checkpoint's file says of itself, looked at before anything in it is read."""
+"""Checks of a checkpoint's file before anything in it is read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def check_file(file: IO[bytes], name: str) -> None:
 
     Args:
         file: The file, open for reading; left at its start.
-        name: What to call it.
+        name: Its name in errors.
 
     Raises:
         ValueError: The file is one of these; the message starts with its name.
@@ -70,7 +70,7 @@ def _check_kind(archive: zipfile.ZipFile, name: str) -> None:
 
 
 def _check_records(archive: zipfile.ZipFile, name: str) -> None:
-    """Refuse records that ``torch.save`` does not write, and those that are not what was written."""
+    """Refuse records that ``torch.save`` does not write, and those whose checksum is wrong."""
     records = archive.infolist()
     twice = [record for record, count in Counter(archive.namelist()).items() if count > 1]
     if twice:
@@ -97,7 +97,6 @@ def _content(archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> bytes:
 
 
 def _check_older(file: IO[bytes], name: str) -> None:
-    """The same of a file that is pickles with tensors behind them."""
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as pickled:
         _check_pickle(pickled, name, _OLD_PICKLES)
 

@@ -17,19 +17,20 @@ import torch
 from fsspec.utils import get_protocol
 
 from lit_distill.files.archives import check_file
+from lit_distill.utils.names import listed
 
 _SHOWN = 8
 _TRUST = "trust=True, `trust: true` in a config, --trust on the command line"
 
 
 def read_checkpoint(path: str | Path, trust: bool = False) -> Any:
-    """What ``torch.save`` has written, with its tensors on the CPU.
+    """Return what ``torch.save`` has written, with its tensors on the CPU.
 
     Files of weights and plain types are read without running anything. Others hold Python objects (hyper-parameters such as a
     ``functools.partial``, a class, a Namespace; a whole module), which pickle makes by calling what the file names.
 
     Args:
-        path: The file, or where ``fsspec`` finds it (``http://…``, ``s3://…``); it is fetched first.
+        path: The file, or an address for ``fsspec`` (``http://…``, ``s3://…``); it is fetched first.
         trust: Load Python objects too; anything that the file names can be run.
 
     Raises:
@@ -42,13 +43,16 @@ def read_checkpoint(path: str | Path, trust: bool = False) -> Any:
 
 
 def read_opened(file: IO[bytes], name: str, trust: bool = False, remedy: str = _TRUST) -> Any:
-    """The same of an open file.
+    """Return what ``torch.save`` has written to an open file.
 
     Args:
         file: The file.
-        name: What to call it.
-        trust: As in ``read_checkpoint``.
-        remedy: How to say that the file's maker is trusted.
+        name: Its name in errors.
+        trust: Load Python objects too; anything that the file names can be run.
+        remedy: How to declare that the file's maker is trusted.
+
+    Raises:
+        ValueError: The file is damaged, is of another kind, or holds Python objects and is not trusted.
     """
     check_file(file, name)
     try:
@@ -61,25 +65,25 @@ def read_opened(file: IO[bytes], name: str, trust: bool = False, remedy: str = _
         raise ValueError(f"{name} is damaged or no checkpoint: {first_line(error)}") from error
     if not trust:
         raise ValueError(
-            f"{name} holds Python objects beside weights, and loading them could run code; it was refused. It names "
-            f"{objects}. If you trust whoever made it, say so: {remedy}. Else have its author save `model.state_dict()` alone."
+            f"{name} holds Python objects as well as weights, and loading them could run code; it was refused. It names "
+            f"{objects}. If you trust its maker, use {remedy}. Otherwise have its author save only `model.state_dict()`."
         )
     return _read_trusted(file, name)
 
 
 def short_name(path: str | Path) -> str:
-    """What errors call a file: its name."""
+    """Return a file's name in errors."""
     return os.path.basename(str(path).rstrip("/")) or str(path)
 
 
 def is_remote(path: str | Path) -> bool:
-    """Whether a path is on no disk of this machine."""
+    """Return True if a path is on no disk of this machine."""
     return get_protocol(str(path)) not in ("file", "local")
 
 
 @contextmanager
 def opened(path: str | Path) -> Iterator[IO[bytes]]:
-    """Open a file for reading; one from elsewhere is copied into a temporary file, anew each time.
+    """Open a file for reading; a remote one is copied into a temporary file, anew each time.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -136,14 +140,14 @@ def _read_trusted(file: IO[bytes], name: str) -> Any:
 
 
 def _objects(file: IO[bytes], error: Exception) -> str:
-    """The Python objects that a file names; empty where that is not why it could not be read."""
+    """Return the Python objects that a file names; empty if it could not be read for another reason."""
     file.seek(0)
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(file)
     except Exception:  # of a file in PyTorch's older format, or a damaged one
         names = []
     if names:
-        return ", ".join(sorted(names)[:_SHOWN]) + (", …" if names[_SHOWN:] else "")
+        return listed(sorted(names), _SHOWN)
     if "global" not in str(error).lower():
         return ""
     lines = [line.strip() for line in str(error).splitlines() if "GLOBAL" in line]
@@ -152,7 +156,7 @@ def _objects(file: IO[bytes], error: Exception) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or its kind."""
+    """Return the first line of an error's message, or its kind."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 

@@ -1,4 +1,4 @@
-"""Looks at a pickle without running it: whether hashing what it makes would take all time, or all of the stack."""
+"""Checks a pickle without running it: whether hashing its tuples would take all time, or all of the stack."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _UNKNOWN: Final = -1
 
 
 class _OverwhelmingError(Exception):
-    """A tuple was met that nobody should hash."""
+    """Raised for a tuple that nobody should hash."""
 
 
 class _Scan:
@@ -34,7 +34,7 @@ class _Scan:
         self._memo: dict[int, _Held] = {}
 
     def run(self, position: int) -> int:
-        """Go through one pickle; the position behind it, or -1 where it is none that PyTorch's safe reader reads."""
+        """Go through one pickle; return the position behind it, or -1 if PyTorch's safe reader would not read it."""
         while True:
             code = self._pickled[position : position + 1]
             position += 1
@@ -115,13 +115,9 @@ class _Scan:
 
 
 def overwhelms(pickled: bytes | mmap, pickles: int = 1) -> bool:
-    """Whether a pickle holds tuples that cannot be hashed in reasonable time, or without overflowing the stack.
+    """Return True if a pickle holds tuples that cannot be hashed in reasonable time, or without overflowing the stack.
 
-    Pickles that PyTorch's safe reader refuses anyway are said to hold none.
-
-    Args:
-        pickled: The bytes.
-        pickles: How many follow one another.
+    Return False for pickles that PyTorch's safe reader refuses anyway.
     """
     scan, position = _Scan(pickled), 0
     try:

@@ -1,6 +1,6 @@
-"""Has a Trainer read checkpoints without running what is in them, and say which file it is that does not fit.
+"""Makes a Trainer read checkpoints without running what is in them, and name the file that does not fit.
 
-Lightning reads those from ``http`` with pickle, which runs code, and takes one for the other where two have one name.
+Lightning reads those from ``http`` with pickle, which runs code, and confuses two of the same name.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from torch.optim import Optimizer
 
 from lit_distill.files.checkpoint_file import first_line, is_remote, opened, read_opened, short_name
 from lit_distill.files.saving import WholeCheckpoints
+from lit_distill.utils.names import listed
 from lit_distill.utils.notices import tell
+from lit_distill.utils.patches import Patches
 
 _GUARDED = ("load_checkpoint", "load_model_state_dict", "load_optimizer_state_dict")
 _REMEDY = "weights_only=False, or --weights_only=false on the command line"
@@ -41,24 +43,22 @@ _ENTRIES: dict[str, Any] = {
 
 
 class MisfitError(ValueError, RuntimeError):
-    """A checkpoint's weights do not fit the module; PyTorch raises a ``RuntimeError`` for it."""
+    """Raised if a checkpoint's weights do not fit the module, where PyTorch raises a ``RuntimeError``."""
 
 
 def guard(trainer: Trainer) -> None:
-    """Have a Trainer read checkpoints safely until ``unguard``; to be called in ``setup``, after which Lightning reads."""
+    """Make a Trainer read checkpoints safely until ``unguard``; call it in ``setup``, after which Lightning reads."""
     if _guard_of(trainer) is None:
         held = CheckpointGuard(trainer)
         for name in _GUARDED:
-            setattr(trainer.strategy, name, getattr(held, name))
+            held.patches.set(trainer.strategy, name, getattr(held, name))
 
 
 def unguard(trainer: Trainer) -> None:
-    """Leave the Trainer as it was before ``guard``."""
+    """Undo ``guard``."""
     held = _guard_of(trainer)
     if held is not None:
-        for name in _GUARDED:
-            delattr(trainer.strategy, name)
-        vars(trainer.strategy).update(held.before)
+        held.patches.restore()
 
 
 def _guard_of(trainer: Trainer) -> CheckpointGuard | None:
@@ -67,19 +67,19 @@ def _guard_of(trainer: Trainer) -> CheckpointGuard | None:
 
 
 class CheckpointGuard:
-    """Stands before what a Trainer's strategy reads of checkpoints.
+    """Replaces the methods by which a Trainer's strategy reads checkpoints.
 
     Args:
         trainer: The Trainer.
 
     Attributes:
-        before: What the strategy itself held under the names of the methods that are stood before.
+        patches: The strategy's replaced methods.
     """
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
         self._originals = {name: getattr(trainer.strategy, name) for name in _GUARDED}
-        self.before = {name: value for name, value in vars(trainer.strategy).items() if name in _GUARDED}
+        self.patches = Patches()
         self._name = "the checkpoint"
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> Any:
@@ -87,13 +87,13 @@ class CheckpointGuard:
 
         Raises:
             FileNotFoundError: There is none.
-            ValueError: The file is damaged, holds Python objects, or a run cannot go on from it.
+            ValueError: The file is damaged, holds Python objects, or a run cannot resume from it.
         """
         self._name = short_name(checkpoint_path)
         original, trust = self._originals["load_checkpoint"], weights_only is False
         if _is_folder(checkpoint_path) or not _is_read_whole(self._trainer.strategy):
-            told = {"weights_only": not trust} if "weights_only" in inspect.signature(original).parameters else {}
-            return original(checkpoint_path, **told)
+            options = {"weights_only": not trust} if "weights_only" in inspect.signature(original).parameters else {}
+            return original(checkpoint_path, **options)
         with opened(checkpoint_path) as file:
             content = read_opened(file, self._name, trust, _REMEDY)
         _check_content(content, self._name, self._trainer)
@@ -133,7 +133,7 @@ class CheckpointGuard:
 
 
 def _check_optimizers(checkpoint: Mapping[str, Any], strategy: Any) -> None:
-    """Refuse another number of states than of optimizers: Lightning leaves out what has no other."""
+    """Refuse another number of states than of optimizers: Lightning silently drops the rest."""
     if type(strategy).load_optimizer_state_dict.__qualname__ != "Strategy.load_optimizer_state_dict":
         return
     saved, mine = len(checkpoint["optimizer_states"]), len(strategy.optimizers)
@@ -142,11 +142,7 @@ def _check_optimizers(checkpoint: Mapping[str, Any], strategy: Any) -> None:
 
 
 def _check_settings(optimizer: Optimizer) -> None:
-    """Refuse parameter groups that lack a setting of their optimizer, as those of another kind do: its step would fail.
-
-    Raises:
-        KeyError: One does.
-    """
+    """Refuse parameter groups that lack a setting of their optimizer, whose step would fail."""
     if not type(optimizer).__module__.startswith("torch.optim."):
         return  # others may keep defaults that their groups do not hold
     for group in optimizer.param_groups:
@@ -156,8 +152,8 @@ def _check_settings(optimizer: Optimizer) -> None:
 
 
 @contextmanager
-def naming(name: str | Path | None) -> Iterator[None]:
-    """Put a file's name before what is refused of it, where it is not said."""
+def naming_file(name: str | Path | None) -> Iterator[None]:
+    """Put a file's name before a ``ValueError`` that does not contain it."""
     try:
         yield
     except ValueError as error:
@@ -172,7 +168,7 @@ def _is_folder(path: str | Path) -> bool:
 
 
 def _is_read_whole(strategy: Any) -> bool:
-    """Whether a checkpoint is one file that Lightning reads by PyTorch, and no strategy or plug-in in its own way."""
+    """Return True if a checkpoint is one file that Lightning reads by PyTorch, and no strategy or plug-in in its own way."""
     if type(strategy).load_checkpoint.__qualname__ != "Strategy.load_checkpoint":
         return False
     reader = strategy.checkpoint_io
@@ -182,18 +178,17 @@ def _is_read_whole(strategy: Any) -> bool:
 
 
 def _reads(reader: Any, kind: str) -> bool:
-    """Whether an object reads checkpoints as a class of Lightning does, of either of its packages."""
+    """Return True if an object reads checkpoints like a class of Lightning, of either of its packages."""
     return bool(type(reader).load_checkpoint.__qualname__ == f"{kind}.load_checkpoint")
 
 
 def _check_content(content: Any, name: str, trainer: Trainer) -> None:
-    """Refuse what is no checkpoint of a fit, or lacks what this run goes on from."""
     fitting = trainer.state.fn is not None and trainer.state.fn.value == "fit"
     how = f"read its weights: lit_distill.load(network, {name!r})" + (", and fit without ckpt_path" if fitting else "")
     if not isinstance(content, Mapping):
         raise ValueError(f"{name} holds a {type(content).__name__}, no checkpoint of a fit.")
     if content and all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"{name} holds weights alone, and is no checkpoint of a fit: {how}.")
+        raise ValueError(f"{name} holds only weights, and is no checkpoint of a fit: {how}.")
     if not isinstance(content.get("state_dict"), Mapping) or _VERSION not in content:
         held = ", ".join(map(str, list(content)[:_SHOWN])) or "nothing"
         raise ValueError(f"{name} is no checkpoint of Lightning (it holds {held}): to use it, {how}.")
@@ -206,11 +201,11 @@ def _check_content(content: Any, name: str, trainer: Trainer) -> None:
             f"{name} holds the weights of a fit without its optimizers' states (save_weights_only), so that a fit cannot go on "
             f"from it: {how}."
         )
-    _tell_of_nan(content["state_dict"], name)
+    _warn_of_nan(content["state_dict"], name)
 
 
 def problem_of(content: Mapping[str, Any]) -> str:
-    """What of a checkpoint is not as Lightning writes it, in words; empty where all is."""
+    """Return what in a checkpoint is not as Lightning writes it, in words; empty if nothing is."""
     try:
         Version(content[_VERSION])
     except (KeyError, InvalidVersion, TypeError):
@@ -227,7 +222,7 @@ def problem_of(content: Mapping[str, Any]) -> str:
 
 
 def _problem_of_age(content: Mapping[str, Any]) -> str:
-    """Why Lightning cannot bring a checkpoint of an earlier version of it to the present one; empty where it can."""
+    """Return why Lightning cannot migrate a checkpoint of an earlier version; empty if it can."""
     version = content[_VERSION]
     if Version(version) >= Version(lightning.__version__):
         return ""
@@ -246,7 +241,7 @@ def _problem_of_progress(content: Mapping[str, Any], trainer: Trainer) -> str:
 
 
 def _unlike(mine: Any, theirs: Any, path: str) -> str:
-    """Where a nested value is of another kind than the one that a new run has, in words."""
+    """Return where a nested value is of another kind than that of a new run, in words."""
     if isinstance(mine, Mapping):
         if not isinstance(theirs, Mapping):
             return f"its {path} is a {type(theirs).__name__}"
@@ -258,9 +253,8 @@ def _unlike(mine: Any, theirs: Any, path: str) -> str:
     return ""
 
 
-def _tell_of_nan(state: Mapping[str, Any], name: str) -> None:
+def _warn_of_nan(state: Mapping[str, Any], name: str) -> None:
     tensors = {key: value for key, value in state.items() if isinstance(value, Tensor) and value.is_floating_point()}
     broken = [key for key, value in tensors.items() if value.layout == torch.strided and bool(value.isnan().any())]
     if broken:
-        more = ", …" if broken[_SHOWN:] else ""
-        tell(f"{name} holds NaN in {', '.join(broken[:_SHOWN])}{more}: the fit that made it had gone wrong.")
+        tell(f"{name} holds NaN in {listed(broken, _SHOWN)}: the fit that made it had gone wrong.")

@@ -1,4 +1,4 @@
-"""Makes a module again from its checkpoint, and runs nothing that the checkpoint names unless its maker is trusted."""
+"""Makes a module from its checkpoint, and runs nothing that the checkpoint names unless its maker is trusted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from lit_distill.files.checkpoint_file import opened, read_opened, short_name
-from lit_distill.files.resuming import MisfitError, naming, problem_of
+from lit_distill.files.resuming import MisfitError, naming_file, problem_of
+from lit_distill.utils.names import listed
 
 _INSTANTIATOR = "_instantiator"
 _CLASS = "_class_path"
@@ -22,13 +23,13 @@ def check_revivable(content: Any, name: str, kind: type[Any], given: Mapping[str
 
     Args:
         content: The checkpoint.
-        name: Its file's.
-        kind: The class that is to be made.
-        given: The arguments that the user gives in place of the checkpoint's.
-        trust: Whether the user trusts the checkpoint's maker.
+        name: The file's name.
+        kind: The class to make.
+        given: The user's arguments, which replace the checkpoint's.
+        trust: True if the user trusts the checkpoint's maker.
 
     Raises:
-        ValueError: It is none of Lightning's, or would call what it names.
+        ValueError: It is no checkpoint of Lightning, or would call what it names.
     """
     if not isinstance(content, Mapping) or not isinstance(content.get("state_dict"), Mapping):
         held = ", ".join(map(str, list(content)[:_SHOWN])) if isinstance(content, Mapping) else type(content).__name__
@@ -46,11 +47,11 @@ def check_revivable(content: Any, name: str, kind: type[Any], given: Mapping[str
         return
     named = sorted(set(_called({key: value for key, value in values.items() if key not in given and key != _CLASS})))
     if named:
-        shown = ", ".join(named[:_SHOWN]) + (", …" if named[_SHOWN:] else "")
+        shown = listed(named, _SHOWN)
         raise ValueError(
             f"{name} was made from a config, and making its module again calls what its hyper-parameters name ({shown}), which "
-            f"can be anything: it was refused. If you trust whoever made it, say so: {_REMEDY}. Else give what they stand for "
-            f"yourself, {kind.__name__}.load_from_checkpoint(…, student=…, teacher=…), or read the weights alone: "
+            f"can be anything: it was refused. If you trust its maker, use {_REMEDY}. Otherwise give what they stand for "
+            f"yourself, {kind.__name__}.load_from_checkpoint(…, student=…, teacher=…), or read only the weights: "
             f"lit_distill.load(network, {name!r})."
         )
     made = values.get(_CLASS)
@@ -59,7 +60,7 @@ def check_revivable(content: Any, name: str, kind: type[Any], given: Mapping[str
 
 
 def _hyper_parameters(content: Mapping[str, Any], kind: type[Any]) -> Any:
-    """All that Lightning would take for hyper-parameters, of this version and of past ones."""
+    """Return all that Lightning would take for hyper-parameters, in this version and past ones."""
     found: dict[str, Any] = {}
     for key in (*_PAST_KEYS, kind.CHECKPOINT_HYPER_PARAMS_KEY):
         values = content.get(key, {})
@@ -70,7 +71,6 @@ def _hyper_parameters(content: Mapping[str, Any], kind: type[Any]) -> Any:
 
 
 def _called(value: Any) -> Iterator[str]:
-    """The import paths that a nested value names as classes to make or functions to call."""
     waiting = [value]
     while waiting:
         one = waiting.pop()
@@ -83,7 +83,7 @@ def _called(value: Any) -> Iterator[str]:
 
 
 class Revivable:
-    """Stands before a LightningModule or a DataModule; its ``load_from_checkpoint`` runs nothing that the file names."""
+    """Mixin for a LightningModule or a DataModule whose ``load_from_checkpoint`` runs nothing that the file names."""
 
     @classmethod
     def load_from_checkpoint(
@@ -96,21 +96,21 @@ class Revivable:
         trust: bool = False,
         **arguments: Any,
     ) -> Any:
-        """Make the module that a checkpoint was saved of.
+        """Make the module that a checkpoint was saved from.
 
         One that was made in Python needs its networks again, ``student=…, teacher=…``. One that was made from a config names
         all that it consists of by import paths, and can be made with no argument; as this calls whatever is named there, it
         has to be trusted.
 
         Args:
-            checkpoint_path: The file, an address that ``fsspec`` reads (``http://…``), or an open file.
-            map_location: As in ``torch.load``.
-            hparams_file: Lightning's file of hyper-parameters, in place of those in the checkpoint.
-            strict: Whether the weights must fit by name; yes where None.
-            weights_only: False trusts the file as ``trust`` does.
+            checkpoint_path: The file, an address for ``fsspec`` (``http://…``), or an open file.
+            map_location: The device to map tensors to, as ``torch.load`` takes it.
+            hparams_file: Lightning's file of hyper-parameters, which replaces those in the checkpoint.
+            strict: The weights must fit by name; if None, they must.
+            weights_only: False trusts the file, like ``trust``.
             trust: Load Python objects in the file, and call what its hyper-parameters name: both can run any code that its
                 maker put there.
-            **arguments: Of the module, in place of those in the checkpoint.
+            **arguments: Arguments of the module, which replace those in the checkpoint.
 
         Raises:
             FileNotFoundError: There is no such file.
@@ -137,16 +137,16 @@ class Revivable:
         content = read_opened(file, name, trust, _REMEDY)
         check_revivable(content, name, cls, arguments, trust)
         del content  # Lightning reads it again
-        told: dict[str, Any] = {"map_location": map_location, "hparams_file": hparams_file}
+        options: dict[str, Any] = {"map_location": map_location, "hparams_file": hparams_file}
         own = super().load_from_checkpoint  # type: ignore[misc]
         for option, value in (("strict", strict), ("weights_only", not trust)):
             if option in inspect.signature(own).parameters:
-                told[option] = value
+                options[option] = value
         if not trust:
-            told[_INSTANTIATOR] = None  # Lightning then calls this class, and nothing that the file names
+            options[_INSTANTIATOR] = None  # Lightning then calls this class, and nothing that the file names
         file.seek(0)
         try:
-            with naming(name):
-                return own(file, **told, **arguments)
+            with naming_file(name):
+                return own(file, **options, **arguments)
         except RuntimeError as error:
             raise MisfitError(f"{name} does not fit this {cls.__name__}: {error}") from error

@@ -1,7 +1,7 @@
-"""Has a Trainer save its checkpoints whole or not at all.
+"""Makes a Trainer save its checkpoints whole or not at all.
 
-Lightning's own way goes through ``$TMPDIR`` and copies from there where that is another file system: whoever is killed as it
-copies, or whose disk is full then, has lost the checkpoint before too.
+Lightning's own way goes through ``$TMPDIR`` and copies from there if that is another file system: a kill or a full disk
+during the copy loses the previous checkpoint too.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _Path = str | Path
 
 
 class WholeCheckpoints(CheckpointIO):
-    """Saves checkpoints to local files whole or not at all; all else is done by what it stands in for.
+    """Saves checkpoints to local files whole or not at all; all else is done by the ``CheckpointIO`` that it wraps.
 
     Args:
         inner: Lightning's own, of either of its packages.
@@ -67,7 +67,7 @@ class WholeCheckpoints(CheckpointIO):
 
 
 def save_whole(trainer: Trainer) -> None:
-    """Have a Trainer's checkpoints written so, where it saves them in Lightning's own plain way.
+    """Make a Trainer write its checkpoints whole, if it uses Lightning's plain ``CheckpointIO``.
 
     It stays so after the run, for ``trainer.save_checkpoint``. A ``CheckpointIO`` of the user's stays as it is.
     """
@@ -83,7 +83,7 @@ def save_whole(trainer: Trainer) -> None:
 
 
 def local_path(path: _Path) -> Path | None:
-    """Where a checkpoint lies on this machine; None where it is elsewhere."""
+    """Return the path of a checkpoint on this machine; None if it is elsewhere."""
     files, place = url_to_fs(str(path))
     return Path(place) if isinstance(files, LocalFileSystem) else None
 
@@ -96,7 +96,7 @@ def _is_plain(checkpoint_io: object) -> bool:
 
 
 def _lead_on(gone: Path, newest: Path) -> None:
-    """Let links to a checkpoint that is about to go lead to the newest one: ``ModelCheckpoint(save_last="link")`` is later."""
+    """Point links to a checkpoint that is about to go to the newest one: ``ModelCheckpoint(save_last="link")`` is later."""
     if newest.parent != gone.parent or newest == gone or not newest.is_file():
         return
     for link in gone.parent.iterdir():

@@ -1,4 +1,4 @@
-"""Writes files whole or not at all: a reader finds what was there before, or what was written, and never a part of it."""
+"""Writes files whole or not at all: a reader finds the previous content or the new one, never a part of it."""
 
 from __future__ import annotations
 
@@ -19,22 +19,18 @@ except ImportError:  # Windows, where an open file can be neither locked so nor 
 _SUFFIX = ".saving"
 _TOKEN = 8
 _LONGEST = 255  # bytes of a name, on every usual file system
-_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # of file systems that cannot be told to
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # of file systems that cannot sync
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes | memoryview) -> None:
-    """Put a file in its place at once, and on the disk before the one that was there is gone.
+    """Replace a file at once, with the new content on the disk before the previous one is gone.
 
-    It is written beside its place and renamed, so that a kill, a full disk or a power cut leaves the file before, whatever
-    ``$TMPDIR`` is. What killed processes left beside it is removed; what others are writing stays. A file that was there keeps
-    its permissions. A symbolic link is replaced by the file, and what it led to stays; a device or a pipe is written to.
-
-    Args:
-        path: The file, in a folder that exists.
-        content: All of it.
+    The content is written next to the file and renamed, so that a kill, a full disk or a power cut leaves the previous file,
+    whatever ``$TMPDIR`` is. Remains of killed processes are removed; what others are writing stays. An existing file keeps
+    its permissions. A symbolic link is replaced by the file, and its target stays; a device or a pipe is written to.
 
     Raises:
-        OSError: It cannot be written; what was there before stays.
+        OSError: It cannot be written; the previous content stays.
     """
     place = Path(path)
     if place.exists() and not place.is_file():
@@ -50,7 +46,7 @@ def write_whole(path: str | os.PathLike[str], content: bytes | memoryview) -> No
 
 
 def remove_stale(path: Path) -> None:
-    """Remove what processes that were killed left beside a file as they wrote it; what is being written stays."""
+    """Remove what killed processes left next to a file while writing it; what is being written stays."""
     if fcntl is None:
         return
     before = _prefix(path.name)
@@ -95,7 +91,7 @@ def _replace(path: Path, content: bytes | memoryview) -> None:
 
 @contextmanager
 def _beside(path: Path) -> Iterator[tuple[Path, int]]:
-    """A new file beside one, locked and open, which is removed where an error ends the block; the block closes it."""
+    """Open a new file next to one, locked, which is removed if an error ends the block; the block closes it."""
     while True:
         beside = path.with_name(f"{_prefix(path.name)}{secrets.token_hex(_TOKEN // 2)}{_SUFFIX}")
         try:
@@ -112,7 +108,7 @@ def _beside(path: Path) -> Iterator[tuple[Path, int]]:
 
 
 def _claim(descriptor: int) -> bool:
-    """Lock a new file; False where another process has taken it for a stale one in between."""
+    """Lock a new file; return False if another process has taken it for a stale one in between."""
     if fcntl is None:
         return True
     try:
@@ -133,7 +129,6 @@ def _sync(descriptor: int) -> None:
 
 
 def _prefix(name: str) -> str:
-    """How the names of files that are being written begin, for a file of this name."""
     room = _LONGEST - _TOKEN - len(_SUFFIX) - 2
     if len(os.fsencode(name)) <= room:
         return f".{name}."

@@ -1,4 +1,4 @@
-"""A network behind what brings another network's images to those that it was trained on."""
+"""A network that first converts another network's images to those that it was trained on."""
 
 from __future__ import annotations
 
@@ -25,33 +25,38 @@ def adapt(
     student_std: list[float] | None = None,
     channels: int | None = None,
 ) -> nn.Module:
-    """A network that takes the student's images and shows the model what it was trained on.
+    """Return a network that takes the student's images and passes the model what it was trained on.
 
     In this order: the student's normalisation is undone, grey becomes colour or colour grey, the image is resized
-    (bilinear, antialiased) and then normalised as the model wants it. What is not given is left out. The model's layers
+    (bilinear, antialiased) and then normalised for the model. What is not given is left out. The model's layers
     are called ``model.…`` from then on: ``model.layer3``.
 
     Args:
-        model: The network, a teacher most likely; it stays as it is.
-        size: Height and width of the images that it wants; one number for both.
-        mean: What it wants subtracted, for each channel, of pixels in the range that the data set gives before its own
-            normalisation (usually [0, 1]).
-        std: What it wants divided by then.
-        student_mean: What the data set has subtracted already.
-        student_std: What it has divided by.
-        channels: The channels that it wants: 3 from grey images repeats them, 1 from colour is their luminance.
+        model: The network, most likely a teacher; it stays as it is.
+        size: Height and width of the model's images; one number for both.
+        mean: The mean to subtract for the model, per channel, from pixels in the range that the data set gives before its
+            own normalisation (usually [0, 1]).
+        std: The standard deviation to divide by for the model.
+        student_mean: The mean that the data set has subtracted.
+        student_std: The standard deviation that it has divided by.
+        channels: The model's channels: 3 from grey images repeats them, 1 from colour is their luminance.
 
     Raises:
         ValueError: Nothing is to be done, one of a mean and a standard deviation is missing, or a value is out of range.
+
+    Example:
+        >>> teacher = adapt(nn.Conv2d(3, 2, 3), size=8, channels=3)  # grey 4x4 images become 8x8 in colour
+        >>> teacher(torch.zeros(1, 1, 4, 4)).shape
+        torch.Size([1, 2, 6, 6])
     """
     return Adapted(model, size, mean, std, student_mean, student_std, channels)
 
 
 class Adapted(nn.Module):
-    """What ``adapt`` makes; its arguments are there.
+    """A network with a conversion of images before it; ``adapt`` makes it and describes its arguments.
 
     Attributes:
-        model: The network behind.
+        model: The network itself.
     """
 
     mean: Tensor | None
@@ -95,7 +100,7 @@ class Adapted(nn.Module):
             )
 
     def forward(self, images: Tensor) -> Any:
-        """The student's images ``[B, C, H, W]`` to what the model returns."""
+        """Return the model's output for the student's images ``[B, C, H, W]``."""
         given, wanted = (self.student_mean, self.student_std), (self.mean, self.std)
         return self.model(adapt_images(images, given, wanted, self.channels, self.size))
 
@@ -110,17 +115,17 @@ def adapt_images(
     channels: int | None = None,
     size: tuple[int, int] | None = None,
 ) -> Tensor:
-    """Images normalised one way, as another network wants them.
+    """Convert images that were normalised for one network for another.
 
     Args:
         images: ``[B, C, H, W]``, floating-point.
-        given: Mean and standard deviation that they are normalised with, each ``[C, 1, 1]``.
-        wanted: Mean and standard deviation that they shall be normalised with.
-        channels: How many channels they shall have, 1 or 3.
-        size: Height and width that they shall have.
+        given: Mean and standard deviation of their normalisation, each ``[C, 1, 1]``.
+        wanted: Mean and standard deviation to normalise them with.
+        channels: Number of channels to convert to, 1 or 3.
+        size: Height and width to resize to.
 
     Raises:
-        ValueError: They are no such images, or their channels are neither 1 nor 3 and shall change.
+        ValueError: They are no such images, or have neither 1 nor 3 channels, which are to change.
     """
     if images.dim() != 4 or not images.is_floating_point():
         raise ValueError(

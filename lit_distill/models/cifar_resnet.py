@@ -14,9 +14,9 @@ class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a parameter-free shortcut (option A of the paper, section 3.3).
 
     Args:
-        inputs: Channels that enter.
-        outputs: Channels that leave.
-        stride: Of the first convolution.
+        inputs: Number of input channels.
+        outputs: Number of output channels.
+        stride: Stride of the first convolution.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
@@ -29,7 +29,7 @@ class BasicBlock(nn.Module):
         self.padding = (outputs - inputs) // 2
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, inputs, H, W]`` to ``[B, outputs, H / stride, W / stride]``."""
+        """Return ``[B, outputs, H / stride, W / stride]`` for ``[B, inputs, H, W]``."""
         residual = F.relu(self.bn1(self.conv1(x)))
         residual = self.bn2(self.conv2(residual))
         shortcut = x
@@ -45,7 +45,7 @@ class CifarResNet(nn.Module):
     ``layer1.0.conv1``, …, ``linear``), which load strictly.
 
     Args:
-        blocks: Blocks a stage; the depth is ``6 * blocks + 2``.
+        blocks: Number of blocks per stage; the depth is ``6 * blocks + 2``.
         num_classes: Number of classes.
     """
 
@@ -63,7 +63,7 @@ class CifarResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images ``[B, 3, H, W]`` to logits ``[B, num_classes]``."""
+        """Return logits ``[B, num_classes]`` for images ``[B, 3, H, W]``."""
         x = F.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         logits: Tensor = self.linear(x.mean((2, 3)))

@@ -25,34 +25,39 @@ class Ensemble(nn.Module):
     """A network made of networks: all see the same inputs, and their logits are combined.
 
     It is a teacher like any other (frozen, recorded, in int8, compiled). Its members are its children ``0``, ``1``, …:
-    a layer reference ``1.layer3`` reads a layer of the second one, and ``1`` what it returns (of a mapping or a tuple
-    the first tensor: the logits in torchvision's segmentation models, and in Hugging Face's where no labels are passed).
+    the layer reference ``1.layer3`` reads a layer of the second one, and ``1`` its output (of a mapping or a tuple
+    the first tensor: the logits in torchvision's segmentation models, and in Hugging Face's if no labels are passed).
 
     ``probabilities`` gives ``z = T log sum_k w_k softmax(z_k / T)``: at the temperature T, ``softmax(z / T)`` is exactly
-    the mean of the members' distributions (Hinton et al. 2015, section 1: an ensemble's arithmetic mean). At another
-    temperature of the criterion it is near it.
+    the mean of the members' distributions (Hinton et al. 2015, section 1: an ensemble's arithmetic mean). At other
+    temperatures of the criterion it is close to it.
 
     ``logits`` is the weighted mean of logits, which is the geometric mean of the distributions.
 
-    ``confidence`` weighs each sample's members by how certain they are, without labels:
-    ``w_k = (1 - H_k / sum_j H_j) / (K - 1)`` with the entropies H at temperature 1, and mixes as ``probabilities`` does
-    (EBKD: Kwon et al. 2020, "Adaptive Knowledge Distillation Based on Entropy", as Zhang et al. 2022, CA-MKD, run it;
-    their code divides by K in place of K - 1, a constant factor).
+    ``confidence`` weighs each sample's members by their certainty, without labels:
+    ``w_k = (1 - H_k / sum_j H_j) / (K - 1)`` with the entropies H at temperature 1, and mixes like ``probabilities``
+    (EBKD: Kwon et al. 2020, "Adaptive Knowledge Distillation Based on Entropy", as run by Zhang et al. 2022, CA-MKD;
+    their code divides by K instead of K - 1, a constant factor).
 
     ``none`` combines nothing, for members of different classes: the output is the tuple of logits, whose first stands
-    for the teacher where one is asked for (``val/accuracy/teacher``).
+    for the teacher in figures of one (``val/accuracy/teacher``).
 
     Args:
         models: The members, at least one.
-        weights: Of the members, finite and at least 0; made to sum to 1. Equal where None. Not with ``confidence`` and
-            ``none``.
+        weights: The members' weights, finite and at least 0; scaled to the sum 1. If None, equal. Not with ``confidence``
+            and ``none``.
         average: ``probabilities``, ``logits``, ``confidence`` or ``none``.
-        temperature: T above 0; that of the criterion that compares the logits.
-        output_key: The entry of the members' mapping outputs that holds the logits; found by its usual names where None.
-        task: ``multiclass`` (softmax over classes), or ``binary`` or ``multilabel`` (a sigmoid a class).
+        temperature: T above 0; use that of the criterion that compares the logits.
+        output_key: The entry of the members' mapping outputs that holds the logits; if None, found by its usual names.
+        task: ``multiclass`` (softmax over classes), or ``binary`` or ``multilabel`` (one sigmoid per class).
 
     Raises:
         ValueError: An argument is wrong; or, when called, the members' logits differ in shape.
+
+    Example:
+        >>> ensemble = Ensemble([nn.Identity(), nn.Softplus()], average="logits")
+        >>> ensemble(torch.tensor([[2.0, 30.0]]))
+        tensor([[ 2.0635, 30.0000]])
     """
 
     def __init__(
@@ -67,8 +72,8 @@ class Ensemble(nn.Module):
         super().__init__()
         check_choice("average", average, AVERAGES)
         check_class_task("Ensemble", task)
-        check_networks("models", models)
-        _check_members(models)
+        check_members("models", models)
+        _refuse_repeated(models)
         if weights is not None and average in ("confidence", "none"):
             raise ValueError(f"weights do nothing with average {average!r}; leave one of the two out.")
         for index, model in enumerate(models):
@@ -85,7 +90,7 @@ class Ensemble(nn.Module):
         return len(self.weights)
 
     def forward(self, first: Any = None, *more: Any, **named: Any) -> Any:
-        """What the members take, to the combined logits; to the tuple of their logits with ``average`` none."""
+        """Return the combined logits for the members' inputs; the tuple of their logits if ``average`` is ``none``."""
         # torch.fx puts one symbol in each star's place; it traces networks of one input, where both are empty.
         rest = more if isinstance(more, tuple) else ()
         keywords = named if isinstance(named, dict) else {}
@@ -99,11 +104,11 @@ class Ensemble(nn.Module):
 
 
 class SeveralLogits(tuple[Tensor, ...]):
-    """The members' logits; the first stand for all where one network's are asked for."""
+    """The members' logits; the first stand for all if one network's are needed."""
 
     @property
     def logits(self) -> Tensor:
-        """The first member's."""
+        """The first member's logits."""
         return self[0]
 
 
@@ -115,15 +120,15 @@ def combine(
     output_key: OutputKey | None = None,
     task: Task = "multiclass",
 ) -> Any:
-    """The members' outputs as one.
+    """Combine the members' outputs.
 
     Args:
-        raw: What each member returned.
-        weights: Of the members, summing to 1.
-        average: As in ``Ensemble``.
-        temperature: As in ``Ensemble``.
-        output_key: As in ``Ensemble``.
-        task: As in ``Ensemble``.
+        raw: Each member's output.
+        weights: The members' weights, with the sum 1.
+        average: ``probabilities``, ``logits``, ``confidence`` or ``none``.
+        temperature: The temperature T of ``probabilities`` and ``confidence``.
+        output_key: The entry of mapping outputs that holds the logits; if None, found by its usual names.
+        task: ``multiclass``, ``binary`` or ``multilabel``.
 
     Returns:
         Logits of the members' shape, in float32 or wider; with ``none`` the tuple of their logits.
@@ -169,12 +174,11 @@ def _confident(logits: Sequence[Tensor], temperature: float, task: Task) -> Tens
 
 
 def _as_pair(logits: Tensor) -> Tensor:
-    """A sigmoid's logit as a softmax's two, on a new last dimension."""
     return torch.stack([logits, torch.zeros_like(logits)], -1)
 
 
 def _class_dim(logits: Tensor) -> int:
-    """Where the classes are, the same with and without a leading dimension of members."""
+    """Return the classes' dimension, the same with and without a leading dimension of members."""
     return 1 - logits.dim() if logits.dim() >= 4 else -1
 
 
@@ -187,23 +191,15 @@ def _need_classes(logits: Tensor) -> None:
         ) from error
 
 
-def check_networks(name: str, models: Sequence[nn.Module]) -> None:
-    """Refuse what is no list of networks.
-
-    Args:
-        name: The argument's.
-        models: The networks.
-
-    Raises:
-        TypeError: It is none.
-    """
+def check_members(name: str, models: Sequence[nn.Module]) -> None:
+    """Refuse what is no list of networks."""
     if not isinstance(models, (Sequence, nn.ModuleList)) or isinstance(models, str):
         raise wrong_type(name, models, "give a list of networks.")
     for index, model in enumerate(models):
         check_network(f"{name}[{index}]", model)
 
 
-def _check_members(models: Sequence[nn.Module]) -> None:
+def _refuse_repeated(models: Sequence[nn.Module]) -> None:
     if not models:
         raise ValueError("an ensemble of no models; give at least one.")
     for index, model in enumerate(models):

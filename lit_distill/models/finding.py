@@ -1,4 +1,4 @@
-"""Finds the networks of a model's architecture among a checkpoint's tensors, in one look at each name."""
+"""Finds the networks of a model's architecture among a checkpoint's tensors, in one pass over the names."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Entries:
     """Named tensors of a checkpoint, one network's or several networks'.
 
     Attributes:
-        place: The key of the checkpoint that they are in; empty where they are the checkpoint.
-        state: Them.
+        place: The key of the checkpoint that they are in; empty if they are the checkpoint.
+        state: The tensors by name.
         usual: Their place is one in which a state dict usually is.
     """
 
@@ -40,7 +40,7 @@ class Entries:
         return sorted(self.state)
 
     def under(self, prefix: str) -> dict[str, Any]:
-        """The tensors whose names start with a prefix, by what follows."""
+        """Return the tensors whose names start with a prefix, by the rest of their names."""
         start, stop = self._range(prefix)
         return {name[len(prefix) :]: self.state[name] for name in self.names[start:stop]}
 
@@ -48,12 +48,7 @@ class Entries:
         return bisect_left(self.names, prefix), bisect_left(self.names, prefix + _END)
 
     def fitting(self, wanted: Mapping[str, Any], optional: Collection[str]) -> list[str]:
-        """The prefixes under which the names are exactly those wanted, the shortest first.
-
-        Args:
-            wanted: A model's names.
-            optional: Those of them that may be absent.
-        """
+        """Return the prefixes under which the names are exactly those wanted, the shortest first."""
         needed = [name for name in wanted if name not in optional]
         found = []
         for prefix, count in self._overlaps(wanted).items():
@@ -63,7 +58,7 @@ class Entries:
         return sorted(found, key=_depth_first)
 
     def nearest(self, wanted: Mapping[str, Any]) -> tuple[int, str]:
-        """The prefix with most of the names wanted, and how many they are; the shortest of equals."""
+        """Return the number of wanted names under the prefix that has most of them, and the prefix; the shortest of equals."""
         overlaps = self._overlaps(wanted)
         if not overlaps:
             return 0, ""
@@ -71,7 +66,6 @@ class Entries:
         return overlaps[prefix], prefix
 
     def _overlaps(self, wanted: Mapping[str, Any]) -> Counter[str]:
-        """How many of the names wanted there are under each prefix that has any."""
         key = id(wanted)
         if key not in self._counts:
             self._counts[key] = _count(self.state, wanted)
@@ -97,7 +91,7 @@ def _count(names: Iterable[str], wanted: Mapping[str, Any]) -> Counter[str]:
 
 
 def same_tensors(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two networks' tensors are equal, so that it does not matter which is taken."""
+    """Return True if two networks' tensors are equal, so that it does not matter which is taken."""
     shared = [name for name in one if name in other]
     return all(_equal(one[name], other[name]) for name in shared)
 
@@ -108,26 +102,26 @@ def _equal(one: Any, other: Any) -> bool:
     return one.dtype == other.dtype and one.shape == other.shape and torch.equal(one, other)
 
 
-def choose(
+def choose_network(
     entries: Sequence[Entries], wanted: Mapping[str, Any], optional: Collection[str], prefix: str | None, file: str
 ) -> dict[str, Any]:
-    """The tensors of the network that is meant, or of the one that comes nearest.
+    """Return the tensors of the network that is meant, or of the one that comes nearest.
 
     Args:
-        entries: What the file holds, the usual place first.
+        entries: The file's groups of tensors, the usual place first.
         wanted: The model's state.
-        optional: Names of it that may be absent.
-        prefix: What the user said.
+        optional: Names in it that may be absent.
+        prefix: The prefix that the user gave.
         file: The file's name.
 
     Raises:
-        ValueError: Several networks fit, and nothing tells which is meant.
+        ValueError: Several networks fit, and nothing shows which is meant.
     """
     if prefix is not None:
-        told = _told(entries, prefix)
-        if isinstance(told, dict):
-            return told
-        entries = [told]
+        chosen = _under_prefix(entries, prefix)
+        if isinstance(chosen, dict):
+            return chosen
+        entries = [chosen]
     fits = [
         _Fit(one, under, one is entries[0] and one.usual)
         for one in entries
@@ -142,15 +136,13 @@ def choose(
 
 @dataclass(frozen=True)
 class _Fit:
-    """A network of the model's architecture in a file."""
-
     entries: Entries
     under: str
     usual: bool
 
     @property
     def name(self) -> str:
-        """What ``prefix`` calls it."""
+        """The ``prefix`` that names it."""
         path = self.under if self.usual or not self.entries.place else f"{self.entries.place}.{self.under}"
         return path.rstrip(".")
 
@@ -158,8 +150,8 @@ class _Fit:
         return self.entries.under(self.under)
 
 
-def _told(entries: Sequence[Entries], prefix: str) -> dict[str, Any] | Entries:
-    """The tensors under a prefix, or the place of that name."""
+def _under_prefix(entries: Sequence[Entries], prefix: str) -> dict[str, Any] | Entries:
+    """Return the tensors under a prefix, or the place of that name."""
     dotted = prefix.rstrip(".") + "." if prefix else ""
     found = entries[0].under(dotted)
     if found:
@@ -185,7 +177,7 @@ def _one_of(fits: Sequence[_Fit], file: str) -> _Fit:
         return first
     if student is None and len(usual) != 1:
         raise ValueError(
-            f"{file} holds {len(different)} networks of this architecture, under {names}: say which is meant, such as "
+            f"{file} holds {len(different)} networks of this architecture, under {names}: choose one, such as "
             f"prefix={first.name!r}."
         )
     chosen = student or usual[0]
@@ -198,14 +190,14 @@ def _one_of(fits: Sequence[_Fit], file: str) -> _Fit:
 
 
 def same_shapes(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
-    """Whether no tensor has another shape than the model's; one without a shape yet has any."""
+    """Return True if all shapes are the model's; a tensor without a shape yet has any."""
     return all(
         shape_of(mine) in (None, shape_of(found.get(name))) or name not in found for name, mine in wanted.items()
     )
 
 
 def shape_of(tensor: Any) -> list[int] | None:
-    """A tensor's shape; None of what is none, or has none yet."""
+    """Return a tensor's shape; None for what is no tensor, or has no shape yet."""
     if not isinstance(tensor, Tensor) or is_lazy(tensor) or tensor.is_nested:
         return None
     return list(tensor.shape)

@@ -1,8 +1,7 @@
-"""A student that starts with some of its teacher's weights."""
+"""Students that start with some of their teacher's weights."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 
 import torch
@@ -10,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from lit_distill.utils.arguments import check_named, check_network, check_text, check_whole
+from lit_distill.utils.names import listed, unknown_layer
 
 _SHOWN = 5
 
@@ -25,32 +25,26 @@ def inherit(
 
     With ``blocks`` the student's i-th block gets those of the teacher's block ``i * every`` (Sanh et al. 2019,
     "DistilBERT", section 3: one layer out of two), and what lies outside the blocks gets whatever has the same name and
-    shape in the teacher. ``layers`` copies what it names, after that. What was copied and what was not is printed.
+    shape in the teacher. ``layers`` is copied after that. What was copied and what was not is printed.
 
     Args:
         student: The network to fill, returned.
         teacher: The network to copy from.
-        layers: The student's layer (a path as in ``named_modules``, or a parameter's name) to the teacher's.
-        every: How many of the teacher's blocks there are to one of the student's, at least 1; where None, their numbers
-            divided.
+        layers: The teacher's layer by the student's (a path as in ``named_modules``, or a parameter's name).
+        every: Number of the teacher's blocks per block of the student's, at least 1; if None, their numbers divided.
         blocks: Path of the sequence of equal blocks, in both: ``encoder.layer``, ``layer3``.
 
     Raises:
         ValueError: There is nothing to do, no such layer, too few blocks, or two layers do not fit.
+
+    Example:
+        >>> student, teacher = nn.Sequential(nn.Linear(2, 3)), nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 3))
+        >>> bool((inherit(student, teacher, layers={"0": "0"})[0].weight == teacher[0].weight).all())
+        True
     """
     check_network("student", student)
     check_network("teacher", teacher)
-    if layers is not None:
-        check_named("layers", layers, "{'encoder.0': 'encoder.0'}")
-    if blocks is not None:
-        check_text("blocks", blocks, "the path of a sequence of blocks, such as 'encoder.layer'")
-    every = None if every is None else check_whole("every", every)
-    if every is not None and (blocks is None or every < 1):
-        raise ValueError(
-            f"every is {every}: it must be at least 1, and counts the blocks of `blocks`, which is {blocks!r}."
-        )
-    if layers is None and blocks is None:
-        raise ValueError("inherit has nothing to do: give layers (student: teacher) or blocks.")
+    _check_choice(layers, every, blocks)
     found = dict(teacher.state_dict())
     wanted = dict(student.state_dict())
     chosen: dict[str, str] = {}
@@ -63,16 +57,28 @@ def inherit(
         for ours, theirs in chosen.items():
             wanted[ours].copy_(found[theirs])
     rest = [name for name in wanted if name not in chosen]
-    left = f" As they were: {', '.join(rest[:_SHOWN])}{', …' if rest[_SHOWN:] else ''}." if rest else ""
+    left = f" As they were: {listed(rest, _SHOWN)}." if rest else ""
     rank_zero_info(f"inherit: {len(chosen)} of the student's {len(wanted)} tensors are the teacher's.{left}")
     return student
 
 
+def _check_choice(layers: dict[str, str] | None, every: int | None, blocks: str | None) -> None:
+    if layers is not None:
+        check_named("layers", layers, "{'encoder.0': 'encoder.0'}")
+    if blocks is not None:
+        check_text("blocks", blocks, "the path of a sequence of blocks, such as 'encoder.layer'")
+    if every is not None and (check_whole("every", every) < 1 or blocks is None):
+        raise ValueError(
+            f"every is {every}: it must be at least 1, and counts the blocks of `blocks`, which is {blocks!r}."
+        )
+    if layers is None and blocks is None:
+        raise ValueError("inherit has nothing to do: give layers (student: teacher) or blocks.")
+
+
 def _pair_blocks(student: nn.Module, teacher: nn.Module, blocks: str, every: int | None) -> dict[str, str]:
-    """The student's names to the teacher's, of all that is in the blocks."""
     ours = [name for name, _ in _submodule(student, blocks, "student").named_children()]
     theirs = [name for name, _ in _submodule(teacher, blocks, "teacher").named_children()]
-    step = every if every is not None else max(1, len(theirs) // max(1, len(ours)))
+    step = int(every) if every is not None else max(1, len(theirs) // max(1, len(ours)))
     if not ours or (len(ours) - 1) * step >= len(theirs):
         raise ValueError(
             f"the student has {len(ours)} blocks at {blocks!r} and the teacher {len(theirs)}: every {step}. of them are "
@@ -85,7 +91,7 @@ def _pair_blocks(student: nn.Module, teacher: nn.Module, blocks: str, every: int
 
 
 def _pair_layers(student: nn.Module, teacher: nn.Module, ours: str, theirs: str) -> dict[str, str]:
-    """The student's names to the teacher's, of all that is in two layers.
+    """Return the teacher's names by the student's for all that is in two layers.
 
     Raises:
         ValueError: One does not exist or has no weights, or the two differ.
@@ -107,7 +113,7 @@ def _pair_layers(student: nn.Module, teacher: nn.Module, ours: str, theirs: str)
 
 
 def _tensors_under(model: nn.Module, path: str, owner: str) -> Mapping[str, Tensor]:
-    """A layer's tensors by what their names add to its path; of a parameter's own name, itself."""
+    """Return a layer's tensors by the rest of their names; a parameter by its own name."""
     tensors = {name[len(path) :]: value for name, value in model.state_dict().items() if _is_under(name, path)}
     if not tensors:
         _submodule(model, path, owner)
@@ -120,9 +126,7 @@ def _submodule(model: nn.Module, path: str, owner: str) -> nn.Module:
         return model.get_submodule(path)
     except AttributeError:
         known = [name for name, _ in model.named_modules() if name]
-        close = difflib.get_close_matches(path, known, n=3)
-        hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"layers: {', '.join(known[:20])}."
-        raise ValueError(f"no layer {path!r} in the {owner} {type(model).__name__}; {hint}") from None
+        raise ValueError(unknown_layer(path, known, f"the {owner} {type(model).__name__}")) from None
 
 
 def _is_under(name: str, path: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
+import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from lit_distill.files.checkpoint_file import first_line, read_checkpoint
-from lit_distill.models.finding import Entries, choose, same_tensors
-from lit_distill.models.suitable import add_tied, differences, optional_names, refuse_unfillable, unsuitable
+from lit_distill.models.finding import Entries, choose_network, same_tensors
+from lit_distill.models.suitable import add_tied, mismatches, optional_names, refuse_unfillable, unsuitable
 from lit_distill.utils.arguments import check_flag, check_named, check_network, wrong_type
 
 _NESTED_KEYS = ("state_dict", "model_state_dict", "model", "net", "student", "module", "weights")
@@ -31,16 +32,16 @@ def load(model: nn.Module, checkpoint: str | Path, prefix: str | None = None, tr
     Reads ``.pt``, ``.pth``, ``.th``, ``.ckpt`` (Lightning's too) and ``.safetensors``. The state dict may be
     nested (``state_dict``, ``model``, …) and its keys may carry a wrapper's prefix (``module.``, ``model.``,
     ``_orig_mod.``, ``student.``, …): the prefix under which the keys and shapes are the model's is found.
-    Where several networks fit, the ``student`` is taken, or the one of the usual ``state_dict`` beside others in the file, and
-    that is said; where neither tells which is meant, all are refused by name.
-    Tensors from any device are mapped to the CPU. Nothing in the file is executed, unless ``trust`` says so.
+    If several networks fit, the ``student`` is taken, or the one in the usual ``state_dict``, with a warning; if neither shows
+    which is meant, all are refused by name.
+    Tensors from any device are mapped to the CPU. Nothing in the file is executed, unless ``trust`` is set.
 
     Args:
         model: The network to fill, returned.
         checkpoint: The file.
-        prefix: The prefix of the keys to read, or the key of the file under which the state dict is (``state_dict_ema``), where
+        prefix: The prefix of the keys to read, or the key of the file under which the state dict is (``state_dict_ema``), if
             several fit.
-        trust: Read a file that holds Python objects beside weights, such as hyper-parameters that are a
+        trust: Read a file that holds Python objects as well as weights, such as hyper-parameters that are a
             ``functools.partial``, a class or a Namespace, or a whole module. Loading it can run any code that its maker put
             there.
 
@@ -49,6 +50,13 @@ def load(model: nn.Module, checkpoint: str | Path, prefix: str | None = None, tr
         ValueError: The file is damaged, holds Python objects and is not trusted, or does not fit the model: what differs is
             listed. Or a weight is NaN, infinite, or of another kind than the model's (integers, complex, quantised). Or several
             networks fit.
+
+    Example:
+        >>> import tempfile, torch
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     torch.save({"state_dict": {"module.weight": torch.ones(1, 2)}}, f"{folder}/teacher.ckpt")
+        ...     load(nn.Linear(2, 1, bias=False), f"{folder}/teacher.ckpt").weight.tolist()
+        [[1.0, 1.0]]
     """
     check_network("model", model)
     trust = check_flag("trust", trust)
@@ -59,9 +67,9 @@ def load(model: nn.Module, checkpoint: str | Path, prefix: str | None = None, tr
     wanted = dict(model.state_dict())
     extra = {name.rpartition(".")[2] for name, value in wanted.items() if not isinstance(value, Tensor)}
     entries = _networks(_read(path, trust), path.name, extra)
-    found = choose(entries, wanted, optional_names(model, wanted), prefix, path.name)
+    found = choose_network(entries, wanted, optional_names(model, wanted), prefix, path.name)
     add_tied(model, found)
-    problems = differences(wanted, found) or unsuitable(model, wanted, found)
+    problems = mismatches(wanted, found) or unsuitable(model, wanted, found)
     if problems:
         more = f"\n  … and {len(problems) - _SHOWN} more" if problems[_SHOWN:] else ""
         shown = "\n  ".join(problems[:_SHOWN]) + more
@@ -73,7 +81,7 @@ def load(model: nn.Module, checkpoint: str | Path, prefix: str | None = None, tr
     return model
 
 
-def build(function: str, arguments: dict[str, Any] | None = None) -> nn.Module:
+def create_model(function: str, arguments: dict[str, Any] | None = None) -> nn.Module:
     """Make a model with any importable callable, for those whose signature a config cannot read.
 
     Args:
@@ -82,6 +90,10 @@ def build(function: str, arguments: dict[str, Any] | None = None) -> nn.Module:
 
     Raises:
         ValueError: The path cannot be imported, or what it made is no module.
+
+    Example:
+        >>> create_model("torch.nn.Linear", {"in_features": 4, "out_features": 2})
+        Linear(in_features=4, out_features=2, bias=True)
     """
     if not isinstance(function, str):
         raise wrong_type("function", function, "give an import path, such as 'timm.create_model'.")
@@ -94,6 +106,12 @@ def build(function: str, arguments: dict[str, Any] | None = None) -> nn.Module:
     if not isinstance(made, nn.Module):
         raise ValueError(f"{function!r} made a {type(made).__name__}, not a torch.nn.Module.")
     return made
+
+
+def build(function: str, arguments: dict[str, Any] | None = None) -> nn.Module:
+    """Call ``create_model``, its new name; this one will be removed after the next release."""
+    warnings.warn("lit_distill.build is now lit_distill.create_model.", DeprecationWarning, stacklevel=2)
+    return create_model(function, arguments)
 
 
 def _existing(checkpoint: str | Path) -> Path:
@@ -129,7 +147,7 @@ def _read(path: Path, trust: bool) -> Any:
 
 
 def _is_safetensors(path: Path) -> bool:
-    """Whether a file is named as one, or starts as one: with the length of its description in JSON."""
+    """Return True if a file is named as one, or starts like one: with the length of its description in JSON."""
     if path.suffix == ".safetensors":
         return True
     with path.open("rb") as file:
@@ -138,7 +156,7 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def _networks(content: Any, name: str, extra: Collection[str]) -> list[Entries]:
-    """The groups of tensors in a checkpoint, the one that is usually meant first.
+    """Return the groups of tensors in a checkpoint, the one that is usually meant first.
 
     Raises:
         ValueError: There are none.
@@ -158,7 +176,7 @@ def _networks(content: Any, name: str, extra: Collection[str]) -> list[Entries]:
 
 
 def _groups(content: Mapping[Any, Any], name: str, extra: Collection[str], depth: int = 1) -> list[Entries]:
-    """The groups of tensors under a mapping's keys; further in, of those keys that hold none themselves."""
+    """Return the groups of tensors under a mapping's keys, or further inside those keys that hold none themselves."""
     found = []
     for key in [*_NESTED_KEYS, *(key for key in content if isinstance(key, str) and key not in _NESTED_KEYS)]:
         group = _state_of(content.get(key))
@@ -174,15 +192,14 @@ def _groups(content: Mapping[Any, Any], name: str, extra: Collection[str], depth
 
 
 def _state_of(content: Any) -> Any:
-    """A whole module's state dict; all else as it is."""
     return content.state_dict() if isinstance(content, nn.Module) else content
 
 
 def _tensors(mapping: Mapping[Any, Any], file: str, extra: Collection[str]) -> dict[str, Any]:
-    """The tensors of a mapping by name, without what wrappers of PyTorch put into names, and further state of such a name.
+    """Return the tensors of a mapping, and its extra state, by name without the parts that PyTorch's wrappers add.
 
     Raises:
-        ValueError: Two names are then one, and the tensors differ.
+        ValueError: Two names become one, and the tensors differ.
     """
     found: dict[str, Any] = {}
     for key, value in mapping.items():

@@ -10,21 +10,21 @@ from torch import Tensor, nn
 from lit_distill.batch.labels import Task
 from lit_distill.batch.untouched import called_in_turn
 from lit_distill.capture.hooks import select_tensor
-from lit_distill.models.ensemble import Ensemble, check_networks, combine
+from lit_distill.models.ensemble import Ensemble, check_members, combine
 from lit_distill.outputs import OutputKey, read_logits
 from lit_distill.utils.arguments import check_sizes
 
 
 class Peers(Ensemble):
-    """An ensemble to train: networks side by side on the same inputs, none of which has anything of another.
+    """An ensemble to train: networks side by side on the same inputs that share nothing.
 
-    ``peers[0]`` is a plain network that can be saved alone, and its output the layer ``"0"``. The ensemble's own output is
+    ``peers[0]`` is a plain network that can be saved by itself, and its output the layer ``"0"``. The ensemble's own output is
     the log of the mean of the peers' probabilities.
 
     Args:
         peers: 2 networks or more for the same classes; they need not be alike.
         task: ``multiclass``, ``binary`` or ``multilabel``.
-        output_key: As in ``Ensemble``.
+        output_key: The entry of the peers' mapping outputs that holds the logits; if None, found by its usual names.
 
     Raises:
         ValueError: Fewer than two networks, or two that share parameters; or, when called, a peer's logits are not the
@@ -32,7 +32,7 @@ class Peers(Ensemble):
     """
 
     def __init__(self, peers: list[nn.Module], task: Task = "multiclass", output_key: OutputKey | None = None) -> None:
-        check_networks("peers", peers)
+        check_members("peers", peers)
         for index, peer in enumerate(peers):
             check_sizes(f"peer {index}", peer)
             if any(tensor.device.type == "meta" for tensor in peer.parameters()):
@@ -46,7 +46,7 @@ class Peers(Ensemble):
         super().__init__(peers, output_key=output_key, task=task)
 
     def forward(self, *inputs: Any, **named: Any) -> Tensor:
-        """What the peers take, to their ensemble's logits, shaped as one peer's."""
+        """Return the ensemble's logits for the peers' inputs, shaped like one peer's."""
         raw = called_in_turn(self.children(), self._guard, "peer", inputs, named)
         for index, output in enumerate(raw):
             if select_tensor(output) is not read_logits(output, self.output_key, f"peer {index}"):

@@ -1,4 +1,4 @@
-"""Small networks for small images, the handwritten digits first of all."""
+"""Small networks for small images, such as handwritten digits."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class SmallCNN(nn.Module):
         self.classifier = nn.Linear(2 * width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images ``[B, in_channels, H, W]`` to logits ``[B, num_classes]``."""
+        """Return logits ``[B, num_classes]`` for images ``[B, in_channels, H, W]``."""
         x = self.stage3(self.pool(self.stage2(self.stage1(x))))
         logits: Tensor = self.classifier(x.mean((2, 3)))
         return logits
 
 
 class MultiHeadCNN(nn.Module):
-    """The layers of ``SmallCNN`` up to the pooling, and a linear head for each of several tasks.
+    """The layers of ``SmallCNN`` up to the pooling, and one linear head per task.
 
     Args:
         heads: Number of classes by task; a task's head is the layer ``heads.<task>``.
@@ -57,7 +57,7 @@ class MultiHeadCNN(nn.Module):
         self.heads = nn.ModuleDict({task: nn.Linear(2 * width, classes) for task, classes in heads.items()})
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Images ``[B, in_channels, H, W]`` to logits ``[B, classes]`` by task."""
+        """Return logits ``[B, classes]`` by task for images ``[B, in_channels, H, W]``."""
         pooled = self.stage3(self.pool(self.stage2(self.stage1(x)))).mean((2, 3))
         return {task: head(pooled) for task, head in self.heads.items()}
 
@@ -83,6 +83,6 @@ class MLP(nn.Module):
         self.classifier = nn.Linear(widths[-1], num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Inputs ``[B, …]`` to logits ``[B, num_classes]``."""
+        """Return logits ``[B, num_classes]`` for inputs ``[B, …]``."""
         logits: Tensor = self.classifier(self.hidden(x.flatten(1)))
         return logits

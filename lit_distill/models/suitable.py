@@ -1,4 +1,4 @@
-"""Whether a checkpoint's tensors can become a network's weights as they are: kinds, shapes, and values that are numbers."""
+"""Checks that a checkpoint's tensors can become a network's weights: kinds, shapes, and finite values."""
 
 from __future__ import annotations
 
@@ -15,11 +15,7 @@ _KINDS = {"quantised": "is_quantized", "sparse": "is_sparse", "nested": "is_nest
 
 
 def refuse_unfillable(model: nn.Module) -> None:
-    """Refuse a model on the ``meta`` device, which has no memory for weights.
-
-    Raises:
-        ValueError: It is.
-    """
+    """Refuse a model on the ``meta`` device, which has no memory for weights."""
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     empty = next((name for name, tensor in tensors.items() if tensor.is_meta), None)
     if empty is not None:
@@ -30,7 +26,7 @@ def refuse_unfillable(model: nn.Module) -> None:
 
 
 def tied_names(model: nn.Module) -> list[list[str]]:
-    """The names of each weight that has several."""
+    """Return the names of each weight that has several."""
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
@@ -38,7 +34,7 @@ def tied_names(model: nn.Module) -> list[list[str]]:
 
 
 def optional_names(model: nn.Module, wanted: Mapping[str, Any]) -> set[str]:
-    """The names that a checkpoint of a model may lack: counters of old ones, and all but one of a tied weight."""
+    """Return the names that a checkpoint may lack: counters that old ones lack, and all but one name of a tied weight."""
     return {name for name in wanted if name.endswith(COUNTER)} | {name for tied in tied_names(model) for name in tied}
 
 
@@ -50,8 +46,8 @@ def add_tied(model: nn.Module, found: dict[str, Any]) -> None:
             found.setdefault(name, held)
 
 
-def differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """What keeps ``found`` from loading strictly, in words."""
+def mismatches(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """Return what keeps ``found`` from loading strictly, in words."""
     missing = [f"missing: {k}" for k in wanted if k not in found and not k.endswith(COUNTER)]
     unexpected = [f"unexpected: {k}" for k in found if k not in wanted]
     shapes = []
@@ -63,12 +59,12 @@ def differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str
 
 
 def unsuitable(model: nn.Module, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """What a model's weights must not be filled with, in words: other kinds of numbers, NaN, infinity.
+    """Return what a model's weights must not be filled with, in words: other kinds of numbers, NaN, infinity.
 
     Args:
         model: The model.
         wanted: Its state.
-        found: What would be loaded, with the same names and shapes.
+        found: The tensors to load, with the same names and shapes.
     """
     problems = []
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
@@ -81,7 +77,6 @@ def unsuitable(model: nn.Module, wanted: Mapping[str, Any], found: Mapping[str, 
 
 
 def _kind_problem(name: str, mine: Tensor, theirs: Any) -> str:
-    """What is wrong with the kind of a tensor's numbers."""
     if not isinstance(theirs, Tensor):
         return f"is a {type(theirs).__name__} in the file, and a tensor in the model"
     if is_lazy(theirs):
@@ -103,7 +98,6 @@ def _kind(tensor: Tensor) -> str:
 
 
 def _value_problem(mine: Tensor, theirs: Tensor, parameter: bool) -> str:
-    """What is wrong with a tensor's values once they are of the model's type."""
     if theirs.layout != torch.strided:
         return ""
     if theirs.is_quantized or not (mine.is_floating_point() or mine.is_complex()):
@@ -128,7 +122,7 @@ def _rounded(mine: Tensor, theirs: Tensor) -> str:
 
 
 def _torn_ties(model: nn.Module, found: Mapping[str, Any]) -> list[str]:
-    """Names of one and the same weight for which the file has different values."""
+    """Return the names of one and the same weight for which the file has different values."""
     problems = []
     for first, *others in tied_names(model):
         for other in others:

@@ -18,19 +18,13 @@ from torch.optim import Optimizer
 from torchmetrics import Metric, MetricCollection
 
 from lit_distill.balance import Balance
-from lit_distill.batch.batch import Batch, BatchFormat, Inputs, call_model, told_format
-from lit_distill.batch.examples import (
-    in_weights_type,
-    networks_of,
-    on_device,
-    training_data,
-    training_step_context,
-    unchanged,
-)
+from lit_distill.batch.as_trained import in_weights_type, networks_of, on_device, training_step_context
+from lit_distill.batch.batch import Batch, BatchFormat, Inputs, call_model, given_format
+from lit_distill.batch.examples import training_data
 from lit_distill.batch.labels import TASKS, Task
 from lit_distill.batch.positions import settle, settled_logits
 from lit_distill.batch.reporting import describe, join
-from lit_distill.batch.untouched import comparing_values
+from lit_distill.batch.snapshots import comparing_values
 from lit_distill.callbacks.throughput import Throughput, is_logging_step
 from lit_distill.criteria import Criterion
 from lit_distill.engine import checks
@@ -43,14 +37,14 @@ from lit_distill.engine.named_criteria import check_criteria
 from lit_distill.engine.remembered import class_name
 from lit_distill.engine.task_gradient import splits_gradients
 from lit_distill.engine.weighted import WeightedCriteria
-from lit_distill.files.resuming import guard, naming
+from lit_distill.files.resuming import guard, naming_file
 from lit_distill.files.reviving import Revivable
 from lit_distill.modules.first_callback import FirstCallback
 from lit_distill.modules.hyperparameters import describe_criteria, record_hyperparameters, tell_changes
 from lit_distill.modules.optimization import Interval, Optimization, OptimizerFactory, SchedulerFactory
 from lit_distill.modules.passed_over import tell_passed_over
 from lit_distill.preflight.dry_run import DryRun
-from lit_distill.preflight.input_types import wrong_type
+from lit_distill.preflight.input_types import explain_input_type
 from lit_distill.preflight.lone_batches import lone_batch
 from lit_distill.preflight.networks import check_networks, refuse_empty
 from lit_distill.preflight.unfreezing import unfreezes_later
@@ -59,7 +53,9 @@ from lit_distill.teachers import Teacher
 from lit_distill.utils.arguments import check_choice, check_flag, check_network
 from lit_distill.utils.lightning_names import explain_refused_modules
 from lit_distill.utils.plain import make_scalars_plain, plain_number
+from lit_distill.utils.restoring import unchanged
 from lit_distill.utils.signals import end_if_terminated
+from lit_distill.utils.tensors import first_parameter
 
 Metrics = dict[str, Metric] | MetricCollection
 
@@ -134,7 +130,7 @@ class DistillationModule(Revivable, LightningModule):
         self.task: Task = task
         self.student = student
         self.criteria = WeightedCriteria(criteria, weights, schedules, balance)
-        self._format = told_format(batch_format)
+        self._format = given_format(batch_format)
         self.distiller = Distiller(student, teacher, self.criteria, self._format)
         self.distiller.note.task = task
         self._teacher = self.distiller.teacher
@@ -303,7 +299,7 @@ class DistillationModule(Revivable, LightningModule):
     def _look_at(self, batch: Any) -> None:
         if batch is None:  # a stream that goes on from a checkpoint, which has the shapes
             return
-        weights = next(iter(self.student.parameters()), torch.empty(0))
+        weights = first_parameter(self.student)
         with unchanged(*networks_of(self.trainer, self)):
             moved = in_weights_type(self.trainer, on_device(self.trainer, self, batch, weights.device), weights)
         read = describe(moved, self._reader, self._several_loaders)
@@ -312,7 +308,7 @@ class DistillationModule(Revivable, LightningModule):
             with training_step_context(self.trainer):
                 self.dry_run(data, read)
         except (RuntimeError, ValueError) as error:
-            why = wrong_type(error.__cause__ or error, data.inputs, weights)
+            why = explain_input_type(error.__cause__ or error, data.inputs, weights)
             if why is not None:
                 raise ValueError(why) from error
             raise
@@ -392,14 +388,14 @@ class DistillationModule(Revivable, LightningModule):
         make_scalars_plain(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        with naming(self._trainer.ckpt_path if self._trainer is not None else None):
+        with naming_file(self._trainer.ckpt_path if self._trainer is not None else None):
             self.distiller.note.read(checkpoint, self.criteria)
         if self._trainer is None:
             return
         fitting = self.trainer.state.fn == TrainerFn.FITTING
         tell_changes(self.hparams, checkpoint, self.distiller.note, fitting)
         if fitting:
-            with naming(self.trainer.ckpt_path):
+            with naming_file(self.trainer.ckpt_path):
                 self.distiller.note.restore_rng(self.trainer, last=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DistillationModule:

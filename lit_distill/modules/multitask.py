@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from lit_distill.balance import Balance
-from lit_distill.batch.batch import BatchFormat, told_format
+from lit_distill.batch.batch import BatchFormat, given_format
 from lit_distill.batch.labels import CLASS_TASKS, TASKS, Task
 from lit_distill.batch.positions import settle, settled_logits
 from lit_distill.criteria import Criterion, OnHead
@@ -98,7 +98,7 @@ class MultiTaskDistillation(DistillationModule):
         default, shares = _default_criteria(heads, taught, kinds, temperature) if criteria is None else ({}, {})
         chosen, weighting = choose(criteria, weights, default, shares)
         _check_heads(heads, kinds, chosen)
-        layout = told_format(batch_format)
+        layout = given_format(batch_format)
         refuse_for_heads(layout, ("mask_from_labels", "resize_logits"), "the option is of one task's labels")
         if layout.output_key is None:
             layout = replace(layout, output_key=next(iter(heads)))

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lit_distill.balance import Balance
-from lit_distill.batch.batch import BatchFormat, told_format
+from lit_distill.batch.batch import BatchFormat, given_format
 from lit_distill.batch.labels import CLASS_TASKS, Task
 from lit_distill.batch.positions import settle
 from lit_distill.criteria import Criterion, HardTarget, Mutual, OnHead
@@ -74,7 +74,7 @@ class MutualDistillation(DistillationModule):
         refuse_task("MutualDistillation", task, CLASS_TASKS, "peers compare and average predictions of classes")
         temperature = check_temperature(temperature)
         refuse_unused({"temperature": None if temperature == DEFAULT_TEMPERATURE else temperature}, criteria)
-        layout = told_format(batch_format)
+        layout = given_format(batch_format)
         refuse_for_heads(layout, ("resize_logits",), "peers' logits are compared as they are")
         student = Peers(peers, task, layout.output_key)
         _warn_of_twins(student)

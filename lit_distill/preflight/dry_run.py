@@ -1,4 +1,4 @@
-"""Puts an example through the teacher and the criteria before the first batch, and refuses what would fail later."""
+"""Runs an example through the teacher and the criteria before the first batch, and refuses what would fail later."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from lit_distill.batch.batch import Batch, Target, call_model, count_samples
-from lit_distill.batch.examples import unchanged
 from lit_distill.batch.labels import CLASS_TASKS
 from lit_distill.batch.positions import input_mask
-from lit_distill.batch.untouched import comparing_values
+from lit_distill.batch.snapshots import comparing_values
 from lit_distill.criteria import LogitMSE
 from lit_distill.engine import checks
 from lit_distill.engine.distiller import Distiller, Sides, StepLoss
@@ -24,15 +23,16 @@ from lit_distill.engine.weighted import Losses
 from lit_distill.outputs import Outputs
 from lit_distill.preflight.gradients import reaches_student
 from lit_distill.preflight.lone_batches import refuse_lone_batch
-from lit_distill.preflight.misreadings import tell_of_other_tasks, tell_of_unread_weights
+from lit_distill.preflight.misreadings import warn_of_other_tasks, warn_of_unread_weights
 from lit_distill.preflight.networks import check_logits, check_networks, have_values
-from lit_distill.preflight.probabilities import tell_of_logarithms, tell_of_probabilities
+from lit_distill.preflight.probabilities import warn_of_logarithms, warn_of_probabilities
 from lit_distill.teachers import FrozenTeacher
 from lit_distill.teachers.steadiness import ask_steady
+from lit_distill.utils.restoring import unchanged
 
 
 class DryRun:
-    """Puts an example through a distillation; nothing is trained.
+    """Runs an example through a distillation; nothing is trained.
 
     Args:
         distiller: The distillation.
@@ -51,21 +51,22 @@ class DryRun:
         module: LightningModule | None = None,
         read: Sequence[str] = (),
         labels: Target | None = None,
-        heard: nn.Module | None = None,
+        made_by: nn.Module | None = None,
         later: bool = False,
     ) -> None:
-        """Put the student's outputs beside the teacher's, and through the criteria.
+        """Compare the student's outputs with the teacher's by the criteria, which size their layers.
 
-        The criteria size their layers. With gradients on, each criterion that trains must reach the student.
+        With gradients on, each criterion that trains must reach the student.
 
         Args:
             student: The student's outputs for the example.
             data: The example.
-            module: What will train; given, what no criterion trains is said, or refused where DDP will wait for it.
-            read: Lines that say what was read of the batch.
-            labels: The example's labels where no criterion reads them; those of ``data`` if None.
-            heard: What made the student's outputs, where that is a copy of the student.
-            later: What is frozen now may be trained later.
+            module: The module to train. If given, parameters that no criterion trains are reported, or refused if DDP would
+                wait for them.
+            read: Lines that describe how the batch was read.
+            labels: The example's labels if no criterion reads them; if None, those of ``data``.
+            made_by: The network that made the student's outputs, if it is a copy of the student.
+            later: Parameters that are frozen now may be trained later.
 
         Raises:
             ValueError: The networks, the criteria and the data do not fit; the message says which and why.
@@ -74,7 +75,7 @@ class DryRun:
         check_networks(self.student, self.teacher.model if self.teacher is not None else None)
         if count_samples(data.inputs) == 0:
             raise ValueError(
-                "the first training batch is empty: its tensors have 0 samples; look at the collate function."
+                "the first training batch is empty: its tensors have 0 samples; check the collate function."
             )
         self.criteria.advance(0, 0.0)  # a fit before may have left it at its schedules' end
         note.remember_settings(self.criteria, self.teacher)
@@ -85,9 +86,9 @@ class DryRun:
             self.criteria.eval()
             sides = self.distiller.sides(student, teacher, data)
             loss = self._loss_of(sides)
-            made_by = heard if heard is not None else self.student  # a compiled one has no truth value
-            self._check_losses(loss.losses, data, sides, made_by, later)
-        self._tell_of_misreadings(sides, labels)
+            network = made_by if made_by is not None else self.student  # a compiled one has no truth value
+            self._check_losses(loss.losses, data, sides, network, later)
+        self._warn_of_misreadings(sides, labels)
         if module is not None:
             checks.every_parameter_reached(loss.total, module, self.criteria)
         note.remember_shapes(student, teacher)
@@ -96,7 +97,7 @@ class DryRun:
         rank_zero_info("\n".join(lines))
 
     def _ask_teacher(self, data: Batch) -> Outputs:
-        """The teacher's outputs; a frozen one that changes itself, and one that changes its inputs, are refused."""
+        """Return the teacher's outputs; refuse a teacher that changes its inputs, or itself while frozen."""
         teacher = self.teacher
         if teacher is None:
             return Outputs.nothing()
@@ -118,29 +119,22 @@ class DryRun:
             losses = self.criteria(sides.student, sides.teacher, sides.target, sides.parameters)
         return StepLoss(losses, sides.own_loss)
 
-    def _check_losses(
-        self,
-        losses: Losses,
-        data: Batch,
-        sides: Sides,
-        heard: nn.Module,
-        later: bool,
-    ) -> None:
-        """Refuse criteria that an example shows to be no numbers, or to train nothing."""
+    def _check_losses(self, losses: Losses, data: Batch, sides: Sides, made_by: nn.Module, later: bool) -> None:
+        """Refuse criteria that are not finite for an example, or train nothing."""
         student, teacher, target = sides.student, sides.teacher, sides.target
-        networks = {"student": (heard, student)}
+        networks = {"student": (made_by, student)}
         if self.teacher is not None:
             networks["teacher"] = (self.teacher.model, teacher)
         criteria = self.criteria.criteria()
         values = {name: value for name, value in losses.raw.items() if self.criteria.trains(name)}
         example_is_finite(values, criteria, data, networks, target)
-        partly = any(not parameter.requires_grad for parameter in heard.parameters())
+        partly = any(not parameter.requires_grad for parameter in made_by.parameters())
         self.distiller.capture.gradients_expected = not (later and partly)
         if torch.is_grad_enabled() and self.distiller.capture.gradients_expected:
             terms = losses.terms | self.criteria.waiting(student, teacher, target)
-            reaches_student(terms, criteria, heard, student)
+            reaches_student(terms, criteria, made_by, student)
 
-    def _tell_of_misreadings(self, sides: Sides, labels: Target | None) -> None:
+    def _warn_of_misreadings(self, sides: Sides, labels: Target | None) -> None:
         """Warn of outputs and labels that are probably not what they are taken for."""
         student, teacher, target = sides.student, sides.teacher, sides.target
         if self.teacher is not None:
@@ -148,21 +142,13 @@ class DryRun:
             self.teacher.skip_logits(not needed)
             if self._compares_scores():
                 captures = self.distiller.captures().items()
-                tell_of_probabilities(student, teacher, [who for who, one in captures if one.layouts.squashed])
-            tell_of_logarithms(student, teacher, self.criteria, target)
-        tell_of_other_tasks(self.criteria, student, target if target is not None else labels)
-        tell_of_unread_weights(self.criteria, self.distiller.format)
+                warn_of_probabilities(student, teacher, [who for who, one in captures if one.layouts.squashed])
+            warn_of_logarithms(student, teacher, self.criteria, target)
+        warn_of_other_tasks(self.criteria, student, target if target is not None else labels)
+        warn_of_unread_weights(self.criteria, self.distiller.format)
 
     def refuse_lone_batch(self, why: str, data: Batch) -> None:
-        """Refuse batches of one sample where a BatchNorm that trains cannot take one.
-
-        Args:
-            why: How they come about.
-            data: A batch.
-
-        Raises:
-            ValueError: One cannot.
-        """
+        """Refuse batches of one sample if a BatchNorm that trains cannot take one."""
         given = {"student": (self.student, data.inputs)}
         joint = self.distiller.registered_teacher
         if joint is not None:
@@ -181,7 +167,6 @@ class DryRun:
             self.criteria(sides.student, sides.teacher, sides.target, sides.parameters)
 
     def _compares_scores(self) -> bool:
-        """Whether a criterion takes the logits as scores of classes."""
         for criterion in self.criteria.criteria().values():
             task = checks.task_of(criterion)
             reads = criterion.compares_logits or criterion.needs_target
@@ -190,7 +175,6 @@ class DryRun:
         return False
 
     def _layouts(self) -> list[str]:
-        """What is unusual of the layouts that were found, in lines to print."""
         lines = []
         for who, capture in self.distiller.captures().items():
             for layer in (None, *capture.layers):

@@ -1,4 +1,4 @@
-"""Whether a gradient gets from each criterion to the student, found in the graph of one example without computing any."""
+"""Checks that a gradient from each criterion reaches the student, in the graph of one example; no gradient is computed."""
 
 from __future__ import annotations
 
@@ -6,29 +6,26 @@ from collections.abc import Collection, Iterable, Mapping
 
 from torch import Tensor, nn
 
-from lit_distill.batch.examples import reached_by
 from lit_distill.criteria import Criterion, FeatureCriterion
 from lit_distill.criteria.task_loss import TaskLoss
 from lit_distill.outputs import Outputs
+from lit_distill.utils.graph import reached_by
 from lit_distill.utils.names import listed
 
 
 def reaches_student(
-    values: Mapping[str, Tensor],
-    criteria: Mapping[str, Criterion],
-    student: nn.Module,
-    outputs: Outputs,
+    values: Mapping[str, Tensor], criteria: Mapping[str, Criterion], student: nn.Module, outputs: Outputs
 ) -> None:
-    """Refuse a criterion that trains nothing of the student, though it has a weight.
+    """Refuse a criterion that has a weight and trains nothing of the student.
 
     Args:
-        values: The criteria's values for an example, with their graphs; of those that have a weight, or will have one.
-        criteria: By name.
+        values: The values of the criteria with a weight (now or later) for an example, with their graphs.
+        criteria: The criteria by name.
         student: The network that made the outputs.
-        outputs: The student's, in the graph.
+        outputs: The student's outputs, in the graph.
 
     Raises:
-        ValueError: No gradient gets from a criterion to a trainable parameter of the student.
+        ValueError: No gradient of a criterion reaches a trainable parameter of the student.
     """
     own = {id(parameter) for criterion in criteria.values() for parameter in criterion.parameters()}
     wanted = {id(p) for p in student.parameters() if p.requires_grad and id(p) not in own}
@@ -42,12 +39,7 @@ def reaches_student(
 
 
 def reaches(value: Tensor, wanted: Collection[int]) -> bool:
-    """Whether a value's gradient gets to one of the parameters, be it 0 in this example or not.
-
-    Args:
-        value: A scalar with its graph.
-        wanted: The parameters' ids.
-    """
+    """Return True if a value's gradient reaches one of the parameters, even if it is 0 in this example."""
     found = reached_by(value, through_steps=False)
     return found is None or not found.isdisjoint(wanted)
 
@@ -58,7 +50,7 @@ def _frozen(student: nn.Module, criteria: Mapping[str, Criterion], own: Collecti
     count = sum(1 for parameter in student.parameters() if id(parameter) not in own)
     return (
         f"the student {type(student).__name__} has nothing to train: all its {count} parameters are frozen.{rest} "
-        "Unfreeze it, student.requires_grad_(True), or the part of it that shall learn."
+        "Unfreeze it, student.requires_grad_(True), or the part of it that is to learn."
     )
 
 
@@ -74,26 +66,24 @@ def _why(value: Tensor, criterion: Criterion, student: nn.Module, outputs: Outpu
     if outputs.has_logits and not layers and not reaches(outputs.logits, wanted):
         return (
             f"the logits of the student {type(student).__name__} carry none; its forward detaches them, computes without "
-            "gradients (torch.no_grad, argmax, .item(), NumPy), rounds them, or takes them from frozen layers alone. Take that "
+            "gradients (torch.no_grad, argmax, .item(), NumPy), rounds them, or takes them only from frozen layers. Take that "
             "out, or unfreeze what makes them."
         )
     if value.requires_grad:
-        return "its value depends on its own parameters alone, not on the student's outputs."
+        return "its value depends only on its own parameters, not on the student's outputs."
     return (
         "its value is a constant, or was detached from the student's outputs (.detach(), .item(), argmax, torch.no_grad). "
-        "Compute it of the student's tensors, or give it the weight 0 to log it alone."
+        "Compute it from the student's tensors, or give it the weight 0 only to log it."
     )
 
 
 def _read_by(criterion: Criterion, outputs: Outputs) -> list[str]:
-    """The student's layers that a criterion reads."""
     if isinstance(criterion, FeatureCriterion) and criterion.pairs:
         return [layer for layer, _ in criterion.pairs]
     return [layer for layer in criterion.student_layers if layer in outputs.features]
 
 
 def _frozen_layers(student: nn.Module, layers: Iterable[str]) -> str:
-    """The first parts of the student that are frozen, for the remedy."""
     names = []
     for layer in layers:
         path = layer.partition("#")[0].partition(":")[0]

@@ -1,4 +1,4 @@
-"""Inputs of a type that a network does not take: training would fail on them at the first batch, or at this one."""
+"""Inputs of a type that a network does not take: training would fail on them at the first batch."""
 
 from __future__ import annotations
 
@@ -10,15 +10,10 @@ from torch import Tensor
 from lit_distill.batch.batch import tensors_of
 
 
-def wrong_type(error: BaseException, inputs: Any, weights: Tensor) -> str | None:
-    """Say which type the inputs have where a network failed on it, and what to do; None where it failed on other things.
+def explain_input_type(error: BaseException, inputs: Any, weights: Tensor) -> str | None:
+    """Explain a failure on inputs of a wrong type, and what to do; None if the network failed for another reason.
 
-    Nothing is cast before a fit that is not cast in it: Lightning hands each batch to the network as it is.
-
-    Args:
-        error: What the network raised.
-        inputs: What it was given, or the batch that this is in.
-        weights: One of its weights.
+    The dry run converts nothing that the fit does not: Lightning hands each batch to the network as it is.
     """
     if "type" not in str(error) or not isinstance(error, RuntimeError):
         return None

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import BatchSampler, DataLoader
 
-from lit_distill.batch.examples import unchanged
 from lit_distill.capture.formats import map_tensors
+from lit_distill.utils.restoring import unchanged
 
 _Given = TypeVar("_Given")
 
 
 def lone_batch(trainer: Any) -> str | None:
-    """Why a training batch of this fit will hold one sample, in words; None where none will, or that cannot be told.
+    """Return why a training batch of this fit will hold one sample, in words; None if none will, or if unknown.
 
     Args:
         trainer: The running trainer, its training loader ready.
@@ -42,23 +42,12 @@ def lone_batch(trainer: Any) -> str | None:
     full, rest = divmod(samples, size)
     if rest == 1 and not sampler.drop_last and batches > full:
         where = f" on each of {trainer.world_size} processes" if trainer.world_size > 1 else ""
-        return f"{samples} samples in batches of {size}{where}, which leave one alone in the last"
+        return f"{samples} samples in batches of {size}{where}, which leave one in the last"
     return None
 
 
 def refuse_lone_batch(why: str, owner: str, network: nn.Module, inputs: _Given, run: Callable[[_Given], Any]) -> None:
-    """Refuse batches of one sample where a BatchNorm of the network fails on one; it is run on one to see.
-
-    Args:
-        why: How such batches come about.
-        owner: Whose they are, for the message.
-        network: In the modes that it trains in.
-        inputs: Of a batch.
-        run: Runs it on inputs.
-
-    Raises:
-        ValueError: It fails.
-    """
+    """Refuse batches of one sample if a BatchNorm of the network fails on one, which is tried."""
     norms = {name: one for name, one in network.named_modules() if isinstance(one, _BatchNorm) and one.training}
     if not norms or any(isinstance(one, nn.SyncBatchNorm) for one in norms.values()):
         return
@@ -79,7 +68,7 @@ def refuse_lone_batch(why: str, owner: str, network: nn.Module, inputs: _Given, 
 
 
 def first_sample(inputs: _Given) -> _Given:
-    """The inputs of the first sample alone: of every tensor that has as many rows as the first one."""
+    """Return the inputs of the first sample: of every tensor that has as many rows as the first one."""
     sizes: list[int] = []
 
     def note(tensor: Tensor) -> Tensor:
@@ -92,7 +81,6 @@ def first_sample(inputs: _Given) -> _Given:
 
 
 def _until_the_end(trainer: Any) -> float:
-    """The batches until the fit has made its last step."""
     steps: int = trainer.max_steps
     return math.inf if steps is None or steps < 0 else (steps - trainer.global_step) * trainer.accumulate_grad_batches
 

@@ -1,4 +1,4 @@
-"""What a set-up most likely does not mean: labels of another task than a soft target's, weights that nobody reads."""
+"""Warnings of set-ups that are probably not intended: labels of another task, sample weights that nothing reads."""
 
 from __future__ import annotations
 
@@ -19,15 +19,10 @@ from lit_distill.utils.notices import tell
 _TOLERANCE = 0.02  # of a row of class probabilities to 1, as in ``labels``
 
 
-def tell_of_other_tasks(criteria: WeightedCriteria, student: Outputs, target: Target | None) -> None:
-    """Say where labels look like those of another task than a criterion that compares logits is for.
+def warn_of_other_tasks(criteria: WeightedCriteria, student: Outputs, target: Target | None) -> None:
+    """Warn if labels look like those of another task than that of a criterion that compares logits.
 
-    A criterion that reads labels refuses such labels itself; one that compares the networks alone would train on.
-
-    Args:
-        criteria: The criteria.
-        student: The student's outputs for an example.
-        target: The example's labels; None where there are none, or they cannot be told.
+    A criterion that reads labels refuses such labels itself; one that only compares the networks would train on.
     """
     for name, criterion in criteria.criteria().items():
         task, outputs = _task_of(criterion), _logits_of(criterion, student)
@@ -43,19 +38,13 @@ def tell_of_other_tasks(criteria: WeightedCriteria, student: Outputs, target: Ta
             remedy += "and in its criteria" if likely[0] in CLASS_TASKS else "and compare the outputs by LogitMSE"
             tell(
                 f"criterion {name!r} ({type(criterion).__name__}) compares the outputs as scores of classes (task {task!r}), "
-                f"and the labels {list(labels.shape)} beside outputs {list(outputs.shape)} look like those of the task "
+                f"and the labels {list(labels.shape)} for outputs {list(outputs.shape)} look like those of the task "
                 f"{shown}. {remedy}."
             )
 
 
 def likely_tasks(labels: Tensor, logits: Tensor, task: Task) -> tuple[Task, ...]:
-    """The tasks that labels look like where they do not look like those of a task of classes; empty where they do.
-
-    Args:
-        labels: Any.
-        logits: What they are the labels of.
-        task: ``multiclass``, ``binary`` or ``multilabel``.
-    """
+    """Return the tasks that labels look like if they do not fit a classification task; empty if they do."""
     if task not in CLASS_TASKS or labels.shape[:1] != logits.shape[:1] or not labels.numel():
         return ()
     column = labels.numel() == logits.numel() and task != "multiclass"
@@ -75,12 +64,12 @@ def likely_tasks(labels: Tensor, logits: Tensor, task: Task) -> tuple[Task, ...]
     return ("multilabel",) if whole else ("regression", "multilabel")
 
 
-def tell_of_unread_weights(criteria: WeightedCriteria, format_: BatchFormat) -> None:
-    """Say that samples' weights were told, and that no criterion reads them.
+def warn_of_unread_weights(criteria: WeightedCriteria, format_: BatchFormat) -> None:
+    """Warn if ``weight_key`` is set, and no criterion reads the samples' weights.
 
     Args:
         criteria: The criteria; one of the user's own may read what it likes.
-        format_: What the user told of batches.
+        format_: The user's description of batches.
     """
     named = criteria.criteria()
     if format_.weight_key is None or any(criteria.trains(name) and may_weigh(one) for name, one in named.items()):
@@ -94,7 +83,7 @@ def tell_of_unread_weights(criteria: WeightedCriteria, format_: BatchFormat) -> 
 
 
 def may_weigh(criterion: Criterion) -> bool:
-    """Whether a criterion, or the one that it wraps, may read samples' weights; those of the user's own may."""
+    """Return True if a criterion, or the one that it wraps, may read samples' weights; the user's own may."""
     inner = getattr(criterion, "criterion", None)
     if isinstance(inner, Criterion):
         return may_weigh(inner)
@@ -109,7 +98,6 @@ def _task_of(criterion: Criterion) -> Task | None:
 
 
 def _logits_of(criterion: Criterion, student: Outputs) -> Tensor | None:
-    """The outputs that a criterion compares: those of its head, where it has one."""
     if isinstance(criterion, OnHead):
         return student.features.get(criterion.student_head)
     return student.logits if student.has_logits else None

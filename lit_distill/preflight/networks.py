@@ -1,4 +1,4 @@
-"""Networks that cannot train or teach, whatever the data are: without weights, of inference tensors, of NaN."""
+"""Networks that cannot train or teach, whatever the data are: without weights, with inference tensors or NaN."""
 
 from __future__ import annotations
 
@@ -18,15 +18,7 @@ from lit_distill.utils.tensors import count_where, named_tensors
 
 
 def check_networks(student: nn.Module, teacher: nn.Module | None) -> None:
-    """Refuse networks that cannot train or teach.
-
-    Args:
-        student: To be trained.
-        teacher: The teacher's network, or None.
-
-    Raises:
-        ValueError: One cannot; the message says which tensor shows it.
-    """
+    """Refuse networks that cannot train or teach."""
     can_learn(student)
     for owner, network in (("student", student), ("teacher", teacher)):
         if network is not None:
@@ -36,16 +28,7 @@ def check_networks(student: nn.Module, teacher: nn.Module | None) -> None:
 
 
 def refuse_empty(trainer: Any, student: nn.Module, teacher: nn.Module | None) -> None:
-    """Refuse networks without weights; a student's may be made later by a strategy that shards them.
-
-    Args:
-        trainer: The running trainer.
-        student: The network to train.
-        teacher: The teacher's network, or None.
-
-    Raises:
-        ValueError: One has none.
-    """
+    """Refuse networks without weights; a strategy that shards a student may make its weights later."""
     try:
         if teacher is not None:
             has_weights(teacher, "teacher")
@@ -58,15 +41,12 @@ def refuse_empty(trainer: Any, student: nn.Module, teacher: nn.Module | None) ->
 
 
 def check_logits(owner: str, outputs: Outputs, criteria: Iterable[Criterion]) -> None:
-    """Refuse logits of a kind that no criterion of ours compares: complex numbers, truth values, sparse tensors.
+    """Refuse logits of a kind that our criteria do not compare: complex numbers, booleans, sparse tensors.
 
     Args:
         owner: ``student`` or ``teacher``.
         outputs: Its outputs.
-        criteria: Where none compares logits, these may be anything.
-
-    Raises:
-        ValueError: They are.
+        criteria: The criteria; if none compares logits, these may be anything.
     """
     read = any(criterion.compares_logits or criterion.needs_target for criterion in criteria)
     if not read or not outputs.has_logits:
@@ -77,21 +57,13 @@ def check_logits(owner: str, outputs: Outputs, criteria: Iterable[Criterion]) ->
     if odd:
         key = f"{'teacher_' * (owner == 'teacher')}output_key"
         raise ValueError(
-            f"the {owner}'s logits {list(logits.shape)} are {odd}, and real numbers are compared; say how to make them: "
+            f"the {owner}'s logits {list(logits.shape)} are {odd}, and real numbers are compared; convert them by "
             f"BatchFormat({key}=…), a function of its output."
         )
 
 
 def have_values(student: Outputs, teacher: Outputs) -> None:
-    """Refuse logits on the device ``meta`` beside others that hold values.
-
-    Args:
-        student: The student's outputs for an example.
-        teacher: The teacher's.
-
-    Raises:
-        ValueError: Those of one network alone are there.
-    """
+    """Refuse logits on the device ``meta`` if the other network's hold values."""
     both = {"student": student, "teacher": teacher}
     places = {owner: outputs.logits.device.type for owner, outputs in both.items() if outputs.has_logits}
     empty = [owner for owner, place in places.items() if place == "meta"]
@@ -102,15 +74,7 @@ def have_values(student: Outputs, teacher: Outputs) -> None:
 
 
 def has_weights(network: nn.Module, owner: str) -> None:
-    """Refuse a network on the device ``meta``, which has shapes alone.
-
-    Args:
-        network: The network.
-        owner: ``student`` or ``teacher``, for the message.
-
-    Raises:
-        ValueError: A tensor of it is there.
-    """
+    """Refuse a network on the device ``meta``, which has only shapes."""
     empty = [name for name, tensor in named_tensors(network) if tensor.device.type == "meta"]
     if empty:
         raise ValueError(
@@ -120,11 +84,7 @@ def has_weights(network: nn.Module, owner: str) -> None:
 
 
 def can_learn(student: nn.Module) -> None:
-    """Refuse a student whose weights were made in inference mode: no gradient can be computed with them.
-
-    Raises:
-        ValueError: Some were.
-    """
+    """Refuse a student whose weights were made in inference mode: no gradient can be computed with them."""
     made = [name for name, tensor in named_tensors(student) if tensor.is_inference()]
     if made:
         raise ValueError(
@@ -134,16 +94,9 @@ def can_learn(student: nn.Module) -> None:
 
 
 def is_a_number(network: nn.Module, owner: str) -> None:
-    """Refuse a network with NaN among its weights, or among the statistics of its normalisation.
+    """Refuse a network with NaN in its weights, or in the statistics of its normalisation.
 
     Other buffers may hold NaN or infinity for what is not known yet; they are blamed once an output shows it.
-
-    Args:
-        network: The network.
-        owner: ``student`` or ``teacher``, for the message.
-
-    Raises:
-        ValueError: A weight is NaN.
     """
     kept: list[tuple[str, str, Tensor]] = [
         ("weights", name, parameter) for name, parameter in network.named_parameters()

@@ -1,4 +1,4 @@
-"""Networks that put out probabilities, or their logarithms, where criteria expect logits."""
+"""Networks that output probabilities, or their logarithms, instead of the logits that criteria expect."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from lit_distill.utils.notices import tell
 _TOLERANCE = 1e-3  # of a row's sum to 1: half precision
 
 
-def tell_of_probabilities(student: Outputs, teacher: Outputs, squashed: Collection[str]) -> None:
-    """Say where a network puts out probabilities in place of logits: a soft target would make them nearly equal.
+def warn_of_probabilities(student: Outputs, teacher: Outputs, squashed: Collection[str]) -> None:
+    """Warn if a network returns probabilities instead of logits: a soft target would make them nearly equal.
 
     Args:
         student: The student's outputs for an example.
-        teacher: The teacher's.
-        squashed: ``student`` or ``teacher``, where its last operation is a sigmoid or a softmax.
+        teacher: The teacher's outputs.
+        squashed: ``student`` or ``teacher``, if its last operation is a sigmoid or a softmax.
     """
     for who, outputs in (("teacher", teacher), ("student", student)):
         key = f"{'teacher_' * (who == 'teacher')}output_key"
@@ -43,16 +43,10 @@ def tell_of_probabilities(student: Outputs, teacher: Outputs, squashed: Collecti
             )
 
 
-def tell_of_logarithms(student: Outputs, teacher: Outputs, criteria: WeightedCriteria, target: Target | None) -> None:
-    """Say where a network puts out logarithms of probabilities, and a criterion minds.
+def warn_of_logarithms(student: Outputs, teacher: Outputs, criteria: WeightedCriteria, target: Target | None) -> None:
+    """Warn if a network returns logarithms of probabilities, and a criterion is sensitive to that.
 
-    They are logits like any other to a softmax, and not to what depends on a constant that is added to a row.
-
-    Args:
-        student: The student's outputs for an example.
-        teacher: The teacher's.
-        criteria: The criteria; copies of them are run.
-        target: The example's labels.
+    To a softmax they are logits like any other, but not to a criterion that depends on a constant added to a row.
     """
     for who, outputs in (("teacher", teacher), ("student", student)):
         minding = (
@@ -67,7 +61,7 @@ def tell_of_logarithms(student: Outputs, teacher: Outputs, criteria: WeightedCri
 
 
 def _rows_sum_to_one(outputs: Outputs, logarithms: bool) -> bool:
-    """Whether an output's rows of classes are probabilities, or their logarithms."""
+    """Return True if an output's rows of classes are probabilities, or their logarithms."""
     if not outputs.has_logits or outputs.logits.dim() < 2 or not outputs.logits.is_floating_point():
         return False
     logits = outputs.logits.detach().float()
@@ -83,7 +77,7 @@ def _rows_sum_to_one(outputs: Outputs, logarithms: bool) -> bool:
 def _minding(
     criteria: WeightedCriteria, student: Outputs, teacher: Outputs, who: str, target: Target | None
 ) -> list[str]:
-    """The criteria whose values change where a constant is added to each row of a network's logits."""
+    """Return the criteria whose values change if a constant is added to each row of a network's logits."""
 
     def values(shift: float) -> dict[str, Tensor]:
         moved = replace(teacher if who == "teacher" else student)

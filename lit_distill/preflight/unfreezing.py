@@ -1,4 +1,4 @@
-"""Whether what is frozen now will be trained later: a callback or a hook that unfreezes layers is in the trainer."""
+"""Finds callbacks and hooks that unfreeze layers, to know whether frozen parameters will be trained later."""
 
 from __future__ import annotations
 
@@ -16,19 +16,14 @@ _DEPTH = 3  # a hook calls a method, which calls a function
 
 
 def unfreezes_later(trainer: Any, module: object) -> bool:
-    """Whether the trainer's callbacks, or the module's own hooks, set which parameters train.
-
-    Args:
-        trainer: The running trainer; None for none.
-        module: The LightningModule.
-    """
+    """Return True if the trainer's callbacks, or the module's own hooks, set which parameters train."""
     if trainer is None:
         return False
     return any(_sets_training(type(one)) for one in (*trainer.callbacks, module))
 
 
 def _sets_training(kind: type) -> bool:
-    """Whether a hook that Lightning calls, or what it calls of its class and its file, sets which parameters train."""
+    """Return True if a hook, or what it calls of its class and its file, sets which parameters train."""
     if any(parent.__name__ in ("BaseFinetuning", "Unfreeze") for parent in kind.__mro__):
         return True
     own = [parent for parent in kind.__mro__ if not parent.__module__.startswith(_FRAMEWORK)]
@@ -57,17 +52,15 @@ def _unfreezes(function: Any, kind: type, depth: int) -> bool:
 
 
 def _freezes(steps: list[dis.Instruction]) -> bool:
-    """Whether the constant beside what sets or calls it is False."""
+    """Return True if the constant next to the call or assignment is False."""
     return any(step.opname == "LOAD_CONST" and step.argval is False for step in steps[-3:])
 
 
 def _is_own(found: Any) -> bool:
-    """Whether something is a function that is no part of a framework."""
     return inspect.isfunction(found) and not found.__module__.startswith(_FRAMEWORK)
 
 
 def _steps(code: CodeType) -> Iterator[dis.Instruction]:
-    """The instructions of a function, and of the functions and comprehensions in it."""
     yield from dis.get_instructions(code)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):

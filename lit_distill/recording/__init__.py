@@ -1,4 +1,7 @@
-"""Records of what a teacher says to numbered, replayable views of the training data."""
+"""Recordings of a teacher's outputs for numbered, replayable views of the training data.
+
+May import ``criteria``, ``batch``, ``capture`` and everything below them.
+"""
 
 from lit_distill.recording.encoding import Encoding, FeatureFormat, Formats, LogitFormat
 from lit_distill.recording.manifest import DamagedRecording

@@ -1,4 +1,4 @@
-"""Whether what was recorded of a batch is what the live teacher says to it."""
+"""Compares recorded outputs with those of the live teacher."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _LEVELS = 255
 
 
 def disagreeing(recorded: Outputs, live: Outputs, formats: Formats, exact: bool) -> Tensor:
-    """The samples whose recorded outputs are not those of the live teacher, True in ``[B]``.
+    """Return the samples whose recorded outputs are not those of the live teacher, True in ``[B]``.
 
-    An exact teacher says the same again to rounding, so that one sample whose outputs lie a tenth of the way to those of
-    another sample is enough. One that computes in few bits may be off by itself: by a quarter of the outputs' own spread, and
+    An exact teacher repeats its outputs up to rounding, so that one sample is enough whose outputs lie a tenth of the way to
+    those of another sample. One that computes in few bits may deviate by itself: by a quarter of the outputs' own spread, and
     by more in a tenth of the samples.
 
     Args:
-        recorded: The batch's, as they were read.
-        live: What the teacher says now, stored and read again as the others were.
+        recorded: The batch's outputs, as they were read.
+        live: The live teacher's outputs, stored and read like the recorded ones.
         formats: The stored types.
         exact: The teacher ran in float32 or wider, now and when it was recorded.
     """
@@ -42,7 +42,7 @@ def disagreeing(recorded: Outputs, live: Outputs, formats: Formats, exact: bool)
 
 
 def is_exact(model: nn.Module, device: torch.device) -> bool:
-    """Whether a network computes in float32 or wider here, so that it says the same again to rounding."""
+    """Return True if a network computes in float32 or wider here, so that it repeats its outputs up to rounding."""
     wide = floating_type(model) in (None, torch.float32, torch.float64)
     return wide and not torch.is_autocast_enabled(device.type) and torch.get_float32_matmul_precision() == "highest"
 
@@ -57,7 +57,7 @@ def _allowed(values: Tensor, stored: str) -> Tensor:
 
 
 def _step(values: Tensor, stored: str) -> Tensor:
-    """Between two neighbouring values that can be stored."""
+    """Return the distance of two neighbouring values that can be stored."""
     if stored == "int8":
         return (values.amax(1) - values.amin(1)) / _LEVELS
     return values.abs().amax(1) * (0.0 if stored == "float32" else _HALF)
@@ -71,6 +71,6 @@ def _allowed_inexact(values: Tensor) -> Tensor:
 
 
 def _apart(values: Tensor) -> Tensor:
-    """How far a sample's outputs usually are from the batch's mean."""
+    """Return how far a sample's outputs usually are from the batch's mean."""
     apart: Tensor = (values - values.mean(0)).norm(dim=1).square().mean().sqrt()
     return apart

@@ -1,8 +1,7 @@
-"""How one sample's outputs lie on disk: a NumPy record with a field or a few for the logits and each feature."""
+"""The form of one sample's outputs on disk: a NumPy record with one or more fields for the logits and each feature."""
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from lit_distill.outputs import Outputs
 from lit_distill.recording.marks import FIELD, Marks
-from lit_distill.utils.arguments import check_choice
+from lit_distill.utils.arguments import check_choice, check_whole
 
 LogitFormat = Literal["float32", "float16", "int8", "top_k"]
 FeatureFormat = Literal["float32", "float16", "int8"]
@@ -33,8 +32,12 @@ class Formats:
     Attributes:
         logits: ``float32``, ``float16``, ``int8`` (256 levels between a sample's smallest and largest logit) or
             ``top_k`` (the largest ``k`` as float16 with their classes, and the mass of all others).
-        top_k: ``k``; read by ``top_k`` alone.
-        features: ``float32``, ``float16`` or ``int8`` (256 levels a sample and layer).
+        top_k: ``k``; only for ``top_k``.
+        features: ``float32``, ``float16`` or ``int8`` (256 levels per sample and layer).
+
+    Raises:
+        TypeError: ``top_k`` is no whole number.
+        ValueError: A type is none of these, or ``top_k`` is missing or unused.
     """
 
     logits: LogitFormat = "float16"
@@ -45,7 +48,7 @@ class Formats:
         check_choice("logits", self.logits, LOGIT_FORMATS)
         check_choice("features", self.features, FEATURE_FORMATS)
         if self.top_k is not None:
-            object.__setattr__(self, "top_k", _classes_to_keep(self.top_k))
+            object.__setattr__(self, "top_k", check_whole("top_k", self.top_k))
         if self.logits == "top_k" and (self.top_k is None or self.top_k < 1):
             raise ValueError(
                 f"logits: top_k needs top_k, the number of classes to keep (such as 10), not {self.top_k}."
@@ -54,24 +57,13 @@ class Formats:
             raise ValueError(f"top_k does nothing with logits: {self.logits}; set logits: top_k, or leave it out.")
 
 
-def _classes_to_keep(top_k: Any) -> int:
-    try:
-        if isinstance(top_k, bool):
-            raise TypeError
-        return operator.index(top_k)
-    except TypeError:
-        raise TypeError(
-            f"top_k is {top_k!r}, a {type(top_k).__name__}; give a whole number, the classes to keep of each sample."
-        ) from None
-
-
 class Encoding:
-    """Turns ``Outputs`` into records and back.
+    """Converts ``Outputs`` to records and back.
 
     Args:
-        shapes: What ``Outputs.shapes`` gave for a batch; the first dimension is left out.
+        shapes: The ``Outputs.shapes`` of a batch; the first dimension is left out.
         formats: The types to store.
-        marked: Store the mark of each sample beside its outputs.
+        marked: Store the mark of each sample next to its outputs.
 
     Raises:
         ValueError: ``top_k`` exceeds the number of classes.
@@ -95,11 +87,11 @@ class Encoding:
         self.dtype = np.dtype(fields)
 
     def encode(self, outputs: Outputs, marks: Marks | None = None) -> Rows:
-        """Records ``[B]`` of a batch's outputs.
+        """Return records ``[B]`` of a batch's outputs.
 
         Args:
-            outputs: The batch's.
-            marks: Of the samples ``[B]``, where they are stored.
+            outputs: The batch's outputs.
+            marks: The marks of the samples ``[B]``, if they are stored.
 
         Raises:
             ValueError: A value is not finite, or too large for the type; or the outputs have another size than before.
@@ -129,7 +121,7 @@ class Encoding:
                 )
 
     def decode(self, rows: Rows, like: Tensor) -> Outputs:
-        """Outputs of records, of the type and on the device of ``like``."""
+        """Return the outputs of records, in the type and on the device of ``like``."""
         logits = torch.zeros(0)
         if self._has_logits:
             top_k = self.formats.logits == "top_k"
@@ -157,7 +149,7 @@ class Encoding:
         return filled.scatter(-1, classes, values).movedim(-1, self._class_axis + 1)
 
     def covered(self, outputs: Outputs) -> float:
-        """Mean share of the teacher's probability that the kept classes hold; 1 where all are kept."""
+        """Return the mean share of the teacher's probability in the kept classes; 1 if all are kept."""
         if not self._has_logits or self.formats.logits != "top_k":
             return 1.0
         k = self.dtype[_LOGITS].shape[-1]
@@ -223,10 +215,10 @@ def _refuse_unstorable(name: str, values: Tensor, kind: str) -> None:
 
 
 def dtype_to_json(dtype: np.dtype[Any]) -> list[list[Any]]:
-    """A record type as plain lists."""
+    """Convert a record type to plain lists."""
     return [[name, field[0].base.str, list(field[0].shape)] for name, field in (dtype.fields or {}).items()]
 
 
 def dtype_from_json(described: Sequence[Sequence[Any]]) -> np.dtype[Any]:
-    """The record type that ``dtype_to_json`` described."""
+    """Return the record type that ``dtype_to_json`` described."""
     return np.dtype([(name, kind, tuple(shape)) for name, kind, shape in described])

@@ -9,14 +9,14 @@ from pathlib import Path
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
+    """Return the SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
 def readable_errors(folder: Path) -> Iterator[None]:
-    """Say of what cannot be written that it belongs to a recording, and what to do."""
+    """Explain errors of writing: that the file belongs to a recording, and what to do."""
     try:
         yield
     except OSError as error:

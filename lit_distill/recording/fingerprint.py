@@ -1,4 +1,4 @@
-"""What a recording is of: short marks of the teacher, the data, their transforms and the versions at work."""
+"""The identity of a recording: digests of the teacher, the data, their transforms and the versions in use."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lit_distill.recording.marks import mark
 from lit_distill.recording.replay import ReplayData
 from lit_distill.recording.seeding import Key
+from lit_distill.utils.nested import differing
 
 _PACKAGES = ("torch", "torchvision", "numpy", "pillow")
 _LOOKED_AT = 16
@@ -24,20 +25,20 @@ _TRANSFORMS = ("transform", "target_transform", "transforms", "augment")
 
 
 def fingerprint_model(model: nn.Module) -> dict[str, str]:
-    """The class of a network, a digest of all its weights and buffers, and one of its layers in words.
+    """Return the class of a network, a digest of its weights and buffers, and one of the text of its layers.
 
-    The words hold what no weight shows: an ensemble's average, the size that an input is brought to.
+    The text holds what no weight shows: an ensemble's average, the size that inputs are resized to.
     """
     name = f"{type(model).__module__}.{type(model).__qualname__}"
     words = hashlib.sha256(without_addresses(model).encode()).hexdigest()
-    return {"class": name, "weights": digest(dict(model.state_dict())), "layers": words}
+    return {"class": name, "weights": content_digest(dict(model.state_dict())), "layers": words}
 
 
 def fingerprint_data(data: ReplayData, views: int, marked: bool = True) -> dict[str, Any]:
-    """The class and size of a data set, its transforms in words, and a digest of 16 replayed samples, in two views.
+    """Return the class and size of a data set, the text of its transforms, and a digest of 16 replayed samples, in two views.
 
     A change of what all samples go through changes the digest; a change of other samples does not, and is noticed by their
-    marks, which lie in the records, when training reads them.
+    marks in the records, when training reads them.
 
     Args:
         data: The views.
@@ -47,17 +48,22 @@ def fingerprint_data(data: ReplayData, views: int, marked: bool = True) -> dict[
     count = len(data)
     samples = [mark(data[key]) if marked else data[key] for key in looked_at(count, views)]
     name = f"{type(data.data).__module__}.{type(data.data).__qualname__}"
-    return {"class": name, "samples": count, "digest": digest(samples), "transforms": describe_transforms(data.data)}
+    return {
+        "class": name,
+        "samples": count,
+        "digest": content_digest(samples),
+        "transforms": describe_transforms(data.data),
+    }
 
 
 def looked_at(count: int, views: int) -> list[Key]:
-    """The samples that the digest is of, from all over the data set, in the first view and in the last."""
+    """Return the samples that the digest is of, from all over the data set, in the first view and in the last."""
     chosen = sorted({index * (count - 1) // max(1, _LOOKED_AT - 1) for index in range(_LOOKED_AT)})
     return [(view, index) for index in chosen for view in sorted({0, views - 1})]
 
 
 def describe_transforms(data: Any) -> list[str]:
-    """What a data set and those inside it apply, in words."""
+    """Return the transforms of a data set and those inside it, as text."""
     found: list[str] = []
     while data is not None and len(found) < 20:
         for name in _TRANSFORMS:
@@ -68,7 +74,7 @@ def describe_transforms(data: Any) -> list[str]:
 
 
 def installed_versions() -> dict[str, str]:
-    """Versions of the packages that decode, draw and compute."""
+    """Return the versions of the packages that decode, draw and compute."""
     found = {}
     for package in _PACKAGES:
         try:
@@ -78,16 +84,12 @@ def installed_versions() -> dict[str, str]:
     return found
 
 
-def differences(recorded: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> list[str]:
-    """A line for each value that differs between two manifests."""
-    lines = []
-    for key in dict.fromkeys([*recorded, *now]):
-        before, after = recorded.get(key), now.get(key)
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            lines += differences(before, after, f"{path}{key}.")
-        elif before != after:
-            lines.append(f"{path}{key}: recorded {_short(before)}, now {_short(after)}")
-    return lines
+def manifest_differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return a line for each value that differs between two manifests."""
+    return [
+        f"{path}: recorded {_short(before)}, now {_short(after)}"
+        for path, before, after in differing(recorded, now, union=True)
+    ]
 
 
 def _short(value: Any) -> str:
@@ -96,12 +98,12 @@ def _short(value: Any) -> str:
 
 
 def without_addresses(value: Any) -> str:
-    """A thing's ``repr`` on one line, the same in every process."""
+    """Return a thing's ``repr`` on one line, the same in every process."""
     return " ".join(_ADDRESS.sub("", repr(value)).split())
 
 
-def digest(value: Any) -> str:
-    """32 hexadecimal digits that depend on every byte of nested tensors, arrays, images and plain values."""
+def content_digest(value: Any) -> str:
+    """Return 32 hexadecimal digits that depend on every byte of nested tensors, arrays, images and plain values."""
     state = hashlib.sha256()
     _feed(state, value)
     return state.hexdigest()[:32]

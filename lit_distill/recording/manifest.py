@@ -1,4 +1,4 @@
-"""The manifest of a recording: what it is of, as plain JSON, read back with care."""
+"""The manifest of a recording: its identity, as plain JSON, read back with care."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lit_distill.recording.fingerprint import differences
+from lit_distill.recording.fingerprint import manifest_differences
 
 MANIFEST = "manifest.json"
 FORMAT = "lit-distill recording 2"
@@ -17,11 +17,11 @@ _LARGEST = 2**31
 
 
 class DamagedRecording(ValueError):
-    """A file of a recording does not hold what was written."""
+    """Raised if a file of a recording does not hold what was written."""
 
 
 def known_manifest(folder: Path | None) -> dict[str, Any]:
-    """What lies in a recording's folder, with all that reading the recording takes; nothing where there is no manifest.
+    """Return the manifest in a recording's folder, checked for what reading takes; empty if there is none.
 
     Raises:
         DamagedRecording: It is damaged.
@@ -34,13 +34,13 @@ def known_manifest(folder: Path | None) -> dict[str, Any]:
 
 
 def has_manifest(folder: Path) -> bool:
-    """Whether a folder has one, of whatever kind: a link to nowhere is a damaged one."""
+    """Return True if a folder has a manifest of any kind: a dangling link is a damaged one."""
     path = folder / MANIFEST
     return path.exists() or path.is_symlink()
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """What lies in a recording's folder.
+    """Return the manifest in a recording's folder.
 
     Raises:
         DamagedRecording: It is no JSON object, or cannot be read.
@@ -56,15 +56,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def only_digest_differs(known: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether two manifests are of samples whose bits differ, and of nothing else that does."""
+    """Return True if two manifests differ only in the bits of their samples."""
     data = known.get("data")
     if not isinstance(data, dict) or not isinstance(data.get("digest"), str) or data["digest"] == now["data"]["digest"]:
         return False
-    return not differences({**known, "data": {**data, "digest": now["data"]["digest"]}}, now)
+    return not manifest_differences({**known, "data": {**data, "digest": now["data"]["digest"]}}, now)
 
 
 def identity(manifest: Mapping[str, Any]) -> str:
-    """16 hexadecimal digits of what a recording is of, whatever its batches and the versions that made it."""
+    """Return 16 hexadecimal digits of what a recording is of, whatever its batches and versions."""
     kept = {key: value for key, value in manifest.items() if key not in ("layout", "versions")}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -1,7 +1,7 @@
-"""A mark of every recorded sample: the CRC-32 of all that is read of it, so that a changed sample is noticed when read.
+"""Marks of recorded samples: the CRC-32 of all that is read of a sample, so that a changed one is noticed when read.
 
 ``zlib.crc32`` runs at 4 GB/s (3 µs for a CIFAR image in float32, 0.12 ms for one of ImageNet), three times as fast as the
-fastest of ``hashlib``. 1 changed sample of 4 billion has the mark that it had before.
+fastest of ``hashlib``. 1 changed sample in 4 billion keeps its mark.
 """
 
 from __future__ import annotations
@@ -33,14 +33,9 @@ _HOLDS_DATA = (Tensor, np.ndarray, Mapping, list, tuple, str, bytes)
 
 
 def mark(sample: Any, state: int = 0, depth: int = _DEPTH) -> int:
-    """32 bits that depend on every byte of nested tensors, arrays, images, texts and numbers, the same in every process.
+    """Return 32 bits that depend on every byte of nested tensors, arrays, images, texts and numbers, the same in every process.
 
-    What an object is beside them (its address, what it counts) does not enter.
-
-    Args:
-        sample: Anything.
-        state: The mark of what came before.
-        depth: How deep to look.
+    Other parts of an object (its address, its counters) do not enter.
     """
     if isinstance(sample, Tensor):
         return _of_tensor(sample, state)
@@ -59,7 +54,7 @@ def mark(sample: Any, state: int = 0, depth: int = _DEPTH) -> int:
 
 
 def marks_of_rows(batch: Any, count: int) -> Marks:
-    """The mark of each sample of a collated batch ``[B]``.
+    """Return the mark of each sample of a collated batch ``[B]``.
 
     Args:
         batch: Tensors, arrays and lists whose first dimension is the batch's, nested.
@@ -77,7 +72,7 @@ def marks_of_rows(batch: Any, count: int) -> Marks:
 
 
 def _columns(batch: Any, count: int, depth: int = _DEPTH) -> list[Any]:
-    """What has a row for each sample of a batch."""
+    """Return the parts with one row per sample of a batch."""
     if isinstance(batch, (Tensor, np.ndarray)):
         return [batch] if batch.ndim and len(batch) == count else []
     if (
@@ -92,7 +87,7 @@ def _columns(batch: Any, count: int, depth: int = _DEPTH) -> list[Any]:
 
 
 def _parts(value: Any) -> list[Any]:
-    """What a container or an object holds, in an order that does not depend on the process."""
+    """Return the parts of a container or an object, in an order that does not depend on the process."""
     if isinstance(value, Mapping):
         names = sorted(value, key=lambda name: (type(name).__name__, str(name)))
         return [part for name in names for part in (str(name), value[name])]
@@ -138,7 +133,7 @@ def _of_tensor(value: Tensor, state: int) -> int:
 
 
 def _memory_of(value: Tensor) -> NDArray[Any]:
-    """A strided tensor's values as NumPy sees them, in one piece."""
+    """Return a strided tensor's values as one contiguous NumPy array."""
     value = _plain(value)
     if value.is_quantized:
         value = value.int_repr()
@@ -147,7 +142,7 @@ def _memory_of(value: Tensor) -> NDArray[Any]:
 
 
 def _plain(value: Tensor) -> Tensor:
-    """A tensor without its history and its class: torchvision's take 10 µs for each question that they are asked."""
+    """Remove a tensor's graph and subclass: on torchvision's, each query takes 10 µs."""
     if type(value) is Tensor:
         return value.detach() if value.requires_grad else value
     with torch._C.DisableTorchFunctionSubclass():

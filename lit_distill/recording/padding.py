@@ -12,12 +12,12 @@ from lit_distill.outputs import Outputs
 
 
 def pad_positions(outputs: Outputs, mask: Tensor | None, positions: int) -> Outputs:
-    """Fill token logits ``[B, T, C]`` and features ``[B, T, D]`` up with zeros.
+    """Pad token logits ``[B, T, C]`` and features ``[B, T, D]`` with zeros.
 
     Args:
-        outputs: A batch's.
-        mask: True at the positions that count, ``[B, T]``; None where every sequence has all of them.
-        positions: The length to fill up to.
+        outputs: The batch's outputs.
+        mask: True at the positions that count, ``[B, T]``; None if every sequence has all of them.
+        positions: The length to pad to.
 
     Raises:
         ValueError: There is no mask and sequences are shorter, the padding comes first, or a sequence is longer.
@@ -27,28 +27,28 @@ def pad_positions(outputs: Outputs, mask: Tensor | None, positions: int) -> Outp
 
 
 def cut_positions(outputs: Outputs, mask: Tensor | None, positions: int) -> Outputs:
-    """Cut what ``pad_positions`` filled up to the length of a batch.
+    """Cut outputs of ``pad_positions`` to the length of a batch.
 
     Args:
-        outputs: As stored.
-        mask: That of the batch at hand, ``[B, T]``.
-        positions: The length that they were filled up to.
+        outputs: The stored outputs.
+        mask: The mask of the present batch, ``[B, T]``.
+        positions: The length that they were padded to.
 
     Raises:
-        ValueError: As of ``pad_positions``.
+        ValueError: The padding comes first, or a sequence is longer.
     """
     count = _count(mask, positions) if mask is not None else positions
     return _map(outputs, positions, lambda tensor: tensor[:, :count])
 
 
 def where_counted(outputs: Outputs, mask: Tensor) -> Outputs:
-    """The outputs with zeros at the positions that do not count."""
+    """Set outputs to zero at the positions that do not count."""
     padding = ~mask.unsqueeze(-1)
     return _map(outputs, mask.shape[1], lambda tensor: tensor.masked_fill(padding, 0))
 
 
 def _whole(outputs: Outputs, positions: int) -> int:
-    """The length of outputs without a mask, which must be the whole one."""
+    """Return the length of outputs without a mask, which must be the whole one."""
     lengths = {tensor.shape[1] for tensor in outputs.tensors() if tensor.dim() == 3}
     if lengths and lengths != {positions}:
         raise ValueError(
@@ -74,8 +74,6 @@ def _count(mask: Tensor, positions: int) -> int:
 
 
 def _map(outputs: Outputs, count: int, change: Callable[[Tensor], Tensor]) -> Outputs:
-    """Change what has so many positions."""
-
     def of_tokens(tensor: Tensor) -> Tensor:
         return change(tensor) if tensor.dim() == 3 and tensor.shape[1] == count else tensor
 

@@ -1,4 +1,4 @@
-"""Which view of which sample lies in which row of a recording."""
+"""The order of views and samples in a recording."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Plan:
     Rows are numbered view after view. A unit is a run of rows that is recorded as one batch.
 
     Args:
-        samples: In the data set.
-        views: Of each sample.
-        batch_size: Rows a unit.
-        fixed: Whether a unit is also what the training sees as one batch; its members are then drawn at random,
-            and otherwise follow the data set's order.
-        seed: Of that draw.
-        drop_last: Whether the training leaves a smaller last batch out.
+        samples: Number of samples in the data set.
+        views: Number of views per sample.
+        batch_size: Number of rows per unit.
+        fixed: A unit is also a training batch; its members are then drawn at random, and otherwise follow the data set's
+            order.
+        seed: The seed of that draw.
+        drop_last: The training leaves a smaller last batch out.
     """
 
     def __init__(
@@ -43,12 +43,12 @@ class Plan:
 
     @property
     def units_per_view(self) -> int:
-        """Number of units a view."""
+        """Number of units per view."""
         return -(-self.samples // self.batch_size)
 
     @property
     def whole_units_per_view(self) -> int:
-        """Number of units a view that the training sees."""
+        """Number of units per view that the training sees."""
         return self.samples // self.batch_size if self.drop_last else self.units_per_view
 
     @property
@@ -57,24 +57,24 @@ class Plan:
         return self.units_per_view * self.views
 
     def first_row(self, unit: int) -> int:
-        """The row that a unit starts at; of the number of all units, the number of rows."""
+        """Return the first row of a unit; the number of rows for the number of all units."""
         view, place = divmod(unit, self.units_per_view)
         return view * self.samples + place * self.batch_size
 
     def keys(self, unit: int) -> list[Key]:
-        """The views that a unit holds, in the order of its rows."""
+        """Return the views in a unit, in the order of its rows."""
         view, place = divmod(unit, self.units_per_view)
         order = self._order(view)
         chosen = order[place * self.batch_size : (place + 1) * self.batch_size]
         return [(view, int(index)) for index in chosen]
 
     def unit_of(self, key: Key) -> int:
-        """The unit that holds a view."""
+        """Return the unit that holds a view."""
         place = int(self.rows_of([key])[0]) - key[0] * self.samples
         return key[0] * self.units_per_view + place // self.batch_size
 
     def rows_of(self, keys: Sequence[Key]) -> Indices:
-        """The rows where views lie; those of a fixed plan are all of one view."""
+        """Return the rows of views, which are all of one number in a fixed plan."""
         pairs = np.asarray(keys, dtype=np.int64).reshape(-1, 2)
         views, indices = pairs[:, 0], pairs[:, 1]
         if self.fixed:
@@ -83,7 +83,7 @@ class Plan:
         return views * self.samples + indices
 
     def _order(self, view: int) -> Indices:
-        """The samples of a view, place by place. One view is kept: all batches of an epoch are of one."""
+        """Return the samples of a view, place by place; one view is cached, as all batches of an epoch are of one."""
         if not self.fixed:
             return self._places
         if view != self._view:

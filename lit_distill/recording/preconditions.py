@@ -1,4 +1,4 @@
-"""A look at training data before they are recorded: whether they can be replayed at all, and how."""
+"""Checks of training data before they are recorded: whether they can be replayed, and how."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def replayable(loader: DataLoader[Any]) -> None:
 
 
 def choose_views(data: ReplayData, views: int | None) -> int:
-    """The number of views to record: one where samples never change, and what was asked for where they do.
+    """Return the number of views to record: one if samples never change, and the given number if they do.
 
     Raises:
-        ValueError: Samples change at random and no number was given; or they cannot be had again.
+        ValueError: Samples change at random and no number was given; or they cannot be repeated.
     """
     count = len(data)
     for index in sorted({place * (count - 1) // max(1, _LOOKED_AT - 1) for place in range(_LOOKED_AT)}):
@@ -59,14 +59,14 @@ def choose_views(data: ReplayData, views: int | None) -> int:
             )
         if views is None and first != mark(data[1, index]):
             raise ValueError(
-                f"sample {index} of the training data differs each time it is read (random augmentation): say how many "
-                "views of each sample to record, such as views: 10. Training sees these views in turn, one an epoch."
+                f"sample {index} of the training data differs each time it is read (random augmentation): set how many "
+                "views of each sample to record, such as views: 10. Training sees these views in turn, one per epoch."
             )
     return views or 1
 
 
 def mixes_samples(data: ReplayData, read: Read) -> bool:
-    """Whether what a sample looks like depends on its batch: MixUp, CutMix, noise drawn for a whole batch.
+    """Return True if a sample depends on its batch: MixUp, CutMix, noise drawn for a whole batch.
 
     The same views are put into batches of another order, and compared.
     """
@@ -82,15 +82,11 @@ def mixes_samples(data: ReplayData, read: Read) -> bool:
 
 
 def refuse_other_size(found: int, expected: int) -> None:
-    """Refuse a batch that does not hold the samples that were asked for.
-
-    Raises:
-        ValueError: It has more or fewer.
-    """
+    """Refuse a batch that does not hold the requested samples."""
     if found != expected:
         raise ValueError(
             f"a batch of {expected} samples came out of the loader with {found}: its collate function leaves some out "
-            "or doubles some, so that none can be told from another. Use a frozen teacher."
+            "or doubles some, so that samples cannot be told apart. Use a frozen teacher."
         )
 
 
@@ -99,7 +95,7 @@ def _rows(batch: Batch) -> list[torch.Tensor]:
 
 
 def refuse_unusual_sampler(loader: DataLoader[Any]) -> None:
-    """Refuse samplers that say which samples to take, where the batches have to be fixed.
+    """Refuse samplers that choose samples by themselves, if the batches have to be fixed.
 
     Raises:
         ValueError: The sampler is of another kind than random, sequential and distributed.
@@ -108,5 +104,5 @@ def refuse_unusual_sampler(loader: DataLoader[Any]) -> None:
     if not isinstance(sampler, (RandomSampler, SequentialSampler, DistributedSampler)):
         raise ValueError(
             "the training batches are mixed (MixUp, CutMix), so that a recording has to fix which samples meet in one, "
-            f"and the loader's {type(sampler).__name__} would decide otherwise; use shuffle=True, or a frozen teacher."
+            f"and the loader's {type(sampler).__name__} decides that itself; use shuffle=True, or a frozen teacher."
         )

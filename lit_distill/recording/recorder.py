@@ -1,4 +1,4 @@
-"""Fills a recording: asks the teacher for what is missing, shard by shard, beside any number of other processes."""
+"""Fills a recording: runs the teacher for what is missing, shard by shard, next to any number of other processes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lit_distill.recording.encoding import Encoding, Rows
 from lit_distill.recording.preconditions import refuse_other_size
 from lit_distill.recording.replay import Delivered, ReplayData, ReplayLoader
 from lit_distill.recording.seeding import Key
-from lit_distill.recording.store import Claim, Layout, Store
+from lit_distill.recording.store import Claim, Layout, RecordingStore
 
 _PAUSE = 0.2
 
@@ -26,13 +26,13 @@ Ask = Callable[[Any, Sequence[Key]], Outputs]
 
 
 @dataclass(frozen=True)
-class Report:
-    """What a recording took.
+class RecordingReport:
+    """The cost of a recording.
 
     Attributes:
-        rows: Recorded by this process.
-        seconds: It took, waiting for others included.
-        covered: Mean share of the teacher's probability that the kept classes hold.
+        rows: Number of rows that this process recorded.
+        seconds: Time that it took, including waiting for others.
+        covered: Mean share of the teacher's probability in the kept classes.
     """
 
     rows: int
@@ -46,21 +46,21 @@ class Recorder:
     Shards are claimed one at a time, so that processes share the work, and one that dies leaves no claim.
 
     Args:
-        store: Where to.
-        layout: Of the shards.
-        encoding: Of the rows.
+        store: The store to fill.
+        layout: The shards.
+        encoding: The form of the rows.
         data: The views.
         like: The loader whose workers to take over.
-        ask: Gives the teacher's outputs for a batch and the views in it.
-        share: Which of ``of`` processes this is: each begins at another place.
+        ask: Returns the teacher's outputs for a batch and the views in it.
+        share: The index of this process; each begins at another place.
         of: Number of processes that are known to record.
         show: Draw a progress bar.
-        look: Called after each batch; ends the recording by an error where it is to end.
+        look: Called after each batch; it may raise an error to end the recording.
     """
 
     def __init__(
         self,
-        store: Store,
+        store: RecordingStore,
         layout: Layout,
         encoding: Encoding,
         data: ReplayData,
@@ -77,28 +77,28 @@ class Recorder:
         self._rows = 0
         self._covered = 0.0
 
-    def run(self) -> Report:
+    def run(self) -> RecordingReport:
         """Record until nothing is missing.
 
         Raises:
-            OSError: The disk is full, or the folder cannot be written; what is finished stays.
+            OSError: The disk is full, or the folder cannot be written; finished shards stay.
             ValueError: The teacher's outputs cannot be stored, or do not fit the samples.
         """
         start = time.perf_counter()
-        told = False
+        waiting = False
         missing = sum(self._layout.size(shard) for shard in self._store.missing())
         with tqdm(
             total=missing, desc="Recording the teacher", unit="sample", disable=not self._show or not missing
         ) as bar:
             while self._store.missing():
                 if self._record_claimed(bar) == 0 and self._store.missing():
-                    if not told:
+                    if not waiting:
                         rank_zero_info("Another process is recording the rest; waiting for it.")
-                        told = True
+                        waiting = True
                     time.sleep(_PAUSE)
                     self._look()
         covered = self._covered / self._rows if self._rows else 1.0
-        return Report(self._rows, time.perf_counter() - start, covered)
+        return RecordingReport(self._rows, time.perf_counter() - start, covered)
 
     def _record_claimed(self, bar: Any) -> int:
         claims = _Claims(self._store, self._layout, self._share, self._of)
@@ -136,7 +136,7 @@ class Recorder:
 class _Claims(Sampler[list[Key]]):
     """Yields the views of shards that nobody else records, claiming each shard when its turn comes."""
 
-    def __init__(self, store: Store, layout: Layout, share: int, of: int) -> None:
+    def __init__(self, store: RecordingStore, layout: Layout, share: int, of: int) -> None:
         self._store, self._layout = store, layout
         self._share, self._of = share, of
         self._claims: dict[int, Claim] = {}

@@ -1,4 +1,4 @@
-"""The training data as a recording knows them: numbered views of samples that can be had again."""
+"""The training data as a recording knows them: numbered views of samples that can be repeated."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from lit_distill.recording.seeding import Key, batch_seed, restored_generators, 
 class ReplayData(Dataset[Any]):
     """A map-style data set whose random augmentation is fixed by the number of a view.
 
-    The global generators are seeded before each sample is read, and put back afterwards. A data set that
-    augments in batch brings ``get_seeded(indices, seeds)``, which returns a collated batch; its samples are marked row by row,
+    The global generators are seeded before each sample is read, and restored afterwards. A data set that
+    augments in batch has ``get_seeded(indices, seeds)``, which returns a collated batch; its samples are marked row by row,
     or by its own ``get_marks(indices)``, 32 bits of each stored sample.
 
     Args:
         data: The data set.
         collate: Makes a batch of samples.
-        seed: Of all views.
+        seed: The seed of all views.
     """
 
     def __init__(self, data: Any, collate: Callable[[list[Any]], Any], seed: int) -> None:
@@ -38,15 +38,15 @@ class ReplayData(Dataset[Any]):
         return len(self.data)
 
     def __getitem__(self, key: Key) -> Any:
-        """One view of one sample, as the data set gives it."""
+        """Return one view of one sample, as the data set gives it."""
         return self._read([key])[0]
 
     def __getitems__(self, keys: list[Key]) -> Any:
-        """A collated batch."""
+        """Return a collated batch."""
         return self.marked(keys, marks=False)[0]
 
     def marked(self, keys: Sequence[Key], marks: bool = True) -> tuple[Any, Marks | None]:
-        """A collated batch, and the mark of each sample as it was before it was collated; without marks, None for them."""
+        """Return a collated batch, and the mark of each sample before it was collated; None for them without marks."""
         if hasattr(self.data, "get_seeded"):
             seeds = [sample_seed(self.seed, key) for key in keys]
             batch = self.data.get_seeded([index for _, index in keys], seeds)
@@ -64,7 +64,7 @@ class ReplayData(Dataset[Any]):
         return marks_of_rows(batch, len(keys))
 
     def _read(self, keys: Sequence[Key], marks: list[int] | None = None) -> list[Any]:
-        """Samples; their marks are added where a list is given, while each still lies in the processor's cache."""
+        """Read samples; add their marks to a list, if given, while each still lies in the processor's cache."""
         if hasattr(self.data, "get_seeded"):
             return [self.data.get_seeded([key[1]], [sample_seed(self.seed, key)]) for key in keys]
         samples = []
@@ -82,7 +82,7 @@ class MarkedBatches(Dataset[Any]):
 
     Args:
         data: The views.
-        marks: Whether marks are wanted.
+        marks: Return marks as well.
     """
 
     def __init__(self, data: ReplayData, marks: bool = True) -> None:
@@ -96,12 +96,12 @@ class MarkedBatches(Dataset[Any]):
 
 
 class ReplayBatches(Sampler[list[Key]]):
-    """The loader's own batches of samples, in the view whose turn it is.
+    """The loader's own batches of samples, in the view of the current epoch.
 
     Args:
-        batches: Yields lists of indices, as the loader's batch sampler does.
+        batches: Yields lists of indices, like the loader's batch sampler.
         views: Number of views; epoch ``e`` sees view ``e % views``.
-        epoch: Tells the current epoch.
+        epoch: Returns the current epoch.
     """
 
     def __init__(self, batches: Any, views: int, epoch: Callable[[], int]) -> None:
@@ -131,11 +131,11 @@ class FixedBatches(ReplayBatches):
 
     Args:
         plan: The batches of each view.
-        count: Batches an epoch of this process; short plans begin again.
-        epoch: Tells the current epoch.
-        rank: Of this process.
+        count: Batches per epoch of this process; short plans begin again.
+        epoch: Returns the current epoch.
+        rank: The rank of this process.
         world_size: Number of processes.
-        seed: Of the order.
+        seed: The seed of the order.
     """
 
     def __init__(
@@ -161,11 +161,11 @@ class FixedBatches(ReplayBatches):
 
 @dataclass(frozen=True)
 class Delivered:
-    """What a batch holds.
+    """The content of a batch.
 
     Attributes:
         keys: The views.
-        marks: Of the samples, as they were read; None where there are none.
+        marks: The marks of the samples as they were read; None if there are none.
     """
 
     keys: list[Key]
@@ -173,13 +173,13 @@ class Delivered:
 
 
 class ReplayLoader(DataLoader[Any]):
-    """A DataLoader of views that knows which ones each batch held, with the batches themselves left as they are.
+    """A DataLoader of views that knows which ones each batch held; the batches themselves stay as they are.
 
     Args:
         data: The views.
         batches: Yields the views of each batch.
         like: The loader whose workers and pinning to take over.
-        generator: Of the seeds that workers get.
+        generator: The generator of the workers' seeds.
         marks: Mark the samples.
     """
 
@@ -213,7 +213,7 @@ class ReplayLoader(DataLoader[Any]):
 
 
 class _Delivery:
-    """Passes batches on and notes what they held: a DataLoader delivers in the order in which it drew."""
+    """Passes batches on and notes their content: a DataLoader delivers in the order in which it drew."""
 
     def __init__(self, batches: Any, loader: ReplayLoader) -> None:
         self._batches, self._loader = batches, loader

@@ -16,12 +16,12 @@ from torch.utils.data import DataLoader
 from lit_distill.batch.batch import Batch
 from lit_distill.outputs import Outputs
 from lit_distill.recording.encoding import Encoding, dtype_to_json
-from lit_distill.recording.fingerprint import differences, fingerprint_data, installed_versions, looked_at
+from lit_distill.recording.fingerprint import fingerprint_data, installed_versions, looked_at, manifest_differences
 from lit_distill.recording.manifest import FORMAT, UNMARKED, known_manifest, only_digest_differs
 from lit_distill.recording.marks import FIELD
 from lit_distill.recording.plan import Plan
 from lit_distill.recording.preconditions import choose_views, mixes_samples, refuse_unusual_sampler, replayable
-from lit_distill.recording.recorder import Recorder, Report
+from lit_distill.recording.recorder import Recorder, RecordingReport
 from lit_distill.recording.replay import Delivered, FixedBatches, ReplayBatches, ReplayData, ReplayLoader
 from lit_distill.recording.seeding import Key
 from lit_distill.recording.settings import Settings
@@ -41,12 +41,12 @@ class Session:
 
     Args:
         trainer: The running trainer, before it makes its training loader.
-        settings: What the recording should be.
+        settings: The settings of the recording.
         unpack: Takes a batch on the device apart.
-        ask: The live teacher's outputs for a batch.
-        calibrate: Readies the teacher before it is first asked; is given what reads a few batches.
-        marks: What the teacher is, for the manifest.
-        far: Tells the samples whose recorded outputs, the first, are not those of the live teacher, the second.
+        ask: Returns the live teacher's outputs for a batch.
+        calibrate: Prepares the teacher before its first call, with a function that reads a few batches.
+        marks: Returns the identity of the teacher, for the manifest.
+        far: Compares recorded and live outputs of a batch, and returns True for samples that differ.
     """
 
     def __init__(
@@ -66,11 +66,11 @@ class Session:
         self._in_transfer: Sequence[Key] | None = None
         self.current: Delivered | None = None
         self.watch = Watch(settings.path or "memory")
-        self.report: Report | None = None
+        self.report: RecordingReport | None = None
         self._fit = ReplayedFit(trainer, self._replace, self._transferred, settings.seed)
 
     def begin_batch(self) -> None:
-        """Go on to the batch that the training step gets next, and read its records."""
+        """Go on to the next batch of the training step, and read its records."""
         loop = self._trainer.fit_loop
         self.current = self._loader.delivered.popleft() if self._loader is not None and self._loader.delivered else None
         if self.current is not None:
@@ -79,11 +79,11 @@ class Session:
             self.watch.begin(self._trainer.current_epoch, loop.batch_idx, self.current, marks)
 
     def read(self, like: Tensor) -> Outputs:
-        """The recorded outputs for the current batch, of the type and on the device of ``like``."""
+        """Return the recorded outputs for the current batch, in the type and on the device of ``like``."""
         return self.encoding.decode(self._rows, like)
 
     def end(self) -> None:
-        """Let the trainer go."""
+        """Restore the trainer."""
         self.current = None
         self._fit.end()
 
@@ -99,8 +99,10 @@ class Session:
         finally:
             self._in_transfer = None
 
+    def _read_views(self, data: ReplayData, keys: list[Key]) -> Batch:
+        return self._batch(data.__getitems__(keys), keys)
+
     def _replace(self, loader: DataLoader[Any]) -> ReplayLoader:
-        """Record what is missing, and make the loader that replays it."""
         replayable(loader)
         data = ReplayData(loader.dataset, loader.collate_fn, self._settings.seed)
         with isolate_rng():
@@ -117,8 +119,8 @@ class Session:
     def _views_of_mixed(self, views: int) -> int:
         if self._settings.views is None:
             raise ValueError(
-                "the training batches are mixed at random (MixUp, CutMix): say how many views of each sample to record, "
-                "such as views: 10. Training sees these views in turn, one an epoch."
+                "the training batches are mixed at random (MixUp, CutMix): set how many views of each sample to record, "
+                "such as views: 10. Training sees these views in turn, one per epoch."
             )
         return views
 
@@ -132,7 +134,7 @@ class Session:
         self._layout = Layout(self._plan)
         self._calibrate(lambda: self._some_batches(data))
         probe = self._plan.keys(0)[:2]
-        example = self._ask(self._batch(data.__getitems__(probe), probe))
+        example = self._ask(self._read_views(data, probe))
         marked = known.get("format") != UNMARKED
         self.encoding = Encoding(example.shapes(), self._settings.formats, marked)
         manifest = {
@@ -154,19 +156,18 @@ class Session:
             return MemoryStore(self._layout, self.encoding.dtype)
         if known and not self.encoding.marked:
             tell(
-                f"the recording in {path} was made by an earlier version, which kept no marks of the samples: of data that "
-                "have changed since, 16 samples and the batches about which the live teacher is asked are noticed. Delete it "
-                "to record anew."
+                f"the recording in {path} was made by an earlier version, which kept no marks of the samples: changed data "
+                "are noticed only in 16 samples and in the batches on which the live teacher runs. Delete it to record anew."
             )
         if not (self.encoding.marked and only_digest_differs(known, manifest)):
             return FolderStore(path, self._layout, self.encoding.dtype, manifest)
         store = FolderStore(path, self._layout, self.encoding.dtype, known)
         store.verify()
-        self._ask_about_recorded(store, data, differences(known, manifest))
+        self._ask_about_recorded(store, data, manifest_differences(known, manifest))
         return store
 
     def _ask_about_recorded(self, store: FolderStore, data: ReplayData, differ: list[str]) -> None:
-        """Refuse samples that differ from those recorded, unless the teacher says the same to them: labels may be others."""
+        """Refuse samples that differ from those recorded, unless the teacher's outputs are the same (labels may differ)."""
         missing = set(store.missing())
         recorded = {
             unit for shard in range(self._layout.shards) if shard not in missing for unit in self._layout.units(shard)
@@ -175,7 +176,7 @@ class Session:
         agrees = bool(units)
         for unit in sorted(units):
             keys = self._plan.keys(unit)
-            batch = self._batch(data.__getitems__(keys), keys)
+            batch = self._read_views(data, keys)
             live = self._ask(batch)
             found = self.encoding.decode(store.read(self._plan.rows_of(keys)), live.tensors()[0])
             agrees = agrees and not bool(self._far(found, live, batch).any())
@@ -183,13 +184,10 @@ class Session:
             raise stale(self._settings.path, differ)
 
     def _some_batches(self, data: ReplayData) -> list[Batch]:
-        """Batches from all over the recording, the same in every process and in every run."""
+        """Return batches from all over the recording, the same in every process and in every run."""
         step = max(1, self._plan.units // _CALIBRATION_BATCHES)
-        batches = []
-        for unit in range(0, self._plan.units, step)[:_CALIBRATION_BATCHES]:
-            keys = self._plan.keys(unit)
-            batches.append(self._batch(data.__getitems__(keys), keys))
-        return batches
+        units = range(0, self._plan.units, step)[:_CALIBRATION_BATCHES]
+        return [self._read_views(data, self._plan.keys(unit)) for unit in units]
 
     def _record(self, data: ReplayData, loader: DataLoader[Any]) -> None:
         rank, of = self._trainer.global_rank, self._trainer.world_size
@@ -205,14 +203,14 @@ class Session:
     def _ask_raw(self, raw: Any, keys: Sequence[Key]) -> Outputs:
         return self._ask(self._batch(raw, keys))
 
-    def _tell(self, report: Report) -> None:
+    def _tell(self, report: RecordingReport) -> None:
         rows, width = self._plan.rows, self.encoding.dtype.itemsize
         place = self._settings.path if self._settings.path is not None else "memory"
         what = f"{self._plan.samples:,} samples, {self._plan.views} view{'s' * (self._plan.views > 1)} of each"
         if report.rows:
             speed = report.rows / max(report.seconds, 1e-9)
             rank_zero_info(
-                f"Recorded the teacher in {place}: {what}, {rows * width / 1e6:,.1f} MB ({speed:,.0f} a second)."
+                f"Recorded the teacher in {place}: {what}, {rows * width / 1e6:,.1f} MB ({speed:,.0f} per second)."
             )
         else:
             rank_zero_info(f"Reading the recorded teacher in {place}: {what}.")

@@ -1,28 +1,26 @@
-"""What a recording is asked to be, checked where it is said."""
+"""The settings of a recording, with their checks."""
 
 from __future__ import annotations
 
-import operator
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lit_distill.recording.encoding import Formats
+from lit_distill.utils.arguments import check_flag, check_whole
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a recording is asked to be.
+    """The settings of a recording.
 
     Attributes:
-        path: Its folder, a string or a path; in memory where None.
-        views: Of each sample; None where samples never change.
-        seed: Of the views.
+        path: Its folder, a string or a path; in memory if None.
+        views: Number of views per sample; None if samples never change.
+        seed: The seed of the views.
         formats: The stored types.
-        ignore_versions: Accept a recording that other versions of PyTorch and its like have made.
+        ignore_versions: Accept a recording that other versions of PyTorch and other packages have made.
 
     Raises:
         TypeError: One is of another type.
@@ -37,45 +35,11 @@ class Settings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", _folder(self.path))
-        object.__setattr__(self, "views", whole_or_none("views", self.views, "the number of views of each sample"))
-        object.__setattr__(self, "seed", whole_number("seed", self.seed, "the seed of the views", least=None))
-        object.__setattr__(self, "ignore_versions", switch("ignore_versions", self.ignore_versions))
-
-
-def whole_number(name: str, value: Any, what: str, least: int | None = 1) -> int:
-    """A whole number of any kind, NumPy's too, as Python's own, which JSON can hold.
-
-    Raises:
-        TypeError: It is something else; True and 10.0 are.
-        ValueError: It is smaller than the least.
-    """
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(
-            f"RecordedTeacher: {name} is {value!r}, a {type(value).__name__}; give a whole number, {what}."
-        ) from None
-    if least is not None and number < least:
-        raise ValueError(f"RecordedTeacher: {name} must be at least {least}, not {number}.")
-    return number
-
-
-def whole_or_none(name: str, value: Any, what: str) -> int | None:
-    """As ``whole_number``, or None."""
-    return None if value is None else whole_number(name, value, what)
-
-
-def switch(name: str, value: Any) -> bool:
-    """True or False, NumPy's too, as Python's own; anything else is refused, as ``"false"`` would count as true.
-
-    Raises:
-        TypeError: It is something else.
-    """
-    if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"RecordedTeacher: {name} is {value!r}, a {type(value).__name__}; give True or False.")
-    return bool(value)
+        views = None if self.views is None else check_whole("RecordedTeacher: views", self.views, least=1)
+        object.__setattr__(self, "views", views)
+        object.__setattr__(self, "seed", check_whole("RecordedTeacher: seed", self.seed))
+        accepted = check_flag("RecordedTeacher: ignore_versions", self.ignore_versions)
+        object.__setattr__(self, "ignore_versions", accepted)
 
 
 def _folder(path: Any) -> Path | None:

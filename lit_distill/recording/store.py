@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from lit_distill.files.whole_file import write_whole
 from lit_distill.recording.encoding import Rows
 from lit_distill.recording.files import readable_errors, sha256_of
-from lit_distill.recording.fingerprint import differences
+from lit_distill.recording.fingerprint import manifest_differences
 from lit_distill.recording.manifest import MANIFEST, UNMARKED, DamagedRecording, has_manifest, identity, read_manifest
 from lit_distill.recording.plan import Plan
 
@@ -31,39 +31,39 @@ _PASSING = (".lock", ".partial", ".saving")  # of files that are no part of a re
 
 
 class StaleRecording(ValueError):
-    """A recording was made with another teacher, other data or other settings."""
+    """Raised if a recording was made with another teacher, other data or other settings."""
 
 
-class Store(Protocol):
-    """Where the rows of a recording lie."""
+class RecordingStore(Protocol):
+    """The interface of a place for the rows of a recording."""
 
     def missing(self) -> list[int]:
-        """Numbers of the shards that are not there yet."""
+        """Return the numbers of the shards that are not there yet."""
 
     def claim(self, shard: int) -> Claim | None:
-        """The right to write a shard; None where it is there, or someone else is at it."""
+        """Claim the right to write a shard; return None if it is there, or another process has the right."""
 
     def write(self, shard: int, rows: Rows) -> None:
-        """Put a whole shard in its place at once."""
+        """Store a whole shard at once."""
 
     def read(self, rows: NDArray[np.int64]) -> Rows:
-        """The given rows."""
+        """Return the given rows."""
 
 
 class Claim:
-    """The right to write a shard, until it is released or the process ends, however it ends."""
+    """The right to write a shard, until it is released or the process ends in any way."""
 
     def __init__(self, lock: FileLock | None = None) -> None:
         self._lock = lock
 
     def release(self) -> None:
-        """Let others have it."""
+        """Release the right."""
         if self._lock is not None:
             self._lock.release()
 
 
 class Layout:
-    """How units are gathered into shards.
+    """The grouping of units into shards.
 
     Args:
         plan: The rows and units.
@@ -78,16 +78,16 @@ class Layout:
         self.first_rows: NDArray[np.int64] = np.asarray(firsts, dtype=np.int64)
 
     def units(self, shard: int) -> range:
-        """The units of a shard."""
+        """Return the units of a shard."""
         first = shard * self.units_per_shard
         return range(first, min(first + self.units_per_shard, self.plan.units))
 
     def size(self, shard: int) -> int:
-        """Rows of a shard."""
+        """Return the number of rows of a shard."""
         return int(self.first_rows[shard + 1] - self.first_rows[shard])
 
     def split(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.intp], NDArray[np.int64]]]:
-        """For each shard that holds some of the rows: its number, their places in ``rows``, their places in it."""
+        """Yield, for each shard with some of the rows: its number, their places in ``rows``, and their places in it."""
         owners = np.searchsorted(self.first_rows, rows, side="right") - 1
         for shard in np.unique(owners):
             places = np.flatnonzero(owners == shard)
@@ -98,12 +98,19 @@ class MemoryStore:
     """A recording that lasts as long as the process.
 
     Args:
-        layout: Of the shards.
-        dtype: Of a row.
+        layout: The shards.
+        dtype: The type of a row.
+
+    Example:
+        >>> layout = Layout(Plan(samples=3, views=1, batch_size=2))
+        >>> store = MemoryStore(layout, np.dtype([("logits", "f4", 2)]))
+        >>> store.write(0, np.ones(3, store.dtype))
+        >>> store.missing(), store.read(np.asarray([2]))["logits"].tolist()
+        ([], [[1.0, 1.0]])
     """
 
     def __init__(self, layout: Layout, dtype: np.dtype[Any]) -> None:
-        self._layout, self._dtype = layout, dtype
+        self._layout, self.dtype = layout, dtype
         self._shards: dict[int, Rows] = {}
 
     def missing(self) -> list[int]:
@@ -116,22 +123,30 @@ class MemoryStore:
         self._shards[shard] = rows
 
     def read(self, rows: NDArray[np.int64]) -> Rows:
-        return _gather(self._layout, self._dtype, self._shards.__getitem__, rows)
+        return _gather(self._layout, self.dtype, self._shards.__getitem__, rows)
 
 
 class FolderStore:
     """A recording in a folder, shared by every process that names it.
 
     Args:
-        folder: Of the recording; made where it is missing.
-        layout: Of the shards.
-        dtype: Of a row.
-        manifest: What the recording is of, as plain types.
+        folder: The folder; created if missing.
+        layout: The shards.
+        dtype: The type of a row.
+        manifest: The identity of the recording, as plain types.
 
     Raises:
         StaleRecording: The folder holds a recording of something else; what differs is listed.
         DamagedRecording: The manifest cannot be read.
         ValueError: The folder holds files of another kind.
+
+    Example:
+        >>> import tempfile
+        >>> layout, dtype = Layout(Plan(samples=3, views=1, batch_size=2)), np.dtype([("logits", "f4", 2)])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     FolderStore(Path(folder), layout, dtype, {"teacher": "a"}).write(0, np.zeros(3, dtype))
+        ...     FolderStore(Path(folder), layout, dtype, {"teacher": "a"}).missing()  # another process opens it
+        []
     """
 
     def __init__(self, folder: Path, layout: Layout, dtype: np.dtype[Any], manifest: Mapping[str, Any]) -> None:
@@ -166,7 +181,7 @@ class FolderStore:
         return Claim(lock)
 
     def write(self, shard: int, rows: Rows) -> None:
-        """Put a whole shard in its place at once; a process that is cut off leaves none behind.
+        """Store a whole shard at once; a process that is cut off leaves none.
 
         Raises:
             OSError: It cannot be written; finished shards stay.
@@ -178,13 +193,13 @@ class FolderStore:
             digest = hashlib.sha256(content.getbuffer()).hexdigest()
             noted = path.with_suffix(".npy.sha256")
             try:
-                write_whole(noted, self._note(digest, path).encode())  # before the shard, which counts only beside it
+                write_whole(noted, self._note(digest, path).encode())  # before the shard, which counts only with it
                 write_whole(path, content.getbuffer())
             except OSError:
                 with suppress(OSError):
                     noted.unlink()
                 raise
-        with suppress(OSError):  # nobody needs it any more; who waits for it finds the shard in its place
+        with suppress(OSError):  # no longer needed: a process that waits for it finds the shard
             (self.folder / f"{path.name}.lock").unlink()
 
     def read(self, rows: NDArray[np.int64]) -> Rows:
@@ -194,11 +209,8 @@ class FolderStore:
         """Compare the shards that are there with their checksums.
 
         Args:
-            share: Which part of the shards; processes divide the work.
-            of: Into how many parts.
-
-        Raises:
-            DamagedRecording: One differs.
+            share: The index of the part to check; processes divide the work.
+            of: Number of parts.
         """
         for shard in range(share, self._layout.shards, of):
             path = self.folder / _name(shard)
@@ -232,7 +244,7 @@ class FolderStore:
         )
 
     def _note(self, digest: str, path: Path) -> str:
-        """What is noted of a shard, in the form that ``sha256sum --check`` reads; it skips the first line."""
+        """Return a shard's checksum file in the form that ``sha256sum --check`` reads; it skips the first line."""
         of = f"{_OF}{self._identity}\n" if self._identity is not None else ""
         return f"{of}{digest}  {path.name}\n"
 
@@ -272,7 +284,7 @@ def _name(shard: int) -> str:
 
 
 def stale(folder: Path | None, differ: list[str]) -> StaleRecording:
-    """The refusal of a recording, with a line for each difference."""
+    """Return the refusal of a recording, with a line for each difference."""
     return StaleRecording(
         f"the recording in {folder} does not match this run:\n  " + "\n  ".join(differ) + "\n"
         "Use the settings that it was made with, name another folder, or delete it to record anew."
@@ -280,7 +292,7 @@ def stale(folder: Path | None, differ: list[str]) -> StaleRecording:
 
 
 def _refuse_other(folder: Path, manifest: Mapping[str, Any]) -> None:
-    differ = differences(read_manifest(folder), manifest)
+    differ = manifest_differences(read_manifest(folder), manifest)
     if differ:
         raise stale(folder, differ)
 

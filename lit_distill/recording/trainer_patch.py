@@ -1,4 +1,4 @@
-"""Puts the replaying loader in the place of the training loader, whoever brought that, for one fit."""
+"""Replaces the training loader of one fit by the replaying one, whoever made that loader."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from lit_distill.batch.examples import Ahead
 from lit_distill.recording.replay import ReplayLoader
 from lit_distill.recording.seeding import Key, batch_seed, restored_generators, seed_generators
 from lit_distill.utils.lightning_names import classes_named, is_overridden
+from lit_distill.utils.patches import Patches
 
 Replace = Callable[[DataLoader[Any]], ReplayLoader]
 _HOOKS = ("on_before_batch_transfer", "on_after_batch_transfer")
@@ -27,8 +28,8 @@ class _Replaying:
     Lightning has put its distributed sampler into the loader by then, and the first batch is not drawn yet.
 
     Args:
-        loader: The user's.
-        replace: Makes the replaying loader of it, recording first.
+        loader: The user's loader.
+        replace: Makes the replaying loader from it, recording first.
     """
 
     flattened: list[Any]
@@ -52,11 +53,11 @@ class _Replaying:
 
 
 class ReplayedLoader(_Replaying, CombinedLoader):
-    """It, in a Trainer of ``lightning.pytorch``."""
+    """The replaying loader for a Trainer of ``lightning.pytorch``."""
 
 
 def _loader_class(trainer: object) -> type[_Replaying]:
-    """The replaying loader of the package that a Trainer is of, which takes no other's ``CombinedLoader``."""
+    """Return the replaying loader class for a Trainer's package, which takes no other's ``CombinedLoader``."""
     if isinstance(trainer, Trainer):
         return ReplayedLoader
     (other,) = (
@@ -70,15 +71,15 @@ def _loader_class(trainer: object) -> type[_Replaying]:
 
 
 class ReplayedSource(_DataLoaderSource):
-    """Where the trainer gets its training loader from.
+    """The trainer's source of its training loader.
 
     Args:
-        source: Where it got it from until now.
+        source: Its source until now.
         replace: Makes the replaying loader.
-        kind: Its class.
+        kind: The class of the combined loader.
 
     Raises:
-        ValueError: There is not one DataLoader (when asked for it).
+        ValueError: There is not one DataLoader (when called).
     """
 
     def __init__(self, source: _DataLoaderSource, replace: Replace, kind: type[_Replaying] = ReplayedLoader) -> None:
@@ -96,13 +97,13 @@ class ReplayedSource(_DataLoaderSource):
 
 
 class ReplayedFit:
-    """One fit whose training data are replayed; everything is put back by ``end``.
+    """One fit whose training data are replayed; ``end`` restores everything.
 
     Args:
         trainer: The running trainer, before it makes its training loader.
         replace: Makes the replaying loader.
-        current: Tells which views are in the batch that is being transferred, None where that is not known.
-        seed: Of what the transfer hooks draw.
+        current: Returns the views in the batch that is being transferred, or None if unknown.
+        seed: The seed of what the transfer hooks draw.
     """
 
     def __init__(
@@ -112,34 +113,30 @@ class ReplayedFit:
         loop = trainer.fit_loop
         self._source = loop._data_source
         loop._data_source = ReplayedSource(self._source, replace, _loader_class(trainer))
-        self._wrapped: list[tuple[Any, str, Any]] = []
+        self._patches = Patches()
         self._ended = False
         for name in _HOOKS:
             for owner in (trainer.datamodule, trainer.lightning_module):  # type: ignore[attr-defined]
                 if owner is not None and is_overridden(name, owner):
-                    self._wrapped.append((owner, name, vars(owner).get(name)))
-                    setattr(owner, name, self._seeded(getattr(owner, name), name))
+                    self._patches.set(owner, name, self._seeded(getattr(owner, name), name))
 
     def transfer(self, batch: Any) -> Any:
-        """Take a loader's batch the way of a training batch, up to the training step."""
+        """Prepare a loader's batch like a training batch, up to the training step."""
         trainer = self._trainer
         batch = trainer.precision_plugin.convert_input(batch)
         batch = trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
         return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
 
     def end(self) -> None:
-        """Put the trainer's source and the hooks back, once: a later fit may have put its own there."""
+        """Restore the trainer's source and the hooks, once: a later fit may have set its own."""
         if self._ended:
             return
         self._ended = True
         self._trainer.fit_loop._data_source = self._source
-        for owner, name, own in reversed(self._wrapped):
-            vars(owner).pop(name, None)
-            if own is not None:  # the user's, set on the object itself
-                setattr(owner, name, own)
+        self._patches.restore()
 
     def _seeded(self, hook: Callable[..., Any], name: str) -> Callable[..., Any]:
-        """A transfer hook that draws what it drew when the batch was recorded."""
+        """Return a transfer hook that draws what it drew when the batch was recorded."""
 
         @functools.wraps(hook)
         def seeded(batch: Any, dataloader_idx: int = 0) -> Any:

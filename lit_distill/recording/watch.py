@@ -1,4 +1,4 @@
-"""When the live teacher is asked about a training batch, and what its answer means for the recording."""
+"""When to compare a recording with the live teacher, and what a difference means."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from torch import Tensor
 
 from lit_distill.recording.replay import Delivered
 from lit_distill.recording.store import StaleRecording
+from lit_distill.utils.names import listed
 from lit_distill.utils.notices import tell
 
-EVERY = 64  # batches: at most 1.6 % of the teacher's passes, beside the first batch of each epoch
+EVERY = 64  # batches: at most 1.6 % of the teacher's passes, apart from the first batch of each epoch
 _ENOUGH = 8
 _MOST_NAMED = 10
 
 
 class Watch:
-    """Looks after one fit on a recording.
+    """Checks a recording during one fit.
 
-    The live teacher is asked about the first batch of the fit and of each epoch, about every 64th batch of an epoch, and about
-    each batch with samples whose marks differ. Samples that differ in bits, and not in what the teacher says, may be
-    used: other labels, or another number of threads that sums in another order.
+    The live teacher is run on the first batch of the fit and of each epoch, on every 64th batch of an epoch, and on
+    each batch with samples whose marks differ. Samples whose bits differ, but not the teacher's outputs, may be
+    used: they have other labels, or another number of threads sums in another order.
 
     Args:
         where: The recording's folder, or ``memory``.
@@ -35,7 +36,7 @@ class Watch:
         self._asked: tuple[int, int] | None = None
         self._changed: NDArray[np.bool_] = np.zeros(0, dtype=bool)
         self._delivered = Delivered([])
-        self._told, self._alike, self._compares = False, 0, True
+        self._warned, self._alike, self._compares = False, 0, True
 
     def begin(self, epoch: int, batch: int, delivered: Delivered, recorded: NDArray[np.uint32] | None) -> None:
         """Go on to a batch.
@@ -43,8 +44,8 @@ class Watch:
         Args:
             epoch: Its epoch.
             batch: Its number in the epoch.
-            delivered: What it holds.
-            recorded: The marks of its samples on record, None where there are none.
+            delivered: Its content.
+            recorded: The recorded marks of its samples, or None if there are none.
         """
         self._epoch, self._batch, self._delivered = epoch, batch, delivered
         known = self._compares and recorded is not None and delivered.marks is not None
@@ -53,17 +54,17 @@ class Watch:
 
     @property
     def is_due(self) -> bool:
-        """Whether to ask the live teacher about this batch."""
+        """True if the live teacher is to be run on this batch."""
         if bool(self._changed.any()):
             return True
         asked, now = self._asked, (self._epoch, self._batch)
         return asked != now and (asked is None or asked[0] != self._epoch or self._batch % EVERY == 0)
 
     def judge(self, far: Tensor) -> None:
-        """Compare the live teacher's answer.
+        """Judge the comparison with the live teacher.
 
         Args:
-            far: The samples to which it says something else than what is on record, ``[B]``.
+            far: True for the samples for which the live teacher's outputs differ from the recorded ones, ``[B]``.
 
         Raises:
             StaleRecording: There are some.
@@ -78,21 +79,20 @@ class Watch:
             self._accept()
 
     def _accept(self) -> None:
-        """The samples are others by their bits, and the teacher does not mind."""
-        if not self._told:
-            self._told = True
+        if not self._warned:
+            self._warned = True
             tell(
-                f"{self._counted(self._changed)} are not bit for bit those recorded in {self._where}, and the teacher says "
-                "the same to them, so the recording is used: other labels, paths or numbers beside the inputs, or sums "
-                "rounded otherwise by another number of threads. The teacher is asked about each such batch, which takes its "
-                "time; record anew to save it."
+                f"{self._counted(self._changed)} are not bit for bit those recorded in {self._where}, and the teacher's "
+                "outputs are the same, so the recording is used: labels, paths or other numbers have changed, or another "
+                "number of threads rounds sums differently. The teacher runs on each such batch, which takes time; record "
+                "anew to save it."
             )
         self._alike = self._alike + 1 if bool(self._changed.all()) else 0
         if self._alike == _ENOUGH:
             self._compares = False
             tell(
                 f"every sample of {_ENOUGH} batches in a row differs in bits from those recorded in {self._where}, and the "
-                "teacher says the same to all: bits are no longer compared in this fit. The teacher is asked about every "
+                "teacher's outputs are the same: bits are no longer compared in this fit. The teacher runs on every "
                 f"{EVERY}th batch."
             )
 
@@ -106,7 +106,7 @@ class Watch:
 
     def _changed_later(self, others: NDArray[np.bool_]) -> str:
         return (
-            f"the recorded outputs of {self._counted(others)} are not what the teacher says to these inputs: they change "
+            f"the recorded outputs of {self._counted(others)} are not the teacher's outputs for these inputs: they change "
             "after the data set has read them, in a way that the recording cannot repeat (a transform, MixUp or an image "
             "size that is switched between epochs or steps, a change inside training_step, a generator of its own). Take "
             "that out, or use a frozen teacher."
@@ -121,6 +121,5 @@ class Watch:
 
 
 def named_samples(indices: Sequence[int]) -> str:
-    """A few samples' numbers, in words."""
-    shown = ", ".join(map(str, indices[:_MOST_NAMED])) + (", …" if len(indices) > _MOST_NAMED else "")
-    return f"sample{'s' * (len(indices) > 1)} {shown}"
+    """Return a few samples' numbers, in words."""
+    return f"sample{'s' * (len(indices) > 1)} {listed([str(index) for index in indices], _MOST_NAMED)}"

@@ -21,9 +21,10 @@ from lit_distill.recording.agreement import disagreeing, is_exact
 from lit_distill.recording.fingerprint import fingerprint_model
 from lit_distill.recording.padding import cut_positions, pad_positions, where_counted
 from lit_distill.recording.session import Session
-from lit_distill.recording.settings import Settings, switch, whole_or_none
+from lit_distill.recording.settings import Settings
 from lit_distill.teachers.frozen import FrozenTeacher
 from lit_distill.teachers.runtime.options import TeacherRuntime
+from lit_distill.utils.arguments import check_flag, check_whole
 
 
 class RecordedTeacher(FrozenTeacher):
@@ -80,10 +81,10 @@ class RecordedTeacher(FrozenTeacher):
                 f"RecordedTeacher: runtime is {runtime!r}, a {type(runtime).__name__}; give a TeacherRuntime, such as "
                 "TeacherRuntime(precision='bf16'), or None."
             )
-        self.positions = whole_or_none("positions", positions, "the most positions of a sequence")
+        self.positions = None if positions is None else check_whole("RecordedTeacher: positions", positions, least=1)
         formats = Formats(logits, top_k, features)
         self.settings = Settings(path, views, seed, formats, ignore_versions)  # type: ignore[arg-type]  # makes it a Path
-        self.pool_features = switch("pool_features", pool_features)
+        self.pool_features = check_flag("RecordedTeacher: pool_features", pool_features)
         super().__init__(model, runtime)
         self._session: Session | None = None
         self._last: list[Session | None] = [None]  # of all fits, of whichever student: shared by copies

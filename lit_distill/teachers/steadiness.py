@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from lit_distill.batch.examples import unchanged
 from lit_distill.capture.formats import weights_mark
 from lit_distill.outputs import Outputs
 from lit_distill.teachers.digest import combined, tensor_digests
 from lit_distill.utils.bits import value_digest
 from lit_distill.utils.compiling import uncompiled
 from lit_distill.utils.notices import tell
+from lit_distill.utils.restoring import unchanged
 from lit_distill.utils.rng import collect_rng_state
 
 _FAR = 1e-3  # relative distance of two answers to one batch: rounding may differ, dropout does more

@@ -1,4 +1,4 @@
-"""Digests of values, equal where every bit of every tensor is; a tensor is read where it is, in a few passes."""
+"""Digests of values, equal if every bit of every tensor is; a tensor is read on its device, in a few passes."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _WORDS = {"cpu": 1 << 17, "other": 1 << 22}  # at a time: what a cache holds, wh
 
 
 def value_digest(value: Any) -> str:
-    """A digest of a tensor of any kind, or of nested tensors and plain values.
+    """Return a digest of a tensor of any kind, or of nested tensors and plain values.
 
     Args:
-        value: The value; of an object of another kind, the type alone counts.
+        value: The value; for an object of another kind, only the type counts.
     """
     found: str = _digest(value)
     return found
@@ -37,7 +37,6 @@ def _digest(value: Any) -> str:
 
 
 def _words(value: Any) -> Iterable[str]:
-    """A value in words that are equal where every bit is."""
     if isinstance(value, Tensor):
         return _tensor_words(value)
     if isinstance(value, dict):
@@ -84,7 +83,7 @@ _PER_CHANNEL = (torch.per_channel_affine, torch.per_channel_affine_float_qparams
 
 
 def _parts(tensor: Tensor) -> list[Any] | None:
-    """The plain tensors that a tensor of another kind consists of; None of a plain one."""
+    """Return the plain tensors that a tensor of another kind consists of; None for a plain one."""
     if tensor.is_quantized:
         names = "q_scale", "q_zero_point"
         if tensor.qscheme() in _PER_CHANNEL:
@@ -103,9 +102,9 @@ def _parts(tensor: Tensor) -> list[Any] | None:
 
 
 def _sum(tensor: Tensor) -> str:
-    """A sum over a plain tensor's 64-bit words, each mixed with its place, so that any bit changes it and places count.
+    """Return a sum over a plain tensor's 64-bit words, each mixed with its place: any changed bit or swap changes it.
 
-    A small tensor has a common digest instead: for it, the sum's passes cost more than a copy to the CPU.
+    A small tensor has an ordinary digest instead: for it, the passes of the sum cost more than a copy to the CPU.
     """
     data = tensor.detach().as_subclass(Tensor).resolve_conj().resolve_neg().contiguous().reshape(-1)
     data = (torch.view_as_real(data).reshape(-1) if data.is_complex() else data).view(torch.uint8)

@@ -1,4 +1,4 @@
-"""Compiling networks in place, at one batch size."""
+"""Compilation of networks in place, for one batch size."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ def compile_in_place(model: nn.Module, backend: str = "inductor") -> None:
 
     Args:
         model: The network, with the hooks that read its layers.
-        backend: Of ``torch.compile``.
+        backend: The backend of ``torch.compile``.
     """
     see_hooks()
     model.compile(dynamic=None, backend=backend)
 
 
 def uncompiled(model: nn.Module) -> nn.Module:
-    """The network inside the wrapper that ``torch.compile`` puts around one; any other as it is."""
+    """Return the network inside the wrapper of ``torch.compile``; any other as it is."""
     inner: nn.Module = getattr(model, "_orig_mod", model)
     return inner
 
 
 def see_hooks() -> None:
-    """Have networks compiled from now on run with the hooks that they have."""
+    """Make networks that are compiled from now on respect their hooks."""
     # Compiled code is shared by all networks of a class, and by default whoever has the same shapes gets it, hooks or
-    # not: a network would run without its hooks. So hooks are looked at, and code made before that is dropped.
+    # not: a network would run without its hooks. So hooks are checked, and code compiled before is dropped.
     torch.compiler.reset()
     torch._dynamo.config.skip_nnmodule_hook_guards = False
 
 
 def why_not_compile(device: torch.device) -> str | None:
-    """Why nothing can be compiled for a device (no C++ compiler, no Triton, …), or None where it can.
+    """Return why nothing can be compiled for a device (no C++ compiler, no Triton, …), or None if it can.
 
-    It compiles one addition, as only that tells.
+    It compiles one addition, as nothing else tells.
     """
     try:
         torch.compile(_add_one)(torch.zeros(8, device=device))
@@ -53,9 +53,9 @@ def _add_one(values: torch.Tensor) -> torch.Tensor:
 
 
 class SteadySize:
-    """Lets a compiled network run eagerly on batches smaller than usual.
+    """Runs a compiled network eagerly on batches smaller than usual.
 
-    An epoch's last batch is often smaller. Compiling for its size takes longer than running it as it is, and a graph
+    An epoch's last batch is often smaller. Compiling for its size takes longer than running it eagerly, and a graph
     for any size is slower than one for the usual size.
     """
 
@@ -63,11 +63,7 @@ class SteadySize:
         self.usual = 0
 
     def context(self, size: int) -> AbstractContextManager[None]:
-        """What to call the network in.
-
-        Args:
-            size: Number of samples in the batch.
-        """
+        """Return the context to call the network in."""
         self.usual = max(self.usual, size)
         return eagerly() if size < self.usual else nullcontext()
 
@@ -78,10 +74,10 @@ def eagerly() -> AbstractContextManager[None]:
 
 
 def call_own_methods(copied: LightningModule) -> None:
-    """Have the copy of a module that was compiled whole call its own methods, and not the original's.
+    """Make the copy of a module that was compiled whole call its own methods instead of the original's.
 
     Args:
-        copied: The copy; one of a module that was not compiled is left as it is.
+        copied: The copy; one of a module that was not compiled stays as it is.
     """
     if getattr(copied, "_compiler_ctx", None) is not None:
         for name in ("forward", "training_step", "validation_step", "test_step", "predict_step"):
@@ -90,7 +86,7 @@ def call_own_methods(copied: LightningModule) -> None:
 
 
 def steps_are_compiled(module: nn.Module) -> bool:
-    """Whether the steps of a LightningModule are compiled, and not its networks alone."""
+    """Return True if the steps of a LightningModule are compiled, and not only its networks."""
     return any(
         getattr(module, name, None) is not None for name in ("_compiler_ctx", "_orig_mod", "_compiled_call_impl")
     )

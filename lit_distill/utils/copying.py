@@ -1,4 +1,4 @@
-"""Copies networks, also those that hold something that ``copy.deepcopy`` refuses."""
+"""Copies of networks, including those that ``copy.deepcopy`` refuses."""
 
 from __future__ import annotations
 
@@ -29,34 +29,32 @@ _ATOMS = (
 
 
 def copied(thing: T, shared: Iterable[object] = ()) -> T:
-    """A deep copy of a module, or of a tuple of things that belong together.
+    """Return a deep copy of a module, or of a tuple of things that belong together.
 
     A tensor inside an autograd graph (the weight of an old-style ``weight_norm``, a loss that was kept) is copied as a plain
     tensor. What cannot be copied at all (a lock, an open file, a generator) is shared with the original.
 
     Args:
-        thing: What to copy.
-        shared: Objects that the copy is to share with the original.
+        thing: The module or tuple.
+        shared: Objects that the copy shares with the original.
 
     Raises:
-        Exception: What ``copy.deepcopy`` raises, where it fails all the same.
+        Exception: ``copy.deepcopy`` fails all the same.
     """
     memo: dict[int, Any] = {id(one): one for one in shared}
     try:
         return copy.deepcopy(thing, dict(memo))
-    except Exception:  # what to do about it can only be told by looking at everything inside
+    except Exception:  # only a search of everything inside shows the cause
         substitutes = _Substitutes(memo)
         substitutes.find(thing)
         return copy.deepcopy(thing, substitutes.memo)
 
 
 class _Substitutes:
-    """Finds what ``copy.deepcopy`` cannot copy, and what it is to put in the copy instead.
-
-    It goes the way that ``deepcopy`` goes, by ``__reduce_ex__``.
+    """Finds what ``copy.deepcopy`` cannot copy, and substitutes for it, by following ``__reduce_ex__`` as ``deepcopy`` does.
 
     Args:
-        memo: What is to be put in place of which object, by ``id``.
+        memo: The substitutes by the ``id`` of the object.
     """
 
     def __init__(self, memo: dict[int, Any]) -> None:
@@ -73,7 +71,7 @@ class _Substitutes:
             waiting.extend(self._inside(one))
 
     def _inside(self, thing: Any) -> Iterator[object]:
-        """What a thing is made of; nothing where it copies itself, or has a substitute."""
+        """Yield the parts of a thing; none if it copies itself, or has a substitute."""
         if isinstance(thing, Tensor):
             if not thing.is_leaf:
                 self.memo[id(thing)] = thing.detach().clone()

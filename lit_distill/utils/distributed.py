@@ -1,4 +1,4 @@
-"""What several training processes share: rows and sums over all of them."""
+"""Rows and sums over all training processes."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from torch import Tensor
 
 
 def distributed() -> bool:
-    """Whether several processes train together."""
+    """Return True if several processes train together."""
     available = torch.distributed.is_available() and torch.distributed.is_initialized()
     return available and torch.distributed.get_world_size() > 1
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """The rows of every process, in the order of their ranks; a constant, without a gradient.
+    """Return the rows of every process, in the order of their ranks, without a gradient.
 
-    Every process has to call it at the same time, with rows of one width; their numbers may differ.
+    All processes must call it at the same time, with rows of one width; their numbers may differ.
 
     Args:
         rows: ``[n, D]``.
 
     Returns:
-        ``[N, D]``; ``rows`` themselves where there is one process.
+        ``[N, D]``; ``rows`` themselves if there is one process.
     """
     rows = rows.detach()
     if not distributed():
@@ -38,11 +38,7 @@ def gather_rows(rows: Tensor) -> Tensor:
 
 
 def sum_over_processes(value: Tensor) -> Tensor:
-    """The sum of a tensor over all processes; a constant, without a gradient.
-
-    Args:
-        value: Any shape, the same in every process.
-    """
+    """Return the sum of a tensor over all processes, without a gradient."""
     value = value.detach().clone()
     if distributed():
         torch.distributed.all_reduce(value)

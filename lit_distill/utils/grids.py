@@ -1,4 +1,4 @@
-"""Tokens and maps: one read as the other, and brought to another size."""
+"""Conversion between tokens and maps, and their resizing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MAX_PREFIX_TOKENS = 8
 
 
 def feature_kind(shape: Sequence[int]) -> str:
-    """Name a feature by its number of dimensions.
+    """Return the kind of a feature by its number of dimensions.
 
     Args:
         shape: With the batch: ``[B, D]`` vector, ``[B, N, D]`` tokens, ``[B, C, H, W]`` map, ``[B, C, D, H, W]`` volume.
@@ -31,7 +31,7 @@ def feature_kind(shape: Sequence[int]) -> str:
 
 
 def resize_map(feature: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Bring a map ``[B, C, H, W]``, or a volume, to ``size``: pooled where larger, interpolated where smaller."""
+    """Resize a map ``[B, C, H, W]``, or a volume, to ``size``: pooled if larger, interpolated if smaller."""
     if tuple(feature.shape[2:]) == tuple(size):
         return feature
     volume = len(size) == 3
@@ -43,18 +43,18 @@ def resize_map(feature: Tensor, size: tuple[int, ...]) -> Tensor:
 
 
 def split_grid(tokens: int) -> tuple[int, int] | None:
-    """Read a number of tokens as ``prefix + side * side``; None where it is no square grid."""
+    """Split a number of tokens into ``(prefix, side)`` of ``prefix + side * side``; return None if it is no square grid."""
     side = math.isqrt(tokens)
     prefix = tokens - side * side
     return (prefix, side) if side > 1 and prefix <= _MAX_PREFIX_TOKENS else None
 
 
 def tokens_to_map(feature: Tensor, size: Sequence[int] = ()) -> Tensor:
-    """Lay tokens ``[B, N, D]`` out as a map ``[B, D, side, side]``; prefix tokens are dropped.
+    """Arrange tokens ``[B, N, D]`` as a map ``[B, D, side, side]``; prefix tokens are dropped.
 
     Args:
         feature: The tokens.
-        size: Of the map to be made of it in the end; tokens of as many positions have its grid, oblong or of a volume.
+        size: The size of the map wanted in the end; tokens of as many positions have its grid, oblong or of a volume.
 
     Raises:
         ValueError: ``N`` is neither the positions of ``size`` nor a square plus at most 8 prefix tokens.
@@ -74,7 +74,7 @@ def tokens_to_map(feature: Tensor, size: Sequence[int] = ()) -> Tensor:
 
 
 def map_to_tokens(feature: Tensor, count: int) -> Tensor:
-    """Read a map ``[B, C, H, W]``, or a volume, as ``count`` tokens ``[B, count, C]``; its mean fills prefix tokens."""
+    """Arrange a map ``[B, C, H, W]``, or a volume, as ``count`` tokens ``[B, count, C]``; its mean fills prefix tokens."""
     tokens = feature.flatten(2).transpose(1, 2)
     prefix = count - tokens.shape[1]
     if 0 <= prefix <= _MAX_PREFIX_TOKENS:  # its own grid, oblong or square
@@ -90,7 +90,7 @@ def map_to_tokens(feature: Tensor, count: int) -> Tensor:
 
 
 def resize_tokens(feature: Tensor, count: int) -> Tensor:
-    """Resize tokens as a grid where both counts show prefix tokens (images), else along the sequence."""
+    """Resize tokens as a grid if both counts show prefix tokens (images), else along the sequence."""
     if feature.shape[1] == count:
         return feature
     have, want = split_grid(feature.shape[1]), split_grid(count)

@@ -1,4 +1,4 @@
-"""Tells Lightning's classes by either of its names.
+"""Recognises Lightning's classes under either of its names.
 
 ``lightning.pytorch`` and ``pytorch_lightning`` are one library installed twice: their classes do the same and share no
 parent, so that ``isinstance`` with one package's class is False for the other's objects.
@@ -20,7 +20,7 @@ _CHECK = "_maybe_unwrap_optimized"
 
 
 def classes_named(path: str) -> tuple[type, ...]:
-    """A class of Lightning in each of its packages that is imported.
+    """Return a class of Lightning from each of its packages that is imported.
 
     Args:
         path: The class within the package: ``LightningModule``, ``strategies.DDPStrategy``.
@@ -35,32 +35,22 @@ def classes_named(path: str) -> tuple[type, ...]:
 
 
 def is_a(thing: object, *paths: str) -> bool:
-    """Whether a thing is an instance of a class of Lightning, of either package.
-
-    Args:
-        thing: Anything.
-        paths: The classes, as ``classes_named`` takes them.
-    """
+    """Return True if a thing is an instance of one of Lightning's classes, in either package."""
     return any(isinstance(thing, classes_named(path)) for path in paths)
 
 
 def is_module(thing: object) -> bool:
-    """Whether a thing is a LightningModule of either package."""
+    """Return True for a LightningModule of either package."""
     return is_a(thing, "LightningModule")
 
 
 def keeps_parameters_whole(strategy: object) -> bool:
-    """Whether a strategy leaves each parameter in one piece: one device, or DDP."""
+    """Return True if a strategy leaves each parameter in one piece: one device, or DDP."""
     return is_a(strategy, "strategies.SingleDeviceStrategy", "strategies.DDPStrategy")
 
 
 def is_overridden(hook: str, owner: object) -> bool:
-    """Whether a module, data module or callback of either package has a hook of its own.
-
-    Args:
-        hook: The hook's name.
-        owner: Whose it may be.
-    """
+    """Return True if a module, data module or callback of either package overrides a hook."""
     parents = [
         parent
         for path in ("LightningModule", "LightningDataModule", "Callback")
@@ -71,11 +61,7 @@ def is_overridden(hook: str, owner: object) -> bool:
 
 
 def has_forward(network: nn.Module) -> bool:
-    """Whether a network can be called: it has a ``forward``, which a LightningModule need not have.
-
-    Args:
-        network: The network.
-    """
+    """Return True if a network has a ``forward``, which a LightningModule need not have."""
     if "forward" in vars(network) or getattr(network, "_compiled_call_impl", None) is not None:
         return True
     defaults = [parent.forward for parent in (nn.Module, *classes_named("LightningModule"))]  # type: ignore[attr-defined]
@@ -83,21 +69,17 @@ def has_forward(network: nn.Module) -> bool:
 
 
 def trainer_class(module: object) -> Any:
-    """The Trainer of the package that a LightningModule is of.
-
-    Args:
-        module: The LightningModule.
-    """
+    """Return the Trainer class of the package that a LightningModule comes from."""
     module = getattr(module, "_orig_mod", module)
     package = "lightning.pytorch" if isinstance(module, LightningModule) else _OTHER
     return sys.modules[package].Trainer
 
 
 def explain_refused_modules() -> None:
-    """Have ``pytorch_lightning``'s Trainer, where it is imported, say why it cannot take ``lightning.pytorch``'s modules.
+    """Make ``pytorch_lightning``'s Trainer, if it is imported, explain why it cannot take ``lightning.pytorch``'s modules.
 
-    Its own error names two classes and no remedy. What it checks a module with is private, so where a version lacks it, its
-    own error remains.
+    Its own error names two classes and no remedy. The check that is replaced is private: in versions without it, Lightning's
+    error remains.
     """
     home = sys.modules.get(f"{_OTHER}.trainer.trainer")
     check = getattr(home, _CHECK, None)
@@ -106,7 +88,7 @@ def explain_refused_modules() -> None:
 
 
 class _ExplainingCheck:
-    """A Trainer's check of what it is given, with an error that helps."""
+    """A Trainer's check of its module, with an error that helps."""
 
     def __init__(self, original: Callable[[object], Any]) -> None:
         self.__wrapped__ = original

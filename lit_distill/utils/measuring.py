@@ -1,8 +1,8 @@
-"""Steps whose losses are differentiated more than once: gradients that are measured, or kept apart.
+"""Training steps whose losses are differentiated more than once: gradients that are measured, or kept apart.
 
-PyTorch promises no more of a compiled network's backward pass than that it runs once. On CPUs with AMX a graph compiled in the
-channels-last layout under bfloat16 autocast has given another, wrong gradient each time that it was run again, and nothing
-said so. So nothing here is differentiated twice through a compiled network: the steps that need it run eagerly.
+PyTorch promises only that a compiled network's backward pass runs once. On CPUs with AMX, a graph compiled in the
+channels-last layout under bfloat16 autocast has given another, wrong gradient each time that it was run again, without an
+error. So nothing here is differentiated twice through a compiled network: the steps that need it run eagerly.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from lit_distill.utils.notices import tell
 
 
 class Measured:
-    """Has compiled networks run eagerly in the training steps that are differentiated more than once.
+    """Runs compiled networks eagerly in the training steps that are differentiated more than once.
 
     Attributes:
-        now: Whether the present step is.
+        now: True in such a step.
     """
 
     def __init__(self) -> None:
@@ -33,9 +33,8 @@ class Measured:
         """Begin a training step.
 
         Args:
-            now: Whether it will be differentiated more than once.
-            whole: The step itself is compiled, so that all of it has to run eagerly; the student and the criteria alone if
-                not.
+            now: True if it will be differentiated more than once.
+            whole: True if the step itself is compiled, so that all of it has to run eagerly, not only student and criteria.
         """
         self.end()
         self.now = now
@@ -43,13 +42,13 @@ class Measured:
             self._whole.enter_context(eagerly())
 
     def end(self) -> None:
-        """End a step, or what is left of one."""
+        """End a step, even an unfinished one."""
         self.now = False
         self._whole.close()
 
     @contextmanager
     def eagerly(self) -> Iterator[None]:
-        """What to run the student and the criteria in."""
+        """Run the student and the criteria eagerly in such a step."""
         # Not in a step that is compiled itself: the stance may not change there, and was set before it began.
         if not self.now or torch.compiler.is_compiling():
             yield
@@ -60,12 +59,7 @@ class Measured:
 
 @contextmanager
 def kept_buffers(network: nn.Module, but: nn.Module) -> Iterator[None]:
-    """Put a network's buffers back: under gradient checkpointing a backward pass runs its layers, BatchNorm too, once more.
-
-    Args:
-        network: The network that is differentiated.
-        but: Its part that may change.
-    """
+    """Restore a network's buffers on exit: under gradient checkpointing, a backward pass runs BatchNorm again."""
     free = {id(buffer) for buffer in but.buffers()}
     kept = [(buffer, buffer.detach().clone()) for buffer in network.buffers() if id(buffer) not in free]
     yield
@@ -74,12 +68,10 @@ def kept_buffers(network: nn.Module, but: nn.Module) -> Iterator[None]:
 
 
 def gradients_of(value: Tensor, parameters: Sequence[Tensor], who: str) -> tuple[Tensor | None, ...]:
-    """A value's gradients beside the step's own backward pass; its graph and the random state are kept.
+    """Return a value's gradients in addition to the step's own backward pass; its graph and the random state are kept.
 
-    Args:
-        value: A scalar with a gradient.
-        parameters: What it is differentiated for; None stands for those that it does not reach.
-        who: What wants to know, for the message.
+    Returns:
+        The gradients, with None for a parameter that the value does not depend on.
 
     Raises:
         RuntimeError: The gradient goes through a compiled function, which may give another one each time.
@@ -97,7 +89,7 @@ def gradients_of(value: Tensor, parameters: Sequence[Tensor], who: str) -> tuple
 
 
 def through_compiled(*values: Tensor) -> bool:
-    """Whether the gradient of one of the values goes through a compiled function."""
+    """Return True if the gradient of one of the values goes through a compiled function."""
     for node in nodes_behind(values):
         made_by = getattr(node, "_forward_cls", None)
         if made_by is not None and made_by.__module__.startswith("torch._functorch"):
@@ -105,8 +97,8 @@ def through_compiled(*values: Tensor) -> bool:
     return False
 
 
-def tell_of_eager_steps() -> None:
-    """Say that a student that was compiled by hand gains nothing under an optimizer that differentiates twice."""
+def warn_of_eager_steps() -> None:
+    """Warn that a student that was compiled by hand gains nothing under an optimizer that differentiates twice."""
     tell(
         "DOT differentiates each step twice, and the second gradient of a compiled network cannot be trusted: the student runs "
         "in training as if it were not compiled."

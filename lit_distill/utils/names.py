@@ -1,8 +1,8 @@
-"""Names a model's layers.
+"""Names of layers, and lists of names for messages.
 
 A layer reference is a dotted path as in ``model.named_modules()``. Each part of the path may be a glob
-(``layer*`` matches ``layer1`` but not ``layer1.0``). ``path:input`` reads what enters the layer instead
-of what leaves it; ``path#0``, ``path#1``, ``path#-1`` choose one call of a layer that runs several times.
+(``layer*`` matches ``layer1`` but not ``layer1.0``). ``path:input`` reads the layer's input instead of
+its output; ``path#0``, ``path#1``, ``path#-1`` choose one call of a layer that runs several times.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def match_layers(reference: str, names: Iterable[str], owner: str = "the model")
     Args:
         reference: ``path``, ``path:input``, ``path#call`` or both; each part of the path may be a glob.
         names: The known layers, in the model's order.
-        owner: Whose layers they are, for the error.
+        owner: The owner of the layers, for the error.
 
     Returns:
         The references of the matching layers, in the order of ``names``.
@@ -37,7 +37,7 @@ def match_layers(reference: str, names: Iterable[str], owner: str = "the model")
     known = [name for name in dict.fromkeys(names) if name]
     found = [name for name in known if _matches(name.split("."), parts)]
     if not found:
-        raise ValueError(_unknown_layer(parsed["path"], known, owner))
+        raise ValueError(unknown_layer(parsed["path"], known, owner))
     return [name + suffix for name in found]
 
 
@@ -45,33 +45,33 @@ def _matches(name: list[str], parts: list[str]) -> bool:
     return len(name) == len(parts) and all(fnmatchcase(n, p) for n, p in zip(name, parts, strict=True))
 
 
-def _unknown_layer(path: str, known: list[str], owner: str) -> str:
-    close = difflib.get_close_matches(path, known, n=3, cutoff=0.6)
-    hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else "."
+def unknown_layer(path: str, known: Sequence[str], owner: str) -> str:
+    """Return the error for a layer that is not there: the nearest names, and the top layers."""
+    hint = nearest(path, known, most=3).replace(" Did", "; did") or "."
     top = [name for name in known if "." not in name]
-    return f"no layer {path!r} in {owner}{hint} Layers: {', '.join(top[:20])}{', …' if len(top) > 20 else ''}"
+    return f"no layer {path!r} in {owner}{hint} Layers: {listed(top, 20)}"
 
 
 def hook_key(reference: str) -> str:
-    """A reference without its call: ``path`` or ``path:input``."""
+    """Return a reference without its call: ``path`` or ``path:input``."""
     return reference.partition("#")[0]
 
 
 def chosen_call(reference: str) -> int | None:
-    """The call that a reference chooses, or None."""
+    """Return the call that a reference chooses, or None."""
     found = re.search(r"#(-?\d+)$", reference)
     return int(found[1]) if found else None
 
 
 def layer_path(reference: str) -> str:
-    """A reference's path alone."""
+    """Return only the path of a reference."""
     return hook_key(reference).partition(":")[0]
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A question that ends an error: which known name may have been meant; empty where none is near."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""
+def nearest(name: str, known: Iterable[str], most: int = 1) -> str:
+    """Return a question to end an error with: which known names may have been meant; empty if none is near."""
+    close = difflib.get_close_matches(name, list(known), n=most)
+    return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
 
 
 def listed(names: Sequence[str], most: int = 4) -> str:

@@ -1,4 +1,4 @@
-"""Values of plain types, which are all that checkpoints hold beside tensors."""
+"""Conversion to plain types: checkpoints hold nothing else besides tensors."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ _PLAIN = (int, float, str, bool, type(None))
 
 
 def as_plain(value: Any) -> Any:
-    """A value, or a nested one, with plain types in place of those that a checkpoint cannot hold.
+    """Convert a value, or a nested one, to plain types, as far as it has any.
 
-    Numbers of NumPy, fractions and decimals become Python's, arrays lists, enums their values, and paths text. What needs no
+    NumPy's numbers, fractions and decimals become Python's, arrays lists, enums their values, and paths text. What needs no
     change is returned as it is, and so are objects that have no plain form.
     """
     return _replaced(value, _plain)
 
 
 def without_numpy_scalars(value: Any) -> Any:
-    """A nested value with numbers in place of NumPy's scalars; all else as it is, the value itself where there are none."""
+    """Replace NumPy's scalars in a nested value by numbers; return the value itself if it has none."""
     return _replaced(value, _scalar)
 
 
 def plain_number(value: Any) -> Any:
-    """A number of NumPy (an array without dimensions, too), a fraction or a decimal as one of Python; all else as it is."""
+    """Convert a scalar or 0-d array of NumPy, a fraction or a decimal to a Python number; return all else as it is."""
     return float(value) if isinstance(value, (Fraction, Decimal)) else _scalar(value)
 
 
@@ -47,7 +47,7 @@ def _plain(value: Any) -> Any:
 
 
 def _replaced(value: Any, replace: Callable[[Any], Any]) -> Any:
-    """A nested value with its leaves replaced; new containers where something changed, as those given may be in use."""
+    """Replace the leaves of a nested value; make new containers only where something changed, as those given may be in use."""
     if type(value) in _PLAIN or isinstance(value, (Tensor, nn.Module)):
         return value
     if isinstance(value, Mapping):
@@ -72,7 +72,7 @@ def _mapping_like(value: Mapping[Any, Any], entries: dict[Any, Any]) -> Any:
 
 
 def make_settings_plain(module: nn.Module) -> None:
-    """Have a module, and those in it, hold the numbers that it was given as Python's, whatever they were given as."""
+    """Convert the numbers that a module and its submodules hold as attributes to Python's."""
     for part in module.modules():
         for name, value in list(vars(part).items()):
             if name.startswith("_"):
@@ -83,9 +83,9 @@ def make_settings_plain(module: nn.Module) -> None:
 
 
 def make_scalars_plain(checkpoint: dict[str, Any]) -> None:
-    """Put numbers in place of the NumPy scalars in a checkpoint that is about to be saved: a learning rate, a setting.
+    """Replace NumPy's scalars in a checkpoint about to be saved by numbers, in place: a learning rate, a setting.
 
-    They would be written as Python objects, and the checkpoint refused by all that read it safely.
+    Otherwise they would be pickled as objects, and safe loaders would refuse the checkpoint.
     """
     for key, value in checkpoint.items():
         checkpoint[key] = without_numpy_scalars(value)

@@ -27,7 +27,7 @@ def collect_rng_state() -> dict[str, Any]:
 
 
 def restore_rng_state(state: dict[str, Any]) -> None:
-    """Put every generator back into a state that ``collect_rng_state`` read."""
+    """Restore every generator to a state that ``collect_rng_state`` read."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     kind, keys, position, has_gauss, cached = state["numpy"]
@@ -38,7 +38,7 @@ def restore_rng_state(state: dict[str, Any]) -> None:
 
 
 def collect_rng_states() -> list[dict[str, Any]]:
-    """Read the states of every process, by rank; all have to call it."""
+    """Read the states of every process, by rank; all must call it."""
     mine = collect_rng_state()
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return [mine]
@@ -48,12 +48,7 @@ def collect_rng_states() -> list[dict[str, Any]]:
 
 
 def restore_own_rng_state(states: Sequence[dict[str, Any]], rank: int) -> None:
-    """Put this process's generators back; where there is no state of its rank, into one of its own all the same.
-
-    Args:
-        states: By rank.
-        rank: Of this process.
-    """
+    """Restore this process's generators; if there is no state for its rank, derive one that differs from the others."""
     if rank < len(states):
         restore_rng_state(states[rank])
         return
@@ -68,7 +63,7 @@ def restore_own_rng_state(states: Sequence[dict[str, Any]], rank: int) -> None:
 
 @contextmanager
 def own_generators_kept(*owners: object) -> Iterator[None]:
-    """Put the generators that objects hold as attributes back: Python's, NumPy's and PyTorch's."""
+    """Restore the generators that objects hold as attributes on exit: Python's, NumPy's and PyTorch's."""
     states: list[tuple[Callable[[Any], Any], Any]] = []
     for value in (value for owner in owners for value in getattr(owner, "__dict__", {}).values()):
         if isinstance(value, torch.Generator):

@@ -1,7 +1,7 @@
-"""What a signal that ends a run leaves: never the exit code of success.
+"""The exit code of a run that a signal ended: never that of success.
 
-Lightning ends a run on SIGTERM by a ``SystemExit`` without a code, which is 0, or not at all where nothing looks: after the
-last batch, in ``Trainer.predict``.
+On SIGTERM, Lightning raises a ``SystemExit`` without a code, which is 0, or nothing at all after the last batch and in
+``Trainer.predict``.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _NOTIFIER = "_sigterm_notifier_fn"
 
 
 def end_if_terminated(trainer: Trainer) -> None:
-    """End the run where SIGTERM has come.
+    """End the run if SIGTERM was received.
 
     Raises:
-        SystemExit: It has; Lightning's own ``SIGTERMException``.
+        SystemExit: It was; Lightning's own ``SIGTERMException``.
     """
     if trainer.received_sigterm:
         own = classes_named("utilities.exceptions.SIGTERMException")
@@ -35,10 +35,10 @@ def end_if_terminated(trainer: Trainer) -> None:
 
 
 def listen(trainer: Trainer) -> None:
-    """Have SIGTERM noted by each of several processes alone; to be called before the Trainer takes its signal handlers.
+    """Let each of several processes note SIGTERM by itself; call before the Trainer installs its signal handlers.
 
-    Lightning's handler waits there for the other processes, which may be waiting for this one elsewhere. Its training loop
-    tells them anyway, before each batch.
+    Lightning's handler waits for the other processes, which may be waiting for this one elsewhere. Its training loop tells them
+    anyway, before each batch.
     """
     connector: Any = getattr(trainer, "_signal_connector", None)
     if trainer.world_size > 1 and hasattr(connector, _NOTIFIER):
@@ -46,7 +46,7 @@ def listen(trainer: Trainer) -> None:
 
 
 def listen_no_more(trainer: Trainer) -> None:
-    """Give the Trainer its own handler back."""
+    """Restore the Trainer's own handler."""
     connector: Any = getattr(trainer, "_signal_connector", None)
     if connector is not None:
         vars(connector).pop(_NOTIFIER, None)
@@ -60,12 +60,7 @@ def _note(trainer: Trainer, number: int, frame: Any) -> None:
 
 
 def mark_terminated(trainer: Trainer, exception: BaseException) -> None:
-    """Give Lightning's exception on SIGTERM its exit code, and tell the processes that the Trainer has started.
-
-    Args:
-        trainer: Whose run has ended.
-        exception: What ended it.
-    """
+    """Give Lightning's exception on SIGTERM its exit code, and signal the processes that the Trainer has started."""
     listen_no_more(trainer)
     if not isinstance(exception, SystemExit):
         return
@@ -78,12 +73,12 @@ def mark_terminated(trainer: Trainer, exception: BaseException) -> None:
 
 @contextmanager
 def exit_code_on_sigterm() -> Iterator[None]:
-    """Have SIGTERM end a command with 143, never with 0: at once, or by a running Trainer after its batch.
+    """Let SIGTERM end a command with 143, never with 0: at once, or by a running Trainer after its batch.
 
-    A handler that was there stays.
+    An existing handler is kept.
 
     Raises:
-        SystemExit: SIGTERM has come.
+        SystemExit: SIGTERM was received.
     """
     here = threading.current_thread() is threading.main_thread()
     if not here or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:

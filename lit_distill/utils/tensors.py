@@ -1,31 +1,43 @@
-"""The tensors of a network, by name, and how many of their values are no numbers."""
+"""The tensors of a network: by name, by optimizer, and how many of their values are not finite."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer
 
 from lit_distill.utils.names import listed
 
 
 def not_finite(network: nn.Module) -> str | None:
-    """Say which weights and buffers of a network hold NaN or infinity; None where none does.
-
-    Args:
-        network: The network.
-    """
+    """Return which weights and buffers of a network hold NaN or infinity, in words; None if none does."""
     found = [name for name, tensor in named_tensors(network) if count_where(tensor, is_no_number)]
     return f"has weights that are not finite: {listed(found)}" if found else None
 
 
 def named_tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield the parameters and buffers that exist already."""
+    """Yield the parameters and buffers that are initialised."""
     for name, tensor in (*network.named_parameters(), *network.named_buffers()):
         if not is_lazy(tensor):
             yield name, tensor
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Return the number of parameters of a module."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def first_parameter(network: nn.Module) -> Tensor:
+    """Return a network's first parameter, for its device and type; an empty tensor on the CPU if it has none."""
+    return next(iter(network.parameters()), torch.empty(0))
+
+
+def parameters_in(optimizers: Iterable[Optimizer]) -> set[int]:
+    """Return the ids of the parameters that optimizers hold."""
+    return {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
 
 
 def count_where(tensor: Tensor, test: Callable[[Tensor], Tensor]) -> int:

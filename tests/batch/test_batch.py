@@ -93,7 +93,7 @@ def test_a_missing_named_key_lists_what_is_there(key: str) -> None:
     [((X, Y, Y), "yielded 3 entries"), ((), "yielded 0 entries"), ("text", "yielded str"), (None, "yielded NoneType")],
 )
 def test_other_batches_are_refused(batch: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=rf"{message}.*; \(inputs, target\), a dict, or inputs alone"):
+    with pytest.raises(ValueError, match=rf"{message}.*; \(inputs, target\), a dict, or only inputs"):
         unpack(batch)
 
 
@@ -159,7 +159,7 @@ class TestFormat:
     def test_an_input_that_is_missing_is_named(self) -> None:
         with pytest.raises(ValueError, match=r"no entry 'big' in the batch; it has \['image'\]"):
             read(BatchFormat(teacher_input_key="big"), {"image": torch.rand(2, 3)})
-        with pytest.raises(ValueError, match="only in a dict batch"):
+        with pytest.raises(ValueError, match="only a dict batch has names"):
             read(BatchFormat(teacher_input_key="big"), (torch.rand(2, 3), torch.tensor([0, 1])))
 
     def test_missing_labels_become_ignored_ones(self) -> None:

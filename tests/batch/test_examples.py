@@ -15,17 +15,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from lit_distill import SupervisedModule
-from lit_distill.batch.examples import (
-    as_in_evaluation,
-    count_parameters,
-    on_device,
-    training_data,
-    unchanged,
-    unreached_parameters,
-)
+from lit_distill.batch.as_trained import on_device
+from lit_distill.batch.examples import training_data
 from lit_distill.data import Digits
 from lit_distill.models import MLP, SmallCNN
+from lit_distill.utils.graph import unreached_parameters
+from lit_distill.utils.restoring import as_in_evaluation, unchanged
 from lit_distill.utils.rng import collect_rng_state
+from lit_distill.utils.tensors import count_parameters
 
 
 class Looking(LightningModule):

@@ -208,7 +208,7 @@ class TestLogits:
             def forward(self, x: Tensor) -> Tensor:
                 return self.c(x).transpose(1, 2) @ self.p
 
-        with pytest.raises(ValueError, match="holds the classes cannot be told"):
+        with pytest.raises(ValueError, match="holds the classes is unknown"):
             self.of(Head(), SERIES).sum()
         assert self.of(Head(), SERIES, class_dim=-1).shape == (2, 20, 5)
 

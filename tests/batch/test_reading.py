@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 from lit_distill.batch.batch import Arguments, Batch, BatchFormat, call_model, count_samples, move, tensors_of
-from lit_distill.batch.reading import BatchReader, ignore, shifted
+from lit_distill.batch.label_marks import ignore, shifted
+from lit_distill.batch.reading import BatchReader
 from lit_distill.batch.reporting import describe, join
 
 X, Y = torch.randn(4, 6), torch.tensor([0, 1, 2, 0])

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from lit_distill.batch.batch import Arguments, Batch
-from lit_distill.batch.untouched import Guard, Watch, called_in_turn, comparing_values
+from lit_distill.batch.snapshots import Snapshot, comparing_values
+from lit_distill.batch.untouched import Guard, called_in_turn
 from lit_distill.models import Ensemble
 
 
@@ -40,7 +41,7 @@ HIDDEN: dict[str, Callable[[Tensor], Any]] = {
 @pytest.mark.parametrize("closely", [True, False])
 def test_writes_are_noticed(how: str, closely: bool) -> None:
     x = torch.randn(2, 3)
-    watch = Watch({"inputs": {"image": x}}, closely)
+    watch = Snapshot({"inputs": {"image": x}}, closely)
     (COUNTED | HIDDEN)[how](x)
     found = [str(change) for change in watch.changes()]
     assert found == (["inputs['image']: changed in place"] if closely or how in COUNTED else [])
@@ -49,7 +50,7 @@ def test_writes_are_noticed(how: str, closely: bool) -> None:
 def test_in_inference_mode_values_tell() -> None:
     with torch.inference_mode():
         x = torch.ones(2)
-        far, near = Watch({"x": x}), Watch({"x": x}, closely=True)
+        far, near = Snapshot({"x": x}), Snapshot({"x": x}, closely=True)
         x.add_(1)
         assert not far.changes()
         assert near.changes()
@@ -59,7 +60,7 @@ def test_in_inference_mode_values_tell() -> None:
 def test_nothing_is_said_of_what_is_as_it_was(closely: bool) -> None:
     x = torch.tensor([1.0, float("nan")])
     values = {"inputs": [x, {"names": ["a", "b"], "n": 3, "nan": float("nan")}], "labels": np.arange(3)}
-    watch = Watch(values, closely)
+    watch = Snapshot(values, closely)
     torch.relu(x).add_(1)
     values["inputs"][1]["new"] = torch.ones(1)  # beside what was there
     values["inputs"][0] = x.clone()  # another tensor that holds the same
@@ -81,7 +82,7 @@ def test_entries_of_objects(change: Callable[[Any], Any], words: str) -> None:
     batch = {"x": torch.ones(2), "names": ["a", "b"], "n": 3, "graph": SimpleNamespace(edges=torch.zeros(2))}
     for closely in (True, False):
         ours = copy.deepcopy(batch)
-        watch = Watch({"inputs": Arguments((ours,), {})}, closely)
+        watch = Snapshot({"inputs": Arguments((ours,), {})}, closely)
         change(ours)
         assert [str(found) for found in watch.changes()] == [words]
 

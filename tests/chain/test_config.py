@@ -67,7 +67,7 @@ def test_braces_within_other_text_are_left_alone() -> None:
     ("text", "message"),
     [
         ("[1, 2]", "must hold folder, config and links"),
-        ("{folder: f, confg: a.yaml, links: {a: {}}}", "unknown entry 'confg'; did you mean 'config'?"),
+        ("{folder: f, confg: a.yaml, links: {a: {}}}", "unknown entry 'confg'. Did you mean 'config'?"),
         ("{folder: f, config: a.yaml}", "has no links"),
         ("{folder: f, config: a.yaml, links: {}}", "has no links"),
         ("{config: a.yaml, links: {a: {}}}", "folder: runs/chain"),
@@ -83,7 +83,7 @@ def test_braces_within_other_text_are_left_alone() -> None:
         ("{folder: f, config: a.yaml, links: {a: {}, a: {}}}", "'links.a' is there twice (lines 1 and 1)"),
         (
             '{folder: f, config: a.yaml, links: {tutor: {}, b: {x: "{tutr}"}}}',
-            "link 'b', x: {tutr} names no link; did you mean 'tutor'? Known here: tutor.",
+            "link 'b', x: {tutr} names no link. Did you mean 'tutor'? Known here: tutor.",
         ),
         ('{folder: f, config: a.yaml, links: {a: {x: "{b}"}}}', "Known here: nothing, as it is the first link."),
         ('{folder: f, config: a.yaml, links: {a: {x: "{b}"}, b: {}}}', "{b} must name an earlier link"),

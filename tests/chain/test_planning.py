@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_distill.chain import Link, Record, Step, plan, settings_of
+from lit_distill.chain import Link, PlannedLink, Record, plan, settings_of
 
 SETTINGS: dict[str, dict[str, object]] = {"a": {"width": 16}, "b": {"width": 8}, "c": {"width": 4}}
 
@@ -21,14 +21,14 @@ def links(tmp_path: Path) -> list[Link]:
     ]
 
 
-def make(step: Step, finished: bool = True, checkpoint: bool = True) -> None:
+def make(step: PlannedLink, finished: bool = True, checkpoint: bool = True) -> None:
     """Leave what a run of the step would leave."""
     replace(step.record, finished=finished).write(step.link.folder)
     if checkpoint:
         step.link.checkpoint.touch()
 
 
-def actions(steps: list[Step]) -> list[str]:
+def actions(steps: list[PlannedLink]) -> list[str]:
     return [step.action for step in steps]
 
 
@@ -116,3 +116,9 @@ def test_an_option_that_fit_would_refuse_is_refused_before_anything_runs(capsys:
     with pytest.raises(SystemExit, match="link 'one' cannot run"):
         settings_of(link_with(**{"trainer.epochs": 12}))
     assert "trainer.epochs" in capsys.readouterr().err
+
+
+def test_the_old_name_of_a_planned_link_still_works_with_a_warning() -> None:
+    with pytest.warns(DeprecationWarning, match="chain.Step is now lit_distill.chain.PlannedLink"):
+        from lit_distill.chain import Step
+    assert Step is PlannedLink

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from lit_distill.doctor import CHECKS, Finding, Report, main
+from lit_distill.doctor.checks import CRITERION_CHECKS, TRAINING_CHECKS
+from lit_distill.doctor.findings import Check, bug, check
 from lit_distill.models import SmallCNN
 
 LOGIT = ["--config", "configs/digits/logit.yaml", "--steps", "2"]
@@ -29,8 +32,8 @@ def test_reports_every_check_in_a_line_and_leaves_nothing_behind(
     before = set(folder.rglob("*"))
     assert main(LOGIT) == 0
     told = capsys.readouterr().out
-    for check in CHECKS:
-        assert re.search(rf"^(ok|-|warning) +{check} ", told, re.M), check
+    for name in CHECKS:
+        assert re.search(rf"^(ok|-|warning) +{name} ", told, re.M), name
     assert re.search(r"^0 bugs, 1 warning; 2 training steps in \d+\.\d s\.", told, re.M)  # the teacher is not trained
     assert set(folder.rglob("*")) == before
 
@@ -78,6 +81,20 @@ def test_a_report_counts_and_explains() -> None:
     assert told.endswith("1 bug, 1 warning; 3 training steps in 1.2 s. What the checks mean: docs/doctor.md.")
 
 
-def test_the_page_explains_every_check() -> None:
+@pytest.mark.parametrize("checks", [TRAINING_CHECKS, CRITERION_CHECKS], ids=["training", "criterion"])
+def test_the_page_has_a_row_for_every_check_with_its_docstring(checks: dict[str, Check[Any]]) -> None:
     page = (Path(__file__).resolve().parents[2] / "docs/doctor.md").read_text()
-    assert [check for check in CHECKS if f"`{check}`" not in page] == []
+    texts = {name: " ".join(str(check.find.__doc__).split()).replace("``", "`") for name, check in checks.items()}
+    assert "\n".join(f"| `{name}` | {text} |" for name, text in texts.items()) in page
+
+
+def test_a_check_is_one_function_and_names_its_findings() -> None:
+    @check("even", "the number is even")
+    def even(number: int) -> list[Finding] | None:
+        """Bug if the number is odd."""
+        return None if number < 0 else bug("the number", f"is {number}.", "add 1.") if number % 2 else []
+
+    assert (even.name, even.holds) == ("even", "the number is even")
+    assert even(3) == [Finding("even", "bug", "the number", "is 3.", "add 1.")]
+    assert even(2) == []
+    assert even(-1) is None

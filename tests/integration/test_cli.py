@@ -244,7 +244,7 @@ def test_what_strip_cannot_read_is_said(tmp_path: Path, content: Any, message: s
     [
         {"class_path": "torchvision.models.squeezenet1_1", "init_args": {"num_classes": 10}},
         {
-            "class_path": "lit_distill.models.build",
+            "class_path": "lit_distill.models.create_model",
             "init_args": {"function": "timm.create_model", "arguments": {"model_name": "resnet10t", "num_classes": 10}},
         },
         {

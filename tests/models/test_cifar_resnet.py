@@ -13,10 +13,10 @@ from torch import nn
 from torchvision.datasets import ImageFolder
 
 from lit_distill import models
-from lit_distill.batch.examples import count_parameters
 from lit_distill.data.base import image_pipeline
 from lit_distill.models import CifarResNet, load
 from lit_distill.models.cifar_resnet import BasicBlock
+from lit_distill.utils.tensors import count_parameters
 
 
 @pytest.mark.parametrize(

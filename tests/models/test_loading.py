@@ -17,7 +17,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lit_distill import FeatureDistillation, JointTeacher, LogitDistillation, SupervisedModule, build, load
+from lit_distill import (
+    FeatureDistillation,
+    JointTeacher,
+    LogitDistillation,
+    SupervisedModule,
+    build,
+    create_model,
+    load,
+)
 from lit_distill.models import MLP, SmallCNN
 
 State = dict[str, Tensor]
@@ -188,7 +196,7 @@ class TestRefused:
         harmful = Harmful(marker)
         content = harmful if where == "alone" else {"state_dict": source.state_dict(), "extra": harmful}
         torch.save(content, path, _use_new_zipfile_serialization=modern)
-        self.refuse(path, r"holds Python objects beside weights.*it was refused.*(posix|nt)\.system")
+        self.refuse(path, r"holds Python objects as well as weights.*it was refused.*(posix|nt)\.system")
         assert not marker.exists()
         if where == "alone":  # the file would have done harm
             pickle.loads(pickle.dumps(harmful))
@@ -196,7 +204,7 @@ class TestRefused:
 
     def test_a_whole_module(self, source: SmallCNN, tmp_path: Path) -> None:
         torch.save(source, tmp_path / "w.pt")
-        self.refuse(tmp_path / "w.pt", r"save `model.state_dict\(\)` alone")
+        self.refuse(tmp_path / "w.pt", r"save only `model.state_dict\(\)`")
 
     def test_missing_file(self, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError, match=f"no checkpoint at .*w.pt .looked in {tmp_path}"):
@@ -269,16 +277,16 @@ class TestRefused:
 
 class TestBuild:
     def test_timm(self) -> None:
-        model = build("timm.create_model", {"model_name": "resnet10t", "num_classes": 7, "in_chans": 1})
+        model = create_model("timm.create_model", {"model_name": "resnet10t", "num_classes": 7, "in_chans": 1})
         assert model.eval()(torch.randn(1, 1, 32, 32)).shape == (1, 7)
 
     def test_torch(self) -> None:
-        model = build("torch.nn.Linear", {"in_features": 3, "out_features": 2})
+        model = create_model("torch.nn.Linear", {"in_features": 3, "out_features": 2})
         assert isinstance(model, nn.Linear)
         assert model.weight.shape == (2, 3)
 
     def test_defaults(self) -> None:
-        assert isinstance(build("lit_distill.models.MLP"), MLP)
+        assert isinstance(create_model("lit_distill.models.MLP"), MLP)
 
     @pytest.mark.parametrize(
         ("function", "message"),
@@ -294,12 +302,18 @@ class TestBuild:
     )
     def test_bad_path(self, function: str, message: str) -> None:
         with pytest.raises(ValueError, match=message):
-            build(function)
+            create_model(function)
 
     def test_no_module(self) -> None:
         with pytest.raises(ValueError, match=r"'collections.OrderedDict' made a OrderedDict, not a torch.nn.Module"):
-            build("collections.OrderedDict")
+            create_model("collections.OrderedDict")
 
 
 def test_build_calls_a_method_of_a_class() -> None:
-    assert isinstance(build("torch.nn.Embedding.from_pretrained", {"embeddings": torch.eye(2)}), nn.Embedding)
+    assert isinstance(create_model("torch.nn.Embedding.from_pretrained", {"embeddings": torch.eye(2)}), nn.Embedding)
+
+
+def test_the_old_name_of_create_model_still_works_with_a_warning() -> None:
+    with pytest.warns(DeprecationWarning, match="lit_distill.build is now lit_distill.create_model"):
+        model = build("torch.nn.Linear", {"in_features": 3, "out_features": 2})
+    assert isinstance(model, nn.Linear)

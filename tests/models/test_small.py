@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lit_distill.batch.examples import count_parameters
 from lit_distill.models import MLP, MultiHeadCNN, SmallCNN
+from lit_distill.utils.tensors import count_parameters
 
 
 @pytest.mark.parametrize(("width", "classes", "channels", "size"), [(2, 10, 1, 8), (4, 3, 3, 16)])

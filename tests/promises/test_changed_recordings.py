@@ -241,7 +241,7 @@ def test_a_hook_that_is_switched_at_an_epoch_or_a_step_is_noticed_in_that_epoch(
     soft: dict[str, Any] = {"criteria": {"soft": SoftTarget()}, "weights": {"soft": 1.0}}
     module = LogitDistillation(SmallCNN(2), RecordedTeacher(teacher, tmp_path / "r"), batch_format=told, **soft)
     with pytest.raises(
-        StaleRecording, match=rf"batch \d+ of epoch {epoch} are not what the teacher says to these inputs"
+        StaleRecording, match=rf"batch \d+ of epoch {epoch} are not the teacher's outputs for these inputs"
     ):
         trainer.fit(module, **arguments)
     tally(REFUSED)

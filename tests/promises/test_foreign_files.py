@@ -337,7 +337,7 @@ def test_the_hyper_parameters_of_a_resumed_run_are_read_alone(
 # What is no checkpoint of a fit ------------------------------------------------------------------------------------
 
 NO_FIT: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "bare weights": (lambda sound: network().state_dict(), r"holds weights alone.*lit_distill\.load"),
+    "bare weights": (lambda sound: network().state_dict(), r"holds only weights.*lit_distill\.load"),
     "nested weights": (lambda sound: {"model": network().state_dict(), "epoch": 2}, "no checkpoint of Lightning"),
     "another library's": (
         lambda sound: {"state_dict": network().state_dict(), "optimizer": {}, "best": 0.5},

@@ -15,12 +15,12 @@ from torchvision.transforms import v2
 
 from lit_distill.models import SmallCNN
 from lit_distill.recording.fingerprint import (
+    content_digest,
     describe_transforms,
-    differences,
-    digest,
     fingerprint_data,
     fingerprint_model,
     installed_versions,
+    manifest_differences,
 )
 from lit_distill.recording.replay import ReplayData
 
@@ -98,18 +98,18 @@ def test_transforms_are_described_through_subsets_and_without_addresses() -> Non
     ],
 )
 def test_digests_tell_things_apart(one: Any, other: Any) -> None:
-    assert digest(one) == digest(copy.deepcopy(one))
-    assert digest(one) != digest(other)
+    assert content_digest(one) == content_digest(copy.deepcopy(one))
+    assert content_digest(one) != content_digest(other)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.bool, torch.float64, torch.int64])
 def test_digests_take_every_type(dtype: torch.dtype) -> None:
-    assert digest(torch.zeros(3, dtype=dtype)) != digest(torch.ones(3, dtype=dtype))
-    assert digest(torch.zeros((), dtype=dtype)) != digest(torch.zeros(0, dtype=dtype))
+    assert content_digest(torch.zeros(3, dtype=dtype)) != content_digest(torch.ones(3, dtype=dtype))
+    assert content_digest(torch.zeros((), dtype=dtype)) != content_digest(torch.zeros(0, dtype=dtype))
 
 
 def test_differences_are_named_by_their_path() -> None:
-    lines = differences({"a": {"b": 1, "c": [1]}, "d": 2}, {"a": {"b": 1, "c": [2]}})
+    lines = manifest_differences({"a": {"b": 1, "c": [1]}, "d": 2}, {"a": {"b": 1, "c": [2]}})
     assert lines == ["a.c: recorded [1], now [2]", "d: recorded 2, now None"]
 
 

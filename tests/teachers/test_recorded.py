@@ -523,7 +523,7 @@ class TestRefused:
     def test_random_augmentation_without_a_number_of_views(self, quick_trainer: MakeTrainer) -> None:
         self.refuse(
             make(),
-            r"differs each time it is read \(random augmentation\): say how many views",
+            r"differs each time it is read \(random augmentation\): set how many views",
             quick_trainer(),
             augmented(),
         )
@@ -584,7 +584,7 @@ class TestRefused:
         loader = DataLoader(
             data, 4, sampler=WeightedRandomSampler([1.0] * SAMPLES, SAMPLES), collate_fn=CollateMix(data).collate
         )
-        self.refuse(make(views=1), "the loader's WeightedRandomSampler would decide otherwise", quick_trainer(), loader)
+        self.refuse(make(views=1), "the loader's WeightedRandomSampler decides that itself", quick_trainer(), loader)
 
     def test_inputs_that_change_inside_the_training_step(self, data: TensorDataset, quick_trainer: MakeTrainer) -> None:
         class Changing(LogitDistillation):
@@ -595,7 +595,7 @@ class TestRefused:
         network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
         module = Changing(SmallCNN(2), RecordedTeacher(network))
         self.refuse(
-            module, "are not what the teacher says to these inputs", quick_trainer(), DataLoader(data, batch_size=4)
+            module, "are not the teacher's outputs for these inputs", quick_trainer(), DataLoader(data, batch_size=4)
         )
 
     @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def test_another_transform_stops_the_fit_before_the_next_step(
 def test_mixing_that_is_switched_off_in_a_transfer_hook_stops_the_fit(quick_trainer: MakeTrainer) -> None:
     data = Mixed()
     at = At(1, lambda: setattr(data, "on", False))
-    with pytest.raises(ValueError, match=r"samples of batch 0 of epoch 1 are not what the teacher says.*MixUp"):
+    with pytest.raises(ValueError, match=r"samples of batch 0 of epoch 1 are not the teacher's outputs.*MixUp"):
         quick_trainer(max_epochs=3, callbacks=[at]).fit(distillation(views=2), datamodule=data)
     assert at.batches == 2
 

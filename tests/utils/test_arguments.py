@@ -75,7 +75,7 @@ def test_ranges(bounds: dict[str, float], value: float, message: str) -> None:
 def test_text_is_no_number() -> None:
     with pytest.raises(TypeError) as caught:
         check_number("temperature", "4")
-    assert str(caught.value) == "temperature is a str; give the number, 4, in place of the text '4'."
+    assert str(caught.value) == "temperature is a str; give the number, 4, instead of the text '4'."
 
 
 def test_flags_are_no_texts() -> None:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lit_distill.balance import Balance
-from lit_distill.batch.batch import Batch, BatchFormat, Inputs, Target, count_samples, move, told_format
-from lit_distill.batch.examples import TrainingData, as_in_evaluation, on_device, training_data
+from lit_distill.batch.as_trained import on_device
+from lit_distill.batch.batch import Batch, BatchFormat, Inputs, Target, count_samples, given_format, move
+from lit_distill.batch.examples import TrainingData, training_data
 from lit_distill.batch.labels import TASKS, Task
 from lit_distill.batch.reading import BatchReader
 from lit_distill.batch.reporting import describe
@@ -39,7 +40,7 @@ from lit_distill.engine.finiteness import finite_gradients, refuse_loss
 from lit_distill.engine.named_criteria import check_criteria, check_weights
 from lit_distill.engine.remembered import say_changes
 from lit_distill.engine.weighted import WeightedCriteria
-from lit_distill.files.resuming import guard, naming, unguard
+from lit_distill.files.resuming import guard, naming_file, unguard
 from lit_distill.files.saving import save_whole
 from lit_distill.preflight.dry_run import DryRun
 from lit_distill.preflight.lone_batches import lone_batch
@@ -52,7 +53,9 @@ from lit_distill.utils.compiling import see_hooks
 from lit_distill.utils.lightning_names import is_overridden
 from lit_distill.utils.notices import tell
 from lit_distill.utils.plain import make_scalars_plain
+from lit_distill.utils.restoring import as_in_evaluation
 from lit_distill.utils.signals import end_if_terminated, listen, listen_no_more, mark_terminated
+from lit_distill.utils.tensors import first_parameter
 
 
 class Distill(EvaluatesHost):
@@ -136,7 +139,7 @@ class Distill(EvaluatesHost):
         self.call = call
         self.example_inputs = example_inputs
         self.teacher = teacher
-        self._format = told_format(batch_format)
+        self._format = given_format(batch_format)
         needed = labels_are_read(self.criteria, teacher, self._format)
         self._reads_batch = needed or self._format.tells_of_batches
         self.distiller: Distiller | None = None
@@ -247,7 +250,7 @@ class Distill(EvaluatesHost):
         self, trainer: Trainer, module: LightningModule, set_up: bool, samples: TrainingData | None, whole: bool = False
     ) -> None:
         distiller = self._active()
-        parameter = next(iter(module.parameters()), torch.empty(0))
+        parameter = first_parameter(module)
         self._place = None  # the teacher may be where a fit before this one left it
         self._follow(parameter.device)
         read: list[str] = []
@@ -279,7 +282,7 @@ class Distill(EvaluatesHost):
         extra = distiller.registered_teacher
         later = unfreezes_later(trainer, module)
         with as_in_evaluation(*([extra] if extra is not None else [])), torch.enable_grad():
-            DryRun(distiller).run(outputs, data, read=read, labels=labels, heard=heard, later=later)
+            DryRun(distiller).run(outputs, data, read=read, labels=labels, made_by=heard, later=later)
 
     def _explain(self, error: Exception, batch: Any, calls: list[Call]) -> None:
         note_on_labels(error, batch, calls, self._format, self._meant)
@@ -409,7 +412,7 @@ class Distill(EvaluatesHost):
         def load(original: Callable[..., Any], checkpoint: dict[str, Any]) -> None:
             saved = any(key.startswith(f"{NOTE_KEY}.") for key in checkpoint.get("state_dict", {}))
             if NOTE_KEY in checkpoint:
-                with naming(module.trainer.ckpt_path):
+                with naming_file(module.trainer.ckpt_path):
                     self._active().note.read(checkpoint, self.criteria)
                     self._active().note.restore_rng(module.trainer, last=False)
                 say_changes(self._active().note.changes(checkpoint))

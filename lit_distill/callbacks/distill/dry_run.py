@@ -13,26 +13,22 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
-from lit_distill.batch.examples import (
-    TrainingData,
-    in_weights_type,
-    networks_of,
-    on_device,
-    training_step_context,
-    unchanged,
-)
-from lit_distill.batch.untouched import comparing_values
+from lit_distill.batch.as_trained import in_weights_type, networks_of, on_device, training_step_context
+from lit_distill.batch.examples import TrainingData
+from lit_distill.batch.snapshots import comparing_values
 from lit_distill.capture.call import Call
 from lit_distill.capture.calls import Listener
 from lit_distill.capture.capture import is_compiled
-from lit_distill.preflight.input_types import wrong_type
+from lit_distill.preflight.input_types import explain_input_type
 from lit_distill.utils.compiling import call_own_methods
 from lit_distill.utils.copying import copied
 from lit_distill.utils.lightning_names import is_module, is_overridden
+from lit_distill.utils.restoring import unchanged
+from lit_distill.utils.tensors import first_parameter
 
 
 @dataclass
-class DryRun:
+class ObservedStep:
     """What a training step did.
 
     Attributes:
@@ -56,7 +52,7 @@ def run_step_on_copy(
     data: TrainingData,
     explain: Callable[[Exception, Any, list[Call]], None],
     whole: bool = False,
-) -> DryRun:
+) -> ObservedStep:
     """Run the module's training step on a copy, with two samples; with a whole batch where two do not do.
 
     Args:
@@ -80,7 +76,7 @@ def run_step_on_copy(
             return _run(trainer, module, listener, set_up, batch, explain)
         except Exception as error:
             reason = "; ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])])
-            why = wrong_type(error, batch, next(iter(module.parameters()), torch.empty(0)))
+            why = explain_input_type(error, batch, first_parameter(module))
             if why is not None:
                 raise ValueError(f"{type(module).__name__}.training_step failed before the fit: {why}") from error
             raise ValueError(
@@ -94,7 +90,7 @@ def _on_device(trainer: Trainer, module: LightningModule, batch: Any) -> Any:
     """Take a batch the way that Lightning takes it to the training step."""
     if batch is None:
         raise ValueError("the training data are a stream, and the fit goes on from a checkpoint")
-    weights = next(iter(module.parameters()), torch.empty(0))
+    weights = first_parameter(module)
     with unchanged(*networks_of(trainer, module)):
         return in_weights_type(trainer, on_device(trainer, module, batch, weights.device), weights)
 
@@ -106,13 +102,13 @@ def _run(
     set_up: bool,
     batch: Any,
     explain: Callable[[Exception, Any, list[Call]], None],
-) -> DryRun:
+) -> ObservedStep:
     # Copied together, so that the copied listener hears the copied student.
     twin, ear = copied((module, listener))
     if not is_compiled(module) and getattr(module, "_compiler_ctx", None) is None:
         ear.hear_parts()  # of the copy: on the module itself it would cost time in each step
     call_own_methods(twin)
-    parameter = next(iter(module.parameters()), torch.empty(0))
+    parameter = first_parameter(module)
     twin.to(parameter.device)  # Lightning pretends the final device during setup
     twin.trainer = trainer
     with _logging_nothing(trainer, twin):
@@ -125,7 +121,7 @@ def _run(
             except Exception as error:
                 explain(error, batch, calls)
                 raise
-    return DryRun(batch, calls, returned, ear)
+    return ObservedStep(batch, calls, returned, ear)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 from lit_distill.batch.batch import IGNORED_LABEL, Batch, BatchFormat, tensors_of
-from lit_distill.batch.entries import ID_KEYS, INPUT_KEYS, MASK_KEYS, entries_of, listed
+from lit_distill.batch.entries import ID_KEYS, INPUT_KEYS, MASK_KEYS, entries_of, names_in
 from lit_distill.batch.labels import CLASS_TASKS, Task
 from lit_distill.batch.layouts import Layouts
 from lit_distill.batch.positions import settle, settled_logits
@@ -226,7 +226,7 @@ class HostEvaluation:
     def _tell_of_no_labels(self, batch: Any, calls: list[Call]) -> None:
         """Say that no entry of a batch has a usual name of labels, where some entry is left that may be them."""
         taken = [tensor for call in calls for tensor in tensors_of(call.inputs)]
-        beside = {*MASK_KEYS, *ID_KEYS, *listed(self._format.unused)}
+        beside = {*MASK_KEYS, *ID_KEYS, *names_in(self._format.unused)}
         entries = entries_of(batch).items()
         found = {name: value for name, value in entries if isinstance(value, Tensor) and name not in beside}
         if len(found) < 2:  # inputs alone, which the step may have changed before the student saw them

@@ -10,7 +10,6 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
 
-from lit_distill.batch.examples import count_parameters
 from lit_distill.callbacks.distill.strip import strip
 from lit_distill.engine.checkpoint import NOTE_KEY
 from lit_distill.engine.distiller import Distiller
@@ -18,6 +17,8 @@ from lit_distill.outputs import Outputs
 from lit_distill.teachers import Teacher
 from lit_distill.utils.lightning_names import has_forward, keeps_parameters_whole
 from lit_distill.utils.names import nearest
+from lit_distill.utils.patches import Patches
+from lit_distill.utils.tensors import count_parameters
 
 Wrapper = Callable[..., Any]
 
@@ -44,7 +45,7 @@ class Host:
     """Remembers what was changed on a module, to undo it."""
 
     def __init__(self) -> None:
-        self._before: list[tuple[LightningModule, str, Any]] = []
+        self._patches = Patches()
 
     def wrap(self, module: LightningModule, name: str, wrapper: Wrapper) -> None:
         """Put something around a method of this instance.
@@ -54,17 +55,11 @@ class Host:
             name: The method's.
             wrapper: Called with the method and the arguments in its place.
         """
-        self._before.append((module, name, vars(module).get(name)))
-        vars(module)[name] = _Wrapped(getattr(module, name), wrapper)
+        self._patches.set(module, name, _Wrapped(getattr(module, name), wrapper))
 
     def unwrap(self) -> None:
         """Give every method back as it was."""
-        for module, name, before in reversed(self._before):
-            if before is None:
-                vars(module).pop(name, None)
-            else:
-                vars(module)[name] = before
-        self._before = []
+        self._patches.restore()
 
 
 def without_additions(original: Callable[..., Any], checkpoint: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from lit_distill.callbacks.distill import host as hosting
 from lit_distill.capture.call import Call
 from lit_distill.capture.calls import Listener, WhichCall, choose_calls
 from lit_distill.capture.capture import Capture
-from lit_distill.capture.parts import check_whole
+from lit_distill.capture.parts import check_parts
 
 
 class StudentCalls:
@@ -68,7 +68,7 @@ class StudentCalls:
         call = chosen[0]
         if call.parts:
             try:
-                check_whole(ear.capture.model, call)
+                check_parts(ear.capture.model, call)
             except ValueError as error:
                 raise ValueError(hosting.not_called(module, self._student, str(error))) from error
             self.parts = call.parts

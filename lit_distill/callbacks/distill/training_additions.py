@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from lit_distill.engine.checkpoint import NOTE_KEY
 from lit_distill.utils.notices import tell
+from lit_distill.utils.tensors import parameters_in
 
 
 class TrainedAdditions:
@@ -58,7 +59,7 @@ class TrainedAdditions:
             self._optimizer, self.count, self._added = optimizer, 0, []
         if optimizer is None:
             return
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        held = parameters_in([optimizer])
         missing = [p for p in additions.parameters() if p.requires_grad and id(p) not in held]
         if not missing:
             return

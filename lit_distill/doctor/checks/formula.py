@@ -1,7 +1,4 @@
-"""Checks of a criterion's formula: its gradient, its sign, and where it is smallest.
-
-Every check takes a subject and gives what it found, or None where it does not apply.
-"""
+"""Checks of a criterion's formula: its shape, its gradient, its sign, and where it is smallest."""
 
 from __future__ import annotations
 
@@ -12,8 +9,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lit_distill.doctor.checks.invariance import batch_size
-from lit_distill.doctor.findings import Finding
+from lit_distill.doctor.checks.batch import batch_size
+from lit_distill.doctor.findings import Finding, bug, check, warning
 from lit_distill.doctor.sample import Sample
 from lit_distill.doctor.subject import Subject, close
 
@@ -24,69 +21,64 @@ _SLOPE = 1e-2  # at the teacher's outputs, of what it is at random ones
 _LOWER = 1e-3  # of the range of values at random, by which one counts as lower
 
 
+@check("scalar", "every criterion is one number")
 def scalar(subject: Subject) -> list[Finding] | None:
-    """A criterion must return one number: of several, the weighted sum would take the sum unasked."""
+    """Bug if it returns a tensor of several numbers."""
     shape = list(subject.raw(subject.draw(0)).shape)
     if not shape:
         return []
-    return [
-        Finding(
-            "scalar",
-            "bug",
-            subject.where,
-            f"returns a tensor of shape {shape}, of which the sum would be taken, and so a multiple of its mean.",
-            "return a scalar, the mean over the batch: .mean().",
-        )
-    ]
+    return bug(
+        subject.where,
+        f"returns a tensor of shape {shape}, of which the sum would be taken, and so a multiple of its mean.",
+        "return a scalar, the mean over the batch: .mean().",
+    )
 
 
+@check("gradient", "every criterion's gradient is that of its value")
 def gradient(subject: Subject) -> list[Finding] | None:
-    """The gradient must be the value's: a side that is cut off or turned into a number trains nothing."""
+    """Bug if it has no gradient, or none for a layer that it depends on (``detach``, ``torch.tensor`` of losses).
+
+    Warning if a part of the value has none.
+    """
     sample = subject.draw(0)
     value, slopes = subject.slopes(sample)
     moving = subject.moved_by(sample)
     if all(slope is None for slope in slopes.values()):
         if not moving and not subject.criterion.needs_teacher:
             return None
-        return [_cut(subject, "the student's outputs", "its value has no gradient at all, so that it trains nothing")]
+        return _cut(subject, "the student's outputs", "its value has no gradient at all, so that it trains nothing")
     if not subject.criterion.needs_teacher or subject.is_random():
         return []  # a network that teaches itself is cut from its own graph on purpose
     dead = [name for name in moving if _is_dead(slopes[name])]
     if dead:
         names = ", ".join("the student's logits" if name == "logits" else f"layer {name!r}" for name in dead)
-        return [_cut(subject, names, "the value depends on it, and no gradient comes back")]
+        return _cut(subject, names, "the value depends on it, and no gradient comes back")
     errors = [_miss(subject, subject.draw(seed), seed) for seed in (1, 2, 3)]
     if min(errors) <= _OFF or not math.isfinite(float(value)):
         return []
-    return [
-        Finding(
-            "gradient",
-            "warning",
-            subject.where,
-            f"the gradient misses the slope of the value by {min(errors):.0%} or more: part of the student's side is cut "
-            "from the graph (detach, no_grad, .item(), torch.tensor of a loss).",
-            "compute every term that is to train the student on tensors with gradients; it is right as it is where that "
-            "part is a weight or a target.",
-        )
-    ]
+    return warning(
+        subject.where,
+        f"the gradient misses the slope of the value by {min(errors):.0%} or more: part of the student's side is cut "
+        "from the graph (detach, no_grad, .item(), torch.tensor of a loss).",
+        "compute every term that is to train the student on tensors with gradients; it is right as it is if that "
+        "part is a weight or a target.",
+    )
 
 
 def _is_dead(slope: Tensor | None) -> bool:
     return slope is None or not bool(slope.abs().sum() > 0)
 
 
-def _cut(subject: Subject, where: str, found: str) -> Finding:
-    return Finding(
-        "gradient",
-        "bug",
+def _cut(subject: Subject, where: str, found: str) -> list[Finding]:
+    return bug(
         f"{subject.where}, {where}",
         f"{found}: the student's side is detached, or the value was rebuilt (torch.tensor of losses, .item()).",
-        "put the terms together with + or torch.stack, and detach the teacher's side alone.",
+        "put the terms together with + or torch.stack, and detach only the teacher's side.",
     )
 
 
 def _miss(subject: Subject, sample: Sample, seed: int) -> float:
-    """By what share the derivative along a random direction misses the finite difference; 0 where both are small."""
+    """Return the relative error of the derivative along a random direction against a finite difference; 0 if both are small."""
     generator = torch.Generator().manual_seed(seed)
     _, slopes = subject.slopes(sample)
     inputs = sample.inputs()
@@ -109,8 +101,9 @@ def _miss(subject: Subject, sample: Sample, seed: int) -> float:
     return abs(difference - slope) / largest
 
 
+@check("sign", "being as the teacher is better than being at random")
 def sign(subject: Subject) -> list[Finding] | None:
-    """A student like the teacher must have a lower value than students at random; with labels that the teacher knows."""
+    """Bug if it is larger for a student like the teacher than at random: in all outputs, the logits alone, or one layer."""
     same = subject.alike
     if same is None or same.raw(same.draw(0)).dim():
         return None
@@ -124,16 +117,12 @@ def sign(subject: Subject) -> list[Finding] | None:
         values = [same.value(sample.with_inputs(_only(inputs, varied))) for inputs in others]
         if lowest > max(values) + margin * (max(values) - min(values)) + 1e-6 * (1 + abs(lowest)):
             what = "outputs" if varied is names else "logits" if varied == ["logits"] else f"layer {varied[0]!r}"
-            return [
-                Finding(
-                    "sign",
-                    "bug",
-                    subject.where,
-                    f"is {lowest:.4g} where the student's {what} are the teacher's, and {_range(values)} where they are at "
-                    "random: training drives the student away from the teacher.",
-                    "turn the sign of the term that compares them; a likeness is to be subtracted (1 - likeness).",
-                )
-            ]
+            return bug(
+                subject.where,
+                f"is {lowest:.4g} if the student's {what} are the teacher's, and {_range(values)} if they are random: "
+                "training drives the student away from the teacher.",
+                "turn the sign of the term that compares them; subtract a similarity (1 - similarity).",
+            )
     return []
 
 
@@ -145,8 +134,12 @@ def _range(values: list[float]) -> str:
     return f"{min(values):.4g} to {max(values):.4g}"
 
 
+@check("minimum", "nothing is better than being as the teacher")
 def minimum(subject: Subject) -> list[Finding] | None:
-    """Without labels, nothing may be better than being as the teacher; a criterion can say that it is meant otherwise."""
+    """Bug if, without labels, something else is better than being as the teacher.
+
+    Probabilities instead of logs, or a temperature on one side, cause it. Warning if it compares samples with each other.
+    """
     if subject.criterion.needs_target or not subject.criterion.minimum_at_teacher:
         return None
     same = subject.alike
@@ -155,7 +148,7 @@ def minimum(subject: Subject) -> list[Finding] | None:
     sample = same.as_teacher(same.draw(0, scale=1.0))
     louder = replace(sample, teacher=replace(sample.teacher, logits=2 * sample.teacher.logits))
     if not same.reads_layers and close(same.value(louder), same.value(sample), 1e-6):
-        return None  # it asks which class the teacher takes, and not for its distribution
+        return None  # it reads which class the teacher takes, and not its distribution
     value, slopes = same.slopes(sample)
     _, usual = same.slopes(same.draw(1, scale=1.0))
     steep, often = _norm(slopes), _norm(usual)
@@ -167,17 +160,13 @@ def minimum(subject: Subject) -> list[Finding] | None:
     lower = min(same.value(_downhill(sample, slopes, share)) for share in (0.03, 0.1, 0.3, 1.0))
     if not lower < float(value) - max(reach, 1e-9) or close(lower, float(value), 1e-6):
         return []
-    return [
-        Finding(
-            "minimum",
-            "warning" if batch_size(subject) else "bug",  # contrasting samples, it may be meant so
-            subject.where,
-            f"is {float(value):.4g} where the student is as the teacher, and {lower:.4g} a little way off (the gradient "
-            f"there is {steep / often:.0%} of what it is at random): the best student is not like the teacher.",
-            "treat both sides alike (the temperature, the normalisation; F.kl_div takes log-probabilities first). If it is "
-            "meant, say minimum_at_teacher = False in the criterion's class.",
-        )
-    ]
+    return (warning if batch_size(subject) else bug)(  # a criterion that contrasts samples may intend it
+        subject.where,
+        f"is {float(value):.4g} for a student like the teacher, and {lower:.4g} a little way off (the gradient "
+        f"there is {steep / often:.0%} of what it is at random): the best student is not like the teacher.",
+        "treat both sides alike (the temperature, the normalisation; F.kl_div takes log-probabilities first). If it is "
+        "intended, set minimum_at_teacher = False in the criterion's class.",
+    )
 
 
 def _norm(slopes: Mapping[str, Tensor | None]) -> float:

@@ -17,6 +17,7 @@ from lit_distill.capture.capture import Capture
 from lit_distill.capture.hooks import select_tensor
 from lit_distill.outputs import Outputs
 from lit_distill.utils.names import chosen_call, hook_key, layer_path
+from lit_distill.utils.tensors import first_parameter
 
 Read = Callable[[Inputs], Outputs]
 
@@ -68,7 +69,7 @@ def quantise_dynamically(model: nn.Module) -> None:
 
 
 def _refuse_other_devices(model: nn.Module) -> None:
-    device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+    device = first_parameter(model).device
     if device.type != "cpu":
         raise ValueError(
             f"PyTorch's int8 layers run on the CPU alone, and the teacher is on {device}; use precision 'bf16' there."

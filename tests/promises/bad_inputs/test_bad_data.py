@@ -82,7 +82,7 @@ def reading(criterion: Callable[[], Any], y: Callable[[], Any] = lambda: with_va
 TYPE = "the batch is of {} and the student's weights of float32"
 FAILED = "training_step failed on a batch before the fit"
 WHOLE = r"samples of the training data set .{}. cannot be put into one batch"
-LONE = "25 samples in batches of 8, which leave one alone in the last, and BatchNorm1d 'norm' of the student needs two"
+LONE = "25 samples in batches of 8, which leave one in the last, and BatchNorm1d 'norm' of the student needs two"
 
 # What, the set-up, words of the error; and those of Distill where they are others, None where the case is not its own.
 BAD: dict[str, tuple[Case, str] | tuple[Case, str, str | None]] = {
@@ -135,7 +135,7 @@ BAD: dict[str, tuple[Case, str] | tuple[Case, str, str | None]] = {
     ),
     "vectors of integers": (Case(flat(10), flat(10), data=images_of(torch.uint8)), TYPE.format("uint8")),
     # Batches.
-    "None in place of a batch": (Case(data=lambda: collated(lambda: None)), "yields None in place of a batch"),
+    "None in place of a batch": (Case(data=lambda: collated(lambda: None)), "yields None instead of a batch"),
     "an empty tuple": (Case(data=lambda: collated(tuple)), "yielded 0 entries", FAILED),
     "an empty batch": (
         Case(data=lambda: collated(lambda: (images(0), classes(0)))),
@@ -152,7 +152,7 @@ BAD: dict[str, tuple[Case, str] | tuple[Case, str, str | None]] = {
     ),
     "a data set in place of a loader": (
         Case(data=lambda: TensorDataset(images(), classes())),
-        r"a data set \(TensorDataset\), whose samples nobody puts into batches; give DataLoader",
+        r"a data set \(TensorDataset\), whose samples are not put into batches; give DataLoader",
     ),
     "a tensor in place of a loader": (Case(data=images), "the training data are a Tensor .*give a DataLoader"),
     "a number in place of a loader": (Case(data=lambda: Loaded(3)), "the training data are an int.*give a DataLoader"),
