@@ -20,10 +20,11 @@ import jsonargparse._typehints as parsing
 
 from lit_distill.utils.names import nearest
 
-_PACKAGES = (
+_PACKAGES = (  # the first that has a name gives its path
+    "lit_distill.models",
     "lit_distill",
-    *(f"lit_distill.{name}" for name in ("balance", "callbacks", "criteria", "data", "models", "modules")),
-    *(f"lit_distill.{name}" for name in ("optim", "schedules", "teachers")),
+    *(f"lit_distill.{name}" for name in ("balance", "callbacks", "criteria", "data", "modules", "optim", "schedules")),
+    "lit_distill.teachers",
 )
 _adapt_any = parsing.adapt_classes_any
 
@@ -97,27 +98,34 @@ def _classes(kinds: tuple[type, ...]) -> Iterator[type]:
 
 
 def _is_public(one: type) -> bool:
-    """Return True unless a class is made in a function or private."""
-    return "<locals>" not in one.__qualname__ and "._" not in f".{_path(one)}"
+    """Return True if a class can be imported, and from no private module."""
+    return getattr(sys.modules.get(one.__module__), one.__name__, None) is one and "._" not in f".{_path(one)}"
 
 
 def _path(one: type) -> str:
-    """Return the shortest path by which a class can be imported."""
+    """Return the path by which a class is to be imported: the shortest, for one that is not ours."""
+    ours = public_names().get(one.__name__)
+    if ours is not None and imported(ours) is one:
+        return ours
     parts = one.__module__.split(".")
-    modules = [".".join(parts[: count + 1]) for count in range(len(parts))]
-    short = (path for path in modules if getattr(sys.modules.get(path), one.__qualname__, None) is one)
-    return f"{next(short, one.__module__)}.{one.__qualname__}"
+    modules = (".".join(parts[: count + 1]) for count in range(len(parts)))
+    return next(f"{path}.{one.__name__}" for path in modules if getattr(sys.modules.get(path), one.__name__, None) is one)
 
 
 def _functions(kinds: tuple[type, ...]) -> Iterator[str]:
     """Yield the import paths of our public functions that return one of some kinds."""
     for path in public_names().values():
-        module, _, name = path.rpartition(".")
-        one = getattr(importlib.import_module(module), name)
+        one = imported(path)
         if isinstance(one, types.FunctionType):
             returned = tuple(_kinds(typing.get_type_hints(one).get("return")))
             if kinds == (object,) or (returned and issubclass(returned[0], kinds)):
                 yield path
+
+
+def imported(path: str) -> Any:
+    """Return what an import path names; a function rather than a module of the same name."""
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
 
 
 def _adapt_bare_any(value: Any, *further: Any, **options: Any) -> Any:

@@ -70,8 +70,14 @@ def layer_path(reference: str) -> str:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """A question that ends an error: which known name may have been meant; empty where none is near."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""
+    lowered = {one.lower(): one for one in known}
+    close = difflib.get_close_matches(name.lower(), lowered, n=1)
+    return f" Did you mean {lowered[close[0]]!r}?" if close else ""
+
+
+def unprefixed(path: str) -> str:
+    """Return one of the package's names without its modules, as a name may have several paths; other texts as they are."""
+    return path.rpartition(".")[2] if path.startswith("lit_distill.") else path
 
 
 def listed(names: Sequence[str], most: int = 4) -> str:
