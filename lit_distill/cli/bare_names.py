@@ -17,6 +17,7 @@ from typing import Any
 from unittest.mock import patch
 
 import jsonargparse._typehints as parsing
+from jsonargparse import Namespace
 
 from lit_distill.utils.names import nearest
 
@@ -26,7 +27,7 @@ _PACKAGES = (  # the first that has a name gives its path
     *(f"lit_distill.{name}" for name in ("balance", "callbacks", "criteria", "data", "modules", "optim", "schedules")),
     "lit_distill.teachers",
 )
-_adapt_any = parsing.adapt_classes_any
+_adapt_any: Callable[..., Any] = parsing.adapt_classes_any
 
 
 @contextmanager
@@ -109,7 +110,9 @@ def _path(one: type) -> str:
         return ours
     parts = one.__module__.split(".")
     modules = (".".join(parts[: count + 1]) for count in range(len(parts)))
-    return next(f"{path}.{one.__name__}" for path in modules if getattr(sys.modules.get(path), one.__name__, None) is one)
+    return next(
+        f"{path}.{one.__name__}" for path in modules if getattr(sys.modules.get(path), one.__name__, None) is one
+    )
 
 
 def _functions(kinds: tuple[type, ...]) -> Iterator[str]:
@@ -130,7 +133,7 @@ def imported(path: str) -> Any:
 
 def _adapt_bare_any(value: Any, *further: Any, **options: Any) -> Any:
     """Do as jsonargparse for an option without a type, with the full path of a class of ours."""
-    if parsing.is_subclass_spec(value) and value["class_path"] in public_names():
-        value["class_path"] = full_path(object, value["class_path"])
-    adapt: Callable[..., Any] = _adapt_any
-    return adapt(value, *further, **options)
+    named = value.get("class_path") if isinstance(value, (dict, Namespace)) else None
+    if named in public_names():
+        value["class_path"] = full_path(object, named)
+    return _adapt_any(value, *further, **options)

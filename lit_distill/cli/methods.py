@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser
 from torch import Tensor, nn
 
 from lit_distill.batch.batch import Batch, BatchFormat
@@ -127,7 +127,7 @@ def model_settings(*configs: Mapping[str, Any]) -> dict[str, Any]:
     """
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(DistillationModule, "model")
-    parsed = Namespace()
+    parsed: Any = None
     with bare_names():
         for config in configs:
             parsed = parser.parse_object({"model": config["model"]}, parsed)
@@ -146,7 +146,9 @@ def _rows_of(path: Path, timed: bool) -> list[Row]:
         DryRun(distiller).run(distiller.capture.dry_run(few.inputs), few)
     spent = None
     if timed and "optimizer" not in config:  # the time of an optimizer's own would be missing
-        plain = Distiller(resnet20(), resnet56(), WeightedCriteria({"soft": SoftTarget()}, {"soft": 1.0}), BatchFormat())
+        plain = Distiller(
+            resnet20(), resnet56(), WeightedCriteria({"soft": SoftTarget()}, {"soft": 1.0}), BatchFormat()
+        )
         spent = step_time(distiller, _batch(_BATCH)) / step_time(plain, _batch(_BATCH))
     return [
         Row(

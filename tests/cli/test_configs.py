@@ -28,7 +28,9 @@ def test_every_config_is_parsed_and_kept_with_full_paths(path: Path, capsys: pyt
     with pytest.raises(SystemExit) as done:
         main(["fit", *(f"--config={config}" for config in [*configs, path]), "--print_config"])
     assert not done.value.code
-    kept = [line.split("class_path:")[1].strip() for line in capsys.readouterr().out.splitlines() if "class_path:" in line]
+    kept = [
+        line.split("class_path:")[1].strip() for line in capsys.readouterr().out.splitlines() if "class_path:" in line
+    ]
     assert len(kept) > 5
     assert all("." in name for name in kept)
 
