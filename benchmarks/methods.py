@@ -37,10 +37,9 @@ from lit_distill.criteria.sim_kd import SimKD, reuse_classifier
 BASELINE, PLAIN = "no teacher", "KD"
 _PLOT_FROM = -10.0  # a weight that fits another pair can cost far more; the bar then says how much
 _NAMES = {"layer1": "stage1", "layer2": "stage2", "layer3": "stage3", "linear": "classifier"}
-_SMALL = "lit_distill.models.SmallCNN"
 _NETWORKS = {
-    "lit_distill.models.resnet20": {"class_path": _SMALL, "init_args": {"width": 8}},
-    "lit_distill.models.resnet56": {"class_path": _SMALL, "init_args": {"width": 32}},
+    "resnet20": {"class_path": "SmallCNN", "init_args": {"width": 8}},
+    "resnet56": {"class_path": "SmallCNN", "init_args": {"width": 32}},
 }
 _EPOCHS = {"digits": 60, "cifar10": 30}  # of the pairs' configs; the methods' schedules are made for the second
 _TEACHER = "runs/digits/teacher/teacher.ckpt"
@@ -49,15 +48,15 @@ _TEACHER = "runs/digits/teacher/teacher.ckpt"
 def for_digits(value: Any, key: str = "") -> Any:
     """A method's settings for the digits' networks: layers of the same depth, times in proportion."""
     if isinstance(value, Mapping):
-        if value.get("class_path") in _NETWORKS:
-            return _NETWORKS[value["class_path"]]
         return {name: for_digits(inner, name) for name, inner in value.items()}
     if isinstance(value, list):
         return [for_digits(inner, key) for inner in value]
     return _digits_word(value, key) if isinstance(value, str) else value
 
 
-def _digits_word(value: str, key: str) -> str:
+def _digits_word(value: str, key: str) -> Any:
+    if value in _NETWORKS:
+        return _NETWORKS[value]
     if value.endswith("teacher.ckpt"):
         return _TEACHER
     if not key.endswith(("layer", "layers", "head", "classifier")):

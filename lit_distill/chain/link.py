@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from lit_distill.files.saving import save_whole
 from lit_distill.files.whole_file import write_whole
+from lit_distill.utils.names import unprefixed
 
 _CALLBACK = "lit_distill.chain.LinkCheckpoint"
 _CHECKPOINT = "last.ckpt"
@@ -158,13 +159,18 @@ class Record:
         lines = [
             f"{path}: {_shown(self.settings, path)}, now {_shown(settings, path)}"
             for path in paths
-            if _shown(self.settings, path) != _shown(settings, path)
+            if _comparable(self.settings, path) != _comparable(settings, path)
         ]
         return lines + [
             f"its teacher {name!r} has been made again since"
             for name, run in teachers.items()
             if self.teachers.get(name) != run
         ]
+
+
+def _comparable(settings: Mapping[str, Any], path: str) -> str:
+    value = settings.get(path)
+    return unprefixed(value) if isinstance(value, str) else _shown(settings, path)
 
 
 def _shown(settings: Mapping[str, Any], path: str) -> str:

@@ -24,6 +24,7 @@ from lightning.pytorch.cli import (
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lit_distill.cli.bare_names import bare_names
 from lit_distill.cli.config_errors import explain
 from lit_distill.cli.config_files import check_words, config_files
 from lit_distill.cli.refusal import is_ours, origin, refuse, root_cause, without_parser
@@ -121,7 +122,8 @@ class DistillationCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse what ``main`` hands over, without Lightning's warning about Python use."""
-        self.config = parser.parse_object(args) if isinstance(args, dict) else parser.parse_args(args)  # type: ignore[arg-type]
+        with bare_names():
+            self.config = parser.parse_object(args) if isinstance(args, dict) else parser.parse_args(args)  # type: ignore[arg-type]
 
     def _parse_ckpt_path(self) -> None:
         """Keep the config as it is written; the module says where the checkpoint was made with other values.

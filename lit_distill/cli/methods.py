@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import logging
 import re
 import time
@@ -14,14 +13,17 @@ from typing import Any
 
 import torch
 import yaml
+from jsonargparse import ArgumentParser
 from torch import Tensor, nn
 
 from lit_distill.batch.batch import Batch, BatchFormat
+from lit_distill.cli.bare_names import bare_names, imported
 from lit_distill.criteria import Criterion, FeatureCriterion, HardTarget, SoftTarget
 from lit_distill.criteria.about import About
 from lit_distill.engine.distiller import Distiller
 from lit_distill.engine.weighted import WeightedCriteria
-from lit_distill.models import resnet20, resnet56
+from lit_distill.models import load, resnet20, resnet56
+from lit_distill.modules import DistillationModule
 from lit_distill.preflight.dry_run import DryRun
 from lit_distill.schedules import Schedule
 from lit_distill.utils.tensors import count_parameters
@@ -117,9 +119,25 @@ def as_markdown(found: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def model_settings(*configs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that configs give a DistillationModule, classes by their import paths and defaults included.
+
+    Args:
+        configs: Contents of config files, the later over the earlier.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(DistillationModule, "model")
+    parsed: Any = None
+    with bare_names():
+        for config in configs:
+            parsed = parser.parse_object({"model": config["model"]}, parsed)
+    found: dict[str, Any] = parsed.as_dict()["model"]["init_args"]
+    return found
+
+
 def _rows_of(path: Path, timed: bool) -> list[Row]:
     config = yaml.safe_load(path.read_text())
-    settings = config["model"]["init_args"]
+    settings = model_settings(yaml.safe_load(path.with_name("base.yaml").read_text()), config)
     torch.manual_seed(0)
     criteria = {name: instantiate(spec) for name, spec in settings["criteria"].items()}
     distiller = _distiller(settings, criteria)
@@ -128,7 +146,9 @@ def _rows_of(path: Path, timed: bool) -> list[Row]:
         DryRun(distiller).run(distiller.capture.dry_run(few.inputs), few)
     spent = None
     if timed and "optimizer" not in config:  # the time of an optimizer's own would be missing
-        plain = _distiller({}, {"soft": SoftTarget()})
+        plain = Distiller(
+            resnet20(), resnet56(), WeightedCriteria({"soft": SoftTarget()}, {"soft": 1.0}), BatchFormat()
+        )
         spent = step_time(distiller, _batch(_BATCH)) / step_time(plain, _batch(_BATCH))
     return [
         Row(
@@ -168,7 +188,7 @@ def _batch(size: int) -> Batch:
 
 def weight_of(settings: Mapping[str, Any], name: str) -> float:
     """A criterion's weight in a config; the largest of its schedule where it has one."""
-    schedule = settings.get("schedules", {}).get(f"{name}.weight")
+    schedule = (settings.get("schedules") or {}).get(f"{name}.weight")
     if schedule is None:
         return float(settings["weights"][name])
     made: Schedule = instantiate(schedule)
@@ -178,13 +198,12 @@ def weight_of(settings: Mapping[str, Any], name: str) -> float:
 
 
 def _distiller(settings: Mapping[str, Any], criteria: dict[str, Criterion]) -> Distiller:
-    student = instantiate(settings["student"]) if "student" in settings else resnet20()
-    teacher = instantiate(settings["teacher"]) if "teacher" in settings else resnet56()
-    return Distiller(student, teacher, WeightedCriteria(criteria, dict.fromkeys(criteria, 1.0)), BatchFormat())
+    networks = instantiate(settings["student"]), instantiate(settings["teacher"])
+    return Distiller(*networks, WeightedCriteria(criteria, dict.fromkeys(criteria, 1.0)), BatchFormat())
 
 
 def instantiate(spec: Any) -> Any:
-    """Make what a config names by ``class_path`` and ``init_args``; a model to be loaded is made with random weights."""
+    """Make what settings name by an import path and ``init_args``; a model to be loaded is made with random weights."""
     if isinstance(spec, list):
         return [instantiate(item) for item in spec]
     if not isinstance(spec, Mapping):
@@ -192,11 +211,11 @@ def instantiate(spec: Any) -> Any:
     if "class_path" not in spec:
         return {key: instantiate(value) for key, value in spec.items()}
     arguments = spec.get("init_args", {})
-    if spec["class_path"] == "lit_distill.models.load":
-        return instantiate(arguments["model"])
-    module, _, name = spec["class_path"].rpartition(".")
-    return getattr(importlib.import_module(module), name)(
-        **{key: instantiate(value) for key, value in arguments.items()}
+    made = imported(spec["class_path"])
+    return (
+        instantiate(arguments["model"])
+        if made is load
+        else made(**{key: instantiate(value) for key, value in arguments.items()})
     )
 
 

@@ -13,6 +13,7 @@ from lit_distill.engine.scheduling import WEIGHT
 from lit_distill.engine.weighted import WeightedCriteria
 from lit_distill.teachers import Teacher
 from lit_distill.teachers.digest import network_digest
+from lit_distill.utils.names import unprefixed
 from lit_distill.utils.nested import differing
 from lit_distill.utils.notices import tell
 from lit_distill.utils.plain import as_plain
@@ -165,4 +166,4 @@ def differences(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]
 def _as_written(value: Any) -> Any:
     if hasattr(value, "as_dict"):
         value = value.as_dict()
-    return value if isinstance(value, (int, float, list, tuple, type(None))) else str(value)
+    return value if isinstance(value, (int, float, list, tuple, type(None))) else unprefixed(str(value))

@@ -70,8 +70,14 @@ def layer_path(reference: str) -> str:
 
 def nearest(name: str, known: Iterable[str], most: int = 1) -> str:
     """Return a question to end an error with: which known names may have been meant; empty if none is near."""
-    close = difflib.get_close_matches(name, list(known), n=most)
+    lowered = {one.lower(): one for one in known}
+    close = [lowered[one] for one in difflib.get_close_matches(name.lower(), lowered, n=most)]
     return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
+def unprefixed(path: str) -> str:
+    """Return one of the package's names without its modules, as a name may have several paths; other texts as they are."""
+    return path.rpartition(".")[2] if path.startswith("lit_distill.") else path
 
 
 def listed(names: Sequence[str], most: int = 4) -> str:

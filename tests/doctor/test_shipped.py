@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +12,11 @@ import pytest
 import torch
 import yaml
 from jsonargparse import ArgumentParser
+from torch import nn
 from torch.utils.data import Dataset
 
 from lit_distill import DistillationModule, Outputs
+from lit_distill.cli.bare_names import bare_names, full_path, imported
 from lit_distill.data.base import ImageDataModule
 from lit_distill.doctor import main, report
 from lit_distill.doctor.examining import examine_criterion
@@ -71,13 +72,14 @@ class NoiseImages(ImageDataModule):
 def small(path: Path) -> str:
     """The config with small networks and images of noise."""
     text = re.sub(r"resnet(20|32|44|56|110)\b", "resnet8", path.read_text())
-    return re.sub(r"lit_distill\.data\.(CIFAR10|ImageFolder)\b", "tests.doctor.test_shipped.NoiseImages", text)
+    text = text.replace("../checkpoints", str(CONFIGS / "checkpoints"))
+    return re.sub(r"\b(data|class_path): (CIFAR10|ImageFolder)\b", r"\1: tests.doctor.test_shipped.NoiseImages", text)
 
 
 def networks(node: Any) -> Iterator[dict[str, Any]]:
     """Every ``load`` of a config: a network and the file that holds its weights."""
     if isinstance(node, dict):
-        if str(node.get("class_path", "")).endswith("models.load"):
+        if node.get("class_path") == "load":
             yield node["init_args"]
         for value in node.values():
             yield from networks(value)
@@ -90,8 +92,8 @@ def save_teachers(config: Any) -> None:
     """Save weights at random where a config looks for a teacher's."""
     for given in networks(config):
         file = Path(given["checkpoint"])
-        module, _, name = given["model"]["class_path"].rpartition(".")
-        network = getattr(importlib.import_module(module), name)(**given["model"].get("init_args", {}))
+        model = given["model"] if isinstance(given["model"], dict) else {"class_path": given["model"]}
+        network = imported(full_path(nn.Module, model["class_path"]))(**model.get("init_args", {}))
         file.parent.mkdir(parents=True, exist_ok=True)
         torch.save(network.state_dict(), file)
 
@@ -121,11 +123,12 @@ def test_finds_no_bug_in_a_methods_config(path: Path, tmp_path: Path, monkeypatc
     # Read without the command's parser, which would take most of the time.
     monkeypatch.chdir(tmp_path)
     base, over = (yaml.safe_load(small(source))["model"] for source in (CONFIGS / "methods/base.yaml", path))
-    settings = {**over, "init_args": {**base["init_args"], **over["init_args"]}}
+    settings = {**base, "init_args": {**base["init_args"], **over}}
     save_teachers(settings)
     parser = ArgumentParser()
     parser.add_subclass_arguments(DistillationModule, "model")
-    module = parser.instantiate_classes(parser.parse_object({"model": settings})).model
+    with bare_names():
+        module = parser.instantiate_classes(parser.parse_object({"model": settings})).model
     size = 32 if "VisionTransformer" in str(settings) else 8
     found = report(module, NoiseImages(size=size), steps=2)
     assert found.bugs == []

@@ -12,7 +12,7 @@ import yaml
 from torchvision.transforms.functional import to_pil_image
 
 from lit_distill.cli.command import main
-from lit_distill.cli.methods import instantiate
+from lit_distill.cli.methods import instantiate, model_settings
 from lit_distill.models import resnet8
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -24,7 +24,7 @@ METHODS = [
 ]
 # A fit takes seconds: one on logits and one on features run at every change, the others with the slow tests.
 FITS = [m if m in ("methods/dkd", "methods/fitnets") else pytest.param(m, marks=pytest.mark.slow) for m in METHODS]
-LIGHTER = re.compile(r"lit_distill\.models\.resnet(20|56|110)\b")
+LIGHTER = re.compile(r"\bresnet(20|56|110)\b")
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +42,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def command(overlay: Path, folder: Path) -> list[str]:
+def command(folder: Path) -> list[str]:
     return [
         "fit",
-        f"--config={CONFIGS / 'methods/base.yaml'}",
-        f"--config={overlay}",
+        f"--config={folder / 'base.yaml'}",
+        f"--config={folder / 'overlay.yaml'}",
         "--config=configs/cifar10/images.yaml",
         "--data.root=images",
         "--data.batch_size=8",
@@ -65,7 +65,7 @@ def command(overlay: Path, folder: Path) -> list[str]:
 def save_teachers(spec: Any) -> None:
     """Leave a checkpoint with random weights wherever a config loads one."""
     if isinstance(spec, dict):
-        if spec.get("class_path") == "lit_distill.models.load":
+        if spec.get("class_path") == "lit_distill.load":
             path = Path(spec["init_args"]["checkpoint"])
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.save(instantiate(spec["init_args"]["model"]).state_dict(), path)
@@ -81,20 +81,15 @@ def test_fits_and_saves_a_student_of_its_own(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     monkeypatch.chdir(home)
-    text = LIGHTER.sub("lit_distill.models.resnet8", (CONFIGS / f"{method}.yaml").read_text())
-    overlay = tmp_path / "overlay.yaml"
-    overlay.write_text(text)
-    settings = yaml.safe_load(text)["model"]["init_args"]
-    words = command(overlay, tmp_path)
-    if "student" not in settings:
-        words.append("--model.student.class_path=lit_distill.models.resnet8")
-    if "teacher" not in settings:
-        words.append("--model.teacher.init_args.model.class_path=lit_distill.models.resnet8")
+    base, over = (LIGHTER.sub("resnet8", (CONFIGS / f"{name}.yaml").read_text()) for name in ("methods/base", method))
+    for name, text in (("base", base), ("overlay", over)):
+        (tmp_path / f"{name}.yaml").write_text(text.replace("../checkpoints", str(CONFIGS / "checkpoints")))
+    settings = model_settings(yaml.safe_load(base), yaml.safe_load(over))
     save_teachers(settings)
-    main(words)
+    main(command(tmp_path))
     (saved,) = tmp_path.rglob("last.ckpt")
     weights = torch.load(saved, weights_only=True)["state_dict"]
-    student = instantiate(settings["student"]) if "student" in settings else resnet8()
+    student = instantiate(settings["student"])
     student.load_state_dict({k.removeprefix("student."): v for k, v in weights.items() if k.startswith("student.")})
     assert all(torch.isfinite(value.float()).all() for value in weights.values())
 
@@ -103,7 +98,7 @@ def test_fits_and_saves_a_student_of_its_own(
 def test_config_is_short_and_names_its_source(method: str) -> None:
     text = (CONFIGS / f"{method}.yaml").read_text()
     first, source, *_ = text.splitlines()
-    assert first == f"# lit-distill fit --config configs/methods/base.yaml --config configs/{method}.yaml"
+    assert first == f"# lit-distill fit -c configs/methods/base.yaml -c configs/{method}.yaml"
     assert source.startswith("# ")
     assert any(f"{year}" in text for year in range(2014, 2027))
     assert len(text.splitlines()) <= 32

@@ -26,6 +26,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     settings["model"]["init_args"]["teacher"]["init_args"] |= {"path": "recording", "views": 3}
     crop = {"class_path": "torchvision.transforms.v2.RandomCrop", "init_args": {"size": 8, "padding": 1}}
     settings["data"]["init_args"]["augment"] = [crop]
+    settings["trainer"]["callbacks"] = str(ROOT / "configs/checkpoints.yaml")
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
     return ["--config", "config.yaml", *QUIET]
 
