@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 import re
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import pytest
 import lit_distill
 
 PAGES = sorted((Path(__file__).resolve().parents[2] / "docs" / "reference").glob("*.md"))
-MODULES = sorted({name for page in PAGES for name in re.findall(r"^::: (\S+)$", page.read_text(), re.MULTILINE)})
+NAMES = sorted({name for page in PAGES for name in re.findall(r"^::: (\S+)$", page.read_text(), re.MULTILINE)})
 
 
 def test_names_said_to_be_in_the_top_package_are() -> None:
@@ -21,9 +21,16 @@ def test_names_said_to_be_in_the_top_package_are() -> None:
     assert [name for name in names if name not in lit_distill.__all__] == []
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_modules_of_the_reference_exist(name: str) -> None:
-    importlib.import_module(name)
+@pytest.mark.parametrize("name", NAMES)
+def test_what_the_reference_describes_exists(name: str) -> None:
+    assert pkgutil.resolve_name(name) is not None
+
+
+@pytest.mark.parametrize("module", ["lit_distill.models", "lit_distill.criteria", "lit_distill.teachers"])
+def test_functions_that_their_module_hides_are_named(module: str) -> None:
+    package = pkgutil.resolve_name(module)
+    inner = {found.name for found in pkgutil.iter_modules(package.__path__)}
+    assert {f"{module}.{name}.{name}" for name in inner & set(package.__all__)} <= set(NAMES)
 
 
 def test_every_page_is_in_the_index() -> None:
