@@ -19,13 +19,13 @@ from lit_distill.recording.encoding import Encoding, dtype_to_json
 from lit_distill.recording.fingerprint import fingerprint_data, installed_versions, looked_at, manifest_differences
 from lit_distill.recording.manifest import FORMAT, UNMARKED, known_manifest, only_digest_differs
 from lit_distill.recording.marks import FIELD
-from lit_distill.recording.plan import Plan
+from lit_distill.recording.plan import Layout, Plan
 from lit_distill.recording.preconditions import choose_views, mixes_samples, refuse_unusual_sampler, replayable
 from lit_distill.recording.recorder import Recorder, RecordingReport
 from lit_distill.recording.replay import Delivered, FixedBatches, ReplayBatches, ReplayData, ReplayLoader
 from lit_distill.recording.seeding import Key
 from lit_distill.recording.settings import Settings
-from lit_distill.recording.store import FolderStore, Layout, MemoryStore, stale
+from lit_distill.recording.store import FolderStore, MemoryStore, stale
 from lit_distill.recording.trainer_patch import ReplayedFit
 from lit_distill.recording.watch import Watch
 from lit_distill.utils.notices import tell
