@@ -236,18 +236,6 @@ def is_one_object(value: Any) -> bool:
     return isinstance(value, PackedSequence)
 
 
-def first_tensor(inputs: Any) -> Tensor:
-    """Return the first tensor of the inputs, whatever their form.
-
-    Raises:
-        ValueError: There is none.
-    """
-    found = next(iter(tensors_of(inputs)), None)
-    if found is None:
-        raise ValueError(f"no tensor in the inputs: {type(inputs).__name__}.")
-    return found
-
-
 def tensors_of(inputs: Any, depth: int = 6) -> list[Tensor]:
     """Return every tensor of the inputs, including nested ones and those of objects, in order.
 
