@@ -36,7 +36,7 @@ class Arguments:
 
 # A tensor for ``model(x)``, a mapping for ``model(**x)``, a tuple for ``model(*x)``; any other object for ``model(x)``.
 Inputs = Tensor | Mapping[str, Any] | tuple[Any, ...] | Arguments
-Target = Tensor | Mapping[str, Tensor]  # labels by task, where there are several
+Target = Tensor | Mapping[str, Tensor]  # labels by task, if there are several
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ TARGET_KEYS = ("target", "targets", "label", "labels", "y")
 MASK_KEYS = ("mask", "attention_mask")
 ID_KEYS = ("id", "ids", "idx", "index", "indices", "sample_id", "key", "__key__", "__url__", "path", "file", "filename")
 
-WHOLE = "the batch"  # stands for all entries, where a network takes the batch as it is
+WHOLE = "the batch"  # stands for all entries, if a network takes the batch as it is
 Entries = Mapping[Any, Any]
 
 

@@ -63,7 +63,7 @@ class BatchReader:
     ) -> None:
         self.format, self._named = format_, named_entries(format_)
         self.inputs_are_read = inputs_are_read
-        self.labels_like: Tensor | None = None  # of several loaders, for those without
+        self.labels_like: Tensor | None = None  # from several loaders, for those without labels
         self._numbers, self._partial = numbers, False
         self.labels_are_read = labels_are_read
         nothing_given = not format_.tells_of_batches and not format_.shift_labels and format_.missing_label is None
@@ -81,7 +81,7 @@ class BatchReader:
         if self._takes_pairs and type(batch) in (tuple, list) and len(batch) == 2:
             inputs, target = batch
             if isinstance(inputs, Tensor) and isinstance(target, Tensor):
-                return Batch(inputs, target)  # the plain case; with all else, who gets which entry is found out
+                return Batch(inputs, target)  # the plain case; anything else is searched for roles
         return self.read_with_roles(batch)[0]
 
     def read_part(self, batch: Any) -> Batch:

@@ -203,7 +203,7 @@ class _Pulls:
         observer, values = self.observer, self.observer._values
         if observer.seen.pulls or not criteria.training or not torch.is_grad_enabled():
             return
-        mine = set(map(id, criteria.parameters()))  # inside the student where that is the whole module
+        mine = set(map(id, criteria.parameters()))  # inside the student if it is the whole module
         parameters = [p for p in self.student.parameters() if p.requires_grad and id(p) not in mine]
         for name, value in values.items():
             if value.requires_grad and losses.weights[name] > 0 and parameters and not through_compiled(value):

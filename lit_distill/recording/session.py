@@ -128,7 +128,7 @@ class Session:
         size = getattr(loader.batch_sampler, "batch_size", None) or _DEFAULT_BATCH
         known = known_manifest(self._settings.path)
         if not fixed and known:
-            size = known["layout"]["batch_size"]  # how the shards are cut does not matter to who reads them
+            size = known["layout"]["batch_size"]  # the cut into shards does not matter to readers
         drop_last = bool(getattr(loader.batch_sampler, "drop_last", False))
         self._plan = Plan(len(data), views, size, fixed, self._settings.seed, drop_last)
         self._layout = Layout(self._plan)

@@ -25,7 +25,7 @@ from lit_distill.recording.manifest import MANIFEST, UNMARKED, DamagedRecording,
 from lit_distill.recording.plan import Layout
 
 _OF = "# of recording "
-_PASSING = (".lock", ".partial", ".saving")  # of files that are no part of a recording
+_PASSING = (".lock", ".partial", ".saving")  # files that are no part of a recording
 
 
 class StaleRecording(ValueError):
@@ -125,7 +125,7 @@ class FolderStore:
         with readable_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / "manifest.lock"):
-                if has_manifest(folder):  # of another process, in between
+                if has_manifest(folder):  # written by another process in between
                     _refuse_other(folder, manifest)
                 else:
                     _refuse_foreign(folder)
