@@ -11,10 +11,23 @@ PACKAGE = Path(__file__).resolve().parents[1] / "lit_distill"
 TWINS = {"Distill"}
 
 
-def test_no_public_class_name_is_defined_twice() -> None:
+# Each command has a ``main``.
+ENTRY_POINTS = {"main"}
+
+
+def defined_twice(kind: type[ast.ClassDef] | type[ast.FunctionDef]) -> dict[str, list[str]]:
+    """Return the files of each public name of a kind that several modules define."""
     places = defaultdict(list)
     for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            if isinstance(node, kind) and not node.name.startswith("_"):
                 places[node.name].append(str(path.relative_to(PACKAGE)))
-    assert {name: found for name, found in places.items() if len(found) > 1 and name not in TWINS} == {}
+    return {name: found for name, found in places.items() if len(found) > 1}
+
+
+def test_no_public_class_name_is_defined_twice() -> None:
+    assert defined_twice(ast.ClassDef).keys() - TWINS == set()
+
+
+def test_no_public_function_name_is_defined_twice() -> None:
+    assert defined_twice(ast.FunctionDef).keys() - ENTRY_POINTS == set()

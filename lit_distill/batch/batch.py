@@ -36,7 +36,7 @@ class Arguments:
 
 # A tensor for ``model(x)``, a mapping for ``model(**x)``, a tuple for ``model(*x)``; any other object for ``model(x)``.
 Inputs = Tensor | Mapping[str, Any] | tuple[Any, ...] | Arguments
-Target = Tensor | Mapping[str, Tensor]  # labels by task, where there are several
+Target = Tensor | Mapping[str, Tensor]  # labels by task, if there are several
 
 
 @dataclass(frozen=True)
@@ -234,18 +234,6 @@ def positions_and_names(inputs: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]
 def is_one_object(value: Any) -> bool:
     """Return True if a value is one argument although it is a tuple, like a packed sequence."""
     return isinstance(value, PackedSequence)
-
-
-def first_tensor(inputs: Any) -> Tensor:
-    """Return the first tensor of the inputs, whatever their form.
-
-    Raises:
-        ValueError: There is none.
-    """
-    found = next(iter(tensors_of(inputs)), None)
-    if found is None:
-        raise ValueError(f"no tensor in the inputs: {type(inputs).__name__}.")
-    return found
 
 
 def tensors_of(inputs: Any, depth: int = 6) -> list[Tensor]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lit_distill.batch.batch import Entry, attributes_of, is_one_object
+from lit_distill.batch.batch import BatchFormat, Entry, attributes_of, is_one_object
 from lit_distill.batch.signatures import Signature
 
 INPUT_KEYS = ("inputs", "input", "image", "images", "pixel_values", "x")
@@ -15,7 +15,7 @@ TARGET_KEYS = ("target", "targets", "label", "labels", "y")
 MASK_KEYS = ("mask", "attention_mask")
 ID_KEYS = ("id", "ids", "idx", "index", "indices", "sample_id", "key", "__key__", "__url__", "path", "file", "filename")
 
-WHOLE = "the batch"  # stands for all entries, where a network takes the batch as it is
+WHOLE = "the batch"  # stands for all entries, if a network takes the batch as it is
 Entries = Mapping[Any, Any]
 
 
@@ -136,3 +136,17 @@ def several_entries(batch: Sequence[Any]) -> str:
         f"the DataLoader yielded {len(batch)} entries{shown}; (inputs, target), a dict, or only inputs was expected."
         f"{remedy if len(batch) > 1 else ''}"
     )
+
+
+def named_entries(format_: BatchFormat) -> set[Any]:
+    """Return the names of the entries to which a batch format gives a role."""
+    inputs = (format_.input_key, format_.teacher_input_key)
+    others = (format_.target_key, format_.mask_key, format_.lengths_key, format_.weight_key)
+    return {name for key in (*inputs, *others) for name in names_in(key)}
+
+
+def may_be_inputs(first: Any, second: Any) -> bool:
+    """Return True if the second of two entries looks like inputs: floats of the first's shape, or of images."""
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        return second.is_floating_point() and (second.dim() > 2 or (second.shape == first.shape and second.dim() > 1))
+    return isinstance(second, Mapping) and isinstance(first, Mapping) and first.keys() == second.keys()

@@ -122,7 +122,7 @@ def training_data(trainer: Trainer) -> TrainingData:
     """Return the training loaders, made once: the loop gets these, and what was read of a stream."""
     # No public call covers a datamodule, a module's own loader and a loader passed to fit() at once.
     source = trainer.fit_loop._data_source
-    vars(source).pop("dataloader", None)  # of a fit that ended before its loop asked
+    vars(source).pop("dataloader", None)  # left by a fit that ended before its loop asked
     resumed = trainer.ckpt_path is not None
     loaders = _request_dataloader(source) if source.is_defined() and source.instance is not None else None
     data = TrainingData(loaders, resumed, trainer.global_rank)
@@ -190,7 +190,7 @@ def _first_keys(loader: DataLoader[Any]) -> list[Any]:
     data = (loader.dataset, getattr(sampler, "data_source", None))
     try:  # a copy, as samplers may count and draw; the data are shared
         batches = copy.deepcopy(given, {id(one): one for one in data})
-    except Exception:  # of a generator, a lock
+    except Exception:  # a generator or a lock cannot be copied
         batches = given
     with own_generators_kept(loader, given, sampler):
         return list(_next(iter(batches)))  # type: ignore[arg-type]

@@ -78,7 +78,7 @@ def counted_rows(logits: Tensor, mask: Tensor | None) -> Tensor:
     """
     if mask is None or logits.dim() < 3:
         return as_rows(logits)
-    if mask.shape == logits.shape:  # one logit a position, without a dimension of classes
+    if mask.shape == logits.shape:  # one logit per position, without a dimension of classes
         logits = logits.unsqueeze(1)
     if mask.shape != positions(logits):
         raise ValueError(f"a mask of shape {list(mask.shape)} does not fit logits {list(logits.shape)}.")

@@ -126,7 +126,7 @@ class Evidence:
     def __init__(self) -> None:
         self.widths: list[Width] = []
         self.last: Tensor | None = None
-        self.squashed: Tensor | None = None  # what the last sigmoid or softmax put out
+        self.squashed: Tensor | None = None  # the output of the last sigmoid or softmax
         self.started: dict[nn.Module, int] = {}
 
     def add(self, width: Width, output: Tensor) -> None:

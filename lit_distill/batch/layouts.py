@@ -81,7 +81,7 @@ class Layouts:
         return placement.arrange(logits)
 
     def are_usual(self, logits: Tensor) -> bool:
-        """Whether logits are known to be ``[B, C]``, as criteria see them, so that nothing is to be arranged."""
+        """Return True if logits are known to be ``[B, C]``, as criteria see them, so that nothing has to be arranged."""
         placement = self._chosen.get(_LOGITS)
         if placement is None or self._evidence is not None:
             return False

@@ -96,7 +96,7 @@ def positions_that_count(data: Batch, outputs: Outputs, from_labels: bool) -> Te
     if mask is not None and expected is not None and mask.shape != expected:
         fits_features = any(position_mask(mask, feature) is not None for feature in outputs.features.values())
         if data.mask_is_told and fits_features:
-            return mask  # of an encoder's features, say; a criterion that reads the logits refuses it
+            return mask  # such as an encoder's features; a criterion that reads the logits refuses it
         if data.mask_is_told:
             raise ValueError(
                 f"the mask {list(mask.shape)} does not fit the logits' positions {list(expected)}; name theirs: "

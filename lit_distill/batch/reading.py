@@ -30,6 +30,8 @@ from lit_distill.batch.entries import (
     is_named,
     kind_of,
     mask_keys_for,
+    may_be_inputs,
+    named_entries,
     names_in,
     several_entries,
 )
@@ -59,9 +61,9 @@ class BatchReader:
         inputs_are_read: bool = True,
         numbers: bool = False,
     ) -> None:
-        self.format = format_
+        self.format, self._named = format_, named_entries(format_)
         self.inputs_are_read = inputs_are_read
-        self.labels_like: Tensor | None = None  # of several loaders, for those without
+        self.labels_like: Tensor | None = None  # from several loaders, for those without labels
         self._numbers, self._partial = numbers, False
         self.labels_are_read = labels_are_read
         nothing_given = not format_.tells_of_batches and not format_.shift_labels and format_.missing_label is None
@@ -79,7 +81,7 @@ class BatchReader:
         if self._takes_pairs and type(batch) in (tuple, list) and len(batch) == 2:
             inputs, target = batch
             if isinstance(inputs, Tensor) and isinstance(target, Tensor):
-                return Batch(inputs, target)  # the plain case; with all else, who gets which entry is found out
+                return Batch(inputs, target)  # the plain case; anything else is searched for roles
         return self.read_with_roles(batch)[0]
 
     def read_part(self, batch: Any) -> Batch:
@@ -96,8 +98,8 @@ class BatchReader:
         Raises:
             ValueError: It can be read in no way or in several; the message says how to describe it.
         """
-        roles = Roles(batch, entries_of(batch, self._named_entries()))
-        if isinstance(batch, Mapping) or is_named(batch, self._named_entries()):
+        roles = Roles(batch, entries_of(batch, self._named))
+        if isinstance(batch, Mapping) or is_named(batch, self._named):
             return self._read_named(roles, None), roles
         if isinstance(batch, (str, bytes, int, float)) or batch is None:
             raise ValueError(
@@ -111,18 +113,6 @@ class BatchReader:
         if isinstance(batch, (tuple, list)):
             return self._read_positions(batch, roles), roles
         return self._read_named(roles, batch), roles
-
-    def _named_entries(self) -> set[Any]:
-        given = self.format
-        keys = (
-            given.input_key,
-            given.target_key,
-            given.teacher_input_key,
-            given.mask_key,
-            given.lengths_key,
-            given.weight_key,
-        )
-        return {name for key in keys for name in names_in(key)}
 
     # Entries with names --------------------------------------------------------------------------
 
@@ -246,7 +236,7 @@ class BatchReader:
                     f"{name!r} is one: only a dict batch has names. Give an index, 0 to {len(batch) - 1}."
                 )
         unused = set(names_in(given.unused))
-        used = self._named_entries() | unused
+        used = self._named | unused
         for name in used - unused:
             if not self._partial:
                 roles.check(name)
@@ -269,7 +259,7 @@ class BatchReader:
         """Read ``(inputs, target)``; the inputs may be a mapping, or several."""
         inputs = roles.use(first, "student")
         target = roles.use(second, "labels") if second is not None else None
-        if second is not None and not self.labels_are_read and _may_be_inputs(inputs, target):
+        if second is not None and not self.labels_are_read and may_be_inputs(inputs, target):
             raise ValueError(
                 f"the batch is a pair of {kind_of(inputs)} and {kind_of(target)}, and no criterion reads labels: the second "
                 "may be labels, or a view for the teacher; say which: "
@@ -307,10 +297,3 @@ class BatchReader:
         elif self._numbers and self.labels_are_read:
             warn_of_ignored_numbers(labels)
         return shifted(labels) if self.format.shift_labels else labels
-
-
-def _may_be_inputs(first: Any, second: Any) -> bool:
-    """Return True if the second of two entries looks like inputs: floats of the first's shape, or of images."""
-    if isinstance(first, Tensor) and isinstance(second, Tensor):
-        return second.is_floating_point() and (second.dim() > 2 or (second.shape == first.shape and second.dim() > 1))
-    return isinstance(second, Mapping) and isinstance(first, Mapping) and first.keys() == second.keys()

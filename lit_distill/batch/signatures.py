@@ -46,7 +46,7 @@ def signature_of(model: nn.Module | None) -> Signature | None:
 
 
 def _of_forward(model: nn.Module) -> Signature | None:
-    schema = getattr(model.forward, "schema", None)  # of TorchScript
+    schema = getattr(model.forward, "schema", None)  # TorchScript
     if schema is not None:
         arguments = schema.arguments[1:]
         required = tuple(a.name for a in arguments if not a.has_default_value())

@@ -11,9 +11,10 @@ import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 
+from lit_distill.criteria import Criterion
 from lit_distill.doctor.checks import CRITERION_CHECKS, TRAINING_CHECKS
 from lit_distill.doctor.findings import Finding
-from lit_distill.doctor.observations import TrialFit
+from lit_distill.doctor.observations import Observations, TrialFit
 from lit_distill.doctor.observer import Observer
 from lit_distill.doctor.reporting import Report
 from lit_distill.doctor.setup import Setup, setup_of, working_copy
@@ -120,17 +121,23 @@ def diagnose(
         trial = TrialFit(setup, seen, trainer, precision, epochs, error, list(dict.fromkeys(messages)))
         found = {name: result for name, check in TRAINING_CHECKS.items() if (result := check(trial)) is not None}
         notes = _untrained(setup)
-        for name, criterion in fresh.items():
-            if seen.sample is not None:
-                try:
-                    examined = subject(name, seen.built[name], criterion, seen.sample, precision)
-                except ValueError as reason:
-                    notes.append(f"criterion {name!r} could not be examined by itself: {reason}")
-                    continue
-                for check, findings in examine_criterion(examined, notes).items():
-                    found[check] = found.get(check, []) + findings
+        for name, criterion in fresh.items() if seen.sample is not None else ():
+            for check, findings in _examine_alone(name, criterion, seen, precision, notes).items():
+                found[check] = found.get(check, []) + findings
     findings = [finding for of_check in found.values() for finding in of_check]
     return Report(findings, frozenset(found), seen.steps, time.perf_counter() - started, notes)
+
+
+def _examine_alone(
+    name: str, fresh: Criterion, seen: Observations, precision: str, notes: list[str]
+) -> dict[str, list[Finding]]:
+    assert seen.sample is not None
+    try:
+        examined = subject(name, seen.built[name], fresh, seen.sample, precision)
+    except ValueError as reason:
+        notes.append(f"criterion {name!r} could not be examined by itself: {reason}")
+        return {}
+    return examine_criterion(examined, notes)
 
 
 def examine_criterion(examined: Subject, notes: list[str]) -> dict[str, list[Finding]]:

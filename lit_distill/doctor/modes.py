@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-_DROP_RATES = ("p", "drop_prob", "dropout")  # names that dropout layers give their rate
+_DROP_RATES = ("p", "drop_prob", "dropout")  # attribute names of dropout rates
 
 
 def in_training_mode(network: nn.Module) -> list[str]:

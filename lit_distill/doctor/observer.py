@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+from functools import partial
 from typing import Any
 
 import torch
@@ -69,13 +70,13 @@ class Observer(Callback):
             self._handles.append(teacher.model.register_forward_pre_hook(self._note_teacher, with_kwargs=True))
         for name, network in self._setup.frozen_networks().items():
             seen.before[name] = tensor_digests(network)
-            self._handles.append(network.register_forward_pre_hook(_Modes(seen, name)))
+            self._handles.append(network.register_forward_pre_hook(partial(_note_modes, seen, name)))
         for name, criterion in criteria.criteria().items():
-            self._handles.append(criterion.register_forward_hook(_Keep(self._values, name)))
+            self._handles.append(criterion.register_forward_hook(partial(_keep_value, self._values, name)))
         student = self._setup.student
         self._handles.append(student.register_forward_pre_hook(self._note_student, with_kwargs=True))
         if not is_compiled(student):
-            self._handles.append(criteria.register_forward_hook(_Pulls(self, student)))
+            self._handles.append(criteria.register_forward_hook(partial(_measure_pulls, self, student)))
         self._started = time.perf_counter()
 
     def _note_teacher(self, model: nn.Module, inputs: Any, named: Any) -> None:
@@ -172,46 +173,34 @@ class Observer(Callback):
             self.seen.answers = [_answer(teacher.model, *self._teacher_call) for _ in range(2)]
 
 
-class _Modes:
-    """A forward pre-hook that notes which modules of a network run in training mode."""
-
-    def __init__(self, seen: Observations, name: str) -> None:
-        self.seen, self.name = seen, name
-
-    def __call__(self, network: nn.Module, inputs: Any) -> None:
-        if not self.seen.modes.get(self.name):
-            self.seen.modes[self.name] = in_training_mode(network)
+# Hooks ---------------------------------------------------------------------------------------------
 
 
-class _Keep:
-    """A forward hook that keeps a criterion's value, with its graph, until all are there."""
-
-    def __init__(self, values: dict[str, Tensor], name: str) -> None:
-        self.values, self.name = values, name
-
-    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        self.values[self.name] = output
+def _note_modes(seen: Observations, name: str, network: nn.Module, inputs: Any) -> None:
+    if not seen.modes.get(name):
+        seen.modes[name] = in_training_mode(network)
 
 
-class _Pulls:
-    """A forward hook that measures each criterion's weighted gradient over the student, once."""
+def _keep_value(values: dict[str, Tensor], name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+    values[name] = output  # with its graph, until all are there
 
-    def __init__(self, observer: Observer, student: nn.Module) -> None:
-        self.observer, self.student = observer, student
 
-    def __call__(self, criteria: WeightedCriteria, inputs: Any, losses: Losses) -> None:
-        observer, values = self.observer, self.observer._values
-        if observer.seen.pulls or not criteria.training or not torch.is_grad_enabled():
-            return
-        mine = set(map(id, criteria.parameters()))  # inside the student where that is the whole module
-        parameters = [p for p in self.student.parameters() if p.requires_grad and id(p) not in mine]
-        for name, value in values.items():
-            if value.requires_grad and losses.weights[name] > 0 and parameters and not through_compiled(value):
-                found = torch.autograd.grad(value.sum(), parameters, retain_graph=True, allow_unused=True)
-                squares = [_dense(gradient).float().pow(2).sum() for gradient in found if gradient is not None]
-                norm = float(torch.stack(squares).sum().sqrt()) if squares else 0.0
-                observer.seen.pulls[name] = losses.weights[name] * norm
-        values.clear()
+def _measure_pulls(
+    observer: Observer, student: nn.Module, criteria: WeightedCriteria, inputs: Any, losses: Losses
+) -> None:
+    """Measure each criterion's weighted gradient over the student, once."""
+    values = observer._values
+    if observer.seen.pulls or not criteria.training or not torch.is_grad_enabled():
+        return
+    mine = set(map(id, criteria.parameters()))  # they are inside the student if it is the whole module
+    parameters = [p for p in student.parameters() if p.requires_grad and id(p) not in mine]
+    for name, value in values.items():
+        if value.requires_grad and losses.weights[name] > 0 and parameters and not through_compiled(value):
+            found = torch.autograd.grad(value.sum(), parameters, retain_graph=True, allow_unused=True)
+            squares = [_dense(gradient).float().pow(2).sum() for gradient in found if gradient is not None]
+            norm = float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+            observer.seen.pulls[name] = losses.weights[name] * norm
+    values.clear()
 
 
 @torch.no_grad()

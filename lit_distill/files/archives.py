@@ -9,7 +9,7 @@ from typing import IO
 
 from lit_distill.files.pickles import overwhelms
 
-_OLD_PICKLES = 5  # that stand before the tensors in PyTorch's format up to 1.5
+_OLD_PICKLES = 5  # before the tensors, in PyTorch's format up to 1.5
 
 
 def check_file(file: IO[bytes], name: str) -> None:

@@ -98,7 +98,7 @@ def opened(path: str | Path) -> Iterator[IO[bytes]]:
         raise
     except IsADirectoryError as error:
         raise ValueError(f"{path} is a folder, no checkpoint file.") from error
-    except Exception as error:  # of a network, a package that is not installed, an unknown protocol
+    except Exception as error:  # a network error, a missing package, an unknown protocol
         raise ValueError(f"{path} cannot be read: {first_line(error)}") from error
     with file:
         yield file
@@ -144,7 +144,7 @@ def _objects(file: IO[bytes], error: Exception) -> str:
     file.seek(0)
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(file)
-    except Exception:  # of a file in PyTorch's older format, or a damaged one
+    except Exception:  # PyTorch's older format, or a damaged file
         names = []
     if names:
         return listed(sorted(names), _SHOWN)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # Windows, where an open file can be neither locked so nor renamed
+except ImportError:  # Windows, where an open file can neither be locked like this nor renamed
     fcntl = None  # type: ignore[assignment]
 
 _SUFFIX = ".saving"
@@ -58,7 +58,7 @@ def remove_stale(path: Path) -> None:
 
 
 def _remove_unlocked(path: str) -> None:
-    with suppress(OSError):  # locked by who writes it, or gone meanwhile
+    with suppress(OSError):  # locked by its writer, or already gone
         descriptor = os.open(path, os.O_RDWR)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -94,7 +94,7 @@ class Adapted(nn.Module):
             "student_mean": student_mean,
             "student_std": student_std,
         }.items():
-            # Buffers: they follow the device, and tell one recorded teacher from another.
+            # Buffers: they follow the device, and distinguish recorded teachers.
             self.register_buffer(
                 name, None if values is None else torch.tensor(check_numbers(name, values)).view(-1, 1, 1)
             )

@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from lit_distill.utils.notices import tell
 
-COUNTER = "num_batches_tracked"  # of BatchNorm; checkpoints older than it lack it
+COUNTER = "num_batches_tracked"  # BatchNorm's; older checkpoints lack it
 _END = "\U0010ffff"  # comes after whatever follows a prefix
 
 
@@ -81,7 +81,7 @@ def _count(names: Iterable[str], wanted: Mapping[str, Any]) -> Counter[str]:
     depths = {name.count(".") for name in wanted}
     for name in names:
         end = len(name)
-        for depth in range(max(depths, default=0) + 1):  # from its last part to as many as a wanted name has
+        for depth in range(max(depths, default=0) + 1):  # from the last part to as many as a wanted name has
             end = name.rfind(".", 0, end)
             if depth in depths and name[end + 1 :] in wanted:
                 counts[name[: end + 1]] += 1

@@ -76,7 +76,7 @@ def load(model: nn.Module, checkpoint: str | Path, prefix: str | None = None, tr
         raise ValueError(f"{path.name} does not fit {type(model).__name__}:\n  {shown}")
     try:
         model.load_state_dict(found, strict=True)
-    except Exception as error:  # of a layer that loads itself
+    except Exception as error:  # a layer may load itself, and fail in any way
         raise ValueError(f"{path.name} does not fit {type(model).__name__}: {error}") from error
     return model
 

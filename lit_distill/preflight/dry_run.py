@@ -77,7 +77,7 @@ class DryRun:
             raise ValueError(
                 "the first training batch is empty: its tensors have 0 samples; check the collate function."
             )
-        self.criteria.advance(0, 0.0)  # a fit before may have left it at its schedules' end
+        self.criteria.advance(0, 0.0)  # an earlier fit may have left it at its schedules' end
         note.remember_settings(self.criteria, self.teacher)
         teacher = self._ask_teacher(data)
         note.check_shapes(student, teacher)

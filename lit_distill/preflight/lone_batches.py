@@ -63,7 +63,7 @@ def refuse_lone_batch(why: str, owner: str, network: nn.Module, inputs: _Given, 
                 f"training has {why}, and {kind} {entered[-1]!r} of {owner} needs two: set drop_last=True in the "
                 "DataLoader (batch_size above 1), choose another batch_size, or put it in eval mode."
             ) from error
-        except Exception:  # of a network that wants a whole batch
+        except Exception:  # the network may need a whole batch
             return
 
 

@@ -35,7 +35,7 @@ def refuse_empty(trainer: Any, student: nn.Module, teacher: nn.Module | None) ->
         if keeps_parameters_whole(trainer.strategy):
             has_weights(student, "student")
     except ValueError:
-        # Else Lightning moves the module to the CPU as the fit ends, and an error of that hides this one.
+        # Otherwise Lightning moves the module to the CPU as the fit ends, and that error hides this one.
         trainer.strategy._lightning_module = None
         raise
 

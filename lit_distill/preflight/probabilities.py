@@ -90,7 +90,7 @@ def _minding(
     try:
         with torch.no_grad(), isolate_rng():
             before, after = values(0.0), values(1.0)
-    except Exception:  # of a criterion that cannot be copied
+    except Exception:  # a criterion may refuse to be copied
         return []
     named = criteria.criteria()
     return [

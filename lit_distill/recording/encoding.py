@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -217,8 +217,3 @@ def _refuse_unstorable(name: str, values: Tensor, kind: str) -> None:
 def dtype_to_json(dtype: np.dtype[Any]) -> list[list[Any]]:
     """Convert a record type to plain lists."""
     return [[name, field[0].base.str, list(field[0].shape)] for name, field in (dtype.fields or {}).items()]
-
-
-def dtype_from_json(described: Sequence[Sequence[Any]]) -> np.dtype[Any]:
-    """Return the record type that ``dtype_to_json`` described."""
-    return np.dtype([(name, kind, tuple(shape)) for name, kind, shape in described])

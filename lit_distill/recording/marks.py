@@ -22,7 +22,7 @@ from torch import Tensor
 
 from lit_distill.batch.batch import attributes_of
 
-FIELD = "sample/crc32"  # of a record; no layer is called so
+FIELD = "sample/crc32"  # field of a record; no layer has this name
 Marks = NDArray[np.uint32]
 
 _DEPTH = 8  # objects may refer to each other in a circle

@@ -1,8 +1,8 @@
-"""The order of views and samples in a recording."""
+"""The rows of a recording: their order, the units that are recorded together, and the shards that hold them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from lit_distill.recording.seeding import Key, sample_seed
 
 Indices = NDArray[np.int64]
+_MOST_SHARDS = 256  # each open one holds a file descriptor
+_FEWEST_ROWS = 4096
 
 
 class Plan:
@@ -92,3 +94,35 @@ class Plan:
             self._places = np.argsort(self._members)
             self._view = view
         return self._members
+
+
+class Layout:
+    """The grouping of units into shards.
+
+    Args:
+        plan: The rows and units.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        rows = max(_FEWEST_ROWS, -(-plan.rows // _MOST_SHARDS))
+        self.units_per_shard = max(1, -(-rows // plan.batch_size))
+        self.shards = -(-plan.units // self.units_per_shard)
+        firsts = [plan.first_row(min(shard * self.units_per_shard, plan.units)) for shard in range(self.shards + 1)]
+        self.first_rows: NDArray[np.int64] = np.asarray(firsts, dtype=np.int64)
+
+    def units(self, shard: int) -> range:
+        """Return the units of a shard."""
+        first = shard * self.units_per_shard
+        return range(first, min(first + self.units_per_shard, self.plan.units))
+
+    def size(self, shard: int) -> int:
+        """Return the number of rows of a shard."""
+        return int(self.first_rows[shard + 1] - self.first_rows[shard])
+
+    def split(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.intp], NDArray[np.int64]]]:
+        """Yield, for each shard with some of the rows: its number, their places in ``rows``, and their places in it."""
+        owners = np.searchsorted(self.first_rows, rows, side="right") - 1
+        for shard in np.unique(owners):
+            places = np.flatnonzero(owners == shard)
+            yield int(shard), places, rows[places] - self.first_rows[shard]

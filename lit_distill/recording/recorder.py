@@ -15,10 +15,11 @@ from tqdm.auto import tqdm
 
 from lit_distill.outputs import Outputs
 from lit_distill.recording.encoding import Encoding, Rows
+from lit_distill.recording.plan import Layout
 from lit_distill.recording.preconditions import refuse_other_size
 from lit_distill.recording.replay import Delivered, ReplayData, ReplayLoader
 from lit_distill.recording.seeding import Key
-from lit_distill.recording.store import Claim, Layout, RecordingStore
+from lit_distill.recording.store import Claim, RecordingStore
 
 _PAUSE = 0.2
 

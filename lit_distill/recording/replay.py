@@ -108,7 +108,7 @@ class ReplayBatches(Sampler[list[Key]]):
         self.batches = batches
         self.views = views
         self.epoch = epoch
-        self.sampler = getattr(batches, "sampler", None)  # where Lightning looks for one to tell the epoch
+        self.sampler = getattr(batches, "sampler", None)  # where Lightning looks for one to set the epoch
         self.batch_size = getattr(batches, "batch_size", None)
         self.drawn: deque[list[Key]] = deque()
 

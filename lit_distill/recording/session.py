@@ -19,13 +19,13 @@ from lit_distill.recording.encoding import Encoding, dtype_to_json
 from lit_distill.recording.fingerprint import fingerprint_data, installed_versions, looked_at, manifest_differences
 from lit_distill.recording.manifest import FORMAT, UNMARKED, known_manifest, only_digest_differs
 from lit_distill.recording.marks import FIELD
-from lit_distill.recording.plan import Plan
+from lit_distill.recording.plan import Layout, Plan
 from lit_distill.recording.preconditions import choose_views, mixes_samples, refuse_unusual_sampler, replayable
 from lit_distill.recording.recorder import Recorder, RecordingReport
 from lit_distill.recording.replay import Delivered, FixedBatches, ReplayBatches, ReplayData, ReplayLoader
 from lit_distill.recording.seeding import Key
 from lit_distill.recording.settings import Settings
-from lit_distill.recording.store import FolderStore, Layout, MemoryStore, stale
+from lit_distill.recording.store import FolderStore, MemoryStore, stale
 from lit_distill.recording.trainer_patch import ReplayedFit
 from lit_distill.recording.watch import Watch
 from lit_distill.utils.notices import tell
@@ -128,7 +128,7 @@ class Session:
         size = getattr(loader.batch_sampler, "batch_size", None) or _DEFAULT_BATCH
         known = known_manifest(self._settings.path)
         if not fixed and known:
-            size = known["layout"]["batch_size"]  # how the shards are cut does not matter to who reads them
+            size = known["layout"]["batch_size"]  # the cut into shards does not matter to readers
         drop_last = bool(getattr(loader.batch_sampler, "drop_last", False))
         self._plan = Plan(len(data), views, size, fixed, self._settings.seed, drop_last)
         self._layout = Layout(self._plan)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,12 +22,10 @@ from lit_distill.recording.encoding import Rows
 from lit_distill.recording.files import readable_errors, sha256_of
 from lit_distill.recording.fingerprint import manifest_differences
 from lit_distill.recording.manifest import MANIFEST, UNMARKED, DamagedRecording, has_manifest, identity, read_manifest
-from lit_distill.recording.plan import Plan
+from lit_distill.recording.plan import Layout
 
-_MOST_SHARDS = 256  # each open one holds a file descriptor
-_FEWEST_ROWS = 4096
 _OF = "# of recording "
-_PASSING = (".lock", ".partial", ".saving")  # of files that are no part of a recording
+_PASSING = (".lock", ".partial", ".saving")  # files that are no part of a recording
 
 
 class StaleRecording(ValueError):
@@ -60,38 +58,6 @@ class Claim:
         """Release the right."""
         if self._lock is not None:
             self._lock.release()
-
-
-class Layout:
-    """The grouping of units into shards.
-
-    Args:
-        plan: The rows and units.
-    """
-
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        rows = max(_FEWEST_ROWS, -(-plan.rows // _MOST_SHARDS))
-        self.units_per_shard = max(1, -(-rows // plan.batch_size))
-        self.shards = -(-plan.units // self.units_per_shard)
-        firsts = [plan.first_row(min(shard * self.units_per_shard, plan.units)) for shard in range(self.shards + 1)]
-        self.first_rows: NDArray[np.int64] = np.asarray(firsts, dtype=np.int64)
-
-    def units(self, shard: int) -> range:
-        """Return the units of a shard."""
-        first = shard * self.units_per_shard
-        return range(first, min(first + self.units_per_shard, self.plan.units))
-
-    def size(self, shard: int) -> int:
-        """Return the number of rows of a shard."""
-        return int(self.first_rows[shard + 1] - self.first_rows[shard])
-
-    def split(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.intp], NDArray[np.int64]]]:
-        """Yield, for each shard with some of the rows: its number, their places in ``rows``, and their places in it."""
-        owners = np.searchsorted(self.first_rows, rows, side="right") - 1
-        for shard in np.unique(owners):
-            places = np.flatnonzero(owners == shard)
-            yield int(shard), places, rows[places] - self.first_rows[shard]
 
 
 class MemoryStore:
@@ -159,7 +125,7 @@ class FolderStore:
         with readable_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / "manifest.lock"):
-                if has_manifest(folder):  # of another process, in between
+                if has_manifest(folder):  # written by another process in between
                     _refuse_other(folder, manifest)
                 else:
                     _refuse_foreign(folder)

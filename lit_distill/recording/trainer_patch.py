@@ -47,7 +47,7 @@ class _Replaying:
         return self
 
     def __len__(self) -> int:
-        # Lightning asks for it when something fails before the first iteration.
+        # Lightning reads it if something fails before the first iteration.
         length: int = super().__len__() if self._iterator is not None else len(self.flattened[0])  # type: ignore[misc]
         return length
 

@@ -30,8 +30,8 @@ def uncompiled(model: nn.Module) -> nn.Module:
 
 def see_hooks() -> None:
     """Make networks that are compiled from now on respect their hooks."""
-    # Compiled code is shared by all networks of a class, and by default whoever has the same shapes gets it, hooks or
-    # not: a network would run without its hooks. So hooks are checked, and code compiled before is dropped.
+    # Compiled code is shared by all networks of a class, and by default used for the same shapes, with hooks or
+    # without: a network would run without its hooks. So hooks are checked, and code compiled before is dropped.
     torch.compiler.reset()
     torch._dynamo.config.skip_nnmodule_hook_guards = False
 

@@ -59,7 +59,7 @@ class _Substitutes:
 
     def __init__(self, memo: dict[int, Any]) -> None:
         self.memo = memo
-        self._seen: dict[int, object] = {}  # the objects too: the id of one that is gone would be given to another
+        self._seen: dict[int, object] = {}  # keeps the objects: the id of a deleted one could be reused
 
     def find(self, thing: object) -> None:
         waiting = [thing]

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-# PyTorch's functions of steps: their gradient is always 0. A user's own of such a name, which passes gradients straight
+# PyTorch's step functions, whose gradient is always 0. A user's own of such a name, which passes gradients straight
 # through, has no number at its end.
 _STEPS = re.compile(r"(Round|Floor|Ceil|Trunc|Sign|Sgn|Heaviside)Backward\d+")
 

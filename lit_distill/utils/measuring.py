@@ -49,7 +49,7 @@ class Measured:
     @contextmanager
     def eagerly(self) -> Iterator[None]:
         """Run the student and the criteria eagerly in such a step."""
-        # Not in a step that is compiled itself: the stance may not change there, and was set before it began.
+        # A step that is compiled itself may not change the stance, which was set before it began.
         if not self.now or torch.compiler.is_compiling():
             yield
             return
@@ -64,7 +64,7 @@ def kept_buffers(network: nn.Module, but: nn.Module) -> Iterator[None]:
     kept = [(buffer, buffer.detach().clone()) for buffer in network.buffers() if id(buffer) not in free]
     yield
     for buffer, before in kept:
-        buffer.data.copy_(before)  # by `data`: the step's own backward pass is yet to come, and counts versions
+        buffer.data.copy_(before)  # by `data`: the step's own backward pass is still to come, and checks versions
 
 
 def gradients_of(value: Tensor, parameters: Sequence[Tensor], who: str) -> tuple[Tensor | None, ...]:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BatchEncoding
 
-from lit_distill.batch.batch import Arguments, Batch, BatchFormat, call_model, first_tensor, move, tensors_of
+from lit_distill.batch.batch import Arguments, Batch, BatchFormat, call_model, move, tensors_of
 from lit_distill.batch.entries import INPUT_KEYS, TARGET_KEYS
 from lit_distill.batch.reading import BatchReader
 
@@ -100,12 +100,6 @@ def test_other_batches_are_refused(batch: Any, message: str) -> None:
 @pytest.mark.parametrize("inputs", [X, {"name": "a", "ids": X}, (X, Y), [3, X]])
 def test_size_is_that_of_the_first_tensor(inputs: Any) -> None:
     assert Batch(inputs).size == 2
-    assert first_tensor(inputs) is X
-
-
-def test_inputs_without_a_tensor_are_refused() -> None:
-    with pytest.raises(ValueError, match="no tensor in the inputs: dict"):
-        first_tensor({"a": 3})
 
 
 def test_tensors_of_keeps_order_and_drops_the_rest() -> None:

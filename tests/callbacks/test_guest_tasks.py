@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lit_distill import BatchFormat, Distill, Hint, OnHead, SoftTarget
-from lit_distill.callbacks.distill.evaluation import task_of
+from lit_distill.callbacks.distill.evaluation import common_task
 from lit_distill.criteria import LogitMSE
 from lit_distill.utils.notices import DistillationWarning
 from tests.callbacks.guests import Theirs, fit, teacher, theirs
@@ -66,7 +66,7 @@ def test_a_criterion_of_another_task_is_refused() -> None:
 
 
 def test_the_task_of_a_wrapped_criterion_counts() -> None:
-    assert task_of({"a": LogitMSE(), "b": OnHead(SoftTarget(task="multilabel"), "head")}) == "multilabel"
+    assert common_task({"a": LogitMSE(), "b": OnHead(SoftTarget(task="multilabel"), "head")}) == "multilabel"
 
 
 def test_labels_that_do_not_fit_speak_of_distill(tmp_path: Path) -> None:

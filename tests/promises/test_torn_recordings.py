@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from lit_distill.recording import FolderStore, Plan, store
-from lit_distill.recording.store import Layout
+from lit_distill.recording.plan import Layout
 
 pytestmark = pytest.mark.slow
 FINISHED = "an interrupted recording is finished exactly"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lit_distill.recording import Plan
-from lit_distill.recording.store import Layout
+from lit_distill.recording.plan import Layout
 
 
 @pytest.mark.parametrize("fixed", [False, True])

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from lit_distill.recording import DamagedRecording, FolderStore, MemoryStore, Plan, StaleRecording
-from lit_distill.recording.store import Layout
+from lit_distill.recording.plan import Layout
 
 DTYPE = np.dtype([("logits", "<f2", (4,))])
 MANIFEST = {"format": "test", "teacher": {"weights": "abc", "class": "Net"}, "views": 2}

@@ -20,7 +20,7 @@ from lit_distill.batch.reporting import describe
 from lit_distill.callbacks.distill import host as hosting
 from lit_distill.callbacks.distill.dry_run import run_step_on_copy
 from lit_distill.callbacks.distill.evaluates_host import EvaluatesHost
-from lit_distill.callbacks.distill.evaluation import HostEvaluation, default_criteria, task_of
+from lit_distill.callbacks.distill.evaluation import HostEvaluation, common_task, default_criteria
 from lit_distill.callbacks.distill.heard import Heard, tokens_that_count
 from lit_distill.callbacks.distill.host_labels import note_on_labels
 from lit_distill.callbacks.distill.student_calls import StudentCalls
@@ -148,7 +148,7 @@ class Distill(EvaluatesHost):
         self._heard = Heard(student)
         group = None if parameter_group is None else check_whole("parameter_group", parameter_group)
         self._trained = TrainedAdditions(group)
-        meant = task if task is not None else task_of(self.criteria.criteria())
+        meant = task if task is not None else common_task(self.criteria.criteria())
         self._meant: Task = meant
         numbers = meant == "regression"
         self._reader = BatchReader(self._format, labels_are_read=needed, inputs_are_read=False, numbers=numbers)
@@ -175,7 +175,7 @@ class Distill(EvaluatesHost):
         if stage != "fit":
             self._host.wrap(pl_module, "on_load_checkpoint", hosting.without_additions)
             return
-        hosting.check(trainer, pl_module, self)
+        hosting.check_host(trainer, pl_module, self)
         if hosting.find(pl_module, self.student) is not None:
             self._attach(trainer, pl_module, set_up=False)
             return

@@ -34,7 +34,7 @@ from lit_distill.utils.notices import tell
 STEPS = {"val": "validation_step", "test": "test_step"}
 
 
-def task_of(criteria: Mapping[str, Criterion]) -> Task:
+def common_task(criteria: Mapping[str, Criterion]) -> Task:
     """The task that the criteria are made for; ``multiclass`` where none says."""
     told = map(checks.task_of, criteria.values())
     return next((task for task in told if task is not None), "multiclass")

@@ -171,7 +171,7 @@ def needs_optimizer(trainer: Trainer, module: LightningModule) -> None:
         )
 
 
-def check(trainer: Trainer, module: LightningModule, guest: Callback) -> None:
+def check_host(trainer: Trainer, module: LightningModule, guest: Callback) -> None:
     """Refuse what cannot work, before anything is changed.
 
     Raises:

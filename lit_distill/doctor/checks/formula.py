@@ -15,10 +15,10 @@ from lit_distill.doctor.sample import Sample
 from lit_distill.doctor.subject import Subject, close
 
 _DRAWS = 4
-_STEP = 1e-3  # of a finite difference, relative
-_OFF = 0.1  # by which a derivative may miss a finite difference
-_SLOPE = 1e-2  # at the teacher's outputs, of what it is at random ones
-_LOWER = 1e-3  # of the range of values at random, by which one counts as lower
+_STEP = 1e-3  # relative step of a finite difference
+_OFF = 0.1  # relative error that a derivative may have
+_SLOPE = 1e-2  # of the gradient's norm at random outputs
+_LOWER = 1e-3  # of the range of values at random; a larger difference counts
 
 
 @check("scalar", "every criterion is one number")

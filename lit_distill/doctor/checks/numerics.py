@@ -69,7 +69,7 @@ def hidden_nan(subject: Subject) -> list[Finding] | None:
         return None
     usual, larger = (subject.value(subject.draw_opposite(scale)) for scale in _RISING)
     if usual == 0 or abs(larger) < abs(usual) / 2:
-        return []  # it may well come to 0: what it compares is alike in both where they are certain
+        return []  # 0 may be right: what it compares agrees if both networks are certain
     for scale in _LARGE:
         value, slopes = subject.slopes(subject.draw_opposite(scale).to(torch.float32), wanted=["logits"])
         slope = slopes["logits"]

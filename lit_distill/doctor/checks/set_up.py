@@ -12,7 +12,7 @@ from lit_distill.utils.names import listed
 
 
 @check("run", "the set-up trains")
-def run(trial: TrialFit) -> list[Finding]:
+def trains(trial: TrialFit) -> list[Finding]:
     """Bug if the training ends with an error, which is quoted."""
     if trial.error is None:
         return []

@@ -39,7 +39,7 @@ def teacher_drift(trial: TrialFit) -> list[Finding] | None:
         return None
     for name, before in seen.before.items():
         after = seen.after.get(name)
-        if after is None:  # it is frozen no more: a callback trains it from some epoch on
+        if after is None:  # no longer frozen: a callback trains it from some epoch on
             continue
         changed = [tensor for tensor in before if before[tensor] != after.get(tensor)]
         if changed:
