@@ -103,7 +103,7 @@ def _miss(subject: Subject, sample: Sample, seed: int) -> float:
 
 @check("sign", "being as the teacher is better than being at random")
 def sign(subject: Subject) -> list[Finding] | None:
-    """Bug if it is larger for a student like the teacher than at random: in all outputs, the logits alone, or one layer."""
+    """Bug if it is larger for a student like the teacher than at random: in all outputs, only logits, or one layer."""
     same = subject.alike
     if same is None or same.raw(same.draw(0)).dim():
         return None

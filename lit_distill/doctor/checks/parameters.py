@@ -36,7 +36,7 @@ def optimizer(trial: TrialFit) -> list[Finding] | None:
 
 @check("unregistered", "every tensor that the loss differentiates is a parameter that an optimizer holds")
 def unregistered(trial: TrialFit) -> list[Finding] | None:
-    """Bug if the loss is differentiated, step after step, for a tensor that is no parameter, such as those of a plain list."""
+    """Bug if the loss is differentiated, step after step, for a tensor that is not a parameter, as in a plain list."""
     seen, found = trial.seen, []
     if not seen.parameters:
         return None
