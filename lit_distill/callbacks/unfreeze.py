@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from lit_distill.engine.late_schedules import fit_length
+from lit_distill.engine.fit_length import fit_length
 from lit_distill.utils.arguments import check_flag, check_number, check_whole, layer_tuple, wrong_type
 from lit_distill.utils.names import match_layers
 from lit_distill.utils.notices import tell

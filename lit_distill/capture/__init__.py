@@ -1,4 +1,4 @@
-"""Reads named layers of any network during its forward passes.
+"""Hooks that read named layers of any network during its forward passes.
 
 May import ``batch`` and what lies below it.
 """

@@ -1,4 +1,4 @@
-"""A call of a model, as it was heard."""
+"""A recorded call of a model."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class Call:
     """One call of the model.
 
     Attributes:
-        inputs: What it was called with.
+        inputs: The arguments.
         with_grad: Gradients were on.
-        watch: On the inputs, since the call began; None where nothing tells of changes.
-        name: The part of the model that was called; empty where that was the model itself.
-        parts: Names of the parts that the call consists of, where the model was called part by part.
-        raw: What it returned.
-        layers: What the captured layers gave.
-        mask_keys: Names of the arguments that say which of the logits' positions count.
-        changed: What the model itself changed of its inputs.
+        watch: A snapshot of the inputs at the start of the call; None under ``torch.compile``.
+        name: The part of the model that was called; empty for the model itself.
+        parts: Names of the parts that the call consists of, if the model was called part by part.
+        raw: The return value.
+        layers: The outputs of the captured layers.
+        mask_keys: Names of arguments that say which positions of the logits count.
+        changed: The model's changes of its inputs.
     """
 
     inputs: Inputs
@@ -45,21 +45,21 @@ class Call:
 
     @property
     def mask(self) -> Tensor | None:
-        """True at the tokens that count, where the model was told by an argument of a usual name."""
+        """True at the tokens that count, from an argument with a usual name; else None."""
         named = self.inputs.named if isinstance(self.inputs, Arguments) else self.inputs
         found = next((named[key] for key in self.mask_keys if key in named), None) if isinstance(named, dict) else None
         return found.bool() if isinstance(found, Tensor) else None
 
 
 def inputs_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
-    """What a model is called with, in the form that ``call_model`` takes."""
+    """Return a call's arguments in the form that ``call_model`` takes."""
     if not kwargs:
         return args[0] if len(args) == 1 and isinstance(args[0], Tensor) else args
     return Arguments(args, kwargs) if args else kwargs
 
 
 def in_words(inputs: Inputs) -> str:
-    """What a model is called with: each argument's type and shape."""
+    """Describe a call's arguments by type and shape."""
     positional, named = positions_and_names(inputs)
     words = [_value_in_words(value) for value in positional]
     words += [f"{name}={_value_in_words(value)}" for name, value in named.items()]
@@ -75,15 +75,15 @@ def _value_in_words(value: Any) -> str:
 
 @contextmanager
 def explaining_inputs(owner: str, name: str, inputs: Inputs) -> Iterator[None]:
-    """Say whose forward pass failed, and on what.
+    """Name the network and its inputs in the error of a forward pass.
 
     Args:
         owner: ``student`` or ``teacher``.
         name: The network's class.
-        inputs: What it is called with.
+        inputs: Its inputs.
 
     Raises:
-        ValueError: It failed on them. What this package itself refuses goes on as it is.
+        ValueError: The forward pass failed. Errors of this package pass through unchanged.
     """
     try:
         yield
@@ -97,7 +97,7 @@ def explaining_inputs(owner: str, name: str, inputs: Inputs) -> Iterator[None]:
         images = isinstance(error, (RuntimeError, AssertionError)) and any(one.dim() == 4 for one in tensors_of(inputs))
         other = (
             " It gets what the student gets"
-            f"{': lit_distill.adapt(teacher, size=…, channels=…) brings images to what it wants' * images}"
+            f"{': lit_distill.adapt(teacher, size=…, channels=…) brings images to its size and channels' * images}"
             "; BatchFormat(teacher_input_key=…) gives it other entries of the batch."
         )
         raise ValueError(
@@ -107,6 +107,6 @@ def explaining_inputs(owner: str, name: str, inputs: Inputs) -> Iterator[None]:
 
 
 def _is_own(error: BaseException) -> bool:
-    """Whether this package raised it, as its hooks do while a network runs: it says whose it is already."""
+    """Return True if this package raised the error, in a hook: its message is complete."""
     *_, (frame, _line) = traceback.walk_tb(error.__traceback__)
     return str(frame.f_globals.get("__name__", "")).split(".")[0] == __package__

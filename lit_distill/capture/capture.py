@@ -1,4 +1,4 @@
-"""Reads named layers of any ``nn.Module`` during its forward pass; ``references`` says how layers are named."""
+"""Reads named layers of any ``nn.Module`` during its forward pass; ``utils.names`` says how layers are named."""
 
 from __future__ import annotations
 
@@ -7,39 +7,46 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from lit_distill.batch.batch import Inputs, call_model
 from lit_distill.batch.layout import Layout, dense, observed, timm_channels
 from lit_distill.batch.layouts import Layouts
 from lit_distill.capture.call import explaining_inputs
+from lit_distill.capture.contexts import dense_encoders, muted
 from lit_distill.capture.formats import is_exported, refuse_hidden_layers
 from lit_distill.capture.hooks import AllRead, InputHook, LayerCalls, OutputHook, Store
+from lit_distill.capture.picking import pick_output
 from lit_distill.outputs import OutputKey, Outputs, logits_or_reason, unread
 from lit_distill.utils.compiling import uncompiled
 from lit_distill.utils.lightning_names import is_module
-from lit_distill.utils.names import chosen_call, hook_key, layer_path, match_layers
+from lit_distill.utils.names import hook_key, layer_path, match_layers
 
 _STOPPED = object()
 
 
 class Capture:
-    """A model whose forward pass gives ``Outputs``: logits and the chosen layers' tensors.
+    """Runs a model and returns ``Outputs``: its logits and the tensors of chosen layers.
 
-    Hooks are registered here, so make the capture before the model is compiled and first called.
-    Recomputation under gradient checkpointing happens outside the recorded pass and is not captured.
+    The constructor registers the hooks, so make the capture before the model is compiled and first called. Recomputation under
+    gradient checkpointing is not captured.
 
     Args:
-        model: Any module; one wrapped by ``torch.compile`` is read through.
-        references: Layers to capture, as ``match_layers`` takes them.
+        model: Any module; of one compiled by ``torch.compile`` the original is read.
+        references: Layers to capture: names, globs, ``layer:input``, ``layer#0`` for one of several calls.
         output_key: The entry of the output that holds the logits, or a function that takes them out.
         owner: ``student`` or ``teacher``, for error messages.
-        layouts: Layouts of layers that the network's modules do not tell, by reference or glob.
-        class_dim: The classes' dimension in the logits; found out if None.
+        layouts: Layouts of layers for which they cannot be found, by name or glob.
+        class_dim: The classes' dimension in the logits; found from the data if None.
 
     Raises:
         ValueError: A reference names no layer of the model.
+
+    Examples:
+        >>> capture = Capture(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3)), ["0"])
+        >>> outputs = capture.run(torch.zeros(2, 4))
+        >>> outputs.logits.shape, outputs.features["0"].shape
+        (torch.Size([2, 3]), torch.Size([2, 8]))
     """
 
     def __init__(
@@ -57,7 +64,7 @@ class Capture:
         self.layouts = Layouts(owner, layouts or {}, class_dim)
         self.store = Store()
         self.finds_overwrites = False
-        self.gradients_expected = True  # False where layers that are frozen are to be trained later
+        self.gradients_expected = True  # False if frozen layers are trained later
         self._handles: list[Any] = []
         inner, modules = uncompiled(model), self._modules()
         self._lightning = [module for module in inner.modules() if is_module(module)]
@@ -78,21 +85,16 @@ class Capture:
         self._handles.append(handle)
 
     def run(
-        self,
-        inputs: Inputs,
-        mask: Tensor | None = None,
-        *,
-        need_grad: bool = False,
-        stop_early: bool = False,
+        self, inputs: Inputs, mask: Tensor | None = None, *, need_grad: bool = False, stop_early: bool = False
     ) -> Outputs:
         """Run the model and read the layers.
 
         Args:
-            inputs: What the model takes.
+            inputs: The model's inputs.
             mask: Passed on to the outputs.
             need_grad: Raise if a captured layer carries no gradient.
-            stop_early: Run no layer after the last one that is captured; the logits are then empty. ``dry_run`` must have
-                come before; a compiled model always runs to its end.
+            stop_early: Run no layer after the last captured one; the logits are then empty. Needs an earlier ``dry_run``; a
+                compiled model always runs to its end.
 
         Raises:
             ValueError: The model failed on its inputs in a dry run.
@@ -106,10 +108,10 @@ class Capture:
         return self.read(raw, calls, mask, need_grad=need_grad)
 
     def dry_run(self, inputs: Inputs, mask: Tensor | None = None) -> Outputs:
-        """Run the model once before training: learn which layers a later in-place operation overwrites, and clone them then.
+        """Run the model once before training, to find the layers that in-place operations overwrite: later runs clone them.
 
         Args:
-            inputs: What the model takes.
+            inputs: The model's inputs.
             mask: Passed on to the outputs.
 
         Raises:
@@ -128,7 +130,7 @@ class Capture:
             self.finds_overwrites = False
 
     def _first_call(self, inputs: Inputs, stop_early: bool) -> tuple[Any, LayerCalls]:
-        """Call the model, and find out the layouts and how many layers run."""
+        """Call the model, and find the layouts and the number of layers that run."""
         dry = self.finds_overwrites
         if dry:
             self.store.expected = 0
@@ -138,24 +140,17 @@ class Capture:
             self.store.expected = sum(map(len, calls.values()))
         return raw, calls
 
-    def read(
-        self,
-        raw: Any,
-        calls: LayerCalls,
-        mask: Tensor | None = None,
-        *,
-        need_grad: bool = False,
-    ) -> Outputs:
-        """The outputs of a forward pass.
+    def read(self, raw: Any, calls: LayerCalls, mask: Tensor | None = None, *, need_grad: bool = False) -> Outputs:
+        """Return the outputs of a forward pass.
 
         Args:
-            raw: What the model returned.
-            calls: What its hooks read.
-            mask: As in ``run``.
-            need_grad: As in ``run``.
+            raw: The model's return value.
+            calls: The layers' outputs that the hooks read.
+            mask: Passed on to the outputs.
+            need_grad: Raise if a captured layer carries no gradient.
 
         Raises:
-            RuntimeError: As in ``run``.
+            RuntimeError: A layer cannot be read (see ``run``).
         """
         if not self.layers and self.output_key is None and isinstance(raw, Tensor) and self.layouts.are_usual(raw):
             return Outputs(raw, {}, mask)
@@ -166,7 +161,7 @@ class Capture:
 
     @contextmanager
     def observed(self) -> Iterator[None]:
-        """Find out in the forward passes meanwhile where each tensor holds its channels."""
+        """Find, in the forward passes of the block, the channel dimension of each tensor."""
         modules = self._modules()
         layers = list(dict.fromkeys(modules[layer_path(layer)] for layer in self.layers))
         with observed(uncompiled(self.model), layers, eager=not is_compiled(self.model)) as evidence:
@@ -178,15 +173,15 @@ class Capture:
         self.layouts.learn(evidence, self.store.placed)
 
     def arrange(self, raw: Any, features: Mapping[str, Tensor], mask: Tensor | None = None) -> Outputs:
-        """The outputs in the layout that criteria see.
+        """Return the outputs in the layout that criteria expect.
 
         Args:
-            raw: What the model returned.
-            features: Each layer's tensor, as the model made it.
-            mask: As in ``run``.
+            raw: The model's return value.
+            features: Each layer's tensor in the model's own layout.
+            mask: Passed on to the outputs.
 
         Raises:
-            ValueError: Which dimension holds a layer's channels cannot be told.
+            ValueError: A layer's channel dimension is unknown.
         """
         logits = logits_or_reason(raw, self.output_key, self.owner) if raw is not _STOPPED else _no_logits(features)
         channels = partial(timm_channels, uncompiled(self.model))
@@ -200,28 +195,28 @@ class Capture:
         return Outputs(logits, placed, mask)
 
     def predict(self, inputs: Inputs) -> Outputs:
-        """Run the model for its logits alone.
+        """Run the model for its logits only.
 
         Args:
-            inputs: What the model takes.
+            inputs: The model's inputs.
         """
         with nullcontext() if self.layouts.known else self.observed(), self.muted(), self._explaining(inputs):
             raw = call_model(self.model, inputs)
         return self.arrange(raw, {})
 
     def _modules(self) -> dict[str, nn.Module]:
-        """The model's modules by every path that leads to one."""
+        """Return the model's modules by all their paths."""
         return dict(uncompiled(self.model).named_modules(remove_duplicate=False))
 
     def _explaining(self, inputs: Inputs) -> AbstractContextManager[None]:
-        """Have a failure say whose it is; one of an exported program, which has one size of inputs, is explained elsewhere."""
+        """Name the model in errors of the block; exported programs, with one size of inputs, are explained elsewhere."""
         inner = uncompiled(self.model)
         if any(map(is_exported, inner.modules())):
             return nullcontext()
         return explaining_inputs(self.owner, type(inner).__name__, inputs)
 
     def _call(self, inputs: Inputs, stop_early: bool) -> tuple[Any, LayerCalls]:
-        """What the model returned, ``_STOPPED`` where it was stopped, and what the hooks read."""
+        """Return the model's return value, ``_STOPPED`` if it was stopped, and the layers' outputs."""
         if self.layers and not self._handles:
             self.restore()
         store = self.store
@@ -229,7 +224,7 @@ class Capture:
         raw: Any = _STOPPED
         try:
             if self.layers or self._lightning:
-                with self.muted(), _dense_encoders(bool(self.layers)):
+                with self.muted(), dense_encoders(bool(self.layers)):
                     raw = call_model(self.model, inputs)
             else:
                 raw = call_model(self.model, inputs)
@@ -241,48 +236,15 @@ class Capture:
         return raw, calls
 
     def _pick(self, layer: str, calls: LayerCalls) -> Tensor:
-        key = hook_key(layer)
-        made = calls.get(key, [])
-        if not made:
-            raise RuntimeError(
-                f"the {self.owner}'s layer {layer!r} did not run in the forward pass: {self._why_not_run(layer)}"
-            )
-        chosen = chosen_call(layer)
-        if chosen is None and len(made) > 1:
-            raise RuntimeError(
-                f"the {self.owner}'s layer {layer!r} ran {len(made)} times in one forward pass; choose a call: "
-                f"'{layer}#0' is the first, '{layer}#-1' the last."
-            )
-        index = chosen or 0
-        if not -len(made) <= index < len(made):
-            raise RuntimeError(f"the {self.owner}'s layer {key!r} ran {len(made)} times; there is no call {index}.")
-        value, version = made[index]
-        if isinstance(value, list) and any(isinstance(item, Tensor) for item in value):
-            shapes = ", ".join(str(list(item.shape)) for item in value if isinstance(item, Tensor))
-            raise RuntimeError(
-                f"the {self.owner}'s layer {layer!r} gave a list of several tensors ({shapes}), and which is meant cannot be "
-                "told; name the layer inside it that makes the one to read."
-            )
-        if not isinstance(value, Tensor):
-            raise RuntimeError(
-                f"the {self.owner}'s layer {layer!r} gave {type(value).__name__} and no tensor. Attention maps are "
-                "only there when the model is built with attn_implementation='eager'."
-            )
+        value, version = pick_output(layer, calls, self.owner, self._modules())
         if version is not None and not value.is_inference() and value._version != version:
             if not self.finds_overwrites:
                 raise RuntimeError(
                     f"the {self.owner}'s layer {layer!r} was overwritten in place after it ran "
                     "(ReLU(inplace=True)?); capture the later layer, or call dry_run once to clone it."
                 )
-            self.store.clone.add(key)
+            self.store.clone.add(hook_key(layer))
         return value
-
-    def _why_not_run(self, layer: str) -> str:
-        module = self._modules()[layer_path(layer)]
-        if isinstance(module, (nn.ModuleList, nn.ModuleDict)) and len(module):
-            last = list(dict(module.named_children()))[-1]
-            return f"it is a {type(module).__name__}, which is never called itself; name one of its modules, '{layer}.{last}'."
-        return "the model skips it, calls it by another way than module(x), or was compiled and called before it was captured."
 
     def _check_gradients(self, features: Mapping[str, Tensor]) -> None:
         dead = [name for name, feature in features.items() if not feature.requires_grad]
@@ -292,56 +254,27 @@ class Capture:
                 "or run inside a re-entrant gradient checkpoint (use checkpoint(..., use_reentrant=False))."
             )
 
-    @contextmanager
-    def muted(self) -> Iterator[None]:
-        """Let LightningModules inside the model log nothing: a Trainer only lets its own module log."""
-        before = [vars(module).get("log") for module in self._lightning]
-        for module in self._lightning:
-            vars(module)["log"] = _log_nothing
-        try:
-            yield
-        finally:
-            for module, log in zip(self._lightning, before, strict=True):
-                if log is None:
-                    del vars(module)["log"]
-                else:
-                    vars(module)["log"] = log
+    def muted(self) -> AbstractContextManager[None]:
+        """Turn off logging of LightningModules inside the model."""
+        return muted(self._lightning)
 
     @property
     def overwritten(self) -> set[str]:
-        """The layers that a later in-place operation overwrites, as far as a dry run found them."""
+        """The layers that in-place operations overwrite, found in a dry run."""
         return self.store.clone
 
     def remove(self) -> None:
-        """Take the hooks off the model, which is plain then; ``run`` puts them back."""
+        """Remove the hooks from the model; ``run`` restores them."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
 
     def restore(self) -> None:
-        """Put the hooks back, onto the modules that are at the layers' paths now."""
+        """Register the hooks on the modules that are now at the layers' paths."""
         self.remove()
         modules = self._modules()
         for key in dict.fromkeys(map(hook_key, self.layers)):
             self._register(modules[layer_path(key)], key)
-
-
-@contextmanager
-def _dense_encoders(reading: bool) -> Iterator[None]:
-    """Keep PyTorch's Transformer encoders from their fast path, whose layers give nested tensors without the padding."""
-    enabled = torch.backends.mha.get_fastpath_enabled()
-    if not (reading and enabled):
-        yield
-        return
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)
-
-
-def _log_nothing(*args: Any, **kwargs: Any) -> None:
-    pass
 
 
 def _no_logits(features: Mapping[str, Tensor]) -> Tensor:
@@ -349,11 +282,11 @@ def _no_logits(features: Mapping[str, Tensor]) -> Tensor:
 
 
 def is_compiled(model: nn.Module, itself: bool = False) -> bool:
-    """Whether the model, or a part of it, runs compiled.
+    """Return True if a model, or a part of it, runs compiled.
 
     Args:
         model: The model.
-        itself: Leave its parts out.
+        itself: Leave out its parts.
     """
     return any(
         hasattr(part, "_orig_mod") or getattr(part, "_compiled_call_impl", None) is not None

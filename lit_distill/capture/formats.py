@@ -1,4 +1,4 @@
-"""Networks in formats that cannot do all that a Python module can: exported programs, TorchScript, other weights' types."""
+"""Networks with fewer abilities than a Python module: exported programs, TorchScript, weights of other types."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ _MODES = {"dropout": 2, "batch_norm": 5}  # the argument of PyTorch's operators 
 
 
 def is_exported(module: nn.Module) -> bool:
-    """Whether a module is a program of ``torch.export``, whose layers and mode are part of its graph."""
+    """Return True for a program of ``torch.export``, whose layers and mode are part of its graph."""
     return isinstance(module, fx.GraphModule) and any(
         isinstance(node.target, torch._ops.OpOverload) for node in module.graph.nodes
     )
 
 
 def is_scripted(module: nn.Module) -> bool:
-    """Whether a module is TorchScript, whose layers run where no Python hook sees them."""
+    """Return True for TorchScript, whose layers Python hooks cannot read."""
     return isinstance(module, torch.jit.ScriptModule)
 
 
 def format_of(module: nn.Module) -> str | None:
-    """What a module is, in words, where it is no Python module."""
+    """Name the format of a module; None for a Python module."""
     if is_scripted(module):
         return "a TorchScript module"
     return "a program of torch.export" if is_exported(module) else None
 
 
 def set_mode(model: nn.Module, training: bool) -> None:
-    """Put a network in train or eval mode; exported parts, which have one mode for good, are left as they are.
+    """Put a network in train or eval mode, except exported parts, whose mode is fixed.
 
     Args:
         model: The network.
@@ -54,19 +54,19 @@ def set_mode(model: nn.Module, training: bool) -> None:
 
 
 def require_gradients(model: nn.Module, wanted: bool) -> None:
-    """Have a network's parameters ask for gradients, or not; ``requires_grad_`` refuses TorchScript."""
+    """Set ``requires_grad`` of a network's parameters; ``Module.requires_grad_`` fails for TorchScript."""
     for parameter in model.parameters():
         parameter.requires_grad_(wanted)
 
 
 def freeze(model: nn.Module) -> nn.Module:
-    """Put a network in eval mode and keep gradients off its parameters, whatever its format.
+    """Put a network in eval mode and turn off its parameters' gradients, in any format.
 
     Args:
-        model: The network, returned.
+        model: The network, which is returned.
 
     Raises:
-        TypeError: It is no network.
+        TypeError: It is not a network.
     """
     check_network("the teacher", model)
     check_sizes("teacher", model)
@@ -75,7 +75,7 @@ def freeze(model: nn.Module) -> nn.Module:
     for part in model.modules():
         if is_exported(part) and _trains(part):
             tell(
-                f"the teacher {_name(model)} was exported in training mode: its dropout or BatchNorm stays at work in it. "
+                f"the teacher {_name(model)} was exported in training mode: its dropout or BatchNorm stays active. "
                 "Export it again after model.eval()."
             )
     return model
@@ -83,7 +83,7 @@ def freeze(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def explaining_fixed_sizes(model: nn.Module) -> Iterator[None]:
-    """Say what to do where an exported program gets inputs of another size than it was exported for."""
+    """Explain the error of an exported program whose inputs have another size than in the export."""
     try:
         yield
     except (AssertionError, RuntimeError) as error:
@@ -103,17 +103,17 @@ def refuse_fixed_mode(model: nn.Module, owner: str) -> None:
         owner: ``student`` or ``teacher``, for the message.
 
     Raises:
-        ValueError: It, or a part of it, is an exported program.
+        ValueError: The network, or a part of it, is an exported program.
     """
     if any(_mode_is_fixed(part) for part in model.modules()):
         raise ValueError(
-            f"the {owner} {_name(model)} is a program of torch.export, which knows no train mode, so it cannot be trained; "
+            f"the {owner} {_name(model)} is a program of torch.export, which has no train mode, so it cannot be trained; "
             "give the network that it was exported from, and export that afterwards."
         )
 
 
 def refuse_hidden_layers(model: nn.Module, layers: Iterable[str], owner: str) -> None:
-    """Refuse references to layers that no hook sees.
+    """Refuse layers that hooks cannot read.
 
     Args:
         model: The network.
@@ -121,7 +121,7 @@ def refuse_hidden_layers(model: nn.Module, layers: Iterable[str], owner: str) ->
         owner: ``student`` or ``teacher``, for the message.
 
     Raises:
-        ValueError: One is inside TorchScript or an exported program.
+        ValueError: A layer is inside TorchScript or an exported program.
     """
     for layer in layers:
         module, inside = model, []
@@ -133,7 +133,7 @@ def refuse_hidden_layers(model: nn.Module, layers: Iterable[str], owner: str) ->
         if kind is not None:
             raise ValueError(
                 f"the {owner}'s layer {layer!r} cannot be read: the {owner} is {kind}, of which only the output can be "
-                "seen. Use criteria on logits, or give the Python network that it was made from."
+                "read. Use criteria on logits, or give the Python network that it was made from."
             )
 
 
@@ -164,9 +164,9 @@ def _name(model: nn.Module) -> str:
 
 
 def floating_type(model: nn.Module) -> torch.dtype | None:
-    """The type of a network's first floating-point parameter, or buffer, or of a complex one's parts; None without any.
+    """Return the type of a network's first floating-point or complex parameter or buffer (of a complex one, its parts' type).
 
-    PyTorch's quantised layers, which hold none, take float32.
+    None without any, except float32 for PyTorch's quantised layers, which have no such tensors.
     """
     tensors = (tensor for tensor in _weights(model) if tensor.is_floating_point() or tensor.is_complex())
     found = next((tensor.dtype.to_real() for tensor in tensors), None)
@@ -174,11 +174,11 @@ def floating_type(model: nn.Module) -> torch.dtype | None:
 
 
 def own_precision(model: nn.Module, inputs: Inputs) -> AbstractContextManager[None]:
-    """Keep the Trainer's autocast off a network that has a precision of its own: another type than float32, or int8.
+    """Turn off the Trainer's autocast for a network with its own precision: another type than float32, or int8.
 
     Args:
         model: The network.
-        inputs: What it is called with.
+        inputs: Its inputs.
     """
     if floating_type(model) in (None, torch.float32) and not has_packed_weights(model):
         return nullcontext()
@@ -187,7 +187,7 @@ def own_precision(model: nn.Module, inputs: Inputs) -> AbstractContextManager[No
 
 
 def has_packed_weights(model: nn.Module) -> bool:
-    """Whether a part of a network is one of PyTorch's quantised layers, which hold no parameters."""
+    """Return True if a part of a network is one of PyTorch's quantised layers, which hold no parameters."""
     return any(type(part).__module__.startswith(_QUANTISED) for part in model.modules())
 
 
@@ -197,22 +197,22 @@ def _weights(model: nn.Module) -> Iterator[Tensor]:
 
 
 def weights_mark(model: nn.Module) -> tuple[tuple[int, int], ...]:
-    """A mark that differs once weights or buffers were changed in place, replaced or moved; cheap enough for each batch.
+    """Return a mark that differs once weights or buffers were changed in place, replaced or moved; cheap enough per batch.
 
-    A change through ``.data`` leaves no trace that could be seen so.
+    Changes through ``.data`` do not show.
     """
     return tuple((_place(tensor), -1 if tensor.is_inference() else tensor._version) for tensor in _weights(model))
 
 
 def _place(tensor: Tensor) -> int:
-    return tensor.data_ptr() if tensor.layout == torch.strided else id(tensor)  # a sparse one has no memory of its own
+    return tensor.data_ptr() if tensor.layout == torch.strided else id(tensor)  # a sparse tensor has no single memory
 
 
 def moved(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """What moves tensors as a function does, and leaves them in their type.
+    """Wrap a function that moves tensors so that it does not change their type.
 
     Args:
-        fn: Moves tensors, and may convert them: what ``nn.Module.to`` hands to each module.
+        fn: Moves tensors, and may convert them: the function that ``nn.Module.to`` applies.
     """
 
     def move(tensor: Tensor) -> Tensor:
@@ -223,11 +223,11 @@ def moved(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
 
 
 def cast_floats(value: Any, dtype: torch.dtype | None) -> Any:
-    """Nested inputs with their floating-point tensors in a type; the same where there is none.
+    """Cast the floating-point tensors of nested inputs.
 
     Args:
-        value: Tensors in mappings, tuples, lists, ``Arguments`` and dataclasses; all else stays as it is.
-        dtype: The type; None to leave all as it is.
+        value: Tensors in mappings, tuples, lists, ``Arguments`` and dataclasses; other values do not change.
+        dtype: The type; None for no cast.
     """
     if dtype is None:
         return value
@@ -235,11 +235,11 @@ def cast_floats(value: Any, dtype: torch.dtype | None) -> Any:
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
-    """Apply a function to each tensor of nested inputs, whose form stays.
+    """Apply a function to each tensor of nested inputs, and keep their structure.
 
     Args:
         function: The function.
-        value: As in ``cast_floats``.
+        value: Tensors in mappings, tuples, lists, ``Arguments`` and dataclasses; other values do not change.
     """
     if isinstance(value, Tensor):
         return function(value)

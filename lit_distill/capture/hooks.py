@@ -1,4 +1,4 @@
-"""The hooks that read a network's layers, and what they write to."""
+"""The hooks that read a network's layers, and the store that they write to."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from lit_distill.batch.layout import Evidence, Placement, dense
 
-LayerCalls = dict[str, list[tuple[Any, int | None]]]  # what each layer gave, call by call, and its version
+LayerCalls = dict[str, list[tuple[Any, int | None]]]  # each layer's outputs, call by call, with their versions
 
 
 class AllRead(BaseException):
-    """Ends a forward pass of which nothing more is read; no ``Exception``, so that a model's own handlers let it by."""
+    """Raised to stop a forward pass once every captured layer has run; a ``BaseException``, so that models do not catch it."""
 
 
 @dataclass
 class Store:
-    """Where the hooks of one model write, and only while a forward pass is being read (``recording``).
+    """The outputs that the hooks of one model have read; they write only while ``recording`` is set.
 
-    ``expected`` is the number of calls that a whole pass makes; ``stop`` ends the pass at the last of them. While
-    ``evidence`` is gathered, ``placed`` takes where each layer's tensor holds its channels; None where that cannot be told.
+    ``expected`` is the number of calls in a whole pass; ``stop`` ends the pass at the last of them. While ``evidence`` is
+    gathered, ``placed`` gets the place of each layer's channels, or None if it is unknown.
     """
 
     recording: bool = False
@@ -59,17 +59,17 @@ class Store:
 
 
 def select_tensor(value: Any) -> Tensor | None:
-    """A layer's tensor: itself, or the first tensor of a tuple or a mapping; none of a list of several."""
+    """Return a layer's tensor: the output itself, or the first tensor of a tuple or a mapping; None for a list of several."""
     if isinstance(value, Tensor):
         return value
     if isinstance(value, list) and sum(isinstance(item, Tensor) for item in value) > 1:
-        return None  # branches side by side, of which none is the first
+        return None  # parallel branches, of which none is the first
     values = value.values() if isinstance(value, Mapping) else value if isinstance(value, (tuple, list)) else ()
     return next((item for item in values if isinstance(item, Tensor)), None)
 
 
 def _padded(value: Any, batch_first: bool) -> Any:
-    """What a recurrent layer made of a packed sequence, padded; anything else as it is."""
+    """Pad a recurrent layer's packed sequence; return anything else unchanged."""
     first = value[0] if isinstance(value, tuple) and value and not isinstance(value, PackedSequence) else value
     return pad_packed_sequence(first, batch_first=batch_first)[0] if isinstance(first, PackedSequence) else value
 

@@ -1,4 +1,4 @@
-"""Reads the calls of a model's parts, made one by one, as one call of the model."""
+"""Joins calls of a model's parts, made one after another, to one call of the model."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _MOST_NODES = 2000  # of an autograd graph, between one part's output and the ne
 
 
 def join_parts(parts: list[Call], known: tuple[str, ...] = ()) -> Call:
-    """One call, with the first part's inputs and the last part's output.
+    """Return one call, with the first part's inputs and the last part's output.
 
     Args:
         parts: The parts' calls, in their order.
-        known: Parts that are known to make one chain in this order; without gradients, a pooling between them hides that.
+        known: Parts that are known to form a chain in this order; without gradients, a pooling between them hides that.
 
     Raises:
-        ValueError: They make no one chain; says which parts were called, and why not.
+        ValueError: They do not form a chain; the message names the parts and the reason.
     """
     names = [part.name for part in parts]
     made = [part for part in parts if part.layers is not None]
@@ -39,9 +39,7 @@ def join_parts(parts: list[Call], known: tuple[str, ...] = ()) -> Call:
         seen += given
         loose = [tensor for tensor in taken if not _comes_from(tensor, seen)]
         if loose or not any(_comes_from(tensor, given) for tensor in taken):
-            raise ValueError(
-                _refused(names, f"{after.name!r} does not take what {before.name!r} gives, and that alone")
-            )
+            raise ValueError(_refused(names, f"{after.name!r} does not take only the output of {before.name!r}"))
     first, last = parts[0], parts[-1]
     layers: dict[str, list[Any]] = {}
     for part in parts:
@@ -54,19 +52,19 @@ def join_parts(parts: list[Call], known: tuple[str, ...] = ()) -> Call:
 
 
 def check_parts(model: nn.Module, call: Call) -> None:
-    """Make sure, on a copy of the model, that what the parts give is what the whole model gives.
+    """Check, on a copy of the model, that the parts' output has the shape of the whole model's.
 
     Args:
-        model: The copy; its random states and buffers are used up.
+        model: The copy; its random states and buffers change.
         call: The parts' joined call.
 
     Raises:
-        ValueError: It is not, as far as the shapes tell.
+        ValueError: It has not.
     """
     try:
         with as_in_evaluation(model), torch.no_grad():
             whole = [tensor.shape for tensor in tensors_of(call_model(model, call.inputs))]
-    except NotImplementedError:  # it has no forward, as a ModuleDict: there is no whole to compare with
+    except NotImplementedError:  # without a forward, such as a ModuleDict: there is no whole to compare with
         inside = tuple(f"{part}." for part in call.parts)
         left = [name for name, _ in model.named_parameters() if not name.startswith(inside)]
         if left:
@@ -88,7 +86,7 @@ def _refused(names: list[str], why: str) -> str:
 
 
 def _comes_from(tensor: Tensor, sources: list[Tensor]) -> bool:
-    """Whether a tensor is one of the sources, a view of one, or computed from one with gradients on."""
+    """Return True if a tensor is one of the sources, a view of one, or computed from one with gradients on."""
     if any(tensor is source or _same_memory(tensor, source) for source in sources):
         return True
     nodes = {source.grad_fn for source in sources if source.grad_fn is not None}

@@ -13,7 +13,7 @@ from torch import nn
 from lit_distill.callbacks import Distill
 from lit_distill.criteria import Criterion
 from lit_distill.criteria.task_loss import TaskLoss
-from lit_distill.engine.checkpoint import NOTE_KEY
+from lit_distill.engine.checkpoint import ENTRY_KEY
 from lit_distill.engine.weighted import WeightedCriteria
 from lit_distill.modules import DistillationModule
 from lit_distill.teachers import FrozenTeacher, Teacher
@@ -103,8 +103,8 @@ def setup_of(module: LightningModule, callbacks: Iterable[Any] = ()) -> Setup:
             "the doctor examines a DistillationModule, or a LightningModule of your own with a lit_distill.Distill among "
             f"trainer_options['callbacks']; it was given a {type(module).__name__}, {lacks}."
         )
-    parts = frozenset({NOTE_KEY, distill.student.split(".")[0]})
-    return Setup(module, distill, distill.teacher, f"{NOTE_KEY}.criteria", parts)
+    parts = frozenset({ENTRY_KEY, distill.student.split(".")[0]})
+    return Setup(module, distill, distill.teacher, f"{ENTRY_KEY}.criteria", parts)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What makes training quicker on the device at hand, and leaves evaluation as it is: the `fast` switch."""
+"""The ``fast`` switch: faster training on the present device, with evaluation unchanged."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # of glibc's malloc.h
 class Acceleration:
     """Speeds up the student's training passes and the frozen teacher's; off, it does nothing.
 
-    The student is compiled in place, in the channels-last layout, and under bfloat16 autocast where the hardware
-    multiplies in it and the Trainer's precision is 32-true. A frozen teacher without a runtime gets the best one for
-    the device. Evaluation and prediction run eagerly.
+    The student is compiled in place, in the channels-last layout, and under bfloat16 autocast if the hardware multiplies in
+    it and the Trainer's precision is 32-true. A frozen teacher without a runtime gets the fastest one of the device.
+    Evaluation and prediction run eagerly.
 
     On or off, glibc keeps the memory of large tensors during a fit on the CPU.
 
     Args:
-        on: Whether to do more than that.
+        on: Turn the above on.
     """
 
     def __init__(self, on: bool = False) -> None:
@@ -45,14 +45,14 @@ class Acceleration:
     def start(
         self, student: nn.Module, teacher: Teacher | None, device: torch.device, precision: str, compiled: bool = True
     ) -> None:
-        """Prepare both networks, before the first batch and with the networks on their device.
+        """Prepare both networks, on their device and before the first batch.
 
         Args:
             student: The network to train.
-            teacher: The teacher; one that trains, or has a runtime, is left as it is.
-            device: Where both are.
-            precision: The Trainer's.
-            compiled: Whether to compile the student; not where each step is differentiated twice (``utils.measuring``).
+            teacher: The teacher; one that trains, or has a runtime, does not change.
+            device: Device of both.
+            precision: The Trainer's precision.
+            compiled: Compile the student; False if each step is differentiated twice (``utils.measuring``).
         """
         if device.type == "cpu":
             tune_malloc()
@@ -69,13 +69,13 @@ class Acceleration:
                 self._compiled = SteadySize()
         self._bfloat16 = _bfloat16_or_why_not(device, precision)
         self._autocast = device if self._bfloat16 == "on" else None
-        formed = teacher is not None and format_of(teacher.model) is not None  # its graph is made already
+        formed = teacher is not None and format_of(teacher.model) is not None  # it already has a graph
         if isinstance(teacher, FrozenTeacher) and not formed and (teacher.runtime is None or teacher is self._chosen):
             self._chosen = teacher
             teacher.prefer(runtimes_for(device, precision, compiled=reason is None))
 
     def stop(self, student: nn.Module) -> None:
-        """Leave the student as it came: not compiled, its weights in their own layout."""
+        """Restore the student: not compiled, its weights in their own layout."""
         for tensor in self._rearranged:
             tensor.data = tensor.data.contiguous()
             if tensor.grad is not None:
@@ -87,14 +87,14 @@ class Acceleration:
             self._compiled = None
 
     def _rearrange(self, student: nn.Module) -> None:
-        """Bring images' weights to the channels-last layout, and remember which were in the usual one."""
+        """Bring weights of convolutions to the channels-last layout, and record which were in the usual one."""
         images = [tensor for tensor in (*student.parameters(), *student.buffers()) if tensor.dim() == 4]
         if images:
             self._rearranged = [tensor for tensor in images if tensor.is_contiguous()]
             student.to(memory_format=torch.channels_last)
 
     def report(self, teacher: Teacher | None) -> None:
-        """Say what was chosen and why, once the teacher is prepared."""
+        """Print what was chosen and why, once the teacher is prepared."""
         if self.on:
             runtime = teacher.runtime if isinstance(teacher, FrozenTeacher) else None
             asked = "" if teacher is not None and teacher is self._chosen else " as given"
@@ -106,7 +106,7 @@ class Acceleration:
 
     @contextmanager
     def training(self, size: int) -> Iterator[None]:
-        """What to run the student's training pass in.
+        """Return the context of the student's forward pass in training.
 
         Args:
             size: Number of samples in the batch.
@@ -119,17 +119,17 @@ class Acceleration:
             yield
 
     def evaluation(self) -> AbstractContextManager[None]:
-        """What to run the student in outside training: eagerly, so that nothing is compiled for it."""
+        """Return the context of the student's forward pass outside training: eager, so that nothing is compiled."""
         return eagerly() if self._compiled is not None else nullcontext()
 
 
 def runtimes_for(device: torch.device, precision: str = "32-true", compiled: bool = True) -> list[TeacherRuntime]:
-    """A frozen teacher's runtimes for a device, the best first; the last suits every network.
+    """Return a frozen teacher's runtimes for a device, the fastest first; the last works for every network.
 
     Args:
-        device: Where the teacher runs.
-        precision: The Trainer's; with 64-true nothing is narrowed.
-        compiled: Whether ``torch.compile`` works there.
+        device: Device of the teacher.
+        precision: The Trainer's precision; with 64-true no type is narrowed.
+        compiled: ``torch.compile`` works on the device.
     """
     if precision == "64-true":
         return _folded_first(TeacherRuntime(channels_last=True, fold_batch_norm=True, compile=compiled))
@@ -144,12 +144,12 @@ def runtimes_for(device: torch.device, precision: str = "32-true", compiled: boo
 
 
 def _folded_first(runtime: TeacherRuntime) -> list[TeacherRuntime]:
-    """A runtime that folds BatchNorm, and the same without it for networks that cannot be traced."""
+    """Return a runtime that folds BatchNorm, and the same without it for networks that cannot be traced."""
     return [runtime, TeacherRuntime(runtime.precision, runtime.channels_last, compile=runtime.compile)]
 
 
 def _bfloat16_or_why_not(device: torch.device, precision: str) -> str:
-    """``on``, or ``off`` and why."""
+    """Return ``on``, or ``off`` and the reason."""
     if precision != "32-true":
         return f"off: the Trainer's precision is {precision}"
     if _multiplies_bfloat16(device):
@@ -158,9 +158,9 @@ def _bfloat16_or_why_not(device: torch.device, precision: str) -> str:
 
 
 def _multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 is faster than float32: on a GPU that has it, and on CPUs with AMX.
+    """Return True if bfloat16 is faster than float32: on GPUs that have it, and on CPUs with AMX.
 
-    CPUs with AVX-512 bf16 alone are slower in it than in float32.
+    CPUs that have only AVX-512 bf16 are slower in it than in float32.
     """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
@@ -168,31 +168,31 @@ def _multiplies_bfloat16(device: torch.device) -> bool:
 
 
 def _cpu_has(test: str) -> bool:
-    """Ask PyTorch about the CPU; these tests have no public name, and an older PyTorch lacks some."""
+    """Ask PyTorch about the CPU; these functions are private, and an older PyTorch lacks some."""
     ask = getattr(torch.cpu, test, None)
     return bool(ask()) if ask is not None else False
 
 
 def tune_malloc() -> bool:
-    """Let glibc keep the memory of large tensors in place of returning it to the system at every step.
+    """Let glibc keep the memory of large tensors instead of returning it to the system at every step.
 
-    By default each tensor above 128 KiB to 32 MiB may be mapped anew and filled with zeros by the kernel. The setting
-    is the process's; other systems are left as they are.
+    By default each tensor above 128 KiB to 32 MiB may be mapped again and filled with zeros by the kernel. The setting
+    applies to the process; without glibc nothing happens.
 
     Returns:
-        Whether it was set.
+        True if it was set.
     """
     mallopt = _glibc("mallopt")
     return mallopt is not None and bool(mallopt(_MMAP_THRESHOLD, 32 * 1024**2) and mallopt(_TRIM_THRESHOLD, 2**31 - 1))
 
 
 def give_memory_back() -> None:
-    """Return to the system what glibc has kept."""
+    """Return the memory that glibc has kept to the system."""
     trim = _glibc("malloc_trim")
     if trim is not None:
         trim(0)
 
 
 def _glibc(function: str) -> Callable[..., int] | None:
-    """A function of the C library, where that is glibc."""
+    """Return a function of the C library, or None if it lacks it."""
     return getattr(ctypes.CDLL(None), function, None) if sys.platform == "linux" else None

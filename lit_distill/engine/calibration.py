@@ -1,4 +1,4 @@
-"""The expected calibration error in bins: its memory does not grow with the data."""
+"""The expected calibration error, in constant memory."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from torchmetrics import Metric
 
 
 class BinnedCalibrationError(Metric):
-    """How far confidence is from accuracy, the mean over bins of confidence weighted by how much is in each.
+    r"""The gap between confidence and accuracy, averaged over bins of confidence and weighted by their size.
 
-    The value is that of torchmetrics' calibration errors with the norm l1, which keep every prediction until the end of the
-    epoch; this keeps three numbers a bin.
+    $\mathrm{ECE} = \sum_b \frac{n_b}{N} |\mathrm{acc}_b - \mathrm{conf}_b|$, the value of torchmetrics with the norm l1.
+    Torchmetrics keeps every prediction until the end of the epoch; this class keeps three numbers per bin.
 
     Args:
         bins: Number of bins of equal width.
-        dtype: Of the sums: in float32 they stop growing at some 10^7 predictions a bin; not every device has float64.
+        dtype: Type of the sums. In float32 they stop growing at about $10^7$ predictions per bin; not every device has
+            float64.
     """
 
     full_state_update = False
@@ -27,15 +28,15 @@ class BinnedCalibrationError(Metric):
         super().__init__()
         self.bins = bins
         for name in ("counts", "confidences", "hits"):
-            # One more: a confidence of exactly 1 has a place of its own, as in torchmetrics.
+            # One more: a confidence of exactly 1 has its own bin, as in torchmetrics.
             self.add_state(name, torch.zeros(bins + 1, dtype=dtype), dist_reduce_fx="sum")
 
     def update(self, confidence: Tensor, hit: Tensor) -> None:
         """Add predictions.
 
         Args:
-            confidence: In [0, 1], ``[N]``.
-            hit: Whether each came true, ``[N]``.
+            confidence: Confidences in [0, 1], ``[N]``.
+            hit: 1 for each right prediction, else 0, ``[N]``.
         """
         boundaries = torch.linspace(0, 1, self.bins + 1, dtype=confidence.dtype, device=confidence.device)
         place = (torch.bucketize(confidence.contiguous(), boundaries, right=True) - 1).clamp(0, self.bins)
@@ -47,5 +48,5 @@ class BinnedCalibrationError(Metric):
             state.scatter_add_(0, place, values.to(state.dtype))
 
     def compute(self) -> Tensor:
-        """The error so far; 0 where there is nothing."""
+        """Return the error so far; 0 without predictions."""
         return ((self.hits - self.confidences).abs().sum() / self.counts.sum().clamp(min=1)).float()

@@ -1,4 +1,4 @@
-"""The chart page that puts student and teacher on the same axes."""
+"""The layout of TensorBoard's page that shows student and teacher on the same axes."""
 
 from __future__ import annotations
 
@@ -35,5 +35,5 @@ def add_comparison_charts(loggers: Iterable[Any]) -> None:
     """Lay out TensorBoard's Custom Scalars page, for the loggers that write to TensorBoard."""
     for logger in loggers:
         if is_a(logger, "loggers.TensorBoardLogger"):
-            # On other ranks than 0 Lightning hands out a dummy that does nothing.
+            # On other ranks than 0 this is Lightning's dummy.
             logger.experiment.add_custom_scalars(_LAYOUT)

@@ -1,4 +1,4 @@
-"""What a checkpoint holds beside weights: the criteria's names, the features' shapes, the random states."""
+"""The library's entry in a checkpoint: the criteria's names, the features' shapes, the random states."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from lit_distill.batch.layout import usual_channel_dim
-from lit_distill.engine.remembered import (
+from lit_distill.engine.settings_record import (
     changes_of_settings,
     changes_of_teacher,
     class_name,
@@ -22,17 +22,17 @@ from lit_distill.utils.notices import tell
 from lit_distill.utils.plain import as_plain
 from lit_distill.utils.rng import collect_rng_state, collect_rng_states, restore_own_rng_state
 
-NOTE_KEY = "lit_distill"
+ENTRY_KEY = "lit_distill"
 
 
-class CheckpointNote:
+class CheckpointEntry:
     """The library's own entry in a Lightning checkpoint, of plain types.
 
-    The shapes let projectors be rebuilt with no data at hand; the random states make a resumed run equal
-    to an uninterrupted one; the settings and the teacher's mark let a run that is another say so.
+    The shapes allow projectors to be rebuilt without data; the random states make a resumed run equal to an uninterrupted
+    one; the settings and the teacher's digest let a run warn of differences.
 
     Attributes:
-        task: The module's, where it has one.
+        task: The module's task, or None.
     """
 
     def __init__(self) -> None:
@@ -43,40 +43,40 @@ class CheckpointNote:
         self._rng: list[dict[str, Any]] = []  # by rank
         self._read: list[str] = []
 
-    def remember_reading(self, lines: Sequence[str]) -> None:
-        """Keep what was read of a batch, for whoever reads the checkpoint."""
+    def record_reading(self, lines: Sequence[str]) -> None:
+        """Record what is read of a batch, for people who open the checkpoint."""
         self._read = list(lines)
 
-    def remember_settings(self, criteria: WeightedCriteria, teacher: Teacher | None) -> None:
-        """Keep how this run is set and who teaches, as both are before the first batch."""
+    def record_settings(self, criteria: WeightedCriteria, teacher: Teacher | None) -> None:
+        """Record the settings and the teacher of this run, before its first batch."""
         self._settings = describe_settings(criteria, self.task)
         self._teacher = describe_teacher(teacher)
 
     def changes(self, checkpoint: Mapping[str, Any]) -> list[str]:
-        """A line for everything that is otherwise in this run than when a checkpoint was made."""
+        """Return a line for each difference between this run and the one that made a checkpoint."""
         return self.changes_of_settings(checkpoint) + self.changes_of_teacher(checkpoint)
 
     def changes_of_settings(self, checkpoint: Mapping[str, Any]) -> list[str]:
-        """The same of the settings alone."""
-        note = checkpoint.get(NOTE_KEY)
-        if self._settings is None or not isinstance(note, Mapping):
+        """Return a line for each difference in the settings."""
+        entry = checkpoint.get(ENTRY_KEY)
+        if self._settings is None or not isinstance(entry, Mapping):
             return []
-        return changes_of_settings(note.get("settings"), self._settings)
+        return changes_of_settings(entry.get("settings"), self._settings)
 
     def changes_of_teacher(self, checkpoint: Mapping[str, Any]) -> list[str]:
-        """The same of the teacher alone."""
-        note = checkpoint.get(NOTE_KEY)
-        return changes_of_teacher(note.get("teacher"), self._teacher) if isinstance(note, Mapping) else []
+        """Return a line if the teacher differs."""
+        entry = checkpoint.get(ENTRY_KEY)
+        return changes_of_teacher(entry.get("teacher"), self._teacher) if isinstance(entry, Mapping) else []
 
-    def remember_shapes(self, student: Outputs, teacher: Outputs) -> None:
-        """Keep the shapes of an example's outputs."""
+    def record_shapes(self, student: Outputs, teacher: Outputs) -> None:
+        """Record the shapes of an example's outputs."""
         self._shapes = {"student": student.shapes(), "teacher": teacher.shapes()}
 
     def check_shapes(self, student: Outputs, teacher: Outputs) -> None:
-        """Refuse features whose widths differ from those that the projectors were built for.
+        """Refuse features whose number of channels differs from what the projectors were built for.
 
         Raises:
-            ValueError: They differ.
+            ValueError: A number differs.
         """
         if self._shapes is None:
             return
@@ -91,15 +91,15 @@ class CheckpointNote:
                     )
 
     def write(self, checkpoint: dict[str, Any], criteria: WeightedCriteria, alone: bool = False) -> None:
-        """Add the entry.
+        """Add the entry to a checkpoint.
 
         Args:
-            checkpoint: To add it to.
-            criteria: Of the fit.
-            alone: The other processes may not be saving: after an error, one may have failed by itself.
+            checkpoint: The checkpoint.
+            criteria: The criteria of the fit.
+            alone: Only this process may be saving, as after an error in it.
         """
         states = [collect_rng_state()] if alone else collect_rng_states()
-        note = {
+        entry = {
             "criteria": {name: class_name(criterion) for name, criterion in criteria.criteria().items()},
             "shapes": self._shapes,
             "rng": states[0],
@@ -108,34 +108,31 @@ class CheckpointNote:
             "settings": self._settings,
             "teacher": self._teacher,
         }
-        checkpoint[NOTE_KEY] = as_plain(note)
+        checkpoint[ENTRY_KEY] = as_plain(entry)
 
     def read(self, checkpoint: Mapping[str, Any], criteria: WeightedCriteria) -> None:
-        """Read the entry: build what has parameters, so that the weights load strictly.
+        """Read the entry of a checkpoint, and build the criteria's layers, so that the weights load strictly.
 
         Raises:
-            ValueError: The checkpoint is not of a distillation, or of one with other criteria.
+            ValueError: The checkpoint is not of a distillation, is of one with other criteria, or is damaged.
         """
-        note = checkpoint.get(NOTE_KEY)
-        if note is None:
+        entry = checkpoint.get(ENTRY_KEY)
+        if entry is None:
             raise ValueError(
                 "this checkpoint was not made by lit-distill, so a run cannot go on from it. To use its weights, load "
                 "them into the teacher or the student: lit_distill.models.load(model, checkpoint)."
             )
         try:
-            self._check_criteria(note["criteria"], criteria)
-            if self._shapes is None and note["shapes"] is not None:
-                shapes = note["shapes"]
+            self._check_criteria(entry["criteria"], criteria)
+            if self._shapes is None and entry["shapes"] is not None:
+                shapes = entry["shapes"]
                 criteria.build(Outputs.from_shapes(shapes["student"]), Outputs.from_shapes(shapes["teacher"]))
                 self._shapes = shapes
-            criteria.ownership.load(criteria.parts())
-            self._rng = [
-                note["rng"],
-                *note.get("rng_of_other_ranks", ()),
-            ]  # older checkpoints have the first rank's alone
+            criteria.reuse_guard.record_loaded(criteria.parts())
+            self._rng = [entry["rng"], *entry.get("rng_of_other_ranks", ())]  # older checkpoints: only the first rank's
         except (KeyError, TypeError, AttributeError, IndexError, RuntimeError, MemoryError) as error:
             raise ValueError(
-                f"the checkpoint is damaged: what lit-distill has noted in it cannot be read ({type(error).__name__}: {error})."
+                f"the checkpoint is damaged: its entry of lit-distill cannot be read ({type(error).__name__}: {error})."
             ) from error
 
     def _check_criteria(self, made: Mapping[str, str], criteria: WeightedCriteria) -> None:
@@ -147,17 +144,17 @@ class CheckpointNote:
             )
 
     def restore_rng(self, trainer: Trainer, last: bool) -> None:
-        """Put the random states back when a run goes on from a checkpoint: each process's own.
+        """Restore the random state of this process, for a run that continues from a checkpoint.
 
-        To be called before Lightning makes the iterator over the training data, which draws: as soon as the checkpoint is
-        read, since an optimizer's schedule may ask for the number of batches, and at the start of the fit.
+        Called before Lightning makes the iterator over the training data, which draws: when the checkpoint is read, since a
+        scheduler may ask for the number of batches, and at the start of the fit.
 
         Args:
-            trainer: Of the run.
-            last: Whether this is the last time.
+            trainer: The running trainer.
+            last: The states are not needed again.
 
         Raises:
-            ValueError: They are no random states.
+            ValueError: The checkpoint's random states are damaged.
         """
         try:
             if self._rng:
@@ -176,7 +173,7 @@ class CheckpointNote:
             self._rng = []
 
     def forget_rng(self) -> None:
-        """Leave the random states as they are from now on."""
+        """Drop the checkpoint's random states."""
         self._rng = []
 
 
@@ -185,7 +182,7 @@ def _processes(number: int) -> str:
 
 
 def _width(shape: Sequence[int]) -> tuple[int, int]:
-    """A feature's number of dimensions and of channels: what layers of criteria are sized by."""
+    """Return a feature's number of dimensions and of channels: layers of criteria are sized by these."""
     return len(shape), shape[usual_channel_dim(len(shape))]
 
 

@@ -1,4 +1,4 @@
-"""What is checked before the first batch of the arguments, the optimizers and the processes."""
+"""Checks of the arguments, the optimizers and the processes before the first batch."""
 
 from __future__ import annotations
 
@@ -15,15 +15,36 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from lit_distill.batch.batch import Target
-from lit_distill.batch.labels import CLASS_TASKS, Task
+from lit_distill.batch.labels import CLASS_TASKS, TASKS, Task
 from lit_distill.criteria import Criterion, FeatureCriterion
+from lit_distill.engine.named_criteria import check_criteria
 from lit_distill.engine.weighted import WeightedCriteria
 from lit_distill.outputs import Outputs
 from lit_distill.teachers import Teacher
+from lit_distill.utils.arguments import check_choice, check_network
 from lit_distill.utils.graph import unreached_parameters
 from lit_distill.utils.lightning_names import has_forward, is_a
 from lit_distill.utils.notices import tell
 from lit_distill.utils.tensors import count_parameters, parameters_in
+
+
+def module_arguments(
+    student: nn.Module, teacher: nn.Module | Teacher | None, criteria: Mapping[str, Criterion], task: Task
+) -> None:
+    """Check the types of a distillation's main arguments.
+
+    Raises:
+        TypeError: An argument has the wrong type.
+        ValueError: The task is unknown, or a criterion is for another task.
+    """
+    check_choice("task", task, TASKS)
+    check_criteria(criteria)
+    same_task(criteria, task)
+    check_network("student", student)
+    can_be_called(student, "student")
+    if teacher is not None:
+        check_network("teacher", teacher, (Teacher,))
+    can_be_called(teacher, "teacher")
 
 
 def same_task(criteria: Mapping[str, Criterion], task: Task, whose: str = "the module's") -> None:
@@ -52,17 +73,17 @@ def same_task(criteria: Mapping[str, Criterion], task: Task, whose: str = "the m
 
 
 def task_of(criterion: Criterion) -> Task | None:
-    """The task that a criterion is for, or the one that it wraps; None where it is for any."""
+    """Return the task of a criterion, or of the criterion that it wraps; None if it works for any task."""
     found: Task | None = getattr(criterion, "task", None)
     inner = getattr(criterion, "criterion", None)
     return task_of(inner) if found is None and isinstance(inner, Criterion) else found
 
 
 def no_teacher_needed(criteria: WeightedCriteria) -> None:
-    """Refuse criteria that read a teacher's outputs where there is no teacher.
+    """Refuse criteria that need a teacher, for a distillation without one.
 
     Raises:
-        ValueError: One does.
+        ValueError: A criterion needs a teacher.
     """
     needing = [name for name, criterion in criteria.criteria().items() if criterion.needs_teacher]
     if needing:
@@ -80,7 +101,7 @@ def can_be_called(network: nn.Module | Teacher | None, owner: str) -> None:
         owner: ``student`` or ``teacher``, for the message.
 
     Raises:
-        ValueError: It has none.
+        ValueError: The network has no ``forward``.
     """
     network = network.network if isinstance(network, Teacher) else network
     if not isinstance(network, nn.Module) or has_forward(network):
@@ -89,7 +110,7 @@ def can_be_called(network: nn.Module | Teacher | None, owner: str) -> None:
     shown = f"such as module.{parts[0]}" if parts else "which has a forward"
     rest = f" (it has {', '.join(parts)})" if len(parts) > 1 else ""
     raise ValueError(
-        f"the {owner} {type(network).__name__} has no forward of its own, so that it cannot be called; give the network inside "
+        f"the {owner} {type(network).__name__} has no forward of its own, so it cannot be called; give the network inside "
         f"it, {shown}{rest}."
     )
 
@@ -102,7 +123,7 @@ def separate_networks(student: nn.Module, teacher: nn.Module) -> None:
     """
     known = {id(parameter): name for name, parameter in student.named_parameters()}
     shared = [known[id(parameter)] for parameter in teacher.parameters() if id(parameter) in known]
-    # `load_state_dict(…, assign=True)` makes parameters of the other network's memory: training one would train both.
+    # After `load_state_dict(…, assign=True)` two networks share memory: training one would train both.
     places = {_place(parameter): name for name, parameter in student.named_parameters() if parameter.requires_grad}
     shared = shared or [
         places[place] for place in map(_place, teacher.parameters()) if place is not None and place in places
@@ -115,7 +136,7 @@ def separate_networks(student: nn.Module, teacher: nn.Module) -> None:
 
 
 def _place(tensor: Tensor) -> tuple[torch.device, int] | None:
-    """Where a tensor's values are; None where it has none of its own (lazy, on ``meta``, sparse, sharded)."""
+    """Return where a tensor's values are; None if it has none of its own (lazy, on ``meta``, sparse, sharded)."""
     if is_lazy(tensor):
         return None
     try:
@@ -126,10 +147,10 @@ def _place(tensor: Tensor) -> tuple[torch.device, int] | None:
 
 
 def optimizers_hold_everything(module: nn.Module, optimizers: Iterable[Optimizer]) -> None:
-    """Make sure that the optimizers hold every trainable parameter, projectors included.
+    """Check that the optimizers hold every trainable parameter, projectors included.
 
     Raises:
-        ValueError: One is missing, or there is no optimizer; it would silently never train.
+        ValueError: A parameter is missing, or there is no optimizer; it would silently never train.
     """
     made = [
         optimizer for optimizer in optimizers if type(optimizer).__name__ != "_MockOptimizer"
@@ -149,10 +170,10 @@ def optimizers_hold_everything(module: nn.Module, optimizers: Iterable[Optimizer
 
 
 def every_parameter_reached(loss: Tensor, module: LightningModule, criteria: WeightedCriteria) -> None:
-    """Say which trainable parameters no criterion trains.
+    """Warn of trainable parameters that no criterion trains.
 
     Raises:
-        ValueError: There are some, and DDP, which was not told to look, would wait for them in vain; or there are no others.
+        ValueError: There are some, and DDP without ``find_unused_parameters`` would wait for them.
     """
     if not loss.requires_grad:
         return
@@ -170,19 +191,19 @@ def every_parameter_reached(loss: Tensor, module: LightningModule, criteria: Wei
     if not waiting:
         tell(
             f"no criterion trains {names} ({len(unreached)} parameters of {type(module).__name__}): they stay as they are. "
-            "Freeze them with requires_grad_(False), or add a criterion that reads what they make."
+            "Freeze them with requires_grad_(False), or add a criterion that reads their outputs."
         )
 
 
 def same_on_every_rank(module: LightningModule, digest: str) -> None:
-    """Make sure that every process has the same teacher: DDP does not send a frozen one around.
+    """Check that every process has the same teacher: DDP does not synchronise a frozen one.
 
     Args:
         module: The module, in a fit.
-        digest: Of this process's teacher, in hexadecimal digits.
+        digest: Digest of this process's teacher, in hexadecimal digits.
 
     Raises:
-        ValueError: They differ.
+        ValueError: The digests differ.
     """
     if module.trainer.world_size == 1:
         return
@@ -195,7 +216,7 @@ def same_on_every_rank(module: LightningModule, digest: str) -> None:
 
 
 def logits_are_read(criteria: WeightedCriteria, student: Outputs, teacher: Outputs, target: Target | None) -> bool:
-    """Whether any criterion reads the teacher's logits: found by computing all of them without.
+    """Return True if a criterion reads the teacher's logits: compute all criteria without them, and compare.
 
     Args:
         criteria: The criteria; copies of them are run.
@@ -212,13 +233,13 @@ def logits_are_read(criteria: WeightedCriteria, student: Outputs, teacher: Outpu
         try:
             with torch.no_grad(), isolate_rng():
                 found.append(copy.deepcopy(criteria)(student, outputs, target).raw)
-        except Exception:  # whatever a criterion makes of logits that are not there
+        except Exception:  # a criterion that needs the logits
             return True
     return any(not torch.equal(found[0][name], found[1][name]) for name in found[0])
 
 
 def _kind(criterion: Criterion) -> str:
-    """A criterion's class; where it wraps another, that one's too."""
+    """Return the name of a criterion's class, with that of the criterion that it wraps."""
     inner = getattr(criterion, "criterion", None)
     name = type(criterion).__name__
     return f"{name}({_kind(inner)})" if isinstance(inner, Criterion) else name
@@ -231,7 +252,7 @@ def summary(
     student: Outputs,
     teacher_outputs: Outputs,
 ) -> str:
-    """What is about to happen, in a few lines: sizes, criteria and their layer pairs."""
+    """Summarise the distillation in a few lines: sizes, criteria and their layer pairs."""
     size = count_parameters(student_model)
     lines = [f"Student: {type(student_model).__name__}, {size:,} parameters."]
     if teacher is not None:

@@ -1,4 +1,4 @@
-"""What goes into a criterion and what comes out of it: its labels, its value, and whose an error in it is."""
+"""The labels that a criterion receives, checks of its value, and errors that name it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def raise_named(name: str, criterion: Criterion, error: Exception) -> NoReturn:
     Args:
         name: The criterion's name.
         criterion: The criterion.
-        error: What it raised; called where that is handled.
+        error: The error, while it is handled.
 
     Raises:
         Exception: Always.
@@ -33,23 +33,23 @@ def raise_named(name: str, criterion: Criterion, error: Exception) -> NoReturn:
 
 
 def check_value_of(name: str, criterion: Criterion, value: Any, device: torch.device) -> None:
-    """Refuse what a criterion gave where it is no loss.
+    """Refuse a criterion's value that cannot be a loss.
 
     Args:
-        name: The criterion's.
+        name: The criterion's name.
         criterion: The criterion.
-        value: What it gave.
-        device: Where the networks' outputs are.
+        value: The value that it returned.
+        device: Device of the networks' outputs.
 
     Raises:
-        ValueError: It is no floating-point scalar on that device.
+        ValueError: The value is not a floating-point scalar on that device.
     """
     if isinstance(value, Tensor) and not value.dim() and value.is_floating_point() and value.device == device:
         return
     label = f"criterion {name!r} ({type(criterion).__name__})"
     if not isinstance(value, Tensor):
         what = "nothing (None): its forward returns no value" if value is None else f"a {type(value).__name__}"
-        raise ValueError(f"{label} gave {what}; a scalar tensor was expected, computed of the student's outputs.")
+        raise ValueError(f"{label} gave {what}; a scalar tensor was expected, computed from the student's outputs.")
     if value.dim():
         raise ValueError(
             f"{label} gave a value of shape {list(value.shape)}; a scalar was expected, the mean over the batch."
@@ -66,10 +66,11 @@ def check_value_of(name: str, criterion: Criterion, value: Any, device: torch.de
 
 
 def labels_for(name: str, criterion: Criterion, target: Target | None) -> Target | None:
-    """The labels that a criterion gets: all tasks' where it takes several, and else its one.
+    """Select the labels that a criterion receives: those of all tasks if it takes several, else its own.
 
     Raises:
-        ValueError: It needs labels and there are none, or it takes one task's and there are several, or they are no tensor.
+        ValueError: The criterion needs labels and there are none; it takes one task's labels and there are several; or the
+            labels are not a tensor.
     """
     if target is None and criterion.needs_target:
         raise ValueError(

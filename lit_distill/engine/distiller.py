@@ -1,82 +1,42 @@
-"""The engine of every distillation: from two networks' outputs for a batch to the loss and what is logged of it.
-
-A module that is a distillation and a callback that adds one to another module both hand their batches to it.
-"""
+"""The code that ``DistillationModule`` and ``Distill`` share: from a batch, through both networks, to the loss and its logs."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
-from lit_distill.batch.batch import Batch, BatchFormat, Inputs, Target
+from lit_distill.batch.batch import Batch, BatchFormat, Inputs
 from lit_distill.batch.positions import input_mask, settle
 from lit_distill.batch.reading import BatchReader
 from lit_distill.batch.untouched import Guard
 from lit_distill.capture.capture import Capture, is_compiled
 from lit_distill.capture.formats import refuse_fixed_mode
 from lit_distill.engine import checks
-from lit_distill.engine.checkpoint import CheckpointNote
-from lit_distill.engine.late_schedules import tell_of_late
+from lit_distill.engine.checkpoint import CheckpointEntry
+from lit_distill.engine.fit_length import warn_of_late_schedules
+from lit_distill.engine.step import Sides, StepLoss
 from lit_distill.engine.task_gradient import check_apart, hold_task_gradient, splits_gradients
 from lit_distill.engine.weighted import Losses, WeightedCriteria
 from lit_distill.outputs import Outputs
 from lit_distill.teachers import Teacher, as_teacher
-from lit_distill.teachers.steadiness import NetworkState, state_of, tell_of_changes
+from lit_distill.teachers.steadiness import NetworkState, state_of, warn_of_changed_teacher
 from lit_distill.utils.compiling import steps_are_compiled
 from lit_distill.utils.measuring import Measured, kept_buffers, warn_of_eager_steps
 
 
-@dataclass(frozen=True)
-class Sides:
-    """What the criteria compare for one batch, at the positions that count.
-
-    Attributes:
-        student: The student's outputs.
-        teacher: The teacher's, cut from its graph unless it follows the criteria.
-        target: The labels, by task if there are several; None without labels.
-        parameters: The student's that train, for a balance that needs them.
-        own_loss: The teacher's own loss, if it trains too.
-    """
-
-    student: Outputs
-    teacher: Outputs
-    target: Target | None
-    parameters: Sequence[nn.Parameter] = ()
-    own_loss: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class StepLoss:
-    """The loss of a training step.
-
-    Attributes:
-        losses: The criteria's.
-        own: The teacher's own, if it trains too.
-    """
-
-    losses: Losses
-    own: Tensor | None = None
-
-    @property
-    def total(self) -> Tensor:
-        """The loss to train with, a scalar."""
-        return self.losses.total if self.own is None else self.losses.total + self.own
-
-
 class Distiller:
-    """Holds a student, a teacher and weighted criteria together; the LightningModule owns what of them trains.
+    """Holds a student, a teacher and weighted criteria together; the LightningModule owns those that train.
 
     Args:
         student: The network to train.
-        teacher: A network, which is then frozen; or a ``Teacher``; or None.
-        criteria: What compares the two.
-        batch_format: Names of the entries in the networks' dict outputs.
+        teacher: A network, which is then frozen; a ``Teacher``; or None.
+        criteria: The criteria that compare the two.
+        batch_format: Names of the entries in dict batches and outputs.
 
     Raises:
         ValueError: A layer is unknown, the two networks share parameters, or a criterion needs a teacher and there is none.
@@ -109,7 +69,7 @@ class Distiller:
         )
         if self.teacher is not None:
             self.teacher.capture_layers(criteria.teacher_layers, batch_format)
-        self.note = CheckpointNote()
+        self.checkpoint_entry = CheckpointEntry()
         self.guard = Guard()
         self._at_start: NetworkState | None = None
         self.measured = Measured()
@@ -118,21 +78,21 @@ class Distiller:
 
     @property
     def reads_labels(self) -> bool:
-        """Whether a criterion, the teacher itself or the batch format reads labels."""
+        """True if a criterion, the teacher itself or the batch format reads labels."""
         return labels_are_read(self.criteria, self.teacher, self.format)
 
     def reader(self, numbers: bool = False) -> BatchReader:
-        """What takes batches apart for the two networks.
+        """Make the reader of batches for the two networks.
 
         Args:
-            numbers: Labels are numbers, and no classes or probabilities.
+            numbers: Labels are numbers, not classes or probabilities.
         """
         teacher = self.teacher.network if self.teacher is not None else None
         return BatchReader(self.format, self.student, teacher, self.reads_labels, numbers=numbers)
 
     @property
     def registered_teacher(self) -> nn.Module | None:
-        """The teacher's network where it changes in training, and so belongs to the LightningModule."""
+        """The teacher's network if it changes in training, and so belongs to the LightningModule; else None."""
         return self.teacher.registered if self.teacher is not None else None
 
     # One batch -----------------------------------------------------------------------------------
@@ -150,10 +110,17 @@ class Distiller:
         if self.teacher is not None:
             self.teacher.prefetch(data.for_teacher, input_mask(data))
         eagerly = self.measured.eagerly() if self.measured.now else nullcontext()
-        unchanged = self.guard.student_on(type(self.student).__name__, data, self.teacher is not None)
-        with unchanged, within or nullcontext(), eagerly:
+        with self.guarded_student(data), within or nullcontext(), eagerly:
             student = self.capture.run(data.inputs, need_grad=True)
         return self.sides(student, self.run_teacher(data), data)
+
+    def guarded_student(self, data: Batch) -> AbstractContextManager[None]:
+        """Refuse a student that changes, in the block, what is read after it.
+
+        Args:
+            data: The batch that the student runs on.
+        """
+        return self.guard.student_on(type(self.student).__name__, data, self.teacher is not None)
 
     def run_teacher(self, data: Batch) -> Outputs:
         """Run the teacher on a training batch, after the student.
@@ -162,7 +129,7 @@ class Distiller:
             data: The batch.
 
         Raises:
-            ValueError: It changes what the student or the criteria read of the batch.
+            ValueError: The teacher changes what the student or the criteria read of the batch.
         """
         if self.teacher is None:
             return Outputs.nothing()
@@ -174,7 +141,7 @@ class Distiller:
 
         Args:
             student: The student's outputs for the batch.
-            teacher: The teacher's.
+            teacher: The teacher's outputs.
             data: The batch.
         """
         data, student, settled = settle(data, self.format, student, teacher, self.capture.layouts)
@@ -201,58 +168,64 @@ class Distiller:
         """Add the teacher's own loss to the criteria's.
 
         Args:
-            losses: The criteria's, for ``sides``.
-            sides: What they compared.
+            losses: The criteria's losses for ``sides``.
+            sides: The outputs that the criteria compared.
         """
         if self._splits:
             self._step_losses.append(losses)
-        return StepLoss(losses, sides.own_loss)
+        own = sides.own_loss
+        return StepLoss(losses, own, losses.total if own is None else losses.total + own)
 
     def on_before_backward(self, trainer: Trainer) -> None:
-        """Hand the task's gradient of the step to an optimizer that wants it apart (``DOT``)."""
+        """Hand the task's gradient of the step to ``DOT``, if it trains."""
         if self._splits:
             losses, self._step_losses = self._step_losses, []
             with kept_buffers(self.student, but=self.criteria):
                 hold_task_gradient(trainer, self.criteria, losses)
 
-    def logs(self, comparison: StepLoss) -> dict[str, Tensor | float]:
-        """What to log of a batch beside its total."""
-        logs = comparison.losses.named()
+    def logs(self, loss: StepLoss) -> dict[str, Tensor | float]:
+        """Return what to log of a batch as well as its total loss."""
+        logs = loss.losses.named()
         del logs["loss"]
         for name, criterion in self.criteria.criteria().items():
             temperature = getattr(criterion, "temperature", None)
             if isinstance(temperature, (int, float)):
                 logs[f"temperature/{name}"] = float(temperature)
-        if comparison.own is not None:
-            logs["teacher_loss"] = comparison.own.detach()
+        if loss.own is not None:
+            logs["teacher_loss"] = loss.own.detach()
         return logs
 
     # A run ---------------------------------------------------------------------------------------
 
     def networks(self) -> dict[str, nn.Module]:
-        """Both networks, by whose they are."""
+        """Return the networks by owner, ``student`` and ``teacher``."""
         return {owner: capture.model for owner, capture in self.captures().items()}
 
     def captures(self) -> dict[str, Capture]:
-        """What reads each network, by whose it is."""
+        """Return the captures by owner, ``student`` and ``teacher``."""
         captures = {"student": self.capture}
         if self.teacher is not None:
             captures["teacher"] = self.teacher.capture
         return captures
 
     def on_fit_start(self, trainer: Trainer, module: LightningModule, unpack: Callable[[Any], Batch]) -> None:
-        """Begin a fit, before its training loader is made.
+        """Called at the start of a fit, before its training loader is made.
+
+        Args:
+            trainer: The running trainer.
+            module: The module.
+            unpack: Reads a training batch.
 
         Raises:
             ValueError: The criteria or the teacher have trained in another module, or the processes' teachers differ.
         """
         if trainer.fit_loop._combined_loader is None:
-            self.note.restore_rng(trainer, last=True)
-        else:  # the iterator over the training data has been made, from the states put back as the checkpoint was read
-            self.note.forget_rng()
+            self.checkpoint_entry.restore_rng(trainer, last=True)
+        else:  # the iterator over the training data exists, made with the states restored when the checkpoint was read
+            self.checkpoint_entry.forget_rng()
         check_apart(trainer, self.criteria)
-        owner = self.criteria.ownership
-        owner.take(self.criteria.parts())
+        owner = self.criteria.reuse_guard
+        owner.claim(self.criteria.parts())
         self._splits = splits_gradients(trainer)
         if self._splits and (is_compiled(self.student) or steps_are_compiled(module)):
             warn_of_eager_steps()
@@ -263,13 +236,13 @@ class Distiller:
             self.teacher.on_fit_start(trainer, unpack)
 
     def on_train_start(self, trainer: Trainer, read: Callable[[Any], Inputs]) -> None:
-        """Make ready what needs training batches, before the first one."""
-        tell_of_late(trainer, self.criteria.schedules)
+        """Called before the first training batch, when the training loader is ready."""
+        warn_of_late_schedules(trainer, self.criteria.schedules)
         if self.teacher is not None:
             self.teacher.on_train_start(trainer, read)
 
     def on_train_batch_start(self, trainer: Trainer, batch_idx: int) -> None:
-        """Be told that a training batch begins."""
+        """Called before each training batch."""
         self.criteria.advance(trainer.global_step, epochs_done(trainer, batch_idx))
         balance, weights = self.criteria.balance, self.criteria.weights
         due = balance is not None and balance.measures([name for name, weight in weights.items() if weight])
@@ -279,20 +252,20 @@ class Distiller:
             self.teacher.on_train_batch_start()
 
     def on_train_batch_end(self, trainer: Trainer) -> None:
-        """Be told that a training batch ended."""
+        """Called after each training batch."""
         self.measured.end()
         if self.teacher is not None:
             self.teacher.on_train_batch_end(self.student, trainer.global_step)
 
     def on_fit_end(self) -> None:
-        """End a fit that reached its end: say so where the frozen teacher is not what it was."""
+        """Called at the end of a fit: warn if the frozen teacher has changed."""
         teacher = self.teacher
         if teacher is not None and teacher.frozen and self._at_start is not None:
-            tell_of_changes(teacher.model, self._at_start)
+            warn_of_changed_teacher(teacher.model, self._at_start)
         self.release()
 
     def release(self) -> None:
-        """End a run: both networks are plain modules, until they are used again."""
+        """End a run: remove all hooks, so that both networks are plain modules."""
         self.measured.end()
         self.capture.remove()
         self.guard.forget()
@@ -302,18 +275,18 @@ class Distiller:
             self.teacher.capture.remove()
 
     def move(self, fn: Callable[[Tensor], Tensor]) -> None:
-        """Have a teacher that is no submodule follow the module to another device."""
+        """Move a teacher that is not a submodule with the module."""
         if self.teacher is not None:
             self.teacher.apply(fn)
 
 
 def labels_are_read(criteria: WeightedCriteria, teacher: object, format_: BatchFormat) -> bool:
-    """Whether a criterion or the teacher learns from labels, or labels say which positions count, or how many there are.
+    """Return True if a criterion or the teacher learns from labels, or labels say which positions count or how many.
 
     Args:
         criteria: The criteria.
         teacher: The teacher, or the network that will be one.
-        format_: What the user told of batches.
+        format_: The user's batch format.
     """
     learns = isinstance(teacher, Teacher) and teacher.needs_target
     of_criteria = any(criterion.needs_target for criterion in criteria.criteria().values())
@@ -321,6 +294,6 @@ def labels_are_read(criteria: WeightedCriteria, teacher: object, format_: BatchF
 
 
 def epochs_done(trainer: Trainer, batch_idx: int) -> float:
-    """Epochs trained so far, with the share of the current one; whole epochs alone where its length is unknown."""
+    """Return the epochs trained so far, with the fraction of the current one if its length is known."""
     batches = trainer.num_training_batches
     return trainer.current_epoch + (batch_idx / batches if batches and math.isfinite(batches) else 0.0)

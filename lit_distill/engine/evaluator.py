@@ -1,4 +1,4 @@
-"""Validation and test: the student and the teacher on the same batches."""
+"""Validation and test: the metrics of student and teacher on the same batches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lit_distill.batch.untouched import Guard
 from lit_distill.capture.formats import weights_mark
 from lit_distill.engine.metrics import Evaluation, count_classes
 from lit_distill.engine.own_metrics import OwnMetrics, named_metrics
-from lit_distill.engine.teacher_memory import TeacherMemory
+from lit_distill.engine.teacher_cache import TeacherCache
 from lit_distill.outputs import UnreadLogits
 from lit_distill.teachers import Teacher
 from lit_distill.utils.distributed import distributed
@@ -28,19 +28,19 @@ _ONLY = ""  # stands for the head of a network that has one
 
 
 class Evaluator:
-    """Gathers both networks' figures over an epoch; a frozen teacher runs once per unchanged batch.
+    """Computes both networks' metrics over an epoch; a frozen teacher runs once per unchanged batch.
 
     Args:
-        task: What the logits mean; for a student with several heads, by the name of each head's task.
+        task: What the logits mean; for a student with several heads, by task.
         teacher: The teacher, or None.
-        teacher_heads: The teacher's layer for each task that it has a head for; read where ``task`` is a mapping.
-        metrics: The user's own, by name or in a collection; ``own_metrics`` says what they are updated with.
-        setting: What the user sets the task with, for messages.
-        strict: Refuse labels that are none of the task's, in one process; else they are said once, and there are no figures.
+        teacher_heads: The teacher's layer for each task that it has a head for; used if ``task`` is a mapping.
+        metrics: The user's own torchmetrics, by name or in a collection.
+        setting: The argument that sets the task, for messages.
+        strict: Refuse labels that the task does not have, in one process; else warn once, and report no metrics.
 
     Raises:
-        TypeError: A metric is none.
-        ValueError: A metric has the name of a figure that is reported anyway.
+        TypeError: A metric is not a ``torchmetrics.Metric``.
+        ValueError: A metric has the name of one that is reported anyway.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Evaluator:
         self.teacher = teacher
         self.teacher_heads = dict(teacher_heads or {})
         self.metrics = named_metrics(metrics, self.tasks)
-        self._memory = TeacherMemory()
+        self._cache = TeacherCache()
         self._running: dict[tuple[int, str], Evaluation] = {}
         self._own: dict[tuple[int, str], OwnMetrics] = {}
         self._warned: set[str] = set()
@@ -66,7 +66,7 @@ class Evaluator:
         self._told: set[str] = set()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Evaluator:
-        # A copy of the module needs no copy of what was remembered.
+        # A copy of the module needs no copy of the cache.
         task = self.tasks.get(_ONLY, self.tasks)
         return Evaluator(
             task, copy.deepcopy(self.teacher, memo), self.teacher_heads, self.metrics, self.setting, self.strict
@@ -84,15 +84,15 @@ class Evaluator:
 
         Args:
             place: Stage, index of the DataLoader, index of the batch.
-            student: The student's logits; by task where it has several heads.
+            student: The student's logits; by task for several heads.
             data: The batch.
-            members: Logits of the networks that the student is made of, by the names to log them under.
-            arrange: Brings the teacher's logits to the positions and the size of the student's; as they are if None.
+            members: Logits of the networks that the student consists of, by the names to log them under.
+            arrange: Brings the teacher's logits to the positions and the size of the student's; unchanged if None.
 
         Raises:
             ValueError: The labels are not of the tasks that the student has heads for.
         """
-        if self._passes_over(student, data.target):
+        if self._skips(student, data.target):
             return
         heads = {_ONLY: student} if isinstance(student, Tensor) else student
         teacher = self._teacher_logits(place, data)
@@ -101,7 +101,7 @@ class Evaluator:
         for name, logits in heads.items():
             target, taught = self._labels(data.target, name), teacher.get(name)
             if taught is not None and taught.shape != logits.shape:
-                taught = None  # matched by features alone, its classes are others: there is nothing to compare
+                taught = None  # matched by features only, it has other classes: there is nothing to compare
             where = (place[1], name)
             if where not in self._running:
                 self._begin(where, logits)
@@ -109,29 +109,29 @@ class Evaluator:
             evaluation.update(logits, taught, target, data.mask)
             for member, own in (members or {}).items():
                 evaluation.update_member(member, own, target, data.mask)
-            # Not where several processes run: one that stops would leave the others waiting for it.
+            # Not with several processes: one that stops would leave the others waiting for it.
             if evaluation.misfit is not None and self.strict and evaluation.wrong_label and not distributed():
                 raise ValueError(f"{_STAGES.get(place[0], place[0])}, batch {place[2]}: {evaluation.misfit}")
             if evaluation.misfit is not None:
-                self._tell_of_misfit(name, evaluation.misfit)
+                self._warn_of_misfit(name, evaluation.misfit)
             networks = {"student": logits, **({"teacher": taught} if taught is not None else {}), **(members or {})}
             for who, outputs in networks.items():
                 self._own[where].update(who, outputs, target, data.mask, fits=evaluation.misfit is None)
 
-    def _passes_over(self, student: object, target: Target | None) -> bool:
-        """Whether nothing is made of a batch: no figure is asked for, or no logits can be told in the student's output."""
+    def _skips(self, student: object, target: Target | None) -> bool:
+        """Return True if a batch has no metrics: none are asked for, or the student's output has no known logits."""
         if _ONLY not in self.tasks:
             return False
         if self.tasks[_ONLY] == "none" and not self.metrics:
             return True
         if isinstance(student, UnreadLogits):
-            self._labels(target, _ONLY)  # those of several tasks are refused first
-            self._tell_of_misfit(_ONLY, student.reason)
+            self._labels(target, _ONLY)  # refuses those of several tasks first
+            self._warn_of_misfit(_ONLY, student.reason)
             return True
         return False
 
     def _begin(self, where: tuple[int, str], logits: Tensor) -> None:
-        """Start an epoch of a head's figures over a DataLoader."""
+        """Start an epoch of a head's metrics over a DataLoader."""
         name = where[1]
         self._running[where] = Evaluation(self.tasks[name], count_classes(logits), logits.device)
         heads = {head for head in self.tasks if head != _ONLY}
@@ -139,19 +139,19 @@ class Evaluator:
         own = {key.removeprefix(f"{name}/"): metric for key, metric in own.items()}
         self._own[where] = OwnMetrics(own, self.tasks[name], logits.device)
 
-    def _tell_of_misfit(self, name: str, reason: str) -> None:
+    def _warn_of_misfit(self, name: str, reason: str) -> None:
         if name in self._told:
             return
         self._told.add(name)
         whose = f"of the head {name!r} " if name != _ONLY else ""
         tell(
-            f"no figures {whose}are reported for the task {self.tasks[name]!r}, which a batch does not fit: {reason} Set "
-            f"{self.setting} to what the outputs are: 'regression' (numbers), 'embedding' (vectors), or 'none' (no figures "
-            "but those of metrics=…)."
+            f"no metrics {whose}are reported for the task {self.tasks[name]!r}, which a batch does not fit: {reason} Set "
+            f"{self.setting} to what the outputs are: 'regression' (numbers), 'embedding' (vectors), or 'none' (only "
+            "your own metrics=…)."
         )
 
     def _labels(self, target: Target | None, name: str) -> Tensor | None:
-        """A head's labels; None where the batch has none of its task."""
+        """Return a head's labels; None if the batch has none for its task."""
         if target is None:
             return None
         if not isinstance(target, (Tensor, Mapping)):
@@ -174,9 +174,9 @@ class Evaluator:
         return target.get(name)
 
     def _teacher_logits(self, place: Place, data: Batch) -> dict[str, Tensor]:
-        """The teacher's logits for each task that it has a head for."""
+        """Return the teacher's logits for each task that it has a head for."""
         compared = [_ONLY] if _ONLY in self.tasks else list(self.teacher_heads)
-        if not self.metrics:  # else nothing is made of its outputs
+        if not self.metrics:  # the task 'none' has no metrics but the user's
             compared = [name for name in compared if self.tasks[name] != "none"]
         if self.teacher is None or not compared:
             return {}
@@ -186,17 +186,17 @@ class Evaluator:
         inputs = data.for_teacher
         places = {name: (f"{stage}/{name}", loader, batch) for name in compared}
         weights = weights_mark(self.teacher.model)
-        known = {name: self._memory.recall(where, inputs, weights) for name, where in places.items()}
+        known = {name: self._cache.recall(where, inputs, weights) for name, where in places.items()}
         found = {name: logits for name, logits in known.items() if logits is not None}
         if len(found) < len(places):
             found = self._ask(self.teacher, data)
             for name, logits in found.items():
-                self._memory.keep(places[name], inputs, logits, weights)
+                self._cache.keep(places[name], inputs, logits, weights)
         return found
 
     def forget(self) -> None:
-        """Begin a run: ask the teacher anew, as anything about it may have changed, and drop what an error left half done."""
-        self._memory.forget()
+        """Start a run: empty the cache, as the teacher may have changed, and drop an epoch that an error left unfinished."""
+        self._cache.forget()
         self._running, self._own = {}, {}
 
     def _ask(self, teacher: Teacher, data: Batch) -> dict[str, Tensor]:
@@ -207,19 +207,19 @@ class Evaluator:
         return {task: outputs.features[layer] for task, layer in self.teacher_heads.items()}
 
     def finish(self, stage: str, sanity: bool = False) -> dict[str, Tensor]:
-        """The epoch's figures by the names that they are logged under; starts the next epoch afresh.
+        """Return the epoch's metrics by the names to log them under, and start the next epoch.
 
-        A task of several has its name in them, ``val/<task>/accuracy/student``; ``val/accuracy/student`` is then the
-        tasks' mean.
+        With several tasks, names contain the task, ``val/<task>/accuracy/student``, and ``val/accuracy/student`` is the
+        mean over tasks.
 
         Args:
             stage: ``val`` or ``test``.
-            sanity: The figures are of a sanity check, and warn of nothing.
+            sanity: The epoch is Lightning's sanity check, without warnings.
         """
         running, self._running = self._running, {}
         own, self._own = self._own, {}
         loaders = sorted({loader for loader, _ in running})
-        figures: dict[str, Tensor] = {}
+        values: dict[str, Tensor] = {}
         for loader in loaders:
             suffix = f"/loader_{loader}" if len(loaders) > 1 else ""
             found = {name: evaluation.compute() for (place, name), evaluation in running.items() if place == loader}
@@ -227,17 +227,17 @@ class Evaluator:
                 for name, of_task in found.items():
                     self._warn_of_chance(name, of_task, running[loader, name].classes)
             if _ONLY not in found:
-                classes = {name: figures_of for name, figures_of in found.items() if self.tasks[name] in CLASS_TASKS}
+                classes = {name: of_task for name, of_task in found.items() if self.tasks[name] in CLASS_TASKS}
                 found[_ONLY] = mean_accuracies(classes)
             for name in [name for place, name in own if place == loader]:
                 found[name] = found[name] | own[loader, name].compute()
             for name, of_task in found.items():
                 prefix = f"{stage}/{name}" if name != _ONLY else stage
-                figures |= {f"{prefix}/{figure}{suffix}": value for figure, value in of_task.items()}
-        return figures
+                values |= {f"{prefix}/{metric}{suffix}": value for metric, value in of_task.items()}
+        return values
 
-    def _warn_of_chance(self, name: str, figures: Mapping[str, Tensor], classes: int) -> None:
-        accuracy = figures.get("accuracy/teacher")
+    def _warn_of_chance(self, name: str, values: Mapping[str, Tensor], classes: int) -> None:
+        accuracy = values.get("accuracy/teacher")
         if name in self._warned or accuracy is None or self.teacher is None or not self.teacher.frozen:
             return
         self._warned.add(name)
@@ -251,11 +251,11 @@ class Evaluator:
 
 
 def mean_accuracies(tasks: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The mean over tasks of each accuracy that every task has.
+    """Return the mean over tasks of each accuracy that every task has.
 
     Args:
-        tasks: Figures by name, by task.
+        tasks: Metrics by name, by task.
     """
-    shared = set.intersection(*(set(figures) for figures in tasks.values())) if tasks else set()
+    shared = set.intersection(*(set(metrics) for metrics in tasks.values())) if tasks else set()
     names = sorted(name for name in shared if name.startswith("accuracy/"))
-    return {name: torch.stack([figures[name] for figures in tasks.values()]).mean() for name in names}
+    return {name: torch.stack([metrics[name] for metrics in tasks.values()]).mean() for name in names}

@@ -1,4 +1,4 @@
-"""NaN and infinity: found before the first batch, in each batch's loss, and in the gradients before they reach the weights."""
+"""Checks for NaN and infinity: before the first batch, in each loss, and in the gradients before each step."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from torch.optim import Optimizer
 from lit_distill.batch.batch import Batch, Target, positions_and_names, tensors_of
 from lit_distill.criteria import Criterion
 from lit_distill.criteria.task_loss import TaskLoss
+from lit_distill.engine.distiller import Distiller
 from lit_distill.engine.weighted import Losses
 from lit_distill.outputs import Outputs
 from lit_distill.utils.lightning_names import keeps_parameters_whole
 from lit_distill.utils.names import listed
+from lit_distill.utils.restoring import unchanged
 from lit_distill.utils.tensors import not_finite
 
 _ADVICE = "Look at the learning rate, the inputs, and the precision."
@@ -31,20 +33,20 @@ def example_is_finite(
     networks: Mapping[str, tuple[nn.Module, Outputs]],
     target: Target | None,
 ) -> None:
-    """Refuse a criterion whose value for an example is no finite number, and say what made it so.
+    """Refuse a criterion whose value for an example is not finite, and say why.
 
-    Inputs and outputs that are not finite, and that no criterion minds, are left alone: masks that are added to scores, the
-    logits of classes that are left out.
+    Inputs and outputs that are not finite are accepted if every criterion is finite: masks added to scores, the logits of
+    excluded classes.
 
     Args:
-        values: Of the criteria that train.
-        criteria: By name.
+        values: The values of the criteria that train, by name.
+        criteria: Criteria by name.
         data: The example.
         networks: Each network and its outputs for the example, by ``student`` or ``teacher``.
         target: The example's labels.
 
     Raises:
-        ValueError: One is not.
+        ValueError: A value is not finite.
     """
     wrong = {name: value for name, value in values.items() if not bool(torch.isfinite(value.detach()).all())}
     if not wrong:
@@ -52,7 +54,7 @@ def example_is_finite(
     name, value = next(iter(wrong.items()))
     kind = "the training step's own loss" if isinstance(criteria[name], TaskLoss) else type(criteria[name]).__name__
     cause = cause_of(data, networks, target) or _in_outputs(networks)
-    cause = cause or "the outputs of both networks are finite, so that it is made so by the criterion itself"
+    cause = cause or "the outputs of both networks are finite, so the criterion itself makes it"
     raise ValueError(
         f"criterion {name!r} ({kind}) is {float(value.detach())} before anything has been trained: {cause}."
     )
@@ -61,19 +63,19 @@ def example_is_finite(
 def cause_of(
     data: Batch | None, networks: Mapping[str, tuple[nn.Module, Outputs | None]], target: Target | None = None
 ) -> str | None:
-    """What is not finite of all that a loss was made of, in words; None where all is.
+    """Describe what is not finite among the inputs of a loss; return None if all are.
 
     Args:
         data: The batch.
-        networks: As of ``example_is_finite``; without outputs where these are not known, and the weights are looked at then.
-        target: The labels; those of the batch where None.
+        networks: Each network and its outputs, by ``student`` or ``teacher``; without outputs, its weights are checked.
+        target: The labels; those of the batch if None.
     """
     if data is not None:
         labels = target if target is not None else data.target
         for what, value in (("inputs", data.inputs), ("teacher's inputs", data.teacher_inputs), ("labels", labels)):
             found = _first_of(value, torch.isnan)
             if found:
-                hint = "; where NaN marks labels that are not known, set BatchFormat(missing_label=float('nan'))"
+                hint = "; if NaN marks unknown labels, set BatchFormat(missing_label=float('nan'))"
                 return f"the {what} hold NaN{found}{hint * (what == 'labels')}"
     for owner, (network, outputs) in networks.items():
         if outputs is None or not _finite(outputs):
@@ -107,7 +109,7 @@ def _finite(outputs: Outputs) -> bool:
 
 
 def _first_of(value: Any, test: Callable[[Tensor], Tensor]) -> str | None:
-    """Where NaN or infinity is among inputs or labels: the entry's name, and the sample; None where there is none."""
+    """Name the first entry and sample among inputs or labels with NaN or infinity; None if there is none."""
     positional, named = positions_and_names(value)
     for name, entry in (*((None, one) for one in positional), *named.items()):
         for tensor in tensors_of(entry):
@@ -132,18 +134,18 @@ def refuse_loss(
     data: Batch | None = None,
     networks: Mapping[str, nn.Module] | None = None,
 ) -> None:
-    """Stop before a loss that is not finite reaches the weights.
+    """Stop a fit before a loss that is not finite reaches the weights.
 
     Args:
         total: The loss, NaN or infinite.
-        losses: The criteria's.
+        losses: The criteria's losses.
         own: The teacher's own loss, or None.
-        step: The optimizer's.
-        data: The batch, to look at where the loss is not finite.
-        networks: By ``student`` or ``teacher``, to look at where the loss is not finite.
+        step: Number of optimizer steps so far.
+        data: The batch, to find the cause.
+        networks: Networks by ``student`` or ``teacher``, to find the cause.
 
     Raises:
-        FloatingPointError: Always; the criteria to blame are named.
+        FloatingPointError: Always; the message names the criteria.
     """
     total = total.detach()
     blamed = [f"{name!r} is {float(value)}" for name, value in losses.raw.items() if not torch.isfinite(value)]
@@ -155,11 +157,11 @@ def refuse_loss(
         found = not_finite(network)
         if found and not (data is not None and cause_of(data, {})):
             trained = owner == "student" and step > 0
-            late = " A gradient before this step was not, and they took it: go on from the last checkpoint." * trained
+            late = " An earlier step applied a gradient that was not: go on from the last checkpoint." * trained
             raise FloatingPointError(f"{head} The {owner} {found}.{late} {_ADVICE}")
     cause = cause_of(data, {}) if data is not None else None
     reason = f" In this batch {cause}." if cause else ""
-    raise FloatingPointError(f"{head}{reason} The weights are as they were after the step before. {_ADVICE}")
+    raise FloatingPointError(f"{head}{reason} The weights are those of the step before. {_ADVICE}")
 
 
 # Before each step --------------------------------------------------------------------------------
@@ -168,19 +170,19 @@ def refuse_loss(
 def finite_gradients(
     trainer: Any, module: nn.Module, optimizer: Optimizer, blame: Callable[[], str | None] | None = None
 ) -> None:
-    """Stop before a gradient that is not finite reaches the weights: a finite loss may have one.
+    """Stop a fit before a gradient that is not finite reaches the weights: a finite loss may have one.
 
-    Looked at on the CPU alone: elsewhere each look would wait for the device, and the next loss shows it. With a scaler of
-    gradients (16-mixed), which leaves such steps out itself, nothing is looked at.
+    Only gradients on the CPU are checked: elsewhere a check would wait for the device, and the next loss shows the error. With
+    a gradient scaler (16-mixed), which skips such steps itself, nothing is checked.
 
     Args:
         trainer: The running trainer.
         module: Holds the parameters, to name them.
-        optimizer: About to step.
-        blame: Says in words which criterion made it; called where the gradient is not finite.
+        optimizer: The optimizer that is about to step.
+        blame: Names the criterion in a sentence; called if a gradient is not finite.
 
     Raises:
-        FloatingPointError: It is not.
+        FloatingPointError: A gradient is not finite.
     """
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     if not gradients or gradients[0].device.type != "cpu" or not keeps_parameters_whole(trainer.strategy):
@@ -194,7 +196,7 @@ def finite_gradients(
     from_criterion = blame() if blame is not None else None
     raise FloatingPointError(
         f"the loss is finite at step {trainer.global_step}, and its gradient is not, for {len(wrong)} parameters: "
-        f"{listed(wrong)}.{f' {from_criterion}.' if from_criterion else ''} The weights are as they were before this step. "
+        f"{listed(wrong)}.{f' {from_criterion}.' if from_criterion else ''} The weights are those before this step. "
         f"Look for a root, a logarithm or a norm at 0 in what the criteria and the student compute. {_ADVICE}"
     )
 
@@ -208,16 +210,28 @@ def _dense(gradient: Tensor) -> Tensor:
     return gradient._values() if gradient.layout == torch.sparse_coo else gradient
 
 
-def not_finite_through(
-    terms: Mapping[str, Tensor], criteria: Mapping[str, Criterion], parameters: Iterable[nn.Parameter]
-) -> str | None:
-    """Which criterion's gradient is not finite, in words; None where that cannot be told.
+def blamed_criterion(distiller: Distiller, data: Batch) -> str | None:
+    """Run a batch once more to find the criterion whose gradient is not finite.
 
     Args:
-        terms: The criteria's values for a batch, with their graphs.
-        criteria: By name.
-        parameters: The student's.
+        distiller: The distillation; it stays as it is.
+        data: The batch.
+
+    Returns:
+        A sentence that names the criterion, or None if every criterion's gradient is finite.
     """
+    criteria = distiller.criteria
+    with unchanged(*distiller.networks().values(), criteria), torch.enable_grad():
+        criteria.eval()
+        student = distiller.capture.run(data.inputs)
+        sides = distiller.sides(student, distiller.run_teacher(data), data)
+        terms = criteria(sides.student, sides.teacher, sides.target, sides.parameters).terms
+        return _not_finite_through(terms, criteria.criteria(), distiller.student.parameters())
+
+
+def _not_finite_through(
+    terms: Mapping[str, Tensor], criteria: Mapping[str, Criterion], parameters: Iterable[nn.Parameter]
+) -> str | None:
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     found = []
     for name, value in terms.items():

@@ -1,4 +1,4 @@
-"""How good the student and the teacher are, how well they agree, and how honest their confidence is."""
+"""The metrics of validation and test: each network's own, and the agreement of the two."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lit_distill.criteria.soft_target import soft_target, soft_target_bernoulli
 from lit_distill.engine.calibration import BinnedCalibrationError
 
 _BINS = 15
-FIGURES: dict[Task, tuple[str, ...]] = {
+METRIC_NAMES: dict[Task, tuple[str, ...]] = {
     **dict.fromkeys(CLASS_TASKS, ("accuracy", "calibration_error", "cross_entropy", "agreement", "kl_divergence")),
     "regression": ("mean_squared_error", "mean_absolute_error", "mean_squared_difference"),
     "embedding": ("cosine_similarity",),
@@ -26,25 +26,25 @@ FIGURES: dict[Task, tuple[str, ...]] = {
 
 
 class Evaluation:
-    """The figures of one validation or test epoch, synchronised over processes by torchmetrics.
+    """The metrics of one validation or test epoch, synchronised over processes by torchmetrics.
 
-    Of classes: ``accuracy`` (top-1; per label for multilabel), ``calibration_error`` (expected, 15 bins) and
-    ``cross_entropy`` of each network; ``agreement`` (the share of equal top-1 predictions) and
-    ``kl_divergence`` (teacher to student, temperature 1) of the two. Of a regression: ``mean_squared_error`` and
-    ``mean_absolute_error`` of each network, and ``mean_squared_difference`` of the two. Of embeddings: the mean
-    ``cosine_similarity`` of the two networks'. Of the task ``none``: nothing.
+    For classes: ``accuracy`` (top-1; per label for multilabel), ``calibration_error`` (expected, 15 bins) and
+    ``cross_entropy`` of each network; ``agreement`` (the share of equal top-1 predictions) and ``kl_divergence`` (teacher to
+    student, temperature 1) of the two. For regression: ``mean_squared_error`` and ``mean_absolute_error`` of each network,
+    ``mean_squared_difference`` of the two. For embeddings: the mean ``cosine_similarity`` of the two. For the task ``none``:
+    nothing.
 
-    Where a batch does not fit the task (labels that are no classes, a softmax over one class), the epoch has no figures, on
-    any process. What is kept does not grow with the data.
+    If a batch does not fit the task (labels that are not classes, a softmax over one class), the epoch has no metrics, on any
+    process. Memory does not grow with the data.
 
     Args:
         task: What the logits mean.
         classes: Number of classes.
-        device: Where the metrics are kept.
+        device: Device of the metrics.
 
     Attributes:
-        misfit: What does not fit the task; None where all does.
-        wrong_label: That is a label which the task does not have, in labels of the right form.
+        misfit: Why a batch does not fit the task; None if all fit.
+        wrong_label: The reason is a label that the task does not have, in labels of the right form.
     """
 
     def __init__(self, task: Task, classes: int, device: torch.device) -> None:
@@ -61,7 +61,7 @@ class Evaluation:
         """Add a batch.
 
         Args:
-            student: Logits, as in ``Outputs``.
+            student: Logits in the layout of ``Outputs``.
             teacher: Logits of the same shape, or None.
             target: Labels, or None.
             mask: True at the positions that count, or None.
@@ -78,13 +78,13 @@ class Evaluation:
             self._compare(self._rows(student, mask), self._rows(teacher, mask))
 
     def update_member(self, name: str, logits: Tensor, target: Tensor | None, mask: Tensor | None) -> None:
-        """Add a batch of one of the networks that the student is made of; nothing where there are no labels.
+        """Add a batch of one network, if it has labels.
 
         Args:
-            name: What its figures are called, ``accuracy/<name>`` and so on.
-            logits: As the student's.
-            target: As in ``update``.
-            mask: As in ``update``.
+            name: The network, for metrics named ``accuracy/<name>`` and so on.
+            logits: Logits in the layout of ``Outputs``.
+            target: Labels, or None.
+            mask: True at the positions that count, or None.
         """
         if target is None or self.task in ("embedding", "none") or not self._fits(logits, target):
             return
@@ -96,13 +96,13 @@ class Evaluation:
             self._add_network(name, found.logits, found.labels)
 
     def compute(self) -> dict[str, Tensor]:
-        """Every figure by name, ``accuracy/student`` and so on; none where some batch did not fit the task."""
+        """Return every metric by name, ``accuracy/student`` and so on; none if a batch did not fit the task."""
         if float(self._misfits.compute()):
             return {}
         return {name: metric.compute() for name, metric in self._metrics.items()}
 
     def _fits(self, logits: Tensor, target: Tensor | None) -> bool:
-        """Whether a batch is of the task; where it is not, why is kept."""
+        """Return True if a batch fits the task; else keep the reason."""
         if self.misfit is not None:
             return False
         try:
@@ -149,7 +149,7 @@ class Evaluation:
             labels = (shares >= 0.5).int()
             confidence, hit = probabilities, labels
         accuracy, calibration = self._metric(f"accuracy/{who}"), self._metric(f"calibration_error/{who}")
-        if len(rows):  # torchmetrics takes no empty batch, as one whose labels are all left out
+        if len(rows):  # torchmetrics fails on an empty batch, such as one whose labels are all ignored
             accuracy.update(probabilities, labels)
             calibration.update(confidence, hit)
         self._mean(f"cross_entropy/{who}", loss, len(rows))
@@ -179,5 +179,5 @@ class Evaluation:
 
 
 def count_classes(logits: Tensor) -> int:
-    """Number of classes of logits ``[B]``, ``[B, C]``, ``[B, T, C]``, ``[B, C, H, W]`` or ``[B, C, D, H, W]``."""
+    """Return the number of classes of logits ``[B]``, ``[B, C]``, ``[B, T, C]``, ``[B, C, H, W]`` or ``[B, C, D, H, W]``."""
     return logits.shape[class_dim(logits)] if logits.dim() > 1 else 1

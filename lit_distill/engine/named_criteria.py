@@ -1,4 +1,4 @@
-"""Criteria and their weights by name, as the user gave them."""
+"""Checks of the criteria and their weights by name, as the user gave them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from lit_distill.utils.names import nearest
 
 
 def check_criteria(criteria: Mapping[str, Criterion]) -> None:
-    """Refuse what are no criteria by name.
+    """Check that ``criteria`` is a mapping of names to criteria.
 
     Raises:
-        ValueError: There are none, or a name cannot be one.
-        TypeError: They are no mapping, or a value is no ``Criterion``.
+        ValueError: It is empty, or a name is not valid.
+        TypeError: It is not a mapping, or a value is not a ``Criterion``.
     """
     check_named("criteria", criteria, "{'soft': SoftTarget()}")
     if not criteria:
@@ -27,10 +27,10 @@ def check_criteria(criteria: Mapping[str, Criterion]) -> None:
 
 
 def check_weights(weights: Mapping[str, float]) -> None:
-    """Refuse what are no weights by name.
+    """Check that ``weights`` is a mapping.
 
     Raises:
-        TypeError: They are no mapping.
+        TypeError: It is not.
     """
     check_named("weights", weights, "{'hard': 0.1, 'soft': 0.9}")
 
@@ -38,16 +38,16 @@ def check_weights(weights: Mapping[str, float]) -> None:
 def checked_weights(
     criteria: Mapping[str, Criterion], weights: Mapping[str, float], schedules: Mapping[str, Schedule]
 ) -> dict[str, float]:
-    """The weights as floats.
+    """Check the weights and return them as floats.
 
     Args:
         criteria: Criteria by name.
-        weights: A weight by each name.
-        schedules: Schedules; a criterion whose weight has one needs no other.
+        weights: A weight of 0 or more for each name.
+        schedules: Schedules by key; a criterion with a scheduled weight needs no other.
 
     Raises:
-        TypeError: They are no mapping, or a weight is no number.
-        ValueError: One is missing, of no criterion, or out of range; or all are 0.
+        TypeError: The weights are not a mapping, or a weight is not a number.
+        ValueError: A weight is missing, out of range or of an unknown criterion; or all weights are 0.
     """
     check_weights(weights)
     for name in weights:

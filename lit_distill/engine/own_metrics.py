@@ -1,16 +1,16 @@
-"""Torchmetrics of the user's own, computed of every network.
+"""The user's own torchmetrics, computed for every network.
 
-What each is updated with, ``metric(outputs, labels)``:
+Each is called as ``metric(outputs, labels)``, by task:
 
 - ``multiclass``: logits ``[N, C]`` and class indices ``[N]``; class probabilities as labels count as their likeliest class.
-  Maps and volumes come as the network gives them, ``[B, C, H, W]`` beside ``[B, H, W]``, where every position counts. Where
-  a mask or labels of -100 leave some out, and for sequences, the positions that count are rows ``[N, C]``.
+  Maps and volumes keep the network's layout, ``[B, C, H, W]`` with ``[B, H, W]``, if every position counts. For sequences,
+  and if a mask or labels of -100 leave out positions, the positions that count are rows ``[N, C]``.
 - ``binary``: probabilities ``[N]`` (the sigmoid of the logits: torchmetrics cannot tell logits between 0 and 1 from
-  probabilities) and labels ``[N]`` of 0 and 1, those that are known.
-- ``multilabel``: probabilities ``[N, C]`` and labels ``[N, C]`` of 0, 1 and, where one is not known, -100: give such metrics
+  probabilities) and known labels ``[N]`` of 0 and 1.
+- ``multilabel``: probabilities ``[N, C]`` and labels ``[N, C]`` of 0, 1 or -100 (unknown): give such metrics
   ``ignore_index=-100``.
-- ``regression``: outputs and labels ``[N, C]`` (``[N]`` where there is one number), rows whose labels are all known.
-- ``embedding``, ``none`` and labels that do not fit the task: outputs and labels as they come.
+- ``regression``: outputs and labels ``[N, C]`` (``[N]`` for one number), rows whose labels are all known.
+- ``embedding``, ``none`` and labels that do not fit the task: outputs and labels unchanged.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from lit_distill.batch.batch import IGNORED_LABEL
 from lit_distill.batch.label_rows import labelled
 from lit_distill.batch.labels import Task, class_indices
 from lit_distill.criteria.base import at_least_float32
-from lit_distill.engine.metrics import FIGURES
+from lit_distill.engine.metrics import METRIC_NAMES
 
 
 def named_metrics(
     metrics: Mapping[str, Metric] | MetricCollection | None, tasks: Mapping[str, Task]
 ) -> dict[str, Metric]:
-    """The user's metrics by the names that they are logged under.
+    """Return the user's metrics by the names that they are logged under.
 
     Args:
-        metrics: By name, or a collection; where there are several tasks, ``<task>/<name>`` is for one task alone.
+        metrics: By name, or a collection; with several tasks, ``<task>/<name>`` is for one task only.
         tasks: What the outputs of each head are.
 
     Raises:
         TypeError: Something else was given.
-        ValueError: A name is one that the figures of the task have.
+        ValueError: A name is that of a metric which the task reports anyway.
     """
     if metrics is None:
         return {}
@@ -60,7 +60,7 @@ def named_metrics(
     for name in found:
         head, _, own = name.rpartition("/")
         kinds = {tasks[head]} if head in tasks else set(tasks.values())
-        if any(own in FIGURES[kind] for kind in kinds) and (not head or head in tasks):
+        if any(own in METRIC_NAMES[kind] for kind in kinds) and (not head or head in tasks):
             raise ValueError(f"metrics[{name!r}]: {own!r} is reported anyway; give the metric another name.")
     return found
 
@@ -69,7 +69,7 @@ def _check_metric(name: str, metric: object) -> None:
     if isinstance(metric, type) and issubclass(metric, Metric):
         raise TypeError(f"metrics[{name!r}] is the class {metric.__name__}; give an object, {metric.__name__}(…).")
     if not isinstance(metric, Metric):
-        raise TypeError(f"metrics[{name!r}] is a {type(metric).__name__}, and no torchmetrics.Metric.")
+        raise TypeError(f"metrics[{name!r}] is a {type(metric).__name__}, not a torchmetrics.Metric.")
     if not name:
         raise ValueError("a metric needs a name.")
 
@@ -78,9 +78,9 @@ class OwnMetrics:
     """A copy of the user's metrics for each network, for one epoch of one DataLoader.
 
     Args:
-        metrics: By name.
+        metrics: The user's metrics by name.
         task: What the outputs are.
-        device: Where they are kept.
+        device: Device of the copies.
     """
 
     def __init__(self, metrics: Mapping[str, Metric], task: Task, device: torch.device) -> None:
@@ -90,14 +90,14 @@ class OwnMetrics:
         self._copies: dict[str, Metric] = {}
 
     def update(self, who: str, outputs: Tensor, target: Tensor | None, mask: Tensor | None, fits: bool = True) -> None:
-        """Add a batch of a network; nothing where there are no labels.
+        """Add a batch of a network, if it has labels.
 
         Args:
             who: The network, ``student`` or ``teacher``.
             outputs: Its logits.
             target: Labels, or None.
             mask: True at the positions that count, or None.
-            fits: The labels are of the task; otherwise they are handed on as they come.
+            fits: The labels fit the task; otherwise the metrics get them unchanged.
         """
         if target is None or not self._templates:
             return
@@ -109,24 +109,24 @@ class OwnMetrics:
             if key not in self._copies:
                 self._copies[key] = copy.deepcopy(template).to(self.device)
                 self._copies[key].reset()
-            if len(given):  # none are left of a batch whose labels are all unknown
+            if len(given):  # a batch whose labels are all unknown has none left
                 _update(name, self._copies[key], given, labels)
 
     def compute(self) -> dict[str, Tensor]:
-        """Every value by name, ``f1/student`` and so on; an entry of a metric that gives several has its own name.
+        """Return every value by name, ``f1/student`` and so on; ``<metric>/<entry>/student`` for a metric that returns a dict.
 
         Raises:
-            ValueError: A metric gives no single number.
+            ValueError: A metric does not return a single number.
         """
-        figures: dict[str, Tensor] = {}
+        values: dict[str, Tensor] = {}
         for key, metric in self._copies.items():
             name, _, who = key.rpartition("/")
             value = metric.compute()
             several = value.items() if isinstance(value, Mapping) else [("", value)]
             for entry, number in several:
                 label = f"{name}/{entry}" if entry else name
-                figures[f"{label}/{who}"] = _single(label, number, self.device)
-        return figures
+                values[f"{label}/{who}"] = _single(label, number, self.device)
+        return values
 
 
 def _update(name: str, metric: Metric, outputs: Tensor, labels: Tensor) -> None:
@@ -144,14 +144,14 @@ def _single(name: str, value: object, device: torch.device) -> Tensor:
     if number is None or number.numel() != 1:
         what = f"a tensor of shape {list(number.shape)}" if number is not None else f"a {type(value).__name__}"
         raise ValueError(
-            f"the metric {name!r} gives {what}, and what is logged is a single number: average it, or wrap it in "
+            f"the metric {name!r} gives {what}, and only a single number can be logged: average it, or wrap it in "
             "torchmetrics.wrappers.ClasswiseWrapper."
         )
     return number.reshape(()).float()
 
 
 def as_metrics_take_them(outputs: Tensor, target: Tensor, task: Task, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """A network's outputs and the labels, as the module's docstring says."""
+    """Return a network's outputs and the labels in the form that metrics of the task take (see the top of this file)."""
     if task in ("embedding", "none"):
         return outputs, target
     outputs = at_least_float32(outputs)

@@ -1,4 +1,4 @@
-"""What schedules can set in the criteria, and the ranges that their values must keep."""
+"""The settings of criteria that schedules can set, and the ranges of their values."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _GIVEN = "_settings_as_given"
 
 
 def check_schedules(criteria: Mapping[str, Criterion], schedules: Mapping[str, Schedule]) -> None:
-    """Refuse schedules of what is not there, and those whose values leave their range.
+    """Refuse schedules of unknown settings, and schedules whose values leave the setting's range.
 
     Args:
         criteria: Criteria by name.
-        schedules: Schedules by what they set: ``soft.weight``, ``soft.temperature``.
+        schedules: Schedules by key: ``soft.weight``, ``soft.temperature``.
 
     Raises:
-        ValueError: A schedule sets nothing, or a bound of it is out of range.
-        TypeError: A value is no ``Schedule``.
+        ValueError: A key names no setting, or a bound of its schedule is out of range.
+        TypeError: A value is not a ``Schedule``.
     """
     check_named("schedules", schedules, "{'soft.weight': Linear(0, 1, until=10)}")
     known = [key for name, criterion in criteria.items() for key in settings(name, criterion)]
@@ -32,7 +32,7 @@ def check_schedules(criteria: Mapping[str, Criterion], schedules: Mapping[str, S
         check_object(f"the schedule of {key!r}", schedule, Schedule, remedy)
         if key not in known:
             raise ValueError(
-                f"a schedule for {key!r}, which is nothing that can be scheduled; these can: {', '.join(known)}."
+                f"a schedule for {key!r}, which cannot be scheduled; these can: {', '.join(known)}."
                 f"{nearest(key, known)}"
             )
         for value in schedule.bounds() or ():
@@ -40,11 +40,11 @@ def check_schedules(criteria: Mapping[str, Criterion], schedules: Mapping[str, S
 
 
 def settings(name: str, criterion: Criterion) -> list[str]:
-    """What of a criterion can be scheduled: its weight, and the numbers that it and criteria inside it hold."""
+    """List what can be scheduled of a criterion: its weight, and the numbers that it and criteria inside it hold."""
     found = [f"{name}.{WEIGHT}"]
     for path, module in criterion.named_modules(prefix=name):
         if isinstance(module, Criterion):
-            # A criterion around another shows the inner one's temperature as a property.
+            # A criterion that wraps another has the inner one's temperature as a property.
             numbers = {key: value for key, value in vars(module).items() if not key.startswith("_")}
             numbers["temperature"] = getattr(module, "temperature", None)
             found += [f"{path}.{key}" for key, value in numbers.items() if _is_number(value)]
@@ -52,11 +52,11 @@ def settings(name: str, criterion: Criterion) -> list[str]:
 
 
 def keep_settings(criteria: Mapping[str, Criterion], schedules: Mapping[str, Schedule]) -> None:
-    """Remember on each criterion what a schedule is about to set, as the user gave it.
+    """Save on each criterion the user's values of the settings that schedules will set.
 
     Args:
         criteria: Criteria by name.
-        schedules: By what they set.
+        schedules: Schedules by key.
     """
     for key in schedules:
         if not sets_weight(key):
@@ -67,7 +67,7 @@ def keep_settings(criteria: Mapping[str, Criterion], schedules: Mapping[str, Sch
 
 
 def forget_schedules(criteria: Mapping[str, Criterion]) -> None:
-    """Give criteria that another module's schedules have changed the settings that the user gave them.
+    """Restore the user's settings of criteria that another module's schedules have changed.
 
     Args:
         criteria: Criteria by name.
@@ -83,26 +83,26 @@ def _is_number(value: object) -> bool:
 
 
 def sets_weight(key: str) -> bool:
-    """Whether a schedule's key is a criterion's weight in the sum."""
+    """Return True if a schedule's key is a criterion's weight in the sum."""
     return key.endswith(f".{WEIGHT}") and key.count(".") == 1
 
 
 def can_rise(schedule: Schedule) -> bool:
-    """Whether a weight's schedule is ever above 0, as far as is known."""
+    """Return True if a weight's schedule may be above 0 at some time."""
     bounds = schedule.bounds()
     return bounds is None or bounds[1] > 0
 
 
 def check_value(key: str, value: float, found: str) -> None:
-    """Refuse a scheduled value that is out of its range: weights are at least 0, temperatures above 0.
+    """Refuse a scheduled value out of its range: weights are at least 0, temperatures above 0.
 
     Args:
-        key: What it sets.
+        key: The schedule's key.
         value: The value.
-        found: The value in words, for the error.
+        found: The value in words, for the message.
 
     Raises:
-        ValueError: It is out of range.
+        ValueError: The value is out of range.
     """
     if sets_weight(key) and not (math.isfinite(value) and value >= 0):
         raise ValueError(f"the schedule of {key!r} gives {found}; a weight must be finite and at least 0.")

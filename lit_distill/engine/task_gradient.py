@@ -1,4 +1,4 @@
-"""Finds the gradient of the criteria that need no teacher, for an optimizer that wants it apart."""
+"""The gradient of the criteria without a teacher, for an optimizer that needs it separately (``DOT``)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from lit_distill.utils.measuring import gradients_of
 
 
 def check_apart(trainer: Trainer, criteria: WeightedCriteria) -> None:
-    """Make sure, before the first batch, that the two gradients can be kept apart; nothing to do where no ``DOT`` trains.
+    """Check before the first batch that ``DOT``, if it trains, can have the two gradients separately.
 
     Raises:
-        ValueError: They cannot; the message says why, and what to do.
+        ValueError: It cannot; the message says why, and what to do.
     """
     optimizer = _find(trainer)
     if optimizer is None:
@@ -50,15 +50,15 @@ def check_apart(trainer: Trainer, criteria: WeightedCriteria) -> None:
 
 
 def hold_task_gradient(trainer: Trainer, criteria: WeightedCriteria, losses: Sequence[Losses]) -> None:
-    """Hand a training batch's task gradient to the ``DOT`` that trains; nothing to do where none does.
+    r"""Hand a training step's task gradient to ``DOT``, if it trains.
 
-    To be called once in each training step, before the backward pass. A batch that distils nothing, or that no criterion
-    without a teacher counts for, is not split: all of its gradient goes with the momentum ``μ``.
+    Called once per training step, before the backward pass. If only one of the two kinds of criteria has a loss, the gradient
+    is not split: all of it goes with the momentum $\mu$.
 
     Args:
-        trainer: Says which optimizer trains, and over how many batches the gradient is averaged.
+        trainer: The running trainer.
         criteria: The criteria.
-        losses: What they gave, several times where the loss is a mean over calls; empty where nothing was distilled.
+        losses: Their losses, one entry per call of the student; empty if nothing was distilled.
     """
     optimizer = _find(trainer)
     if optimizer is None:
@@ -78,7 +78,7 @@ def hold_task_gradient(trainer: Trainer, criteria: WeightedCriteria, losses: Seq
 
 
 def splits_gradients(trainer: Trainer) -> bool:
-    """Whether each training step is differentiated twice, as a ``DOT`` trains."""
+    """Return True if ``DOT`` trains, so that each training step is differentiated twice."""
     return _find(trainer) is not None
 
 
@@ -87,7 +87,7 @@ def _find(trainer: Trainer) -> DOT | None:
 
 
 def _total(criteria: WeightedCriteria, losses: Sequence[Losses], needs_teacher: bool) -> Tensor | None:
-    """The weighted sum of the terms that need a teacher, or that need none; None where there are none to train."""
+    """Return the weighted sum of the terms that need a teacher, or that need none; None without such terms."""
     kinds = {name: criterion.needs_teacher for name, criterion in criteria.criteria().items()}
     terms = [
         batch.weights[name] * value
@@ -99,5 +99,5 @@ def _total(criteria: WeightedCriteria, losses: Sequence[Losses], needs_teacher: 
 
 
 def _leaves(value: Tensor) -> set[Tensor]:
-    """The tensors that a value's backward pass would accumulate gradients in."""
+    """Return the tensors in which a value's backward pass would accumulate gradients."""
     return {node.variable for node in nodes_behind([value]) if node.name().endswith("AccumulateGrad")}

@@ -1,4 +1,4 @@
-"""The weighted sum of named criteria: where every loss of the library is made."""
+"""The weighted sum of named criteria: every loss of the library is computed here."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lit_distill.criteria import Criterion
 from lit_distill.criteria.base import never_narrow
 from lit_distill.engine.criterion_values import check_value_of, labels_for, raise_named
 from lit_distill.engine.named_criteria import check_criteria, checked_weights
-from lit_distill.engine.ownership import Ownership, held_by
+from lit_distill.engine.reuse import ReuseGuard, held_by
 from lit_distill.engine.scheduling import (
     WEIGHT,
     can_rise,
@@ -41,9 +41,9 @@ class Losses:
     Attributes:
         total: The weighted sum, a scalar with a gradient.
         raw: Each criterion's value by name, detached.
-        weights: The weight that each was multiplied by.
-        terms: The values of those that have a weight above 0 now, with their gradients.
-        scheduled: Each scheduled setting's value by its key, weights and temperatures left out.
+        weights: Each criterion's present weight.
+        terms: The values of the criteria with a weight above 0, with their gradients.
+        scheduled: The values of scheduled settings by key, except weights and temperatures.
     """
 
     total: Tensor
@@ -53,7 +53,7 @@ class Losses:
     scheduled: dict[str, float] = field(default_factory=dict)
 
     def named(self) -> dict[str, Tensor | float]:
-        """What to log: total, raw and weighted values, weights, scheduled settings."""
+        """Return what to log: total, raw and weighted values, weights, scheduled settings."""
         logs: dict[str, Tensor | float] = {"loss": self.total.detach()}
         for name, value in self.raw.items():
             logs[f"criteria/{name}"] = value
@@ -65,24 +65,24 @@ class Losses:
 class WeightedCriteria(nn.ModuleDict):
     """Named criteria and their weights, fixed, scheduled or balanced.
 
-    A criterion whose weight is 0 is computed without a gradient: it is logged, and trains nothing; where it needs labels
-    and there are none, it is left out, unless its weight is scheduled to rise.
+    A criterion with weight 0 is computed without a gradient, for the logs only. If it needs labels and there are none, it is
+    left out, unless its weight is scheduled to rise.
 
-    Schedules hold absolute values. A scheduled weight or setting is set by ``advance``, from the start to its value at
-    step 0; an entry of ``weights`` beside it is not read. What is in force is a function of the progress, and in no
-    checkpoint; what a balance learns is in its parameters and buffers.
+    Schedules hold absolute values, set by ``advance``; the constructor sets those of step 0. A schedule of a weight overrides
+    the entry in ``weights``. Scheduled values depend on the progress only and are in no checkpoint; what a balance learns is
+    in its parameters and buffers.
 
     Args:
         criteria: Criteria by name.
-        weights: A finite weight of 0 or more for each name; optional where it is scheduled.
-        schedules: Schedules by what they set: ``soft.weight``, or ``soft.temperature`` for any number that the criterion
-            holds as a public attribute. The criterion's own checks of its range are not run again.
-        balance: What finds the weights in training; the plain weighted sum where None.
+        weights: A finite weight of 0 or more for each name; optional if it is scheduled.
+        schedules: Schedules by key: ``soft.weight``, or ``soft.temperature`` for any number that the criterion has as a
+            public attribute. The criterion's own checks of its range do not run again.
+        balance: Finds the weights in training; a plain weighted sum if None.
 
     Raises:
-        ValueError: A weight is missing, negative, not finite, or of no criterion; or all are 0; or a schedule sets
-            something that is not there, or leaves its range.
-        TypeError: A value is no ``Criterion`` or no ``Schedule``.
+        ValueError: A weight is missing, negative, not finite, or of an unknown criterion; all weights are 0; or a schedule
+            has an unknown key or leaves its range.
+        TypeError: A value is not a ``Criterion`` or a ``Schedule``.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class WeightedCriteria(nn.ModuleDict):
         super().__init__(criteria)
         self.schedules = schedules
         self.weights = {name: checked.get(name, 0.0) for name in criteria}
-        self.ownership = Ownership()
+        self.reuse_guard = ReuseGuard()
         forget_schedules(criteria)
         keep_settings(criteria, schedules)
         self.advance(0, 0.0)
@@ -112,14 +112,14 @@ class WeightedCriteria(nn.ModuleDict):
         if balance is not None:
             before = held_by(balance)
             balance.build([name for name in criteria if self.trains(name)])
-            self.ownership.began(balance, before)
+            self.reuse_guard.record_new(balance, before)
 
     def criteria(self) -> dict[str, Criterion]:
-        """The criteria by name, as what they are."""
+        """Return the criteria by name, without the balance."""
         return {name: module for name, module in self.items() if isinstance(module, Criterion)}
 
     def parts(self) -> dict[str, nn.Module]:
-        """All that learns or measures: the criteria by name, and the balance."""
+        """Return everything with a state: the criteria by name, and the balance."""
         found: dict[str, nn.Module] = dict(self.criteria())
         return found if self.balance is None else {**found, "balance": self.balance}
 
@@ -134,15 +134,19 @@ class WeightedCriteria(nn.ModuleDict):
         return [layer for criterion in self.criteria().values() for layer in criterion.teacher_layers]
 
     def trains(self, name: str) -> bool:
-        """Whether a criterion's weight is above 0, or scheduled to be at some time."""
+        """Return True if a criterion's weight is above 0, or scheduled to be at some time."""
         schedule = self.schedules.get(f"{name}.{WEIGHT}")
         return self.weights[name] > 0 if schedule is None else can_rise(schedule)
 
     def build(self, student: Outputs, teacher: Outputs) -> None:
-        """Size every criterion's own layers; those of a criterion that never trains are frozen.
+        """Build every criterion's own layers; freeze those of a criterion that never trains.
+
+        Args:
+            student: An example of the student's outputs.
+            teacher: An example of the teacher's outputs.
 
         Raises:
-            ValueError: A criterion cannot; the message starts with its name.
+            ValueError: A criterion's layers cannot be built; the message starts with its name.
         """
         for name, criterion in self.criteria().items():
             try:
@@ -153,12 +157,12 @@ class WeightedCriteria(nn.ModuleDict):
                 criterion.requires_grad_(False)
 
     def waiting(self, student: Outputs, teacher: Outputs, target: Target | None) -> dict[str, Tensor]:
-        """The values, with gradients, of the criteria whose weight is 0 now and will rise.
+        """Compute the criteria whose weight is 0 now and will rise, with gradients.
 
         Args:
-            student: As in ``forward``.
-            teacher: As in ``forward``.
-            target: As in ``forward``.
+            student: The student's outputs.
+            teacher: The teacher's outputs.
+            target: The labels, by task if there are several.
         """
         found = {}
         with torch.autocast(student.device.type, enabled=False):
@@ -175,7 +179,7 @@ class WeightedCriteria(nn.ModuleDict):
 
         Args:
             step: Number of optimizer steps so far.
-            epoch: Number of epochs so far, with the part of the present one that is done.
+            epoch: Number of epochs so far, including the fraction of the current one.
 
         Raises:
             ValueError: A weight is negative, a temperature not above 0, or a value not finite.
@@ -192,7 +196,7 @@ class WeightedCriteria(nn.ModuleDict):
             setattr(module, setting, int(value) if whole else float(value))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> WeightedCriteria:
-        """Follow to another device; but stay in float32 where the networks are narrowed, as criteria compute in it."""
+        """Move to another device, but stay in float32: criteria compute in it even if the networks do not."""
         super()._apply(never_narrow(fn), recurse)  # type: ignore[no-untyped-call]
         return self
 
@@ -208,8 +212,8 @@ class WeightedCriteria(nn.ModuleDict):
         Args:
             student: The student's outputs.
             teacher: The teacher's outputs.
-            target: The labels, by task where there are several.
-            parameters: The student's that train; a balance may need them.
+            target: The labels, by task if there are several.
+            parameters: The student's trainable parameters, for a balance.
 
         Raises:
             ValueError: A criterion needs labels and there are none, or refuses its inputs.
@@ -247,7 +251,7 @@ class WeightedCriteria(nn.ModuleDict):
     def _combine(
         self, terms: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]
     ) -> tuple[Tensor | None, dict[str, float]]:
-        """The total, None if no criterion has a weight now, and every criterion's weight in it."""
+        """Return the total, or None if no criterion has a weight now, and every criterion's weight in it."""
         if not terms:
             return None, dict(self.weights)
         if self.balance is None:
@@ -256,7 +260,7 @@ class WeightedCriteria(nn.ModuleDict):
         return total, {**self.weights, **effective}
 
     def _reach_waiting(self, total: Tensor, student: Outputs, weighted: bool) -> Tensor:
-        """Add 0 times the parameters of criteria whose weight is 0 now and will rise: DDP waits for every gradient."""
+        """Add 0 times the parameters of criteria whose weight is 0 now and will rise: DDP expects every gradient."""
         waiting = [c for name, c in self.criteria().items() if self.weights[name] == 0 and self.trains(name)]
         if not waiting:
             return total
@@ -265,7 +269,7 @@ class WeightedCriteria(nn.ModuleDict):
         return total + _zero_through([*student.tensors(), *own])
 
     def _scheduled_settings(self) -> dict[str, float]:
-        """Values of the scheduled settings that are not logged otherwise, by key."""
+        """Return the values of the scheduled settings that are not logged elsewhere, by key."""
         settings = {}
         for key in self.schedules:
             owner, _, setting = key.rpartition(".")
@@ -291,6 +295,6 @@ def _unchanged(student: Outputs, teacher: Outputs, target: Target | None) -> Abs
 
 
 def _zero_through(tensors: Iterable[Tensor]) -> Tensor:
-    """The number 0, whose gradient for each of the tensors is 0 too, whatever they hold: a scalar."""
+    """Return the scalar 0 with a gradient of 0 for each tensor, even if it holds NaN or infinity."""
     nothing = [(tensor if tensor.dim() else tensor.reshape(1))[:0] for tensor in tensors]
     return torch.stack([empty.sum().float() for empty in nothing]).sum()

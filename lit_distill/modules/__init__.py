@@ -1,4 +1,7 @@
-"""LightningModules: a base, and the three distillations and the plain training on it."""
+"""The LightningModules that users train: one per scheme, on the base ``DistillationModule``.
+
+May import everything but ``cli``, ``doctor`` and ``chain``.
+"""
 
 from lit_distill.batch.batch import BatchFormat
 from lit_distill.modules.base import DistillationModule

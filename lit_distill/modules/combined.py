@@ -29,30 +29,36 @@ from lit_distill.utils.arguments import check_temperature
 class CombinedDistillation(DistillationModule):
     """The student learns from labels, from the teacher's logits and from its features.
 
-    Starts with ``hard`` (weight 0.1), ``soft`` (weight 0.9, temperature 4) and ``hint`` (weight 1, each
-    channel normalised) on the given layers.
+    The default criteria are ``hard`` (weight 0.1), ``soft`` (weight 0.9, temperature 4) and ``hint`` (weight 1, with
+    normalised channels) on the given layers.
 
     Args:
         student: The network to train.
         teacher: A network, which is then frozen, or a ``Teacher``.
-        student_layer: The student's layer, or a glob, of the default hint.
-        teacher_layer: The teacher's layer, or a glob, of the default hint.
-        criteria: Criteria by name, in place of the three; one must read layers and one compare logits.
-        weights: A weight for each criterion; needed with ``criteria``.
-        temperature: Of the default soft target.
-        task: As in ``DistillationModule``.
-        optimizer: As in ``DistillationModule``.
-        lr_scheduler: As in ``DistillationModule``.
-        batch_format: As in ``DistillationModule``.
-        fast: As in ``DistillationModule``.
-        schedules: As in ``DistillationModule``.
-        balance: As in ``DistillationModule``.
-        metrics: As in ``DistillationModule``.
-        lr_interval: As in ``DistillationModule``.
-        lr_monitor: As in ``DistillationModule``.
+        student_layer: The student's layer that the default hint reads, or a glob.
+        teacher_layer: The teacher's layer that the default hint reads, or a glob.
+        criteria: Criteria by name instead of the defaults; one must read layers and one must compare logits.
+        weights: A weight for each criterion; required with ``criteria``.
+        temperature: Temperature of the default soft target, above 0.
+        task: What the outputs are: ``multiclass``, ``binary``, ``multilabel``, ``regression``, ``embedding`` or ``none``.
+        optimizer: Makes the optimizer from the trainable parameters; AdamW at 1e-3 if None.
+        lr_scheduler: Makes the learning-rate scheduler from the optimizer; the rate is constant if None.
+        batch_format: Names of the entries in dict batches and outputs.
+        fast: Compile the student, and give a frozen teacher the fastest runtime of the device.
+        schedules: Values that change during training, by key: ``soft.weight``, ``soft.temperature``.
+        balance: Finds the weights during training; ``weights`` stay as they are if None.
+        metrics: Torchmetrics by name, computed for both networks in validation and test.
+        lr_interval: When the scheduler steps: ``epoch`` or ``step``; depends on the scheduler if None.
+        lr_monitor: The logged metric that ``ReduceLROnPlateau`` watches, such as ``val/cross_entropy/student``.
 
     Raises:
         ValueError: No criterion reads layers, none compares logits, or an argument is wrong.
+
+    Examples:
+        >>> from lit_distill.models import MLP
+        >>> module = CombinedDistillation(MLP(), MLP(), student_layer="hidden", teacher_layer="hidden")
+        >>> list(module.criteria.criteria())
+        ['hard', 'soft', 'hint']
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The criteria that a distillation starts with, and those that it refuses."""
+"""The default criteria of each module, and checks of the user's own."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def choose(
     default_criteria: Mapping[str, Criterion],
     default_weights: Mapping[str, float],
 ) -> tuple[Mapping[str, Criterion], Mapping[str, float]]:
-    """The user's criteria and weights where given, the defaults where not.
+    """Return the user's criteria and weights if given, else the defaults.
 
     Raises:
         ValueError: Criteria were given without weights.
-        TypeError: The criteria or the weights are no mapping by name, or something among them is no criterion.
+        TypeError: The criteria or the weights are not a mapping by name, or a value is not a criterion.
     """
     if weights is not None:
         check_weights(weights)
@@ -38,23 +38,23 @@ def choose(
 
 
 def label_criteria(task: Task) -> dict[str, Criterion]:
-    """The default loss on labels, where the task has one."""
+    """Return the default loss on labels; nothing for a task without labels."""
     return {"hard": HardTarget(task=task)} if task in LABEL_TASKS else {}
 
 
 def logit_criteria(
     owner: str, task: Task, temperature: float, weights: tuple[float, float] = (0.1, 0.9)
 ) -> tuple[dict[str, Criterion], dict[str, float]]:
-    """The default criteria on labels and logits, and their weights; what remains has the weight 1 where there are no labels.
+    """Return the default criteria on labels and logits, and their weights.
 
     Args:
-        owner: The module that they are of.
+        owner: The module, for messages.
         task: What the outputs are.
-        temperature: Of the soft target of classes.
-        weights: Of the labels' loss and of the comparison.
+        temperature: Temperature of the soft target of classes.
+        weights: Weights of ``hard`` and ``soft``; for a task without labels, ``soft`` has weight 1.
 
     Raises:
-        ValueError: The task has no default criteria, or no use for the temperature.
+        ValueError: The task has no default criteria, or does not use the temperature.
     """
     check_choice("task", task, TASKS)
     if task == "none":
@@ -69,22 +69,28 @@ def logit_criteria(
 
 
 def refuse_temperature(task: Task, temperature: float) -> None:
-    """Refuse a temperature that was set where no soft target of classes is made.
+    """Refuse a temperature for a task without soft targets of classes.
 
     Raises:
-        ValueError: It was set, and nothing would read it.
+        ValueError: The temperature is not the default.
     """
     if temperature != DEFAULT_TEMPERATURE:
         raise ValueError(
-            f"temperature {temperature:g} is of soft targets of classes, and the task {task!r} has none; leave it out."
+            f"temperature {temperature:g} applies to soft targets of classes, and the task {task!r} has none; leave it out."
         )
 
 
 def refuse_task(owner: str, task: Task, known: Sequence[Task], reason: str) -> None:
-    """Refuse a task that a module has no use for.
+    """Refuse a task that a module does not support.
+
+    Args:
+        owner: The module, for the message.
+        task: The task.
+        known: The tasks that the module supports.
+        reason: The end of the message's first sentence.
 
     Raises:
-        ValueError: It is not among those known.
+        ValueError: The task is not in ``known``.
     """
     check_choice("task", task, TASKS)
     if task not in known:
@@ -95,35 +101,35 @@ def refuse_task(owner: str, task: Task, known: Sequence[Task], reason: str) -> N
 
 
 def refuse_unused(given: Mapping[str, object], criteria: Mapping[str, Criterion] | None) -> None:
-    """Refuse settings of the default criteria beside criteria that replace them.
+    """Refuse settings of the default criteria if the user's own criteria replace these.
 
     Args:
-        given: The settings by name; None where one is left at its default.
+        given: The settings by name; None for a default.
         criteria: The user's criteria, or None.
 
     Raises:
-        ValueError: Both were given; the settings would silently do nothing.
+        ValueError: Both were given; the settings would silently have no effect.
     """
     unused = [name for name, value in given.items() if value is not None]
     if criteria is not None and unused:
         raise ValueError(
-            f"{' and '.join(unused)} belong to the default criteria, and criteria were given in their place; set them in "
+            f"{' and '.join(unused)} belong to the default criteria, and criteria were given instead; set them in "
             "the criteria themselves."
         )
 
 
 def changed_temperature(temperature: float) -> float | None:
-    """The temperature where it was set, None where it is the default."""
+    """Return the temperature, or None if it is the default."""
     return None if temperature == DEFAULT_TEMPERATURE else temperature
 
 
 def reading_layers(criteria: Mapping[str, Criterion]) -> list[str]:
-    """Names of the criteria that read layers."""
+    """Return the names of the criteria that read layers."""
     return [name for name, criterion in criteria.items() if criterion.student_layers or criterion.teacher_layers]
 
 
 def comparing_logits(criteria: Mapping[str, Criterion]) -> list[str]:
-    """Names of the criteria that compare logits."""
+    """Return the names of the criteria that compare logits."""
     return [name for name, criterion in criteria.items() if criterion.compares_logits]
 
 
@@ -131,20 +137,20 @@ def refuse_layers(owner: str, criteria: Mapping[str, Criterion]) -> None:
     """Refuse criteria that read layers.
 
     Raises:
-        ValueError: One does.
+        ValueError: A criterion reads layers.
     """
     found = reading_layers(criteria)
     if found:
         raise ValueError(
-            f"{owner} compares logits alone, and {', '.join(map(repr, found))} reads layers; use CombinedDistillation."
+            f"{owner} compares only logits, and {', '.join(map(repr, found))} reads layers; use CombinedDistillation."
         )
 
 
 def need_layers(owner: str, criteria: Mapping[str, Criterion]) -> None:
-    """Refuse criteria of which none reads layers.
+    """Require a criterion that reads layers.
 
     Raises:
-        ValueError: None does.
+        ValueError: None reads layers.
     """
     if not reading_layers(criteria):
         raise ValueError(
@@ -154,10 +160,10 @@ def need_layers(owner: str, criteria: Mapping[str, Criterion]) -> None:
 
 
 def layer_pair(owner: str, student_layer: str | None, teacher_layer: str | None) -> tuple[str, str]:
-    """The layers of the default hint.
+    """Return the two layers of the default hint.
 
     Raises:
-        ValueError: One is missing.
+        ValueError: A layer is missing.
     """
     if student_layer is None or teacher_layer is None:
         raise ValueError(
@@ -168,10 +174,10 @@ def layer_pair(owner: str, student_layer: str | None, teacher_layer: str | None)
 
 
 def refuse_for_heads(format_: BatchFormat | None, options: Sequence[str], why: str) -> None:
-    """Refuse options of the batch format that are of a network with one output.
+    """Refuse options of the batch format that need a network with one output.
 
     Raises:
-        ValueError: One is set.
+        ValueError: An option is set.
     """
     for option in options:
         if format_ is not None and getattr(format_, option):

@@ -1,4 +1,4 @@
-"""What makes an optimizer or a scheduler, as the user gave it."""
+"""Checks and calls of the factories that the user gives for the optimizer and the scheduler."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ SCHEDULER = "functools.partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max
 
 
 def check_makes(name: str, given: Any, example: str) -> None:
-    """Refuse what makes no optimizer, or no scheduler.
+    """Refuse an argument that is not a factory of one argument.
 
     Args:
-        name: The argument's.
-        given: What was given; None where nothing was.
-        example: What would be right.
+        name: Name of the argument.
+        given: Its value, or None.
+        example: A right value, for the message.
 
     Raises:
-        TypeError: It is made already, cannot be called, or not with the parameters (the optimizer) alone.
+        TypeError: The value is an optimizer or a scheduler itself, is not callable, or needs other arguments.
     """
     if given is None:
         return
@@ -33,26 +33,29 @@ def check_makes(name: str, given: Any, example: str) -> None:
         already = " that is made already" * isinstance(given, (Optimizer, LRScheduler))
         raise TypeError(
             f"{name} is {described(given)}{already}; give what makes one, such as {example}: the criteria's own layers are "
-            "made later, and it has to hold them too."
+            "made later, and it must hold them too."
         )
     try:
         inspect.signature(given).bind(None)
-    except ValueError:  # of builtins that say nothing
+    except ValueError:  # builtins without a signature
         return
     except TypeError as error:
         raise TypeError(
-            f"{name} is {described(given)}, which does not take {'an optimizer' if name == 'lr_scheduler' else 'parameters'} "
-            f"alone ({error}); give what makes one, such as {example}."
+            f"{name} is {described(given)}, which cannot be called with only "
+            f"{'an optimizer' if name == 'lr_scheduler' else 'parameters'} ({error}); give what makes one, such as {example}."
         ) from None
 
 
 def made_by(name: str, make: Callable[[Any], Any], of: Any) -> Any:
-    """What a factory makes; an error of its own says which argument it is of.
+    """Call a factory, and name the argument if it fails.
 
     Args:
-        name: The argument's.
+        name: Name of the argument.
         make: The factory.
-        of: What it is called with.
+        of: The optimizer's parameters, or the scheduler's optimizer.
+
+    Raises:
+        TypeError: The factory raised it; so for ``ValueError`` and ``AttributeError``.
     """
     try:
         return make(of)

@@ -26,30 +26,36 @@ from lit_distill.teachers import Teacher
 class FeatureDistillation(DistillationModule):
     """The student learns from labels and from the teacher's features (Romero et al. 2015).
 
-    Starts with ``hard`` (weight 1) and ``hint`` (weight 1) on the given layers, each channel normalised so
-    that the weight means the same for every layer; without ``hard`` where the task has no labels. With a ``JointTeacher``
-    both networks train at the same time.
+    The default criteria are ``hard`` (weight 1, left out for tasks without labels) and ``hint`` (weight 1) on the given
+    layers, with normalised channels, so that a weight means the same for every layer. With a ``JointTeacher`` both networks
+    train at the same time.
 
     Args:
         student: The network to train.
         teacher: A network, which is then frozen, or a ``Teacher``.
-        student_layer: The student's layer, or a glob, of the default hint.
-        teacher_layer: The teacher's layer, or a glob, of the default hint.
-        criteria: Criteria by name, in place of the two; one must read layers, none compare logits.
-        weights: A weight for each criterion; needed with ``criteria``.
-        task: As in ``DistillationModule``.
-        optimizer: As in ``DistillationModule``.
-        lr_scheduler: As in ``DistillationModule``.
-        batch_format: As in ``DistillationModule``.
-        fast: As in ``DistillationModule``.
-        schedules: As in ``DistillationModule``.
-        balance: As in ``DistillationModule``.
-        metrics: As in ``DistillationModule``.
-        lr_interval: As in ``DistillationModule``.
-        lr_monitor: As in ``DistillationModule``.
+        student_layer: The student's layer that the default hint reads, or a glob.
+        teacher_layer: The teacher's layer that the default hint reads, or a glob.
+        criteria: Criteria by name instead of the defaults; one must read layers and none may compare logits.
+        weights: A weight for each criterion; required with ``criteria``.
+        task: What the outputs are: ``multiclass``, ``binary``, ``multilabel``, ``regression``, ``embedding`` or ``none``.
+        optimizer: Makes the optimizer from the trainable parameters; AdamW at 1e-3 if None.
+        lr_scheduler: Makes the learning-rate scheduler from the optimizer; the rate is constant if None.
+        batch_format: Names of the entries in dict batches and outputs.
+        fast: Compile the student, and give a frozen teacher the fastest runtime of the device.
+        schedules: Values that change during training, by key: ``soft.weight``, ``soft.temperature``.
+        balance: Finds the weights during training; ``weights`` stay as they are if None.
+        metrics: Torchmetrics by name, computed for both networks in validation and test.
+        lr_interval: When the scheduler steps: ``epoch`` or ``step``; depends on the scheduler if None.
+        lr_monitor: The logged metric that ``ReduceLROnPlateau`` watches, such as ``val/cross_entropy/student``.
 
     Raises:
         ValueError: No criterion reads layers, one compares logits, or an argument is wrong.
+
+    Examples:
+        >>> from lit_distill.models import MLP
+        >>> module = FeatureDistillation(MLP(), MLP(), student_layer="hidden", teacher_layer="hidden")
+        >>> list(module.criteria.criteria())
+        ['hard', 'hint']
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What a module's checkpoint remembers of how it was made: plain types alone."""
+"""The hyperparameters that a module saves in its checkpoints, of plain types only."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
+from lit_distill.batch.labels import Task
 from lit_distill.criteria import Criterion
-from lit_distill.engine.checkpoint import CheckpointNote
-from lit_distill.engine.remembered import class_name, differences, say_changes
+from lit_distill.engine.checkpoint import CheckpointEntry
+from lit_distill.engine.distiller import Distiller
+from lit_distill.engine.settings_record import class_name, differences, warn_of_changes
 from lit_distill.utils.plain import as_plain
 
-_INSTANTIATOR = "_instantiator"  # Lightning's mark of hyper-parameters that are a config
+_INSTANTIATOR = "_instantiator"  # Lightning's mark of hyperparameters that are a config
 
 
 def record_hyperparameters(module: LightningModule, plain: Mapping[str, Any]) -> None:
-    """Save how a module was made.
+    """Save the hyperparameters of a module.
 
-    Made from a config, the config itself is saved, so that ``load_from_checkpoint`` rebuilds the module with
-    no argument. Made in Python, the plain values are saved and the networks only named: Lightning would
-    otherwise deep-copy them and write them into every checkpoint.
+    For a module made from a config, save the config, so that ``load_from_checkpoint`` needs no argument. Otherwise save the
+    plain values, and only the names of the networks: Lightning would deep-copy networks and write them into every checkpoint.
 
     Args:
-        module: The module being made.
-        plain: Values of plain types, by the names of the constructor's arguments where they are such.
+        module: The module, in its constructor.
+        plain: Values of plain types, by name.
     """
     if _given_hyperparameters.get() is not None:
         module.save_hyperparameters()
@@ -36,25 +37,25 @@ def record_hyperparameters(module: LightningModule, plain: Mapping[str, Any]) ->
         module.save_hyperparameters(as_plain(dict(plain)))
 
 
-def tell_changes(
-    hparams: Mapping[str, Any], checkpoint: Mapping[str, Any], note: CheckpointNote, fitting: bool
+def warn_of_changed_settings(
+    hparams: Mapping[str, Any], checkpoint: Mapping[str, Any], entry: CheckpointEntry, fitting: bool
 ) -> None:
-    """Say where a run is set otherwise than when the checkpoint that it goes on from was made.
+    """Warn if a run and the checkpoint that it continues from have different settings.
 
-    Two that were made from configs are compared by these; others by what the note keeps.
+    Two modules made from configs are compared by their configs, others by our entry in the checkpoint.
 
     Args:
-        hparams: The module's.
+        hparams: The module's hyperparameters.
         checkpoint: The checkpoint.
-        note: The module's.
-        fitting: The run is a fit; for others the config alone counts.
+        entry: The module's checkpoint entry.
+        fitting: The run is a fit; in other runs only configs are compared.
     """
     saved = checkpoint.get(LightningModule.CHECKPOINT_HYPER_PARAMS_KEY)
     configs = isinstance(saved, Mapping) and _INSTANTIATOR in saved and _INSTANTIATOR in hparams
     if configs:
         _print_differences(saved or {}, hparams)
     if fitting:
-        say_changes(note.changes_of_teacher(checkpoint) if configs else note.changes(checkpoint))
+        warn_of_changes(entry.changes_of_teacher(checkpoint) if configs else entry.changes(checkpoint))
 
 
 @rank_zero_only
@@ -63,8 +64,28 @@ def _print_differences(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> No
         print(f"{line} (the config's value is used)", file=sys.stderr)
 
 
-def describe_criteria(criteria: Mapping[str, Criterion]) -> dict[str, dict[str, Any]]:
-    """Each criterion's class and its plain public settings."""
+def describe_module(distiller: Distiller, task: Task, fast: bool) -> dict[str, Any]:
+    """Return the hyperparameters of a distillation.
+
+    Args:
+        distiller: Its networks and criteria.
+        task: What the outputs are.
+        fast: The module's argument.
+    """
+    criteria, teacher = distiller.criteria, distiller.teacher
+    return {
+        "task": task,
+        "fast": bool(fast),
+        "weights": dict(criteria.weights),
+        "student_class": class_name(distiller.student),
+        "teacher_class": class_name(teacher.model) if teacher else "none",
+        "criteria_settings": _describe_criteria(criteria.criteria()),
+        "schedule_settings": {key: str(schedule) for key, schedule in criteria.schedules.items()},
+        "balance_class": class_name(criteria.balance) if criteria.balance is not None else "none",
+    }
+
+
+def _describe_criteria(criteria: Mapping[str, Criterion]) -> dict[str, dict[str, Any]]:
     described = {}
     for name, criterion in criteria.items():
         settings = {k: v for k, v in vars(criterion).items() if _is_setting(k, v)}

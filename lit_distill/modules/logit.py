@@ -27,32 +27,38 @@ from lit_distill.utils.arguments import check_temperature
 class LogitDistillation(DistillationModule):
     """The student learns from labels and from the teacher's logits (Hinton et al. 2015).
 
-    Starts with ``hard`` (weight 0.1) and ``soft`` (weight 0.9, temperature 4), the values that CIFAR
-    experiments use. Without labels, give ``criteria={"soft": SoftTarget()}, weights={"soft": 1.0}``.
+    The default criteria are ``hard`` (weight 0.1) and ``soft`` (weight 0.9, temperature 4), the usual values for CIFAR.
+    Without labels, give ``criteria={"soft": SoftTarget()}, weights={"soft": 1.0}``.
 
     For the task ``regression`` both are mean squared errors, ``HardTarget(task="regression")`` and ``LogitMSE``. For
-    ``embedding`` there is ``soft`` alone, of weight 1: ``LogitMSE``, so that the student's vectors can stand in the place of
-    the teacher's, whatever distance they are searched by. The task ``none`` has no default.
+    ``embedding`` there is only ``soft`` (``LogitMSE``, weight 1), so that the student's vectors can replace the teacher's
+    under any distance. The task ``none`` has no defaults.
 
     Args:
         student: The network to train.
         teacher: A network, which is then frozen, or a ``Teacher``.
-        criteria: Criteria by name, in place of the two; none may read layers.
-        weights: A weight for each criterion; needed with ``criteria``.
-        temperature: Of the default soft target of classes.
-        task: As in ``DistillationModule``.
-        optimizer: As in ``DistillationModule``.
-        lr_scheduler: As in ``DistillationModule``.
-        batch_format: As in ``DistillationModule``.
-        fast: As in ``DistillationModule``.
-        schedules: As in ``DistillationModule``.
-        balance: As in ``DistillationModule``.
-        metrics: As in ``DistillationModule``.
-        lr_interval: As in ``DistillationModule``.
-        lr_monitor: As in ``DistillationModule``.
+        criteria: Criteria by name instead of the defaults; none may read layers.
+        weights: A weight for each criterion; required with ``criteria``.
+        temperature: Temperature of the default soft target of classes, above 0.
+        task: What the outputs are: ``multiclass``, ``binary``, ``multilabel``, ``regression``, ``embedding`` or ``none``.
+        optimizer: Makes the optimizer from the trainable parameters; AdamW at 1e-3 if None.
+        lr_scheduler: Makes the learning-rate scheduler from the optimizer; the rate is constant if None.
+        batch_format: Names of the entries in dict batches and outputs.
+        fast: Compile the student, and give a frozen teacher the fastest runtime of the device.
+        schedules: Values that change during training, by key: ``soft.weight``, ``soft.temperature``.
+        balance: Finds the weights during training; ``weights`` stay as they are if None.
+        metrics: Torchmetrics by name, computed for both networks in validation and test.
+        lr_interval: When the scheduler steps: ``epoch`` or ``step``; depends on the scheduler if None.
+        lr_monitor: The logged metric that ``ReduceLROnPlateau`` watches, such as ``val/cross_entropy/student``.
 
     Raises:
         ValueError: A criterion reads layers, or an argument is wrong.
+
+    Examples:
+        >>> from torch import nn
+        >>> module = LogitDistillation(nn.Linear(4, 3), nn.Linear(4, 3), temperature=2.0)
+        >>> module.criteria.weights
+        {'hard': 0.1, 'soft': 0.9}
     """
 
     def __init__(

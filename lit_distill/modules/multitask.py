@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from functools import partial
-from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from lit_distill.balance import Balance
 from lit_distill.batch.batch import BatchFormat, given_format
 from lit_distill.batch.labels import CLASS_TASKS, TASKS, Task
-from lit_distill.batch.positions import settle, settled_logits
 from lit_distill.criteria import Criterion, OnHead
 from lit_distill.engine.checks import task_of
 from lit_distill.engine.evaluator import Evaluator
@@ -28,6 +25,7 @@ from lit_distill.modules.defaults import (
 )
 from lit_distill.modules.hyperparameters import record_hyperparameters
 from lit_distill.modules.optimization import Interval, OptimizerFactory, SchedulerFactory
+from lit_distill.outputs import Outputs
 from lit_distill.schedules import Schedule
 from lit_distill.teachers import JointTeacher, Teacher
 from lit_distill.utils.arguments import check_choice, check_named, check_temperature, check_text
@@ -37,36 +35,46 @@ from lit_distill.utils.names import nearest
 class MultiTaskDistillation(DistillationModule):
     """Each head learns from its task's labels and from the teacher's head for the same task.
 
-    Starts with ``hard_<task>`` (weight 0.1) and ``soft_<task>`` (weight 0.9) for each task; a task that the teacher has no
-    head for has its labels alone, of weight 1. The tasks' losses are summed.
+    The default criteria are ``hard_<task>`` (weight 0.1) and ``soft_<task>`` (weight 0.9) for each task. A task without a
+    head in the teacher has only ``hard_<task>``, with weight 1. The tasks' losses are summed.
 
-    A batch's labels are a mapping from task to labels, ``(inputs, {"colour": …, "shape": …})``. Where some samples lack a
-    task's label, mark it by ``BatchFormat.missing_label``.
+    The labels of a batch are a mapping from task to labels, ``(inputs, {"colour": …, "shape": …})``. If some samples have no
+    label for a task, mark them with ``BatchFormat.missing_label``.
 
     Args:
-        student: A network with several heads; it may return them in a mapping by task, in a tuple, or one of them.
-        heads: The student's layer of each task, by the task's name in the labels.
-        teacher: A network with several heads; an ensemble of one network a task, which is a layer of it; a ``Teacher``; or
-            None, to train the student on labels alone.
-        teacher_heads: The teacher's layer of each task that it teaches; those of ``heads`` where None.
-        criteria: Criteria by name, in place of these; wrap each in ``OnHead``.
-        weights: A weight for each criterion; needed with ``criteria``.
-        temperature: Of the default soft targets.
-        task: As in ``DistillationModule``, of all tasks; or by the task's name where they differ.
-        optimizer: As in ``DistillationModule``.
-        lr_scheduler: As in ``DistillationModule``.
-        batch_format: As in ``DistillationModule``. For networks that return a mapping, ``output_key`` is the first task's
-            name where it is not given; what is under it stands for the logits, which no criterion on a head reads.
-        fast: As in ``DistillationModule``.
-        schedules: As in ``DistillationModule``.
-        balance: As in ``DistillationModule``.
-        metrics: As in ``DistillationModule``.
-        lr_interval: As in ``DistillationModule``.
-        lr_monitor: As in ``DistillationModule``.
+        student: A network with several heads; it may return all of them, in a mapping by task or a tuple, or one of them.
+        heads: The student's layer for each task, by the task's name in the labels.
+        teacher: A network with several heads; an ensemble with one network per task, each a layer of it; a ``Teacher``; or
+            None to train the student on labels only.
+        teacher_heads: The teacher's layer for each task that it teaches; the layers of ``heads`` if None.
+        criteria: Criteria by name instead of the defaults, each wrapped in ``OnHead``.
+        weights: A weight for each criterion; required with ``criteria``.
+        temperature: Temperature of the default soft targets, above 0.
+        task: What the outputs are (``multiclass``, ``binary``, ``multilabel``, ``regression``, ``embedding`` or ``none``):
+            one for all heads, or one per task, by name.
+        optimizer: Makes the optimizer from the trainable parameters; AdamW at 1e-3 if None.
+        lr_scheduler: Makes the learning-rate scheduler from the optimizer; the rate is constant if None.
+        batch_format: Names of the entries in dict batches and outputs. ``output_key`` is the name of the first task if it
+            is not given.
+        fast: Compile the student, and give a frozen teacher the fastest runtime of the device.
+        schedules: Values that change during training, by key: ``soft.weight``, ``soft.temperature``.
+        balance: Finds the weights during training; ``weights`` stay as they are if None.
+        metrics: Torchmetrics by name, computed for both networks in validation and test.
+        lr_interval: When the scheduler steps: ``epoch`` or ``step``; depends on the scheduler if None.
+        lr_monitor: The logged metric that ``ReduceLROnPlateau`` watches, such as ``val/cross_entropy/student``.
 
     Raises:
-        ValueError: A task is named that has no head, no criterion trains a task's head, or an argument is wrong.
+        ValueError: A task has no head, no criterion trains a task's head, or an argument is wrong.
+
+    Examples:
+        >>> from torch import nn
+        >>> student = nn.ModuleDict({"colour": nn.Linear(4, 3), "shape": nn.Linear(4, 2)})
+        >>> module = MultiTaskDistillation(student, {"colour": "colour", "shape": "shape"})
+        >>> list(module.criteria.criteria())
+        ['hard_colour', 'hard_shape']
     """
+
+    _evaluates_layers = True
 
     def __init__(
         self,
@@ -125,19 +133,16 @@ class MultiTaskDistillation(DistillationModule):
             self, {"temperature": temperature, "heads": self.heads, "teacher_heads": taught, "task": kinds}
         )
 
-    def _evaluate(self, stage: str, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
-        given = self._unpack(batch)
-        with self.distiller.guard.closely_once((stage, dataloader_idx)):
-            with self._acceleration.evaluation(), self._watched_student(given):
-                raw = self.distiller.capture.run(given.inputs)
-            data, outputs, _ = settle(given, self._format, raw, layouts=self.distiller.capture.layouts)
-            logits = {name: outputs.features[layer] for name, layer in self.heads.items()}
-            arrange = partial(settled_logits, given, self._format, raw)
-            self._evaluator.update((stage, dataloader_idx, batch_idx), logits, data, arrange=arrange)
+    def _evaluated_logits(self, outputs: Outputs) -> dict[str, Tensor]:
+        return {name: outputs.features[layer] for name, layer in self.heads.items()}
 
 
 def task_kinds(heads: Mapping[str, str], task: Task | Mapping[str, Task]) -> dict[str, Task]:
-    """What each head's logits mean.
+    """Return what each head's outputs are, by task.
+
+    Args:
+        heads: The student's layer for each task.
+        task: One for all heads, or one per task.
 
     Raises:
         ValueError: A kind is none of the choices, or the mapping and the heads name different tasks.
@@ -157,7 +162,6 @@ def task_kinds(heads: Mapping[str, str], task: Task | Mapping[str, Task]) -> dic
 def _taught_heads(
     heads: Mapping[str, str], teacher: nn.Module | Teacher | None, teacher_heads: Mapping[str, str] | None
 ) -> dict[str, str]:
-    """The teacher's layer of each task that it teaches."""
     if teacher is None:
         if teacher_heads is not None:
             raise ValueError("teacher_heads are given, and there is no teacher.")
@@ -195,7 +199,7 @@ def _default_criteria(
 
 
 def _check_heads(heads: Mapping[str, str], kinds: Mapping[str, Task], criteria: Mapping[str, Criterion]) -> None:
-    """Refuse criteria of which none trains some head, or one is for another kind of task than its head."""
+    """Refuse criteria that leave a head untrained, and criteria for another kind of task than their head's."""
     for name, layer in heads.items():
         own = {key: one for key, one in criteria.items() if isinstance(one, OnHead) and one.student_head == layer}
         if not own:

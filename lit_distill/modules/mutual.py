@@ -1,23 +1,22 @@
-"""Mutual learning: networks that teach each other, with no teacher."""
+"""Mutual learning: networks that teach each other, without a teacher."""
 
 from __future__ import annotations
 
 from itertools import combinations
-from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lit_distill.balance import Balance
 from lit_distill.batch.batch import BatchFormat, given_format
 from lit_distill.batch.labels import CLASS_TASKS, Task
-from lit_distill.batch.positions import settle
 from lit_distill.criteria import Criterion, HardTarget, Mutual, OnHead
 from lit_distill.models.peers import Peers
 from lit_distill.modules.base import DistillationModule, Metrics
 from lit_distill.modules.defaults import choose, refuse_for_heads, refuse_task, refuse_unused
 from lit_distill.modules.hyperparameters import record_hyperparameters
 from lit_distill.modules.optimization import Interval, OptimizerFactory, SchedulerFactory
+from lit_distill.outputs import Outputs
 from lit_distill.schedules import Schedule
 from lit_distill.utils.arguments import check_temperature
 from lit_distill.utils.notices import tell
@@ -28,31 +27,39 @@ DEFAULT_TEMPERATURE = 1.0
 class MutualDistillation(DistillationModule):
     """Peers learn from the labels and from each other (Zhang et al. 2018, "Deep Mutual Learning").
 
-    Starts with ``hard_0``, ``hard_1``, … (each peer's own loss on the labels) and ``mutual``, all of weight 1 as in the
-    paper. One optimizer holds every peer, so that clipping, accumulation and mixed precision stay the Trainer's.
+    The default criteria are ``hard_0``, ``hard_1``, … (each peer's loss on the labels) and ``mutual``, all with weight 1 as
+    in the paper. One optimizer holds every peer, so clipping, accumulation and mixed precision work as usual.
 
-    ``module.student`` is the ``Peers``; ``module.student[0]`` is a plain network. What the module predicts, and is measured
-    as ``student``, is the peers' ensemble; ``peer_0``, ``peer_1``, … are measured alone.
+    ``module.student`` is the ``Peers``; ``module.student[0]`` is a plain network. The module predicts with the ensemble of
+    the peers, which is also ``student`` in the metrics; ``peer_0``, ``peer_1``, … have metrics of their own.
 
     Args:
-        peers: 2 networks or more, each with weights of its own; they need not be alike.
-        criteria: Criteria by name, in place of these; the peers' logits are the student's layers ``0``, ``1``, ….
-        weights: A weight for each criterion; needed with ``criteria``.
-        temperature: Of the default ``mutual``.
-        task: As in ``DistillationModule``.
-        optimizer: As in ``DistillationModule``.
-        lr_scheduler: As in ``DistillationModule``.
-        batch_format: As in ``DistillationModule``.
-        fast: As in ``DistillationModule``.
-        schedules: As in ``DistillationModule``.
-        balance: As in ``DistillationModule``.
-        metrics: As in ``DistillationModule``.
-        lr_interval: As in ``DistillationModule``.
-        lr_monitor: As in ``DistillationModule``.
+        peers: Two networks or more, each with its own weights; their architectures may differ.
+        criteria: Criteria by name instead of the defaults; the peers' logits are the student's layers ``0``, ``1``, ….
+        weights: A weight for each criterion; required with ``criteria``.
+        temperature: Temperature of the default ``mutual``, above 0.
+        task: What the outputs are: ``multiclass``, ``binary``, ``multilabel``, ``regression``, ``embedding`` or ``none``.
+        optimizer: Makes the optimizer from the trainable parameters; AdamW at 1e-3 if None.
+        lr_scheduler: Makes the learning-rate scheduler from the optimizer; the rate is constant if None.
+        batch_format: Names of the entries in dict batches and outputs.
+        fast: Compile the student, and give a frozen teacher the fastest runtime of the device.
+        schedules: Values that change during training, by key: ``soft.weight``, ``soft.temperature``.
+        balance: Finds the weights during training; ``weights`` stay as they are if None.
+        metrics: Torchmetrics by name, computed for both networks in validation and test.
+        lr_interval: When the scheduler steps: ``epoch`` or ``step``; depends on the scheduler if None.
+        lr_monitor: The logged metric that ``ReduceLROnPlateau`` watches, such as ``val/cross_entropy/student``.
 
     Raises:
-        ValueError: Fewer than two peers, two that share parameters, or a wrong argument.
+        ValueError: There are fewer than two peers, two share parameters, or an argument is wrong.
+
+    Examples:
+        >>> from torch import nn
+        >>> module = MutualDistillation([nn.Linear(4, 3), nn.Sequential(nn.Linear(4, 3))])
+        >>> list(module.criteria.criteria())
+        ['hard_0', 'hard_1', 'mutual']
     """
+
+    _evaluates_layers = True
 
     def __init__(
         self,
@@ -77,7 +84,7 @@ class MutualDistillation(DistillationModule):
         layout = given_format(batch_format)
         refuse_for_heads(layout, ("resize_logits",), "peers' logits are compared as they are")
         student = Peers(peers, task, layout.output_key)
-        _warn_of_twins(student)
+        _warn_of_equal_peers(student)
         names = [str(index) for index in range(len(peers))]
         default: dict[str, Criterion] = {f"hard_{name}": OnHead(HardTarget(task=task), name) for name in names}
         default["mutual"] = Mutual(names, temperature, task)
@@ -101,18 +108,12 @@ class MutualDistillation(DistillationModule):
         self._names = names
         record_hyperparameters(self, {"temperature": temperature})
 
-    def _evaluate(self, stage: str, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
-        given = self._unpack(batch)
-        closely = self.distiller.guard.closely_once((stage, dataloader_idx))
-        with closely, self._acceleration.evaluation(), self._watched_student(given):
-            raw = self.distiller.capture.run(given.inputs)
-        data, outputs, _ = settle(given, self._format, raw, layouts=self.distiller.capture.layouts)
-        members = {f"peer_{name}": outputs.features[name] for name in self._names}
-        self._evaluator.update((stage, dataloader_idx, batch_idx), outputs.logits, data, members)
+    def _member_logits(self, outputs: Outputs) -> dict[str, Tensor]:
+        return {f"peer_{name}": outputs.features[name] for name in self._names}
 
 
-def _warn_of_twins(peers: Peers) -> None:
-    """Warn of peers that start with the same weights: they have nothing to tell each other."""
+def _warn_of_equal_peers(peers: Peers) -> None:
+    """Warn of peers that start with the same weights: they cannot teach each other anything."""
     for (first, one), (second, other) in combinations(enumerate(peers.children()), 2):
         weights = [list(peer.state_dict().values()) for peer in (one, other)]
         shapes = [[tensor.shape for tensor in tensors] for tensors in weights]

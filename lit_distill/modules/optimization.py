@@ -1,4 +1,4 @@
-"""A module's optimizer and its schedule, made as its arguments say."""
+"""The optimizer and the learning-rate scheduler of a module, made from its arguments."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lit_distill.modules.factories import OPTIMIZER, SCHEDULER, check_makes, made_by
-from lit_distill.modules.horizons import made_for_steps, rates_of_its_own, refuse_too_short
+from lit_distill.modules.scheduler_lengths import made_for_steps, planned_steps, refuse_too_short
 from lit_distill.utils.arguments import check_choice, check_text
 from lit_distill.utils.notices import tell
 
@@ -25,20 +25,20 @@ _DEFAULT_RATE = 1e-3
 
 
 class Optimization:
-    """Makes the optimizer of a module and its schedule.
+    """Makes the optimizer of a module and its scheduler.
 
     Args:
-        optimizer: Makes the optimizer of the trainable parameters; AdamW at 1e-3 where None.
-        lr_scheduler: Makes the scheduler.
-        interval: When the scheduler steps. Where None, each epoch; each optimizer step for schedulers such as OneCycleLR that
+        optimizer: Makes the optimizer from the trainable parameters; AdamW at 1e-3 if None.
+        lr_scheduler: Makes the scheduler from the optimizer.
+        interval: When the scheduler steps. If None, per epoch; per optimizer step for schedulers such as OneCycleLR that
             plan more steps than the fit has epochs.
-        monitor: The logged figure that ``ReduceLROnPlateau`` watches.
+        monitor: The logged metric that ``ReduceLROnPlateau`` watches.
 
     Attributes:
-        learning_rate: Used in place of the optimizer's own in every parameter group, where it is not None.
+        learning_rate: Overrides the rate of every parameter group unless it is None.
 
     Raises:
-        TypeError: An optimizer or a scheduler is given in place of what makes one.
+        TypeError: An optimizer or a scheduler is given instead of a factory.
         ValueError: The interval is neither ``epoch`` nor ``step``.
     """
 
@@ -54,25 +54,25 @@ class Optimization:
         if interval is not None:
             check_choice("lr_interval", interval, get_args(Interval))
         if monitor is not None:
-            check_text("lr_monitor", monitor, "the name of a logged figure, such as 'val/cross_entropy/student'")
+            check_text("lr_monitor", monitor, "the name of a logged metric, such as 'val/cross_entropy/student'")
         self._make_optimizer, self._make_scheduler = optimizer, lr_scheduler
         self._interval, self._monitor = interval, monitor
         self.learning_rate: float | None = None
 
     @property
-    def told(self) -> bool:
-        """Whether the optimizer was given."""
+    def is_given(self) -> bool:
+        """True if the user gave the optimizer."""
         return self._make_optimizer is not None
 
     def configure(self, parameters: Iterable[nn.Parameter], trainer: Trainer | None) -> Any:
-        """What Lightning's ``configure_optimizers`` returns.
+        """Return what Lightning expects of ``configure_optimizers``.
 
         Args:
-            parameters: The trainable ones.
+            parameters: The trainable parameters.
             trainer: The running trainer, or None.
 
         Raises:
-            ValueError: ``ReduceLROnPlateau`` has nothing to watch, or an argument on the schedule changes nothing.
+            ValueError: ``ReduceLROnPlateau`` has no metric to watch, or an argument of the scheduler would have no effect.
         """
         optimizer = self.make(parameters)
         if self.learning_rate is not None:
@@ -83,11 +83,11 @@ class Optimization:
             return optimizer
         scheduler = made_by("lr_scheduler", self._make_scheduler, optimizer)
         if self.learning_rate is not None:
-            _tell_of_own_rates(scheduler, self.learning_rate)
+            _warn_of_own_rates(scheduler, self.learning_rate)
         return self.with_schedule(optimizer, scheduler, trainer)
 
     def take(self, optimizer: Optimizer, scheduler: Any, trainer: Trainer | None) -> Any:
-        """What ``configure_optimizers`` returns where a config has made the optimizer and its scheduler.
+        """Return what Lightning expects of ``configure_optimizers``, for an optimizer that a config has made.
 
         Args:
             optimizer: The optimizer.
@@ -95,7 +95,7 @@ class Optimization:
             trainer: The running trainer, or None.
 
         Raises:
-            ValueError: As in ``configure``.
+            ValueError: ``ReduceLROnPlateau`` has no metric to watch, or an argument of the scheduler would have no effect.
         """
         if self.learning_rate is not None:
             rescale(optimizer, [scheduler], self.learning_rate)
@@ -105,13 +105,13 @@ class Optimization:
         return self.with_schedule(optimizer, scheduler, trainer)
 
     def make(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
-        """The optimizer as it was asked for.
+        """Make the optimizer.
 
         Args:
-            parameters: What it trains.
+            parameters: The trainable parameters.
 
         Raises:
-            TypeError: What was given as ``optimizer`` makes something else.
+            TypeError: The factory makes something else.
         """
         if self._make_optimizer is None:
             return torch.optim.AdamW(parameters, lr=_DEFAULT_RATE)
@@ -124,25 +124,25 @@ class Optimization:
         return made
 
     def first_rate(self, parameters: Iterable[nn.Parameter]) -> float:
-        """The learning rate of the first group, as training starts.
+        """Return the learning rate of the first group at the start of training.
 
         Args:
-            parameters: The trainable ones.
+            parameters: The trainable parameters.
         """
-        return (
-            self.learning_rate if self.learning_rate is not None else float(self.make(parameters).param_groups[0]["lr"])
-        )
+        chosen = self.learning_rate
+        return chosen if chosen is not None else float(self.make(parameters).param_groups[0]["lr"])
 
     def with_schedule(self, optimizer: Optimizer, scheduler: Any, trainer: Trainer | None) -> dict[str, Any]:
-        """An optimizer and its schedule as Lightning takes them.
+        """Return an optimizer and its scheduler in the form that Lightning expects.
 
         Args:
             optimizer: The optimizer.
-            scheduler: A scheduler, or Lightning's mapping that holds one, whose entries come first.
+            scheduler: A scheduler, or Lightning's mapping with one, whose entries take precedence.
             trainer: The running trainer, or None.
 
         Raises:
-            ValueError: ``ReduceLROnPlateau`` has nothing to watch, or ``lr_monitor`` is given for another scheduler.
+            TypeError: The factory made no scheduler.
+            ValueError: ``ReduceLROnPlateau`` has no metric to watch, or ``lr_monitor`` is given for another scheduler.
         """
         given = dict(scheduler) if isinstance(scheduler, Mapping) else {"scheduler": scheduler}
         inner = given.get("scheduler")
@@ -155,7 +155,7 @@ class Optimization:
             given["monitor"] = self._watched(given, inner)
         elif self._monitor is not None:
             raise ValueError(
-                f"lr_monitor is {self._monitor!r}, and {type(inner).__name__} watches no figure; leave lr_monitor out, or "
+                f"lr_monitor is {self._monitor!r}, and {type(inner).__name__} watches no metric; leave lr_monitor out, or "
                 "use ReduceLROnPlateau."
             )
         return {"optimizer": optimizer, "lr_scheduler": {"interval": self._interval_of(inner, trainer), **given}}
@@ -164,21 +164,21 @@ class Optimization:
         watched = self._monitor or given.get("monitor") or getattr(scheduler, "monitor", None)
         if not watched:
             raise ValueError(
-                "ReduceLROnPlateau needs a figure to watch: give the module lr_monitor='val/cross_entropy/student', or "
-                "another that is logged, such as 'train/loss'."
+                "ReduceLROnPlateau needs a metric to watch: give the module lr_monitor='val/cross_entropy/student', or "
+                "another logged metric, such as 'train/loss'."
             )
         return str(watched)
 
     def _interval_of(self, scheduler: Any, trainer: Trainer | None) -> Interval:
         if self._interval is not None:
             return self._interval
-        planned = rates_of_its_own(scheduler)
+        planned = planned_steps(scheduler)
         epochs = (trainer.max_epochs or -1) if trainer is not None else 0
         return "epoch" if planned is None or trainer is None or 0 <= epochs >= planned else "step"
 
     @property
-    def interval_is_told(self) -> bool:
-        """Whether the user said when the schedule steps."""
+    def interval_is_given(self) -> bool:
+        """True if the user set the scheduler's interval."""
         return self._interval is not None
 
     def _refuse_without_schedule(self) -> None:
@@ -187,7 +187,7 @@ class Optimization:
                 raise ValueError(f"{name} is {value!r}, and there is no lr_scheduler; give one, or leave {name} out.")
 
     def adopt(self, rate: float | None, trainer: Trainer | None) -> None:
-        """Take a learning rate, for the optimizer to come and for the one at work.
+        """Set the learning rate of the running optimizers and of those made later.
 
         Args:
             rate: The rate; None for the optimizer's own.
@@ -199,10 +199,10 @@ class Optimization:
                 rescale(optimizer, [config.scheduler for config in trainer.lr_scheduler_configs], rate)
 
     def check(self, trainer: Trainer) -> None:
-        """Look at the schedules of a fit whose length is known.
+        """Check that the schedulers match the length of the fit.
 
         Raises:
-            ValueError: A schedule ends before the fit does, and cannot be stepped any further.
+            ValueError: A scheduler ends before the fit, and cannot be stepped any further.
         """
         steps = trainer.estimated_stepping_batches
         if trainer.fast_dev_run or steps in (-1, float("inf")) or not steps:  # type: ignore[attr-defined]
@@ -210,61 +210,61 @@ class Optimization:
         batches = max(1, int(trainer.num_training_batches) // max(1, trainer.accumulate_grad_batches))
         epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else -(-int(steps) // batches)
         for config in trainer.lr_scheduler_configs:
-            if self._interval is None and rates_of_its_own(config.scheduler) is not None:
+            if self._interval is None and planned_steps(config.scheduler) is not None:
                 config.interval = self._choose(config.scheduler, int(steps), epochs)
             if config.interval == "step":
                 refuse_too_short(config.scheduler, int(steps), epochs)
             elif self._interval is None and not config.reduce_on_plateau and config.frequency == 1:
-                _tell_of_steps(made_for_steps(config.scheduler, int(steps), epochs), epochs)
+                _warn_of_steps(made_for_steps(config.scheduler, int(steps), epochs), epochs)
 
     def _choose(self, scheduler: Any, steps: int, epochs: int) -> Interval:
-        """When a schedule with rates of its own steps, now that the fit's length is known; says it."""
-        planned = rates_of_its_own(scheduler) or 0
+        """Choose when a scheduler with its own rates steps, from the length of the fit, and report it."""
+        planned = planned_steps(scheduler) or 0
         if planned <= epochs or (planned < steps and planned * planned < steps * epochs):  # nearer to the epochs
             return "epoch"
         rank_zero_info(
             f"{type(scheduler).__name__} plans {planned} steps, and the fit has {epochs} epochs of {steps} optimizer steps: "
-            "the schedule moves at every optimizer step, not once an epoch. lr_interval says otherwise."
+            "it steps with the optimizer, not once per epoch. Set lr_interval to change that."
         )
         return "step"
 
 
-def _tell_of_steps(reason: str | None, epochs: int) -> None:
+def _warn_of_steps(reason: str | None, epochs: int) -> None:
     if reason is not None:
         tell(
-            f"the learning rate's schedule moves once an epoch, {epochs} times in this fit, and {reason}: it looks made for "
-            "optimizer steps. Give the module lr_interval='step', or, where it is right so, lr_interval='epoch'."
+            f"the learning-rate scheduler steps once per epoch, {epochs} times in this fit, and {reason}: it looks made for "
+            "optimizer steps. Give the module lr_interval='step', or lr_interval='epoch' if it is right as it is."
         )
 
 
 def rescale(optimizer: Optimizer, schedulers: Iterable[Any], rate: float) -> None:
-    """Set an optimizer's learning rate, and have the schedules that began from another begin from it.
+    """Set an optimizer's learning rate, and restart its schedulers from it.
 
     Args:
         optimizer: Its groups are changed.
         schedulers: Those of this optimizer are changed.
-        rate: The rate that the schedules start from.
+        rate: The rate that the schedulers start from.
     """
     for group in optimizer.param_groups:
         before = float(group.get("initial_lr", rate))
         now = float(group["lr"])
-        # As far along its schedule as it was; a rate that was set already is at its start.
+        # Keep the progress of the schedule; a rate that was already set is at its start.
         _set_rate(group, rate * now / before if "initial_lr" in group and before > 0 and now != rate else rate)
         if "initial_lr" in group:
             group["initial_lr"] = rate
     for scheduler in schedulers:
         if getattr(scheduler, "optimizer", None) is not optimizer:
             continue
-        if not _tell_of_own_rates(scheduler, rate) and hasattr(scheduler, "base_lrs"):
+        if not _warn_of_own_rates(scheduler, rate) and hasattr(scheduler, "base_lrs"):
             scheduler.base_lrs = [rate] * len(scheduler.base_lrs)
 
 
-def _tell_of_own_rates(scheduler: Any, rate: float) -> bool:
-    """Say that a rate has no effect in a schedule that has rates of its own; whether it has."""
-    own = rates_of_its_own(scheduler) is not None
+def _warn_of_own_rates(scheduler: Any, rate: float) -> bool:
+    """Warn that a rate has no effect on a scheduler with its own rates; return True if it has them."""
+    own = planned_steps(scheduler) is not None
     if own:
         tell(
-            f"the learning rate {rate:g} that was set has no effect in the schedule {type(scheduler).__name__}, which has "
+            f"the learning rate {rate:g} that was set has no effect on the scheduler {type(scheduler).__name__}, which has "
             "rates of its own; set its max_lr."
         )
     return own

@@ -16,31 +16,37 @@ from lit_distill.schedules import Schedule
 
 
 class SelfDistillation(DistillationModule):
-    """The student learns from labels and from what it says itself, or from what is made up of the labels.
+    """The student learns from labels and from its own deepest layers, or from made-up soft labels.
 
-    Starts with ``hard`` (weight 1) and ``own`` (``OwnTeacher``, weight 1) with exits on the given layers. Other criteria
-    that need no teacher take their place, ``TeacherFree`` first of all. A teacher that is made from the student, as
-    ``EMATeacher`` is, goes into the other modules.
+    The default criteria are ``hard`` (weight 1) and ``own`` (``OwnTeacher``, weight 1), with exits on the given layers.
+    Other criteria that need no teacher, such as ``TeacherFree``, can replace them. For a teacher made from the student, such
+    as ``EMATeacher``, use one of the other modules.
 
     Args:
         student: The network to train.
-        student_layer: Where the default's exits are: a layer reference, a glob or a list of them.
-        deepest_layer: The feature for the exits' features to match; none match where None.
-        criteria: Criteria by name, in place of the two.
-        weights: A weight for each criterion; needed with ``criteria``.
-        task: As in ``DistillationModule``.
-        optimizer: As in ``DistillationModule``.
-        lr_scheduler: As in ``DistillationModule``.
-        batch_format: As in ``DistillationModule``.
-        fast: As in ``DistillationModule``.
-        schedules: As in ``DistillationModule``.
-        balance: As in ``DistillationModule``.
-        metrics: As in ``DistillationModule``.
-        lr_interval: As in ``DistillationModule``.
-        lr_monitor: As in ``DistillationModule``.
+        student_layer: The layers that the default exits read: a name, a glob or a list of these.
+        deepest_layer: The layer whose feature the exits' features match; none if None.
+        criteria: Criteria by name instead of the defaults.
+        weights: A weight for each criterion; required with ``criteria``.
+        task: What the outputs are: ``multiclass``, ``binary``, ``multilabel``, ``regression``, ``embedding`` or ``none``.
+        optimizer: Makes the optimizer from the trainable parameters; AdamW at 1e-3 if None.
+        lr_scheduler: Makes the learning-rate scheduler from the optimizer; the rate is constant if None.
+        batch_format: Names of the entries in dict batches and outputs.
+        fast: Compile the student, and give a frozen teacher the fastest runtime of the device.
+        schedules: Values that change during training, by key: ``soft.weight``, ``soft.temperature``.
+        balance: Finds the weights during training; ``weights`` stay as they are if None.
+        metrics: Torchmetrics by name, computed for both networks in validation and test.
+        lr_interval: When the scheduler steps: ``epoch`` or ``step``; depends on the scheduler if None.
+        lr_monitor: The logged metric that ``ReduceLROnPlateau`` watches, such as ``val/cross_entropy/student``.
 
     Raises:
         ValueError: A criterion needs a teacher, or an argument is wrong.
+
+    Examples:
+        >>> from torch import nn
+        >>> student = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> list(SelfDistillation(student, "0").criteria.criteria())
+        ['hard', 'own']
     """
 
     def __init__(

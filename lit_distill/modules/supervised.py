@@ -1,4 +1,4 @@
-"""Training without a teacher: the baseline, and the teacher itself."""
+"""Training without a teacher: baselines and teachers."""
 
 from __future__ import annotations
 
@@ -15,24 +15,30 @@ from lit_distill.utils.arguments import check_network
 
 
 class SupervisedModule(DistillationModule):
-    """Trains or fine-tunes one network on labels, on the code path that distillation takes.
+    """Trains or fine-tunes one network on labels, with the same code as a distillation.
 
-    So a teacher, a baseline and a distilled student differ in nothing but their criteria.
+    A teacher, a baseline and a distilled student thus differ only in their criteria.
 
     Args:
         model: The network; ``module.student`` holds it.
-        label_smoothing: Of the cross-entropy, in [0, 1).
-        task: As in ``DistillationModule``.
-        optimizer: As in ``DistillationModule``.
-        lr_scheduler: As in ``DistillationModule``.
-        batch_format: As in ``DistillationModule``.
-        fast: As in ``DistillationModule``.
-        metrics: As in ``DistillationModule``.
-        lr_interval: As in ``DistillationModule``.
-        lr_monitor: As in ``DistillationModule``.
+        label_smoothing: Label smoothing of the cross-entropy, in [0, 1).
+        task: What the outputs are: ``multiclass``, ``binary``, ``multilabel``, ``regression``, ``embedding`` or ``none``.
+        optimizer: Makes the optimizer from the trainable parameters; AdamW at 1e-3 if None.
+        lr_scheduler: Makes the learning-rate scheduler from the optimizer; the rate is constant if None.
+        batch_format: Names of the entries in dict batches and outputs.
+        fast: Compile the student, and give a frozen teacher the fastest runtime of the device.
+        metrics: Torchmetrics by name, computed for both networks in validation and test.
+        lr_interval: When the scheduler steps: ``epoch`` or ``step``; depends on the scheduler if None.
+        lr_monitor: The logged metric that ``ReduceLROnPlateau`` watches, such as ``val/cross_entropy/student``.
 
     Raises:
         ValueError: An argument is wrong.
+
+    Examples:
+        >>> from torch import nn
+        >>> module = SupervisedModule(nn.Linear(4, 3), label_smoothing=0.1)
+        >>> module(torch.zeros(2, 4)).shape
+        torch.Size([2, 3])
     """
 
     def __init__(
@@ -48,7 +54,7 @@ class SupervisedModule(DistillationModule):
         lr_interval: Interval | None = None,
         lr_monitor: str | None = None,
     ) -> None:
-        refuse_task("SupervisedModule", task, LABEL_TASKS, "it trains on labels alone")
+        refuse_task("SupervisedModule", task, LABEL_TASKS, "it trains only on labels")
         check_network("model", model)
         criteria: dict[str, Criterion] = {"hard": HardTarget(label_smoothing, task)}
         super().__init__(

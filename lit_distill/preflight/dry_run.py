@@ -16,9 +16,10 @@ from lit_distill.batch.positions import input_mask
 from lit_distill.batch.snapshots import comparing_values
 from lit_distill.criteria import LogitMSE
 from lit_distill.engine import checks
-from lit_distill.engine.distiller import Distiller, Sides, StepLoss
+from lit_distill.engine.distiller import Distiller
 from lit_distill.engine.finiteness import example_is_finite
-from lit_distill.engine.ownership import widths
+from lit_distill.engine.reuse import widths
+from lit_distill.engine.step import Sides, StepLoss
 from lit_distill.engine.weighted import Losses
 from lit_distill.outputs import Outputs
 from lit_distill.preflight.gradients import reaches_student
@@ -71,14 +72,14 @@ class DryRun:
         Raises:
             ValueError: The networks, the criteria and the data do not fit; the message says which and why.
         """
-        note = self.distiller.note
+        note = self.distiller.checkpoint_entry
         check_networks(self.student, self.teacher.model if self.teacher is not None else None)
         if count_samples(data.inputs) == 0:
             raise ValueError(
                 "the first training batch is empty: its tensors have 0 samples; check the collate function."
             )
         self.criteria.advance(0, 0.0)  # an earlier fit may have left it at its schedules' end
-        note.remember_settings(self.criteria, self.teacher)
+        note.record_settings(self.criteria, self.teacher)
         teacher = self._ask_teacher(data)
         note.check_shapes(student, teacher)
         self._build(student, teacher)
@@ -91,8 +92,8 @@ class DryRun:
         self._warn_of_misreadings(sides, labels)
         if module is not None:
             checks.every_parameter_reached(loss.total, module, self.criteria)
-        note.remember_shapes(student, teacher)
-        note.remember_reading(read)
+        note.record_shapes(student, teacher)
+        note.record_reading(read)
         lines = [checks.summary(self.student, self.teacher, self.criteria, student, teacher), *read, *self._layouts()]
         rank_zero_info("\n".join(lines))
 
@@ -108,7 +109,7 @@ class DryRun:
 
     def _build(self, student: Outputs, teacher: Outputs) -> None:
         self.criteria.build(student, teacher)
-        self.criteria.ownership.mark(self.criteria.parts(), [widths(student), widths(teacher)])
+        self.criteria.reuse_guard.record(self.criteria.parts(), [widths(student), widths(teacher)])
         self.criteria.to(student.device)
 
     def _loss_of(self, sides: Sides) -> StepLoss:
@@ -117,7 +118,7 @@ class DryRun:
         have_values(sides.student, sides.teacher)
         with comparing_values():
             losses = self.criteria(sides.student, sides.teacher, sides.target, sides.parameters)
-        return StepLoss(losses, sides.own_loss)
+        return self.distiller.step_loss(losses, sides)
 
     def _check_losses(self, losses: Losses, data: Batch, sides: Sides, made_by: nn.Module, later: bool) -> None:
         """Refuse criteria that are not finite for an example, or train nothing."""

@@ -1,4 +1,7 @@
-"""Teachers: frozen, trained beside the student, or recorded once."""
+"""Teachers: frozen, trained together with the student, a moving average of it, or recorded once.
+
+May import ``recording``, ``criteria``, ``capture``, ``batch`` and what lies below them.
+"""
 
 from torch import nn
 
@@ -13,5 +16,5 @@ __all__ = ["EMATeacher", "FrozenTeacher", "JointTeacher", "RecordedTeacher", "Te
 
 
 def as_teacher(teacher: nn.Module | Teacher) -> Teacher:
-    """A plain module is a frozen teacher; a ``Teacher`` is itself."""
+    """Return a ``Teacher`` unchanged, and a plain module as a ``FrozenTeacher``."""
     return teacher if isinstance(teacher, Teacher) else FrozenTeacher(teacher)

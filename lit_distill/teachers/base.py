@@ -1,4 +1,4 @@
-"""The interface of a teacher: something that gives ``Outputs`` for a batch."""
+"""The interface of teachers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _RENAMED = {
 
 
 class Teacher(ABC):
-    """Gives the teacher's outputs for a batch.
+    """The base of all teachers: computes the teacher's ``Outputs`` for a batch.
 
     A subclass must define ``__call__`` and ``predict``; every hook does nothing by default. They are called in this order:
 
@@ -39,18 +39,18 @@ class Teacher(ABC):
     5. per validation or test batch ``predict``;
     6. ``on_fit_end``, also after an error.
 
-    It is a plain object on purpose: a module that Lightning does not register is in no optimizer, no DDP
-    reducer, no checkpoint and no weight average, and nothing can put it back into train mode.
+    A teacher is deliberately not an ``nn.Module``: Lightning then puts it into no optimizer, DDP reducer, checkpoint or weight
+    average, and never into train mode.
 
     Args:
         model: The network.
 
     Attributes:
         frozen: The network never changes, so its outputs for the same inputs never do.
-        role: What it is to the student, in words.
+        role: A few words for the summary before the fit.
         follows: The criteria's gradients reach the network.
         needs_target: The teacher itself learns from labels.
-        trained_in: The token of the module that it last took part in a fit of; None before the first.
+        trained_in: The token of the module whose fit it last took part in; None before the first.
         needs_logits: The criteria read the logits of training batches; if not, these may come back empty.
     """
 
@@ -119,7 +119,7 @@ class Teacher(ABC):
         """Called after the dry run: True if no criterion reads the logits of training batches.
 
         Args:
-            skip: Whether they may come back empty.
+            skip: The logits may come back empty.
         """
         self.needs_logits = not skip
 
@@ -150,7 +150,7 @@ class Teacher(ABC):
 
         Args:
             trainer: The running trainer; its training loader is ready.
-            read_inputs: Takes a loader's batch to the teacher's inputs, on the module's device.
+            read_inputs: Turns a loader's batch into the teacher's inputs, on the module's device.
         """
 
     def on_train_batch_start(self) -> None:
@@ -173,8 +173,8 @@ class Teacher(ABC):
         """Called before the student's forward pass; a teacher that runs at the same time as the student starts here.
 
         Args:
-            inputs: As of ``__call__``.
-            mask: As of ``__call__``.
+            inputs: The network's inputs.
+            mask: True at the positions that count, or None.
         """
 
     @abstractmethod
@@ -182,16 +182,26 @@ class Teacher(ABC):
         """Return the outputs for a training batch; called after the student's forward pass.
 
         Args:
-            inputs: What the network takes.
+            inputs: The network's inputs.
             mask: True at the positions that count, or None; passed on to the outputs.
         """
 
     @abstractmethod
     def predict(self, inputs: Inputs, mask: Tensor | None = None) -> Outputs:
-        """Return the outputs for inputs outside training (validation, test)."""
+        """Return the outputs outside training (validation, test).
+
+        Args:
+            inputs: The network's inputs.
+            mask: True at the positions that count, or None; passed on to the outputs.
+        """
 
     def own_loss(self, outputs: Outputs, target: Target | None) -> Tensor | None:
-        """Return the loss that the teacher itself learns from, or None if it learns nothing."""
+        """Return the loss that the teacher itself learns from, or None if it learns nothing.
+
+        Args:
+            outputs: The teacher's outputs for the batch.
+            target: The labels, by task if there are several.
+        """
         return None
 
     def apply(self, fn: Callable[[Tensor], Tensor]) -> None:

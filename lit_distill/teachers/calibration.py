@@ -1,4 +1,4 @@
-"""A few training batches, read as the fit reads them, without touching any random state."""
+"""Training samples to calibrate an int8 teacher on, read without changing any random state."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _SAMPLES = 64
 
 
 def calibration_inputs(trainer: Trainer, read: Callable[[Any], Inputs]) -> list[Inputs]:
-    """Up to 256 training samples in four batches, spread evenly over the data set.
+    """Return up to 256 training samples in four batches, spread evenly over the data set.
 
     Args:
         trainer: The running trainer; its training loader is ready.
-        read: Takes a loader's batch to the model's inputs, on the module's device.
+        read: Turns a loader's batch into the model's inputs, on the module's device.
     """
     with isolate_rng():
         return [read(batch) for batch in _batches(first_loader(trainer.train_dataloader))]
 
 
 def _batches(loader: Any) -> Iterator[Any]:
-    if isinstance(loader, Ahead):  # of a stream nothing more can be read
+    if isinstance(loader, Ahead):  # a stream: no more can be read
         yield loader.example
         return
     if not has_numbered_samples(loader):

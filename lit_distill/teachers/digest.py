@@ -1,4 +1,4 @@
-"""Digests of a network's weights and buffers: equal where every bit is, computed where the tensors are."""
+"""Digests of a network's weights and buffers, computed on the tensors' device: equal if every bit is."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ _WRAPPERS = ("_orig_mod.",)  # of torch.compile
 
 
 def network_digest(module: nn.Module) -> str:
-    """32 hexadecimal digits that depend on every bit of a network's parameters and buffers, and on where it is.
+    """Return 32 hexadecimal digits that depend on every bit of a network's parameters and buffers, and on their places.
 
-    Names, types and shapes count; non-persistent buffers too, and the packed weights of quantised layers. The device, the
-    memory format and the wrapper of ``torch.compile`` do not. Tensors without values (on ``meta``, not yet initialised, or
-    sharded over processes) count with their shapes alone.
+    Names, types and shapes count, as do non-persistent buffers and the packed weights of quantised layers. The device, the
+    memory format and the wrapper of ``torch.compile`` do not. Of tensors without values (on ``meta``, not yet initialised, or
+    sharded over processes) only the shapes count.
 
     Args:
-        module: The network: any module, TorchScript and exported programs included.
+        module: The network: any module, including TorchScript and exported programs.
     """
     return combined(tensor_digests(module))
 
 
 def combined(digests: dict[str, str]) -> str:
-    """The digest of a network whose tensors have these.
+    """Return the digest of a network from those of its tensors.
 
     Args:
-        digests: As ``tensor_digests`` gives them.
+        digests: The result of ``tensor_digests``.
     """
     state = hashlib.sha256()
     for name in sorted(digests):
@@ -42,7 +42,7 @@ def combined(digests: dict[str, str]) -> str:
 
 @torch.no_grad()
 def tensor_digests(module: nn.Module) -> dict[str, str]:
-    """A digest of each parameter, buffer and further part of a network's state, by name.
+    """Return a digest of each parameter, buffer and other part of a network's state, by name.
 
     Args:
         module: The network.
@@ -58,7 +58,7 @@ def tensor_digests(module: nn.Module) -> dict[str, str]:
     return found
 
 
-# What a network consists of -----------------------------------------------------------------------------------------
+# The state of a network ---------------------------------------------------------------------------------------------
 
 
 def _state(module: nn.Module) -> Iterator[tuple[str, Any]]:
@@ -82,7 +82,7 @@ def _plain(name: str) -> str:
 
 
 def _packed(part: nn.Module) -> Iterator[tuple[str, Any]]:
-    """What a module keeps in its state beside parameters and buffers: packed weights, extra state."""
+    """Yield the state of a module that is neither parameter nor buffer: packed weights, extra state."""
     own_state = type(part)._save_to_state_dict is not nn.Module._save_to_state_dict
     if not own_state and type(part).get_extra_state is nn.Module.get_extra_state:
         return
@@ -91,14 +91,14 @@ def _packed(part: nn.Module) -> Iterator[tuple[str, Any]]:
     state: dict[str, Any] = {}
     try:
         part._save_to_state_dict(state, "", False)
-    except Exception:  # of a state that cannot be told now: only its parameters and buffers count
+    except Exception:  # the state is not available now: only parameters and buffers count
         return
     own = {*part._parameters, *part._buffers}
     yield from ((name, value) for name, value in state.items() if name not in own)
 
 
 def _constants(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    """The tensors inside the graph of a frozen TorchScript module, which has no parameters any more."""
+    """Yield the tensors in the graph of a frozen TorchScript module, which has no parameters any more."""
     graph = getattr(module, "inlined_graph", None)
     if graph is None or next(module.parameters(), None) is not None:
         return

@@ -21,30 +21,32 @@ from lit_distill.utils.arguments import check_flag, check_number, check_whole
 from lit_distill.utils.copying import copied
 from lit_distill.utils.notices import tell
 
-_LIKELY = 0.5  # a smaller share kept makes the teacher nearly the student itself
+_LIKELY = 0.5  # with a smaller decay the teacher is nearly the student itself
 
 
 class EMATeacher(Teacher):
-    """The exponential moving average of the student's weights, which teaches the student.
+    r"""The exponential moving average of the student's weights, as the student's teacher.
 
-    After every optimizer step, and so once for several accumulated batches, ``t <- m t + (1 - m) s`` (Tarvainen and
-    Valpola 2017, "Mean teachers are better role models", section 2), in the weights' own type; buffers (BatchNorm's
-    statistics) are copied. It needs no model: it starts as a copy of the student. It runs in eval mode without
-    gradients, belongs to the module and its checkpoint, and is in no optimizer.
+    After every optimizer step, $t \leftarrow m t + (1 - m) s$ (Tarvainen and Valpola 2017, "Mean teachers are better role
+    models", section 2), in the weights' own type; buffers (BatchNorm's statistics) are copied. It starts as a copy of the
+    student, runs in eval mode without gradients, belongs to the module and its checkpoint, and is in no optimizer.
 
-    The share kept, ``m``, after step n is ``decay``; or, with ``final_decay``, goes from one to the other along half a
-    cosine (Grill et al. 2020, BYOL, section 3.3, from 0.996 to 1; DINO too). With ``warm_up`` it is at most
-    ``n / (n + 1)``, at which the teacher is the plain mean of all students so far, as in the mean teacher's code: the
-    random start is soon forgotten, however near ``decay`` is to 1.
+    $m$ is ``decay``; with ``final_decay`` it goes from one to the other along half a cosine (Grill et al. 2020, BYOL, section
+    3.3, from 0.996 to 1; also DINO). With ``warm_up`` it is at most $n / (n + 1)$ after step $n$, as in the mean teacher's
+    code: the teacher is then the plain mean of all students so far, and the random start is soon forgotten.
 
     Args:
-        decay: The share of itself that the teacher keeps at each step, in [0, 1). 0.99 to 0.999 in Tarvainen and Valpola.
-        warm_up: Keep less at first.
-        final_decay: The share kept at the end, in [0, 1]; ``decay`` throughout where None.
-        steps: The steps from ``decay`` to ``final_decay``; those of the whole fit where None.
+        decay: Share of its weights that the teacher keeps per step, in [0, 1); 0.99 to 0.999 in Tarvainen and Valpola.
+        warm_up: Keep a smaller share in the first steps.
+        final_decay: Share kept at the end, in [0, 1]; ``decay`` throughout if None.
+        steps: Steps from ``decay`` to ``final_decay``, at least 1; those of the whole fit if None.
 
     Raises:
         ValueError: A share or a number of steps is out of range.
+
+    Examples:
+        >>> EMATeacher(decay=0.9).decay_at(4)
+        0.8
     """
 
     frozen = False
@@ -79,7 +81,7 @@ class EMATeacher(Teacher):
         return other
 
     def set_student(self, student: nn.Module) -> None:
-        """Start as a copy of the student as it is now."""
+        """Start as a copy of the student."""
         with torch.no_grad():  # a copy of TorchScript would have the student's graph
             self.model = copied(student)
         require_gradients(self.model, False)
@@ -87,10 +89,10 @@ class EMATeacher(Teacher):
         self._bound = True
 
     def on_train_start(self, trainer: Trainer, read_inputs: Callable[[Any], Inputs]) -> None:
-        """Go on from the trainer's step, and look up how many there will be.
+        """Continue from the trainer's step, and find the number of steps of the fit.
 
         Raises:
-            ValueError: ``steps`` is None, and the fit has no end.
+            ValueError: ``steps`` is None, and the length of the fit is unknown.
         """
         self._step = trainer.global_step
         if self.final_decay is None or self.steps is not None:
@@ -100,10 +102,10 @@ class EMATeacher(Teacher):
             raise ValueError("final_decay is reached at the end of the fit, which has none; set steps.")
 
     def decay_at(self, step: int) -> float:
-        """The share kept after an optimizer step.
+        """Return the share of its weights that the teacher keeps after an optimizer step.
 
         Args:
-            step: Its number, from 1.
+            step: Number of the step, from 1.
         """
         decay = self.decay
         if self.final_decay is not None:
@@ -112,7 +114,7 @@ class EMATeacher(Teacher):
         return min(decay, step / (step + 1)) if self.warm_up else decay
 
     def on_train_batch_end(self, student: nn.Module, step: int) -> None:
-        """Follow the student, where it has made a step since the last batch; several at once count as many."""
+        """Follow the student if it has made optimizer steps since the last batch, once per step."""
         if step > self._step:
             self._follow(student, math.prod(self.decay_at(made) for made in range(self._step + 1, step + 1)))
         self._step = step
@@ -127,7 +129,7 @@ class EMATeacher(Teacher):
     def __call__(self, inputs: Inputs, mask: Tensor | None = None) -> Outputs:
         if not self._bound:
             raise RuntimeError("this EMATeacher has no student yet: set_student(student) comes first.")
-        self.model.eval()  # Lightning puts all that belongs to the module into train mode
+        self.model.eval()  # Lightning puts everything in the module into train mode
         with torch.no_grad():
             return self.capture.run(inputs, mask)
 
@@ -142,7 +144,7 @@ def _checked_shares(decay: float, final_decay: float | None) -> tuple[float, flo
         final_decay = check_number(f"final_decay, {kept},", final_decay, least=0, most=1)
     if 0 < decay < _LIKELY:
         tell(
-            f"decay {decay} keeps {decay:.0%} of the teacher at each step, so that it is nearly the student; if that is "
+            f"decay {decay} keeps {decay:.0%} of the teacher at each step, so it is nearly the student; if you mean "
             f"the share that changes, set decay to {1 - decay:g}."
         )
     return decay, final_decay

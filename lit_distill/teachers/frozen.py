@@ -1,4 +1,4 @@
-"""A teacher that never changes: the usual one."""
+"""The usual teacher: a network that never changes."""
 
 from __future__ import annotations
 
@@ -35,18 +35,26 @@ from lit_distill.teachers.runtime.prepared import PreparedModel
 from lit_distill.utils.arguments import as_object
 from lit_distill.utils.notices import tell
 
-_TAKEN_AS_THEY_ARE = (torch.float32, torch.int64, torch.int32, torch.uint8, torch.bool)  # by a network in float32
+_NOT_CAST = (torch.float32, torch.int64, torch.int32, torch.uint8, torch.bool)  # inputs of a network in float32
 
 
 class FrozenTeacher(Teacher):
-    """A network in eval mode with no gradients, whatever anyone calls.
+    """A network that stays in eval mode, without gradients.
 
-    It may be a program of ``torch.export``, TorchScript, quantised, or have weights of another type than the student's:
-    inputs are cast to its type, and what narrower weights give is cast to the student's.
+    It may be a program of ``torch.export``, TorchScript or quantised, and its weights may have another type than the
+    student's: inputs are cast to its type, and outputs of narrower weights to the student's.
 
     Args:
-        model: The network; it is put in eval mode and its parameters stop asking for gradients.
-        runtime: How to run it on training batches; as it is where None. Evaluation always asks the network itself.
+        model: The network; it is put in eval mode, and its parameters no longer require gradients.
+        runtime: How to run it on training batches; unchanged if None. Evaluation always runs the network itself.
+
+    Raises:
+        TypeError: ``model`` is not a network, or ``runtime`` not a ``TeacherRuntime``.
+
+    Examples:
+        >>> teacher = FrozenTeacher(nn.Linear(4, 3))
+        >>> teacher.predict(torch.zeros(2, 4)).logits.shape
+        torch.Size([2, 3])
     """
 
     def __init__(self, model: nn.Module, runtime: TeacherRuntime | None = None) -> None:
@@ -56,7 +64,7 @@ class FrozenTeacher(Teacher):
         self._fallbacks: Sequence[TeacherRuntime] = ()
         self._prepared: PreparedModel | None = None
         self._stream: torch.cuda.Stream | None = None
-        self._fetched: Outputs | None = None  # of the present batch, computed on a stream of their own
+        self._fetched: Outputs | None = None  # of the present batch, computed on the teacher's own stream
         self._is_plain: bool | None = None  # found out in the first batch
         self._student: weakref.ref[nn.Module] | None = None
 
@@ -67,10 +75,10 @@ class FrozenTeacher(Teacher):
         if self.runtime is not None and not self.capture.finds_overwrites:
             prepared = self._ready_copy()
             if prepared is not None:
-                return self._as_the_students(prepared(inputs, mask))
+                return self._in_student_type(prepared(inputs, mask))
         if self._is_plain is None:
             self._is_plain = self._needs_no_cast()
-        if self._is_plain and isinstance(inputs, Tensor) and inputs.dtype in _TAKEN_AS_THEY_ARE:
+        if self._is_plain and isinstance(inputs, Tensor) and inputs.dtype in _NOT_CAST:
             with torch.no_grad():  # not inference_mode: the outputs enter the student's graph
                 return self.capture.run(inputs, mask, stop_early=not self.needs_logits)
         return self._run_in_own_type(inputs, mask, stop_early=not self.needs_logits)
@@ -83,10 +91,10 @@ class FrozenTeacher(Teacher):
         own = floating_type(self.model)
         with torch.no_grad(), explaining_fixed_sizes(self.model), own_precision(self.model, inputs):
             outputs = self.capture.run(cast_floats(inputs, own), mask, stop_early=stop_early)
-        return self._as_the_students(outputs)
+        return self._in_student_type(outputs)
 
     def _needs_no_cast(self) -> bool:
-        """Whether the network and its student are plain modules in float32."""
+        """Return True if the network and its student are plain modules in float32."""
         student = self._student() if self._student is not None else None
         types = {floating_type(network) for network in (self.model, student) if network is not None}
         return types == {torch.float32} and not has_packed_weights(self.model) and format_of(self.model) is None
@@ -96,12 +104,12 @@ class FrozenTeacher(Teacher):
         if other is None or other is student:
             self.runtime = self._given
             return self
-        twin = copy.copy(self)  # of the network itself there is one
-        twin._begin_anew()
+        twin = copy.copy(self)  # shares the network
+        twin._reset()
         return twin
 
-    def _begin_anew(self) -> None:
-        """Forget whom it has served, in a copy that shares the network."""
+    def _reset(self) -> None:
+        """Drop the state of another student, in a copy that shares the network."""
         self.capture = Capture(self.model, owner="teacher")
         self.runtime, self._fallbacks, self._prepared, self._student = self._given, (), None, None
         self._fetched = self._is_plain = None
@@ -109,8 +117,8 @@ class FrozenTeacher(Teacher):
     def set_student(self, student: nn.Module) -> None:
         self._student, self._is_plain = weakref.ref(student), None
 
-    def _as_the_students(self, outputs: Outputs) -> Outputs:
-        """What weights of another type give, in the student's type; float32 beside a half student stays as it is."""
+    def _in_student_type(self, outputs: Outputs) -> Outputs:
+        """Cast outputs to the student's type; float32 outputs for a student in half precision stay as they are."""
         student = self._student() if self._student is not None else None
         wanted = floating_type(student) if student is not None else None
         own = floating_type(self.model)
@@ -122,31 +130,31 @@ class FrozenTeacher(Teacher):
     # The prepared copy ---------------------------------------------------------------------------
 
     def prefer(self, runtimes: Sequence[TeacherRuntime]) -> None:
-        """Take the first of these runtimes that the network can be run in, once training batches are there.
+        """Use the first of several runtimes that works for the network, found at the start of training.
 
         Args:
-            runtimes: The best first; the last must suit every network.
+            runtimes: The fastest first; the last must work for every network.
         """
         self.runtime, self._fallbacks, self._prepared = runtimes[0], tuple(runtimes[1:]), None
 
     def on_train_start(self, trainer: Trainer, read_inputs: Callable[[Any], Inputs]) -> None:
-        """Make the copy that the runtime asks for, calibrated on training batches if it needs them.
+        """Prepare the runtime's copy, calibrated on training batches if needed.
 
         Raises:
-            ValueError: The network cannot be run so.
+            ValueError: The network does not work with the runtime.
         """
         self._fetched = self._is_plain = None
         if self.runtime is not None:
             self.prepare_runtime(lambda: calibration_inputs(trainer, read_inputs))
 
     def prepare_runtime(self, samples: Callable[[], Sequence[Inputs]]) -> None:
-        """Make the copy that the runtime asks for, in place of any made before.
+        """Prepare the runtime's copy again.
 
         Args:
-            samples: Reads a few training batches' inputs; called where the runtime is calibrated.
+            samples: Reads the inputs of a few training batches; called if the runtime is calibrated.
 
         Raises:
-            ValueError: The network cannot be run so.
+            ValueError: The network does not work with the runtime.
         """
         while self.runtime is not None:
             try:
@@ -160,7 +168,7 @@ class FrozenTeacher(Teacher):
                 self.runtime, self._fallbacks = self._fallbacks[0], self._fallbacks[1:]
 
     def _ready_copy(self) -> PreparedModel | None:
-        """The copy, made anew where the weights have changed or moved; None if it waits for batches."""
+        """Return the copy, prepared again if the weights have changed or moved; None if it waits for batches."""
         assert self.runtime is not None
         if self._prepared is None and self.runtime.calibrated:
             return None
@@ -170,7 +178,7 @@ class FrozenTeacher(Teacher):
             self._prepared = None
             tell(
                 f"the teacher's weights changed during the fit, and its copy in {self.runtime.precision!r} was calibrated "
-                "for those before: until the next fit the network itself is asked."
+                "for the old ones: until the next fit the network itself runs."
             )
         else:
             self.prepare_runtime(tuple)
@@ -180,10 +188,10 @@ class FrozenTeacher(Teacher):
         super().capture_layers(layers, format_)
         self._prepared = self._is_plain = None
 
-    # Beside the student --------------------------------------------------------------------------
+    # At the same time as the student -------------------------------------------------------------
 
     def prefetch(self, inputs: Inputs, mask: Tensor | None = None) -> None:
-        """Start on a stream of its own, if the runtime says so and the inputs are on CUDA."""
+        """Start on the teacher's own stream, if the runtime has one and the inputs are on CUDA."""
         self._fetched = None
         if self.runtime is None or not self.runtime.own_stream:
             return
@@ -212,12 +220,12 @@ class FrozenTeacher(Teacher):
     # Copies and devices --------------------------------------------------------------------------
 
     def apply(self, fn: Callable[[Tensor], Tensor]) -> None:
-        """Follow the student to another device; the network keeps its type, as it is the user's own."""
+        """Follow the student to another device; the network keeps its type."""
         self._is_plain = None
         self.model._apply(moved(fn))  # type: ignore[no-untyped-call]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FrozenTeacher:
-        # A copy of the LightningModule (weight averaging makes one) shares the one teacher.
+        # A copy of the LightningModule (weight averaging makes one) shares the teacher.
         return self
 
     def __getstate__(self) -> dict[str, Any]:

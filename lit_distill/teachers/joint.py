@@ -15,25 +15,30 @@ from lit_distill.utils.arguments import check_flag, check_network, check_number,
 
 
 class JointTeacher(Teacher):
-    """Teacher and student learn together: the teacher from its own labels, the student from both.
+    """A teacher that trains together with its student, on the labels.
 
-    One optimizer holds both, so that clipping, accumulation and mixed precision stay the Trainer's. The
-    criteria see the teacher's outputs cut from its graph: matching does not pull the teacher towards the
-    student, unless ``follow`` asks for it.
+    One optimizer holds both networks, so clipping, accumulation and mixed precision work as usual. The criteria get the
+    teacher's outputs detached from its graph, so they do not pull the teacher towards the student unless ``follow`` is set.
 
     Args:
-        model: The teacher to train.
-        label_smoothing: Of the teacher's own hard-target loss, in [0, 1).
-        weight: Of the teacher's own loss in the sum, above 0.
-        follow: Let the criteria's gradients reach the teacher as well.
-        task: As of the module.
+        model: The network to train as the teacher.
+        label_smoothing: Label smoothing of the teacher's own loss, in [0, 1).
+        weight: Weight of the teacher's own loss in the sum, above 0.
+        follow: Let the criteria's gradients reach the teacher.
+        task: What the teacher's outputs are; the module's task.
 
     Raises:
-        ValueError: ``weight`` is not above 0.
+        TypeError: ``model`` is not a network.
+        ValueError: ``weight`` or ``label_smoothing`` is out of range, or the network is an exported program.
+
+    Examples:
+        >>> teacher = JointTeacher(nn.Linear(4, 3), weight=0.5)
+        >>> teacher(torch.zeros(2, 4)).logits.requires_grad
+        True
     """
 
     frozen = False
-    role = "trained beside the student"
+    role = "trained together with the student"
     needs_target = True
 
     def __init__(
@@ -57,7 +62,7 @@ class JointTeacher(Teacher):
     def set_owner(self, owner: str, resumed: bool) -> None:
         if not resumed and self.trained_in not in (None, owner):
             raise ValueError(
-                "this JointTeacher has trained in another module, and would go on from there: make a new one, with a new "
+                "this JointTeacher has trained in another module, and would continue from there: make a new one, with a new "
                 "network (or with the trained one, if you mean that)."
             )
         super().set_owner(owner, resumed)

@@ -1,4 +1,4 @@
-"""A teacher that predicts once: its outputs are recorded, and the student is fitted on the record."""
+"""A teacher that runs once over the training data; the student learns from the recorded outputs."""
 
 from __future__ import annotations
 
@@ -28,38 +28,41 @@ from lit_distill.utils.arguments import check_flag, check_whole
 
 
 class RecordedTeacher(FrozenTeacher):
-    """Runs the teacher once over views of the training data, and reads what it said ever after.
+    """Runs the teacher once over views of the training data, and reads the recorded outputs from then on.
 
-    Only what the criteria read is recorded: logits, features of the named layers, or both. With random
-    augmentation, MixUp or CutMix, ``views`` of every sample are recorded, and training sees exactly these
-    again, one an epoch in turn: they are drawn anew from their seed, and no pixels are stored. With MixUp,
-    the samples that meet in a batch are fixed for each view.
+    Only what the criteria read is recorded: logits, features of the named layers, or both. With random augmentation, MixUp
+    or CutMix, ``views`` of every sample are recorded, and training sees exactly these, one per epoch in turn: they are drawn
+    again from their seed, and no pixels are stored. With MixUp, the samples that share a batch are fixed for each view.
 
-    In a folder, a recording is made once and used by any later run on the same teacher, data and
-    transforms; another is refused, and one that was cut off is finished. Evaluation asks the live teacher. So do the
-    first batch of each epoch, every 64th batch of an epoch, and batches with samples that are not bit for bit those that
-    were recorded: data that have changed are refused in the epoch that meets them. All samples' outputs must have one size:
-    pad texts to one length.
+    A recording in a folder is made once and used by any later run with the same teacher, data and transforms; a different
+    one is refused, and an unfinished one is completed. Evaluation runs the teacher itself. So do the first and every 64th
+    batch of an epoch, and batches with samples that differ from those recorded: changed data are refused in the epoch that
+    meets them. The outputs of all samples must have one size: pad texts to one length.
 
     Args:
-        model: The teacher.
-        path: Folder of the recording, made where it is missing; in memory, for this fit alone, where None.
-        views: Views of each sample to record; needed where the training data are augmented at random.
-        seed: Of the views.
+        model: The teacher's network.
+        path: Folder of the recording, created if it is missing; in memory, for this fit only, if None.
+        views: Views of each sample to record, at least 1; required if the training data are augmented at random.
+        seed: Seed of the views.
         logits: How logits are stored: ``float32``, ``float16``, ``int8`` or ``top_k``.
-        top_k: Number of classes to keep of each sample, with ``logits: top_k``; the mass of the others is kept as
-            their sum, and spread evenly over them when read.
+        top_k: Number of classes to keep per sample with ``logits: top_k``; the probability of the others is kept as their
+            sum, and spread evenly over them when read.
         features: How features are stored: ``float32``, ``float16`` or ``int8``.
-        pool_features: Store the mean of each feature over its positions, ``[B, C]``, in place of the whole map.
+        pool_features: Store the mean of each feature over its positions, ``[B, C]``, instead of the whole map.
         ignore_versions: Accept a recording made with other versions of PyTorch, torchvision, NumPy or Pillow,
             whose random numbers or decoding may differ.
-        runtime: How to run the teacher when it records, as in ``FrozenTeacher``.
-        positions: The most positions of a sequence, where batches are padded to differing lengths: outputs for each token
-            are stored at this length. The batch's mask says which count, and the padding comes last.
+        runtime: How to run the teacher when it records; unchanged if None.
+        positions: Most positions of a sequence, if batches are padded to different lengths: outputs per token are stored at
+            this length. The batch's mask says which positions count, and the padding comes last.
 
     Raises:
-        TypeError: An argument is of another type.
+        TypeError: An argument has the wrong type.
         ValueError: An argument is out of range.
+
+    Examples:
+        >>> teacher = RecordedTeacher(nn.Linear(4, 3), views=2, logits="int8")
+        >>> teacher.is_recorded
+        False
     """
 
     def __init__(
@@ -87,28 +90,28 @@ class RecordedTeacher(FrozenTeacher):
         self.pool_features = check_flag("RecordedTeacher: pool_features", pool_features)
         super().__init__(model, runtime)
         self._session: Session | None = None
-        self._last: list[Session | None] = [None]  # of all fits, of whichever student: shared by copies
+        self._last: list[Session | None] = [None]  # the last fit's, with any student: shared by copies
         self._weights = weights_mark(self.model)
         self._like = torch.zeros(())
 
-    def _begin_anew(self) -> None:
-        super()._begin_anew()
+    def _reset(self) -> None:
+        super()._reset()
         self._session, self._checked = None, None
 
     @property
     def recorded(self) -> int:
-        """Number of views that the last fit recorded; those that it found on record are not counted."""
+        """Number of views that the last fit recorded, without those recorded before."""
         session = self._last[0]
         report = session.report if session is not None else None
         return report.rows if report is not None else 0
 
     @property
     def is_recorded(self) -> bool:
-        """Whether the last fit found, or made, all of its recording."""
+        """True if the last fit found or made all of its recording."""
         return self._last[0] is not None and self._last[0].report is not None
 
     def on_fit_start(self, trainer: Trainer, read_batch: Callable[[Any], Batch]) -> None:
-        """Replay the training data of this fit, recording what is missing before the first batch."""
+        """Record what is missing, and replay the training data in this fit."""
         self.on_fit_end()
         self._session = self._last[0] = None
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # a few batches are not worth a recording
@@ -118,11 +121,11 @@ class RecordedTeacher(FrozenTeacher):
             )
 
     def on_train_start(self, trainer: Trainer, read_inputs: Callable[[Any], Inputs]) -> None:
-        if self._session is None:  # the recording has made the copy that the runtime asks for
+        if self._session is None:  # the recording has prepared the runtime's copy
             super().on_train_start(trainer, read_inputs)
 
     def prefetch(self, inputs: Inputs, mask: Tensor | None = None) -> None:
-        """Do nothing: the outputs are on record."""
+        """Do nothing: the outputs are recorded."""
 
     def on_train_batch_start(self) -> None:
         if self._session is not None:
@@ -139,7 +142,7 @@ class RecordedTeacher(FrozenTeacher):
         if len(session.current.keys) != count_samples(inputs):
             raise ValueError(
                 f"a training batch has {count_samples(inputs)} samples, and {len(session.current.keys)} came from the loader: "
-                "which is which cannot be told. Use a frozen teacher."
+                "they cannot be matched. Use a frozen teacher."
             )
         recorded = replace(session.read(self._like), mask=mask)
         if session.watch.is_due:
@@ -150,11 +153,11 @@ class RecordedTeacher(FrozenTeacher):
                     "frozen teacher."
                 )
             session.watch.judge(self._far_apart(recorded, live, mask))
-        outputs = self._as_the_students(recorded)
+        outputs = self._in_student_type(recorded)
         return outputs if self.positions is None else cut_positions(outputs, mask, self.positions)
 
     def _far(self, recorded: Outputs, live: Outputs, batch: Batch) -> Tensor:
-        """The samples of a batch to which the teacher says something else than what is on record, ``[B]``."""
+        """Return True for the samples of a batch whose outputs differ from the recorded ones, ``[B]``."""
         return self._far_apart(recorded, live, input_mask(batch))
 
     def _far_apart(self, recorded: Outputs, live: Outputs, mask: Tensor | None) -> Tensor:
@@ -177,24 +180,24 @@ class RecordedTeacher(FrozenTeacher):
         return self._stored(super().__call__(batch.for_teacher, mask), mask)
 
     def _calibrate(self, batches: Callable[[], Sequence[Batch]]) -> None:
-        """Make the copy that the runtime asks for, from batches that every process and every run reads alike."""
+        """Prepare the runtime's copy, from batches that are the same in every process and run."""
         if self.runtime is not None:
             self.prepare_runtime(lambda: [batch.for_teacher for batch in batches()])
 
     def _stored(self, outputs: Outputs, mask: Tensor | None) -> Outputs:
-        """The outputs in the shape that is recorded."""
+        """Return the outputs in the shape that is recorded."""
         small = self._pooled(outputs)
         return small if self.positions is None else pad_positions(small, mask, self.positions)
 
     def _pooled(self, outputs: Outputs) -> Outputs:
-        """Features averaged over positions, where that was asked for."""
+        """Average features over positions if ``pool_features`` is set."""
         if not self.pool_features:
             return outputs
         features = {name: pooled(feature, outputs.mask) for name, feature in outputs.features.items()}
         return replace(outputs, features=features)
 
     def _marks(self) -> dict[str, Any]:
-        """What the outputs depend on, beside the data."""
+        """Return what the outputs depend on, except the data."""
         layers = list(self.capture.layers)
         precision = self.runtime.precision if self.runtime is not None else "32"
         outputs = {"logits": self.needs_logits, "layers": layers, "pooled": self.pool_features}

@@ -1,4 +1,4 @@
-"""Whether a frozen network stays as it is when it is called, and from a fit's start to its end."""
+"""Checks that a frozen network does not change when it is called, or during a fit."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from lit_distill.utils.notices import tell
 from lit_distill.utils.restoring import unchanged
 from lit_distill.utils.rng import collect_rng_state
 
-_FAR = 1e-3  # relative distance of two answers to one batch: rounding may differ, dropout does more
+_FAR = 1e-3  # relative distance of two outputs for one batch: more than rounding, less than dropout
 _SHOWN = 3
 
 
 @dataclass(frozen=True)
 class NetworkState:
-    """What a network holds: a digest and the shape of each tensor, by name.
+    """The state of a network: a digest and the shape of each tensor.
 
     Attributes:
-        digests: By name.
-        shapes: By name.
-        mark: As ``weights_mark`` gives it; equal marks tell of no change but through ``.data``.
+        digests: Digests by name.
+        shapes: Shapes by name.
+        mark: The result of ``weights_mark``; equal marks mean no change, except through ``.data``.
     """
 
     digests: dict[str, str]
@@ -38,15 +38,15 @@ class NetworkState:
 
     @property
     def digest(self) -> str:
-        """Of the whole network, as ``network_digest`` gives it."""
+        """Digest of the whole network, equal to ``network_digest``."""
         return combined(self.digests)
 
     def changes(self, later: NetworkState, caches: set[str] | None = None) -> list[str]:
-        """Names of the tensors that hold other values later; a buffer that came or was resized is a cache, and left out.
+        """Return the names of the tensors whose values differ later, without buffers that were resized: these are caches.
 
         Args:
-            later: The state afterwards.
-            caches: Names of buffers; those of the network's buffers.
+            later: The later state.
+            caches: Names of the network's buffers.
         """
         changed = [name for name in self.digests if self.digests[name] != later.digests.get(name)]
         return [
@@ -55,7 +55,7 @@ class NetworkState:
 
 
 def state_of(network: nn.Module) -> NetworkState:
-    """What a network holds now.
+    """Return the present state of a network.
 
     Args:
         network: The network.
@@ -74,8 +74,8 @@ def _buffers(network: nn.Module) -> set[str]:
     return {name for name, _ in uncompiled(network).named_buffers(remove_duplicate=False)}
 
 
-def _kept_nowhere(network: nn.Module) -> set[str]:
-    """Names of the buffers that are in no checkpoint: caches, as a rule."""
+def _non_persistent(network: nn.Module) -> set[str]:
+    """Return the names of the buffers that are in no checkpoint, which usually are caches."""
     found = set()
     for prefix, part in uncompiled(network).named_modules(remove_duplicate=False):
         for name in getattr(part, "_non_persistent_buffers_set", ()):
@@ -83,18 +83,18 @@ def _kept_nowhere(network: nn.Module) -> set[str]:
     return found
 
 
-# When it is called --------------------------------------------------------------------------------------------------
+# At a call ----------------------------------------------------------------------------------------------------------
 
 
 def ask_steady(network: nn.Module, ask: Callable[[], Outputs]) -> Outputs:
-    """Ask a frozen network about an example, and see whether it stays as it is; once more where it draws or has changed.
+    """Run a frozen network on an example, and refuse one that changes itself; warn of one that is random.
 
     Args:
-        network: The network, in eval mode; its buffers and modes are put back.
-        ask: Asks it.
+        network: The network, in eval mode; its buffers and modes are restored.
+        ask: Runs the network.
 
     Returns:
-        Its first answer. A warning is given where a second is another.
+        The outputs of the first run. It runs again only if it draws random numbers or has changed.
 
     Raises:
         ValueError: The network changes itself.
@@ -111,15 +111,15 @@ def ask_steady(network: nn.Module, ask: Callable[[], Outputs]) -> Outputs:
     distance = _distance(outputs, again)
     if distance > _FAR:
         tell(
-            f"the frozen teacher {_name(network)} gives two answers to one batch, which differ by {distance:.1%}: something "
-            f"in it is random, or remembers what it saw, whatever its mode.{_still_training(network)} Use nn.Dropout, or pass "
+            f"the frozen teacher {_name(network)} gives two outputs for one batch, which differ by {distance:.1%}: in eval "
+            f"mode it still draws random numbers or keeps a state.{_still_training(network)} Use nn.Dropout, or pass "
             "training=self.training to its functions."
         )
     return outputs
 
 
 def _refuse_changes(network: nn.Module, before: NetworkState, between: NetworkState, after: NetworkState) -> None:
-    buffers, loose = _buffers(network), _kept_nowhere(network)
+    buffers, loose = _buffers(network), _non_persistent(network)
     each_time = between.changes(after)
     changed = [name for name in before.changes(after, buffers) if name not in loose]
     changed += [name for name in each_time if name not in loose and name not in changed]
@@ -134,7 +134,7 @@ def _refuse_changes(network: nn.Module, before: NetworkState, between: NetworkSt
     if restless:
         tell(
             f"the frozen teacher {_name(network)} changes its {_listed(restless, buffers)} at every call; it is in no "
-            "checkpoint, but its answers may depend on it."
+            "checkpoint, but the outputs may depend on it."
         )
 
 
@@ -154,7 +154,7 @@ def _still_training(network: nn.Module) -> str:
 
 
 def _distance(one: Outputs, other: Outputs) -> float:
-    """The largest relative distance of two answers' tensors; 0 where they cannot be compared."""
+    """Return the largest relative distance between the tensors of two outputs; 0 if they cannot be compared."""
     pairs = zip(one.tensors(), other.tensors(), strict=False)
     found = [0.0]
     for first, second in pairs:
@@ -170,22 +170,22 @@ def _name(network: nn.Module) -> str:
     return str(getattr(network, "original_name", type(uncompiled(network)).__name__))
 
 
-# From the start to the end ------------------------------------------------------------------------------------------
+# During a fit -------------------------------------------------------------------------------------------------------
 
 
-def tell_of_changes(network: nn.Module, start: NetworkState) -> None:
-    """Say what of a frozen network changed during a fit: by the user's own code, a callback, weights that it shares.
+def warn_of_changed_teacher(network: nn.Module, start: NetworkState) -> None:
+    """Warn if a frozen network changed during a fit, through the user's code, a callback or shared weights.
 
     Args:
         network: The network.
-        start: What it held at the start.
+        start: Its state at the start of the fit.
     """
-    buffers, loose = _buffers(network), _kept_nowhere(network)
+    buffers, loose = _buffers(network), _non_persistent(network)
     changed = [name for name in start.changes(state_of(network), buffers) if name not in loose]
     if changed:
         tell(
             f"the frozen teacher {_name(network)} changed during the fit: its {_listed(changed, buffers)} "
-            f"({len(changed)} of {len(start.digests)} tensors) hold other values than at the start, so that the student has "
-            "learned from another network at the end. Look for a callback or an optimizer that trains it, or for weights that "
-            "it shares with what is trained."
+            f"({len(changed)} of {len(start.digests)} tensors) differ from the start, so the student has learned from another "
+            "network at the end. Look for a callback or an optimizer that trains the teacher, or for weights that it shares "
+            "with a network that trains."
         )

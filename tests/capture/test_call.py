@@ -74,7 +74,7 @@ def test_student_beside_distill(tmp_path: Path, by_forward: bool) -> None:
             x = batch[0][:, :4]
             return F.cross_entropy(self.model.forward(x) if by_forward else self.model(x), batch[1])
 
-    what = r"mat1 and mat2.*; the student \(Sequential\) failed on what it was given, float32 \[4, 4\]"
+    what = r"mat1 and mat2.*; the student \(Sequential\) failed on its inputs, float32 \[4, 4\]"
     with pytest.raises(ValueError, match=what):
         fit(theirs(Wrong), distill(), tmp_path)
 

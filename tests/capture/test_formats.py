@@ -287,7 +287,7 @@ def test_a_calibrated_copy_of_other_weights_is_put_aside_and_that_is_said() -> N
     assert not torch.equal(teacher(x).logits, net(x))
     with torch.no_grad():
         net[4].weight.mul_(3)
-    with pytest.warns(DistillationWarning, match="calibrated for those before"):
+    with pytest.warns(DistillationWarning, match="calibrated for the old ones"):
         outputs = teacher(x)
     assert torch.equal(outputs.logits, net(x))
 

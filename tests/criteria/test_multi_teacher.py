@@ -149,11 +149,11 @@ def test_an_ensembles_members_teach_one_student() -> None:
     criteria = {"hard": HardTarget(), "many": MultiTeacher("hidden", ["0.hidden", "1.hidden"], batches=4)}
     module = DistillationModule(MLP(6, [4], 3), teacher, criteria, {"hard": 1.0, "many": 1.0})
     data = draw(16, 6).float(), torch.arange(16) % 3
-    module.dry_run(module._unpack(data))
+    module.dry_run(module._read_training(data))
     optimizer = torch.optim.Adam(module.parameters(), lr=0.02)
     values = []
     for _ in range(60):
-        sides = module.distiller.run(module._unpack(data))
+        sides = module.distiller.run(module._read_training(data))
         losses = module.criteria(sides.student, sides.teacher, sides.target)
         optimizer.zero_grad()
         losses.total.backward()

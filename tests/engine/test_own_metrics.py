@@ -225,7 +225,7 @@ def test_other_tasks_hand_on_what_they_get(task: Task) -> None:
         ([MulticlassF1Score(3)], TypeError, "metrics must be a mapping .* not a list"),
         (MulticlassF1Score(3), TypeError, "not a MulticlassF1Score"),
         (MetricCollection, TypeError, "not the class MetricCollection"),
-        ({"f1": f1_score}, TypeError, r"metrics\['f1'\] is a function, and no torchmetrics.Metric"),
+        ({"f1": f1_score}, TypeError, r"metrics\['f1'\] is a function, not a torchmetrics.Metric"),
         ({"accuracy": MulticlassF1Score(3)}, ValueError, r"'accuracy' is reported anyway"),
     ],
 )

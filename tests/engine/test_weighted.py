@@ -537,13 +537,13 @@ def test_numbers_of_a_criterion_inside_another_can_be_scheduled_and_whole_ones_s
     [
         (
             "sotf.weight",
-            "a schedule for 'sotf.weight', which is nothing that can be scheduled.* Did you mean 'soft.weight'",
+            "a schedule for 'sotf.weight', which cannot be scheduled.* Did you mean 'soft.weight'",
         ),
         ("soft.temprature", r"these can: .*soft.temperature.* Did you mean 'soft.temperature'"),
         ("soft", r"these can: hard.weight, hard.label_smoothing, soft.weight"),
-        ("soft.divergence", "'soft.divergence', which is nothing"),  # no number
-        ("soft.training", "'soft.training', which is nothing"),
-        ("soft._version", "'soft._version', which is nothing"),
+        ("soft.divergence", "'soft.divergence', which cannot be scheduled"),  # no number
+        ("soft.training", "'soft.training', which cannot be scheduled"),
+        ("soft._version", "'soft._version', which cannot be scheduled"),
         ("zzz", r"soft\.temperature, soft\.beta.*\.$"),
     ],
 )

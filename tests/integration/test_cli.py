@@ -19,7 +19,7 @@ from torch import nn
 
 from lit_distill import CombinedDistillation, LogitDistillation
 from lit_distill.cli.command import DistillationCLI, find_configs, main
-from lit_distill.engine.checkpoint import NOTE_KEY
+from lit_distill.engine.checkpoint import ENTRY_KEY
 from lit_distill.models import MLP, MultiHeadCNN, SmallCNN, load, resnet32, resnet56
 
 ROOT = Path(__file__).parents[2]
@@ -212,7 +212,7 @@ def test_demo_prints_student_teacher_and_baseline(folder: Path, capsys: pytest.C
 
 def test_strip_takes_out_what_distilling_added(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mine = {"layer.weight": torch.ones(2)}
-    saved = {"state_dict": {**mine, f"{NOTE_KEY}.projector.weight": torch.zeros(3)}, NOTE_KEY: {}, "epoch": 4}
+    saved = {"state_dict": {**mine, f"{ENTRY_KEY}.projector.weight": torch.zeros(3)}, ENTRY_KEY: {}, "epoch": 4}
     torch.save(saved, tmp_path / "in.ckpt")
     main(["strip", str(tmp_path / "in.ckpt"), str(tmp_path / "out.ckpt")])
     stripped = torch.load(tmp_path / "out.ckpt", weights_only=True)

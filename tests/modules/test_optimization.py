@@ -195,7 +195,7 @@ def test_reduce_on_plateau_watches_what_it_is_told(quick_trainer: Callable[..., 
     [
         ({"lr_interval": "step"}, "there is no lr_scheduler"),
         ({"lr_monitor": "train/loss"}, "there is no lr_scheduler"),
-        ({"lr_monitor": "train/loss", "lr_scheduler": partial(lr_scheduler.StepLR, step_size=1)}, "watches no figure"),
+        ({"lr_monitor": "train/loss", "lr_scheduler": partial(lr_scheduler.StepLR, step_size=1)}, "watches no metric"),
     ],
 )
 def test_an_option_of_the_schedule_that_does_nothing_is_refused(options: dict[str, Any], words: str) -> None:

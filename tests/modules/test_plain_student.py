@@ -177,7 +177,7 @@ def test_a_second_use_reads_the_layers_again(quick_trainer: Callable[..., Traine
     trainer.fit(once, data(isinstance(module, MultiTaskDistillation)))
     assert trainer.callback_metrics.keys() >= {"train/loss"}
     module._trainer = None
-    captured = module.distiller.capture.run(module._unpack(batch).inputs)
+    captured = module.distiller.capture.run(module._read_training(batch).inputs)
     assert list(captured.features) == module.distiller.capture.layers
 
 

@@ -190,11 +190,11 @@ CLASSES_AS_NUMBERS = {"soft": SoftTarget()}
         (lambda: CombinedDistillation(net(), net(), "1", "1", task="none"), "no default criteria for the task 'none'"),
         (
             lambda: LogitDistillation(net(), net(), task="regression", temperature=2.0),
-            "temperature 2 is of soft targets",
+            "temperature 2 applies to soft targets",
         ),
         (
             lambda: LogitDistillation(net(), net(), task="embedding", temperature=2.0),
-            "temperature 2 is of soft targets",
+            "temperature 2 applies to soft targets",
         ),
         (lambda: SupervisedModule(net(), task="embedding"), "SupervisedModule does not take the task 'embedding'"),
         (lambda: SupervisedModule(net(), task="none"), "SupervisedModule does not take the task 'none'"),
@@ -203,7 +203,7 @@ CLASSES_AS_NUMBERS = {"soft": SoftTarget()}
         (lambda: SelfDistillation(net(), "1", task="regression"), "SelfDistillation does not take the task"),
         (
             lambda: MultiTaskDistillation(TwoHeads(), {"kind": "kind"}, TwoHeads(), task="regression", temperature=2.0),
-            "temperature 2 is of soft targets",
+            "temperature 2 applies to soft targets",
         ),
         (
             lambda: LogitDistillation(

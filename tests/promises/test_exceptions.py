@@ -107,7 +107,7 @@ def of_set_up(trainer: Any, module: Any, data: Any, teacher: nn.Module) -> dict[
 
 
 def _attends(callback: object) -> bool:
-    return type(callback).__name__ in ("FirstCallback", "Throughput")
+    return type(callback).__name__ in ("EarlyHooks", "Throughput")
 
 
 # What is set up --------------------------------------------------------------------------------------

@@ -437,5 +437,5 @@ def test_random_states_that_are_none_are_said(
 def test_shapes_that_no_memory_holds_are_said(tmp_path: Path, sound: dict[str, Any]) -> None:
     shapes = {who: {"logits": [1 << 40, 3], "features": {}} for who in ("student", "teacher")}
     torch.save({**sound, "lit_distill": {**sound["lit_distill"], "shapes": shapes}}, tmp_path / "theirs.ckpt")
-    with pytest.raises(ValueError, match="checkpoint is damaged: what lit-distill has noted in it cannot be read"):
+    with pytest.raises(ValueError, match="checkpoint is damaged: its entry of lit-distill cannot be read"):
         LogitDistillation.load_from_checkpoint(tmp_path / "theirs.ckpt", student=network(), teacher=network())

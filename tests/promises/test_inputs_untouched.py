@@ -316,7 +316,7 @@ class Restless(Own):
 
 
 @pytest.mark.parametrize(
-    ("kind", "words"), [(Random, "gives two answers to one batch"), (Restless, "'loose' at every call")]
+    ("kind", "words"), [(Random, "gives two outputs for one batch"), (Restless, "'loose' at every call")]
 )
 @pytest.mark.filterwarnings("ignore:the frozen teacher .* changed during the fit")
 def test_what_may_be_meant_is_told(kind: type[nn.Module], words: str, quick_trainer: MakeTrainer) -> None:

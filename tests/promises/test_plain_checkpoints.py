@@ -74,9 +74,9 @@ def test_every_criterions_settings_are_saved_as_plain_types(
     criterion = with_numpy(kind)
     weights = {"one": np.float32(0.5), "hard": np.int64(1)}
     made = DistillationModule(network(), network(), {"one": criterion, "hard": HardTarget()}, weights)  # type: ignore[arg-type]
-    made.distiller.note.remember_settings(made.criteria, made._teacher)
+    made.distiller.checkpoint_entry.record_settings(made.criteria, made._teacher)
     content: dict[str, Any] = {"hyper_parameters": dict(made.hparams), "state_dict": made.state_dict()}
-    made.distiller.note.write(content, made.criteria, alone=True)
+    made.distiller.checkpoint_entry.write(content, made.criteria, alone=True)
     make_scalars_plain(content)
     torch.save(content, tmp_path / "own.ckpt")
     found = torch.load(tmp_path / "own.ckpt", weights_only=True)

@@ -18,10 +18,10 @@ from lit_distill.batch.labels import TASKS, Task
 from lit_distill.batch.reading import BatchReader
 from lit_distill.batch.reporting import describe
 from lit_distill.callbacks.distill import host as hosting
+from lit_distill.callbacks.distill.call_inputs import CallInputs, tokens_that_count
 from lit_distill.callbacks.distill.dry_run import run_step_on_copy
-from lit_distill.callbacks.distill.evaluates_host import EvaluatesHost
-from lit_distill.callbacks.distill.evaluation import HostEvaluation, common_task, default_criteria
-from lit_distill.callbacks.distill.heard import Heard, tokens_that_count
+from lit_distill.callbacks.distill.evaluation import StepEvaluation, common_task, default_criteria
+from lit_distill.callbacks.distill.evaluation_hooks import EvaluationHooks
 from lit_distill.callbacks.distill.host_labels import note_on_labels
 from lit_distill.callbacks.distill.student_calls import StudentCalls
 from lit_distill.callbacks.distill.training_additions import TrainedAdditions
@@ -32,13 +32,14 @@ from lit_distill.capture.capture import is_compiled
 from lit_distill.criteria import Criterion
 from lit_distill.criteria.task_loss import TaskLoss
 from lit_distill.engine import checks
-from lit_distill.engine.aftermath import Before, Departure
 from lit_distill.engine.charts import add_comparison_charts
-from lit_distill.engine.checkpoint import NOTE_KEY
-from lit_distill.engine.distiller import Distiller, StepLoss, labels_are_read
+from lit_distill.engine.checkpoint import ENTRY_KEY
+from lit_distill.engine.cleanup import LastCallback, StateBefore
+from lit_distill.engine.distiller import Distiller, labels_are_read
 from lit_distill.engine.finiteness import finite_gradients, refuse_loss
 from lit_distill.engine.named_criteria import check_criteria, check_weights
-from lit_distill.engine.remembered import say_changes
+from lit_distill.engine.settings_record import warn_of_changes
+from lit_distill.engine.step import StepLoss
 from lit_distill.engine.weighted import WeightedCriteria
 from lit_distill.files.resuming import guard, naming_file, unguard
 from lit_distill.files.saving import save_whole
@@ -58,7 +59,7 @@ from lit_distill.utils.signals import end_if_terminated, listen, listen_no_more,
 from lit_distill.utils.tensors import first_parameter
 
 
-class Distill(EvaluatesHost):
+class Distill(EvaluationHooks):
     """Distils into a network inside any LightningModule, whose code stays as it is.
 
     In each ``training_step`` it watches the student being called, asks the teacher about the same inputs (after
@@ -145,7 +146,7 @@ class Distill(EvaluatesHost):
         self.distiller: Distiller | None = None
         self._calls = StudentCalls(student, call)
         self._host = hosting.Host()
-        self._heard = Heard(student)
+        self._call_inputs = CallInputs(student)
         group = None if parameter_group is None else check_whole("parameter_group", parameter_group)
         self._trained = TrainedAdditions(group)
         meant = task if task is not None else common_task(self.criteria.criteria())
@@ -153,12 +154,12 @@ class Distill(EvaluatesHost):
         numbers = meant == "regression"
         self._reader = BatchReader(self._format, labels_are_read=needed, inputs_are_read=False, numbers=numbers)
         self._evaluation = (
-            HostEvaluation(student, call, self._format, meant) if check_flag("evaluate", evaluate) else None
+            StepEvaluation(student, call, self._format, meant) if check_flag("evaluate", evaluate) else None
         )
         self._place: torch.device | None = None
         self._warned = False
-        self._before = Before()
-        self._departure = Departure(self._leave)
+        self._before = StateBefore()
+        self._last_callback = LastCallback(self._leave)
         self._example: Batch | None = None  # until the first batch
 
     # Before the first batch ----------------------------------------------------------------------
@@ -167,8 +168,8 @@ class Distill(EvaluatesHost):
         save_whole(trainer)
         listen(trainer)
         self._leave(pl_module)  # a run before this one may have ended by an error
-        self._before.remember(pl_module)
-        self._departure.arrive(trainer)
+        self._before.record(pl_module)
+        self._last_callback.join(trainer)
         guard(trainer)
         if self._evaluation is not None:
             self._evaluation.restart()
@@ -188,7 +189,7 @@ class Distill(EvaluatesHost):
     def _attach_after(self, trainer: Trainer, module: LightningModule, last: bool) -> hosting.Wrapper:
         def make(original: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
             original(*args, **kwargs)
-            if self._calls.listener is not None:
+            if self._calls.recorder is not None:
                 return
             if hosting.find(module, self.student) is not None:
                 self._attach(trainer, module, set_up=True)
@@ -224,7 +225,7 @@ class Distill(EvaluatesHost):
         if self.distiller.registered_teacher is not None:
             additions["teacher"] = self.distiller.registered_teacher
         hosting.check_strategy(trainer, additions)
-        module.add_module(NOTE_KEY, additions)
+        module.add_module(ENTRY_KEY, additions)
         self._host.wrap(module, "training_step", self._training_step(module))
         self._host.wrap(module, "configure_optimizers", self._trained.around_configure_optimizers(module))
         self._host.wrap(module, "on_load_checkpoint", self._on_load_checkpoint(module))
@@ -259,26 +260,26 @@ class Distill(EvaluatesHost):
             inputs = move(self.example_inputs, parameter.device, parameter.dtype)
             with as_in_evaluation(distiller.student), torch.enable_grad():
                 outputs = distiller.capture.dry_run(inputs)
-            data = self._heard.batch(Call(inputs, True, None), None, self._network())
+            data = self._call_inputs.batch(Call(inputs, True, None), None, self._network())
             if not is_compiled(module):
                 self._calls.expect_parts()
         else:
-            done = run_step_on_copy(trainer, module, self._calls.hearing(), set_up, samples, self._explain, whole)
+            done = run_step_on_copy(trainer, module, self._calls.active(), set_up, samples, self._explain, whole)
             loss = hosting.loss_of(done.returned, module) if done.returned is not None else None
             self._task.value = loss.detach() if loss is not None else self._task.value
-            call = self._calls.learn(module, done.calls, done.listener)
+            call = self._calls.learn(module, done.calls, done.recorder)
             data = self._data(done.batch, call)
             self._example = data if not call.parts else None
             read = describe(done.batch, self._reader) if self._reads_batch else []
             labels = self._labels_beside(done.batch)
             outputs, heard = (
-                done.listener.read(call, data.mask, dry=True, reader=data.for_teacher),
-                done.listener.capture.model,
+                done.recorder.read(call, data.mask, dry=True, reader=data.for_teacher),
+                done.recorder.capture.model,
             )
             if loss is not None and self.criteria.trains("task"):
                 hosting.check_trains(loss, module, heard, outputs)
-            distiller.capture.overwritten.update(done.listener.capture.overwritten)
-            distiller.capture.layouts = done.listener.capture.layouts
+            distiller.capture.overwritten.update(done.recorder.capture.overwritten)
+            distiller.capture.layouts = done.recorder.capture.layouts
         extra = distiller.registered_teacher
         later = unfreezes_later(trainer, module)
         with as_in_evaluation(*([extra] if extra is not None else [])), torch.enable_grad():
@@ -297,7 +298,7 @@ class Distill(EvaluatesHost):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         distiller = self._active()
         hosting.needs_optimizer(trainer, pl_module)
-        self._trained.add(next(iter(trainer.optimizers), None), getattr(pl_module, NOTE_KEY))
+        self._trained.add(next(iter(trainer.optimizers), None), getattr(pl_module, ENTRY_KEY))
         self._follow(pl_module.device)
         distiller.on_fit_start(trainer, pl_module, distiller.reader().read)
         add_comparison_charts(pl_module.loggers)
@@ -336,7 +337,7 @@ class Distill(EvaluatesHost):
             if not module.trainer.training:  # their validation_step calls it
                 return original(batch, *rest)
             self._follow(module.device)  # a learning-rate finder's trial steps come before on_fit_start
-            with self._calls.hearing().listen() as calls, self._active().measured.eagerly():
+            with self._calls.active().record() as calls, self._active().measured.eagerly():
                 try:
                     returned = original(batch, *rest)
                 except Exception as error:
@@ -368,7 +369,7 @@ class Distill(EvaluatesHost):
     def _loss_of(self, batch: Any, call: Call) -> StepLoss:
         distiller = self._active()
         data = self._data(batch, call)
-        student = self._calls.hearing().read(call, data.mask, reader=data.for_teacher)
+        student = self._calls.active().read(call, data.mask, reader=data.for_teacher)
         sides = distiller.sides(student, distiller.run_teacher(data), data)
         with distiller.measuring():
             losses = self.criteria(sides.student, sides.teacher, sides.target, sides.parameters)
@@ -377,7 +378,7 @@ class Distill(EvaluatesHost):
     def _data(self, batch: Any, call: Call) -> Batch:
         """What the student was called with, beside the labels and the teacher's own inputs where those are read."""
         given = self._reader.read(batch) if self._reads_batch else tokens_that_count(batch, call)
-        return self._heard.batch(call, given, self._network())
+        return self._call_inputs.batch(call, given, self._network())
 
     def _network(self) -> nn.Module | None:
         teacher = self._active().teacher
@@ -403,21 +404,21 @@ class Distill(EvaluatesHost):
     # Checkpoints and the end ---------------------------------------------------------------------
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if self.distiller is not None and hasattr(pl_module, NOTE_KEY):
-            self.distiller.note.write(checkpoint, self.criteria, alone=trainer.interrupted)
-            checkpoint[NOTE_KEY] |= self._trained.note()
+        if self.distiller is not None and hasattr(pl_module, ENTRY_KEY):
+            self.distiller.checkpoint_entry.write(checkpoint, self.criteria, alone=trainer.interrupted)
+            checkpoint[ENTRY_KEY] |= self._trained.note()
         make_scalars_plain(checkpoint)
 
     def _on_load_checkpoint(self, module: LightningModule) -> hosting.Wrapper:
         def load(original: Callable[..., Any], checkpoint: dict[str, Any]) -> None:
-            saved = any(key.startswith(f"{NOTE_KEY}.") for key in checkpoint.get("state_dict", {}))
-            if NOTE_KEY in checkpoint:
+            saved = any(key.startswith(f"{ENTRY_KEY}.") for key in checkpoint.get("state_dict", {}))
+            if ENTRY_KEY in checkpoint:
                 with naming_file(module.trainer.ckpt_path):
-                    self._active().note.read(checkpoint, self.criteria)
-                    self._active().note.restore_rng(module.trainer, last=False)
-                say_changes(self._active().note.changes(checkpoint))
+                    self._active().checkpoint_entry.read(checkpoint, self.criteria)
+                    self._active().checkpoint_entry.restore_rng(module.trainer, last=False)
+                warn_of_changes(self._active().checkpoint_entry.changes(checkpoint))
             elif not saved:
-                hosting.check_no_state(getattr(module, NOTE_KEY))
+                hosting.check_no_state(getattr(module, ENTRY_KEY))
             original(checkpoint)
 
         return load
@@ -429,7 +430,7 @@ class Distill(EvaluatesHost):
         self._stop_watching()
         if self.distiller is not None:
             self.distiller.release()
-        self._before.put_back(trainer)
+        self._before.restore(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._active().on_fit_end()
@@ -437,7 +438,7 @@ class Distill(EvaluatesHost):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         unguard(trainer)
         self._leave(pl_module)
-        self._departure.depart(trainer)
+        self._last_callback.leave(trainer)
         self._before.forget()
         listen_no_more(trainer)
         end_if_terminated(trainer)
@@ -446,8 +447,8 @@ class Distill(EvaluatesHost):
         """Give the module back as it was."""
         self._stop_watching()
         self._trained.take_back()
-        if isinstance(getattr(module, NOTE_KEY, None), hosting.Additions):
-            delattr(module, NOTE_KEY)
+        if isinstance(getattr(module, ENTRY_KEY, None), hosting.Additions):
+            delattr(module, ENTRY_KEY)
 
     def _stop_watching(self) -> None:
         self._task.value = torch.zeros(())  # a step that ended by an error left its graph

@@ -17,7 +17,7 @@ from lit_distill.batch.as_trained import in_weights_type, networks_of, on_device
 from lit_distill.batch.examples import TrainingData
 from lit_distill.batch.snapshots import comparing_values
 from lit_distill.capture.call import Call
-from lit_distill.capture.calls import Listener
+from lit_distill.capture.calls import CallRecorder
 from lit_distill.capture.capture import is_compiled
 from lit_distill.preflight.input_types import explain_input_type
 from lit_distill.utils.compiling import call_own_methods
@@ -35,19 +35,19 @@ class ObservedStep:
         batch: What it was given, on the module's device.
         calls: The student's calls.
         returned: What it returned.
-        listener: The copy's, to read the calls with.
+        recorder: The copy's, to read the calls with.
     """
 
     batch: Any
     calls: list[Call]
     returned: Any
-    listener: Listener
+    recorder: CallRecorder
 
 
 def run_step_on_copy(
     trainer: Trainer,
     module: LightningModule,
-    listener: Listener,
+    recorder: CallRecorder,
     set_up: bool,
     data: TrainingData,
     explain: Callable[[Exception, Any, list[Call]], None],
@@ -58,7 +58,7 @@ def run_step_on_copy(
     Args:
         trainer: The running trainer.
         module: The user's module.
-        listener: Listens to its student.
+        recorder: Listens to its student.
         set_up: Whether the module's own ``setup`` has run already; else the copy's is called.
         data: The fit's.
         explain: Adds to an error what it knows of the batch and the student's calls.
@@ -69,11 +69,11 @@ def run_step_on_copy(
     """
     with isolate_rng(), torch.compiler.set_stance("force_eager"):
         try:
-            return _run(trainer, module, listener, set_up, _on_device(trainer, module, data.example(whole)), explain)
+            return _run(trainer, module, recorder, set_up, _on_device(trainer, module, data.example(whole)), explain)
         except Exception:  # an assertion on the batch's size, a state of a fixed shape, …
             batch = _on_device(trainer, module, data.example(whole=True))
         try:
-            return _run(trainer, module, listener, set_up, batch, explain)
+            return _run(trainer, module, recorder, set_up, batch, explain)
         except Exception as error:
             reason = "; ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])])
             why = explain_input_type(error, batch, first_parameter(module))
@@ -98,15 +98,15 @@ def _on_device(trainer: Trainer, module: LightningModule, batch: Any) -> Any:
 def _run(
     trainer: Trainer,
     module: LightningModule,
-    listener: Listener,
+    recorder: CallRecorder,
     set_up: bool,
     batch: Any,
     explain: Callable[[Exception, Any, list[Call]], None],
 ) -> ObservedStep:
-    # Copied together, so that the copied listener hears the copied student.
-    twin, ear = copied((module, listener))
+    # Copied together, so that the copied recorder hears the copied student.
+    twin, recorder = copied((module, recorder))
     if not is_compiled(module) and getattr(module, "_compiler_ctx", None) is None:
-        ear.hear_parts()  # of the copy: on the module itself it would cost time in each step
+        recorder.record_parts()  # of the copy: on the module itself it would cost time in each step
     call_own_methods(twin)
     parameter = first_parameter(module)
     twin.to(parameter.device)  # Lightning pretends the final device during setup
@@ -114,14 +114,19 @@ def _run(
     with _logging_nothing(trainer, twin):
         if not set_up and is_overridden("setup", twin):
             twin.setup("fit")
-        with ear.capture.observed(), comparing_values(), ear.listen() as calls, training_step_context(trainer):
+        with (
+            recorder.capture.observed(),
+            comparing_values(),
+            recorder.record() as calls,
+            training_step_context(trainer),
+        ):
             takes_index = is_param_in_hook_signature(twin.training_step, "batch_idx", min_args=2)
             try:
                 returned = twin.training_step(batch, 0) if takes_index else twin.training_step(batch)
             except Exception as error:
                 explain(error, batch, calls)
                 raise
-    return ObservedStep(batch, calls, returned, ear)
+    return ObservedStep(batch, calls, returned, recorder)
 
 
 @contextmanager

@@ -19,9 +19,9 @@ from lit_distill.batch.positions import settle, settled_logits
 from lit_distill.batch.reading import BatchReader
 from lit_distill.batch.untouched import Guard
 from lit_distill.callbacks.distill import host as hosting
-from lit_distill.callbacks.distill.heard import Heard
+from lit_distill.callbacks.distill.call_inputs import CallInputs
 from lit_distill.capture.call import Call
-from lit_distill.capture.calls import Listener, WhichCall, choose_calls
+from lit_distill.capture.calls import CallRecorder, WhichCall, choose_calls
 from lit_distill.capture.capture import Capture
 from lit_distill.criteria import Criterion, LogitMSE, SoftTarget
 from lit_distill.engine import checks
@@ -56,7 +56,7 @@ def default_criteria(task: Task | None) -> dict[str, Criterion]:
     return {"soft": LogitMSE()}
 
 
-class HostEvaluation:
+class StepEvaluation:
     """Watches the student in ``validation_step`` and ``test_step``, and asks the teacher about the same inputs.
 
     What cannot be read, or does not fit, is left out and said once; the module's own validation never fails for it.
@@ -73,9 +73,9 @@ class HostEvaluation:
 
     def __init__(self, student: str, call: WhichCall, batch_format: BatchFormat, task: Task) -> None:
         self._student, self._call, self._format, self._task = student, call, batch_format, task
-        self._heard = Heard(student)
+        self._call_inputs = CallInputs(student)
         self._host = hosting.Host()
-        self._listener: Listener | None = None
+        self._listener: CallRecorder | None = None
         self.teacher: Teacher | None = None
         self._evaluator: Evaluator | None = None
         self._parts: tuple[str, ...] = ()
@@ -114,9 +114,9 @@ class HostEvaluation:
         told = self._format
         capture = Capture(student, (), told.output_key, "student", told.layout, told.class_dim)
         capture.layouts = layouts if layouts is not None else capture.layouts
-        self._listener = Listener(capture)
+        self._listener = CallRecorder(capture)
         if parts:
-            self._listener.hear_parts(parts, known=True)
+            self._listener.record_parts(parts, known=True)
         self._host.wrap(module, STEPS[stage], self._watch)
 
     def _new_evaluator(self, teacher: Teacher | None) -> Evaluator:
@@ -159,11 +159,11 @@ class HostEvaluation:
     # One batch -----------------------------------------------------------------------------------
 
     def _watch(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        listener = self._listener
-        if listener is None:
+        recorder = self._listener
+        if recorder is None:
             return original(*args, **kwargs)
         with self._guard.closely_once(self._place[:2]):
-            with listener.listen() as calls:
+            with recorder.record() as calls:
                 returned = original(*args, **kwargs)
             if self._evaluator is not None:
                 try:
@@ -188,7 +188,7 @@ class HostEvaluation:
     def _add_call(self, call: Call, given: Batch | None, offset: int) -> None:
         assert self._listener is not None
         assert self._evaluator is not None
-        heard = self._heard.batch(call, given, self.teacher.model if self.teacher is not None else None)
+        heard = self._call_inputs.batch(call, given, self.teacher.model if self.teacher is not None else None)
         raw = self._listener.read(call, dry=True, reader=heard.for_teacher)
         data, outputs, _ = settle(heard, self._format, raw, layouts=self._listener.capture.layouts)
         arrange = partial(settled_logits, heard, self._format, raw)

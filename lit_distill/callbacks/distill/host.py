@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch import Tensor, nn
 
 from lit_distill.callbacks.distill.strip import strip
-from lit_distill.engine.checkpoint import NOTE_KEY
+from lit_distill.engine.checkpoint import ENTRY_KEY
 from lit_distill.engine.distiller import Distiller
 from lit_distill.outputs import Outputs
 from lit_distill.teachers import Teacher
@@ -111,7 +111,7 @@ def _parts(module: LightningModule, name: str) -> list[str]:
     if student is None:
         return []
     own = [(part, child) for part, child in student.named_children() if has_forward(child)]
-    sized = [(count_parameters(child), part) for part, child in own if part != NOTE_KEY]
+    sized = [(count_parameters(child), part) for part, child in own if part != ENTRY_KEY]
     largest = sorted((size, part) for size, part in sized if size)[::-1][:2]
     return [part if name == "." else f"{name}.{part}" for _, part in largest]
 
@@ -209,10 +209,10 @@ def check_host(trainer: Trainer, module: LightningModule, guest: Callback) -> No
         )
     if isinstance(getattr(module, "distiller", None), Distiller):
         raise ValueError(f"{kind} is a distillation itself; give it the criteria and leave Distill out.")
-    if isinstance(getattr(module, NOTE_KEY, None), Additions):
-        delattr(module, NOTE_KEY)  # a fit with another Distill ended by an error
-    if hasattr(module, NOTE_KEY):
-        raise ValueError(f"{kind} has an attribute {NOTE_KEY!r}, the name under which Distill adds to it; rename it.")
+    if isinstance(getattr(module, ENTRY_KEY, None), Additions):
+        delattr(module, ENTRY_KEY)  # a fit with another Distill ended by an error
+    if hasattr(module, ENTRY_KEY):
+        raise ValueError(f"{kind} has an attribute {ENTRY_KEY!r}, the name under which Distill adds to it; rename it.")
 
 
 def check_teacher(module: LightningModule, student: nn.Module, teacher: nn.Module | Teacher) -> None:

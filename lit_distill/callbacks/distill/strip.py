@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lit_distill.engine.checkpoint import NOTE_KEY
+from lit_distill.engine.checkpoint import ENTRY_KEY
 from lit_distill.files.checkpoint_file import read_checkpoint
 from lit_distill.files.whole_file import write_whole
 from lit_distill.utils.arguments import wrong_type
@@ -33,7 +33,7 @@ def strip(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     for name in _WEIGHTS:
         if isinstance(checkpoint.get(name), Mapping):
             stripped[name] = {key: value for key, value in checkpoint[name].items() if not _is_ours(key)}
-    note = stripped.pop(NOTE_KEY, None)
+    note = stripped.pop(ENTRY_KEY, None)
     added = note.get("in_optimizer", 0) if isinstance(note, Mapping) else 0
     group = note.get("parameter_group", 0) if isinstance(note, Mapping) else 0  # none in a note of an older version
     if added and checkpoint.get("optimizer_states"):
@@ -76,7 +76,7 @@ def strip_file(source: str | Path, destination: str | Path, trust: bool = False)
 
 
 def _is_ours(key: str) -> bool:
-    return key.startswith((f"{NOTE_KEY}.", f"module.{NOTE_KEY}."))
+    return key.startswith((f"{ENTRY_KEY}.", f"module.{ENTRY_KEY}."))
 
 
 def _without_last(optimizer: Mapping[str, Any], count: int, index: int) -> dict[str, Any]:

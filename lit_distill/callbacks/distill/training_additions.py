@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule
 from torch import nn
 from torch.optim import Optimizer
 
-from lit_distill.engine.checkpoint import NOTE_KEY
+from lit_distill.engine.checkpoint import ENTRY_KEY
 from lit_distill.utils.notices import tell
 from lit_distill.utils.tensors import parameters_in
 
@@ -36,12 +36,12 @@ class TrainedAdditions:
         """
 
         def make(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            additions = module._modules.pop(NOTE_KEY, None)
+            additions = module._modules.pop(ENTRY_KEY, None)
             try:
                 made = original(*args, **kwargs)
             finally:
                 if additions is not None:
-                    module._modules[NOTE_KEY] = additions
+                    module._modules[ENTRY_KEY] = additions
             if additions is not None:
                 _refuse_no_optimizer(module, made, additions)
                 self.add(_first_optimizer(made), additions)

@@ -7,7 +7,7 @@ from collections.abc import Sized
 from lit_distill.doctor.findings import Finding, bug, check, warning
 from lit_distill.doctor.observations import Observations, TrialFit
 from lit_distill.modules import DistillationModule
-from lit_distill.modules.horizons import made_for_steps
+from lit_distill.modules.scheduler_lengths import made_for_steps
 from lit_distill.utils.names import listed
 
 
@@ -41,7 +41,7 @@ def _schedules(trial: TrialFit) -> list[Finding]:
     """Find learning-rate schedules that move once per epoch and look made for steps, in the fit as it will be."""
     module, loader, epochs = trial.setup.module, trial.trainer.train_dataloader, trial.epochs
     batches = len(loader) if isinstance(loader, Sized) else 0
-    explicit = isinstance(module, DistillationModule) and module.optimization.interval_is_told
+    explicit = isinstance(module, DistillationModule) and module.optimization.interval_is_given
     if not epochs or epochs < 1 or not batches or explicit:
         return []
     by_epoch = [config.scheduler for config in trial.trainer.lr_scheduler_configs if config.interval == "epoch"]

@@ -1,4 +1,7 @@
-"""How a frozen teacher is run on training batches: precision, layout, int8, folded BatchNorm."""
+"""How a frozen teacher runs on training batches: precision, layout, int8, folded BatchNorm.
+
+May import ``capture``, ``batch`` and what lies below them.
+"""
 
 from lit_distill.teachers.runtime.options import TeacherRuntime
 

@@ -1,4 +1,4 @@
-"""BatchNorm folded into the layer before it, at the layers' own paths."""
+"""Folds BatchNorm into the layer before it; the layers keep their paths."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def fold_batch_norm(model: nn.Module) -> int:
-    """Fold, in place, each BatchNorm whose input is one convolution's or linear layer's output and nothing else's.
+    r"""Fold, in place, each BatchNorm that only follows one convolution or linear layer.
 
-    The convolution gets the new weights, and an ``Identity`` takes the BatchNorm's place, so that all other paths and
-    hooks stay. A pair with hooks of its own is left alone, as its values between the two would change.
-    Formula: ``w' = w * gamma / sqrt(var + eps)``, ``b' = (b - mean) * gamma / sqrt(var + eps) + beta``.
+    The layer gets the new weights, and an ``Identity`` replaces the BatchNorm, so all other paths and hooks stay. A pair with
+    hooks is not folded, as the values between the two would change. $w' = w \gamma / \sqrt{\mathrm{var} + \epsilon}$,
+    $b' = (b - \mathrm{mean}) \gamma / \sqrt{\mathrm{var} + \epsilon} + \beta$.
 
     Args:
         model: The network, in eval mode.
@@ -27,7 +27,7 @@ def fold_batch_norm(model: nn.Module) -> int:
         Number of pairs folded.
 
     Raises:
-        ValueError: ``torch.fx`` cannot trace the network, so that the pairs cannot be found.
+        ValueError: ``torch.fx`` cannot trace the network.
     """
     try:
         graph = fx.Tracer().trace(model)

@@ -1,4 +1,4 @@
-"""How a frozen teacher is run on training batches: its precision, its layout, its size of batch."""
+"""The options of a frozen teacher's runtime: precision, layout, batch size."""
 
 from __future__ import annotations
 
@@ -13,28 +13,30 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 @dataclass(frozen=True)
 class TeacherRuntime:
-    """How a frozen teacher answers training batches: on a copy prepared for speed.
+    """How a frozen teacher runs on training batches: on a copy prepared for speed.
 
-    The network itself stays as it is: evaluation, checks and checkpoints know nothing of the copy. Layers are read
-    by the same references in every precision. Which option pays depends on the machine; all can be combined but those
-    named under Raises.
+    The network itself does not change; evaluation, checks and checkpoints use it, not the copy. Layers have the same names in
+    every precision. Which option is faster depends on the machine; all can be combined except those named under Raises.
 
     Attributes:
-        precision: ``32`` is the module's own type, and follows the Trainer's precision. The others keep their own:
-            ``bf16`` and ``fp16`` cast the copy; ``int8`` quantises weights and activations by PyTorch's FX graph mode,
-            calibrated on a few training batches (CPU alone; the network must be traceable); ``int8_dynamic`` quantises
-            the weights of linear and recurrent layers (CPU alone; any network). Logits come back in float32.
+        precision: ``32`` is the module's own type, and follows the Trainer's precision. The others do not: ``bf16`` and
+            ``fp16`` cast the copy; ``int8`` quantises weights and activations in PyTorch's FX graph mode, calibrated on a few
+            training batches (CPU only; the network must be traceable); ``int8_dynamic`` quantises the weights of linear and
+            recurrent layers (CPU only; any network). Logits come back in float32.
         channels_last: Keep images and convolutions in the NHWC layout.
-        fold_batch_norm: Fold each BatchNorm into the convolution or linear layer before it; the values are equal to
-            rounding. Pairs that a criterion or another hook reads are left as they are.
-        compile: Run the copy through ``torch.compile``. A batch smaller than the usual one runs eagerly, so that it
-            compiles nothing.
-        batch_size: Most samples at a time; a larger training batch is run in parts. None runs it whole.
-        own_stream: On CUDA, run the copy beside the student on a stream of its own; elsewhere it does nothing.
+        fold_batch_norm: Fold each BatchNorm into the convolution or linear layer before it; the values are equal up to
+            rounding. Pairs that a criterion or another hook reads are not folded.
+        compile: Run the copy through ``torch.compile``. A batch smaller than usual runs eagerly, to avoid a compilation.
+        batch_size: Most samples at a time; a larger training batch runs in parts. If None, it runs whole.
+        own_stream: On CUDA, run the copy at the same time as the student, on its own stream; elsewhere it has no effect.
 
     Raises:
-        ValueError: An option is out of range, or would do nothing beside another: ``int8`` with ``fold_batch_norm``
+        ValueError: An option is out of range, or would have no effect next to another: ``int8`` with ``fold_batch_norm``
             (which it contains), either int8 with ``compile`` or ``own_stream``.
+
+    Examples:
+        >>> TeacherRuntime("bf16", channels_last=True).describe()
+        'bf16, channels last'
     """
 
     precision: Precision = "32"
@@ -56,21 +58,21 @@ class TeacherRuntime:
             if self.quantised and asked:
                 raise ValueError(
                     f"{option} does nothing for a teacher in {self.precision!r}: PyTorch's quantised layers are compiled "
-                    f"already and run on the CPU alone; leave {option} False, or use precision 'bf16'."
+                    f"already and run only on the CPU; leave {option} False, or use precision 'bf16'."
                 )
 
     @property
     def quantised(self) -> bool:
-        """Weights are int8."""
+        """True if the weights are int8."""
         return self.precision in ("int8", "int8_dynamic")
 
     @property
     def calibrated(self) -> bool:
-        """Needs training batches before it can be made."""
+        """True if the copy needs training batches to calibrate on."""
         return self.precision == "int8"
 
     def describe(self) -> str:
-        """The options that are on, in a few words."""
+        """Return the options that are on, in a few words."""
         named = {
             "channels last": self.channels_last,
             "BatchNorm folded": self.fold_batch_norm,

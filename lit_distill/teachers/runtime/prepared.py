@@ -1,4 +1,4 @@
-"""A copy of a frozen network, prepared as a ``TeacherRuntime`` says; it answers training batches."""
+"""A copy of a frozen network, prepared for a ``TeacherRuntime``, that runs on training batches."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.float32, 
 
 
 class PreparedModel:
-    """Gives a frozen network's outputs from a copy of it.
+    """Computes a frozen network's outputs with a copy of it.
 
     Args:
-        capture: The network and its layers, calibrated; it stays as it is.
+        capture: The network and its layers, after a dry run; it does not change.
         runtime: How to run the copy.
-        needs_logits: Whether the logits are read. Where they are not, the pass ends at the last layer that is read,
-            unless the copy is compiled.
-        samples: Training batches to calibrate on; used by ``int8`` alone.
+        needs_logits: The logits are read. If not, the forward pass ends at the last captured layer, unless the copy is
+            compiled.
+        samples: Training batches to calibrate on, for ``int8`` only.
 
     Raises:
-        ValueError: The network cannot be run so; the message says why.
+        ValueError: The network does not work with the runtime; the message says why.
     """
 
     def __init__(
@@ -52,10 +52,10 @@ class PreparedModel:
             self._read = partial(twin.run, stop_early=not needs_logits and not runtime.compile)
 
     def __call__(self, inputs: Inputs, mask: Tensor | None = None) -> Outputs:
-        """The outputs for a batch, without gradients.
+        """Return the outputs for a batch, without gradients.
 
         Args:
-            inputs: What the model takes.
+            inputs: The model's inputs.
             mask: Passed on to the outputs.
 
         Raises:
@@ -77,7 +77,7 @@ class PreparedModel:
 
     @contextmanager
     def _own_precision(self, device: torch.device) -> Iterator[None]:
-        """Keep the Trainer's autocast off a network that has a precision of its own."""
+        """Turn off the Trainer's autocast for a network with its own precision."""
         if self.runtime.precision == "32":
             yield
         else:
@@ -108,7 +108,7 @@ def _prepare(capture: Capture, runtime: TeacherRuntime) -> None:
     if dtype is not None:
         model.to(dtype)
     if runtime.precision == "int8_dynamic":
-        capture.remove()  # the layers that take the place of others would get half of each hook
+        capture.remove()  # the replacing layers would get half of each hook
         quantise_dynamically(model)
         capture.restore()
     if runtime.channels_last:
@@ -122,8 +122,8 @@ def _refuse_other_formats(model: nn.Module, runtime: TeacherRuntime) -> None:
     rebuilt = runtime.precision != "32" or runtime.compile or runtime.fold_batch_norm or runtime.channels_last
     if kind is not None and rebuilt:
         raise ValueError(
-            f"the teacher is {kind}, whose graph is made already: it runs in precision '32' without compile, channels_last and "
-            "fold_batch_norm alone. Prepare the network before you export it, or give the Python network."
+            f"the teacher is {kind}, whose graph is made already: it runs only in precision '32' without compile, "
+            "channels_last and fold_batch_norm. Prepare the network before you export it, or give the Python network."
         )
 
 
@@ -151,7 +151,7 @@ def _join(parts: Sequence[tuple[int, Outputs]]) -> Outputs:
         found = [len(tensor) if tensor.dim() else 0 for tensor in tensors]
         if found != [size for size, _ in parts]:
             raise ValueError(
-                f"the teacher's batch_size is set, and {name} cannot be joined: its first dimension is {found} where the "
+                f"the teacher's batch_size is set, and {name} cannot be joined: its first dimension is {found}, and the "
                 f"parts have {[size for size, _ in parts]} samples. Leave batch_size None."
             )
         return torch.cat(tensors)

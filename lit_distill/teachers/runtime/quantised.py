@@ -1,4 +1,4 @@
-"""A network in int8: a traced graph that gives the logits and the layers that are read."""
+"""A network in int8: a traced graph that returns the logits and the captured layers."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def quantise(capture: Capture, batches: Sequence[Inputs], needs_logits: bool = T
     """Quantise weights and activations (PyTorch's post-training static quantisation, FX graph mode).
 
     Args:
-        capture: The float32 network and its layers, on the CPU and in eval mode; it stays as it is.
-        batches: Training batches that the ranges of the activations are read from.
-        needs_logits: Whether the logits are read; without them, what comes after the last layer is left out.
+        capture: The float32 network and its layers, on the CPU and in eval mode; it does not change.
+        batches: Training batches to find the ranges of the activations.
+        needs_logits: The logits are read; if not, the graph ends at the last captured layer.
 
     Returns:
-        What gives the outputs for inputs: logits and features in float32.
+        A function from inputs to outputs, with logits and features in float32.
 
     Raises:
         ValueError: The network is not on the CPU, cannot be traced or cannot be quantised, or the traced graph
@@ -72,7 +72,7 @@ def _refuse_other_devices(model: nn.Module) -> None:
     device = first_parameter(model).device
     if device.type != "cpu":
         raise ValueError(
-            f"PyTorch's int8 layers run on the CPU alone, and the teacher is on {device}; use precision 'bf16' there."
+            f"PyTorch's int8 layers run only on the CPU, and the teacher is on {device}; use precision 'bf16' there."
         )
 
 
@@ -85,7 +85,7 @@ def _refusal(model: nn.Module, what: str, error: Exception) -> ValueError:
 
 
 class _ReadingTracer(fx.Tracer):
-    """Remembers what enters and leaves the wanted modules, which the traced graph no longer has."""
+    """Records the inputs and outputs of captured modules, which the traced graph no longer has."""
 
     def __init__(self, wanted: Mapping[int, list[str]], clone: set[str], inputs: Inputs) -> None:
         super().__init__()
@@ -93,8 +93,8 @@ class _ReadingTracer(fx.Tracer):
         self.calls: dict[str, list[Any]] = {}
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
-        # An argument that the inputs leave out keeps its default: a symbol in its place would take the other branch
-        # of an `if mask is not None`.
+        # An argument that the inputs leave out keeps its default: a symbol would take the other branch of an
+        # `if mask is not None`.
         given = _given_arguments(self.root, self.inputs)
         arguments = [
             self.create_proxy("placeholder", name, (), {}) if name in given else parameter.default
@@ -124,7 +124,7 @@ def _first_proxy(value: Any) -> fx.Proxy:
 
 
 def _trace(capture: Capture, inputs: Inputs, needs_logits: bool) -> fx.GraphModule:
-    """The network as a graph that returns ``(what it returned or None, features by reference)``."""
+    """Return the network as a graph with the result ``(output or None, features by layer)``."""
     model = capture.model
     modules = dict(model.named_modules(remove_duplicate=False))
     wanted: dict[int, list[str]] = {}
@@ -143,14 +143,14 @@ def _trace(capture: Capture, inputs: Inputs, needs_logits: bool) -> fx.GraphModu
 
 
 def _given_arguments(model: nn.Module, inputs: Inputs) -> set[str]:
-    """Names of the model's arguments that the inputs fill."""
+    """Return the names of the model's arguments that the inputs fill."""
     arguments, keywords = positions_and_names(inputs)
     signature = inspect.signature(model.forward)
     usual = inspect.Parameter.POSITIONAL_OR_KEYWORD
     given = set(signature.bind(*arguments, **keywords).arguments)
     unusual = [name for name, parameter in signature.parameters.items() if name in given and parameter.kind != usual]
     if unusual:
-        raise ValueError(f"its forward takes {', '.join(unusual)} by a star or by keyword alone")
+        raise ValueError(f"its forward takes {', '.join(unusual)} by a star or by keyword only")
     return given
 
 

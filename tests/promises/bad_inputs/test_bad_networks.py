@@ -276,7 +276,7 @@ BAD: dict[str, tuple[Case, str] | tuple[Case, str, str | None]] = {
     "student of other channels": (
         Case(lambda: Net(channels=3)),
         r"the student \(Net\) failed.*3 channels",
-        "failed on a batch before the fit.*the student .Net. failed on what it was given",
+        "failed on a batch before the fit.*the student .Net. failed on its inputs",
     ),
     "channels last": (
         Case(lambda: Net(channels=3), lambda: Net(6, channels=3), data=lambda: loader(images(8, 8, 8, 3))),

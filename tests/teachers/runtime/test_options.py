@@ -289,7 +289,7 @@ class TestInt8:
 
     def test_other_devices_are_refused(self) -> None:
         teacher = FrozenTeacher(MLP(4).to("meta"), TeacherRuntime("int8"))
-        with pytest.raises(ValueError, match="run on the CPU alone, and the teacher is on meta"):
+        with pytest.raises(ValueError, match="run only on the CPU, and the teacher is on meta"):
             teacher.prepare_runtime(lambda: [torch.randn(2, 4)])
 
     def test_the_network_answers_until_calibrated(self, network: SmallCNN, images: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""What a frozen teacher said of evaluation batches that do not change."""
+"""A cache of a frozen teacher's outputs for evaluation batches that do not change."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ Place = tuple[str, int, int]
 
 
 @dataclass
-class _Remembered:
+class _Entry:
     inputs: list[Any]
     weights: Hashable
     logits: Tensor
 
 
-class TeacherMemory:
+class TeacherCache:
     """A frozen teacher's logits for evaluation batches that do not change: computed once, not each epoch.
 
-    A batch is known by its place, by a positional sum over each sample's inputs, and by the weights that answered it;
-    where one differs, the teacher is asked again. Inputs that hold objects whose content cannot be told are not remembered.
+    A batch is recognised by its place, by a positional sum over each sample's inputs, and by the teacher's weights; if one
+    differs, the teacher runs again. Inputs with objects of unknown content are not cached.
 
     Args:
-        limit: Most bytes to keep; later batches are recomputed each time.
+        limit: Most bytes to keep; later batches are computed each time.
     """
 
     def __init__(self, limit: int = 256 * 2**20) -> None:
         self.limit = limit
-        self._batches: dict[Place, _Remembered] = {}
+        self._batches: dict[Place, _Entry] = {}
         self._bytes = 0
 
     def recall(self, place: Place, inputs: Inputs, weights: Hashable = None) -> Tensor | None:
-        """The logits for this batch, if it is the one that was seen at this place.
+        """Return the logits for a batch, or None if another batch was seen at its place.
 
         Args:
             place: Stage, index of the DataLoader, index of the batch.
-            inputs: The teacher's.
-            weights: A mark of the teacher's weights as they are.
+            inputs: The teacher's inputs.
+            weights: A mark of the teacher's present weights.
         """
         known = self._batches.get(place)
         if known is None or known.weights != weights:
@@ -52,13 +52,13 @@ class TeacherMemory:
         return known.logits if found is not None and _equal(known.inputs, found) else None
 
     def keep(self, place: Place, inputs: Inputs, logits: Tensor, weights: Hashable = None) -> None:
-        """Remember the logits of a batch, if there is room.
+        """Keep the logits of a batch, if there is room.
 
         Args:
-            place: As in ``recall``.
-            inputs: As in ``recall``.
-            logits: The teacher's.
-            weights: As in ``recall``.
+            place: Stage, index of the DataLoader, index of the batch.
+            inputs: The teacher's inputs.
+            logits: The teacher's logits.
+            weights: A mark of the teacher's present weights.
         """
         size = logits.numel() * logits.element_size()
         known = self._batches.pop(place, None)
@@ -66,21 +66,21 @@ class TeacherMemory:
             self._bytes -= known.logits.numel() * known.logits.element_size()
         marks = _marks(inputs) if self._bytes + size <= self.limit else None
         if marks is not None:
-            self._batches[place] = _Remembered(marks, weights, logits.detach().cpu().clone())
+            self._batches[place] = _Entry(marks, weights, logits.detach().cpu().clone())
             self._bytes += size
 
     def forget(self) -> None:
-        """Drop all."""
+        """Empty the cache."""
         self._batches.clear()
         self._bytes = 0
 
 
 class _Unknown(Exception):
-    """Something whose content cannot be told."""
+    """Raised at an object of unknown content."""
 
 
 def _marks(inputs: Any) -> list[Any] | None:
-    """Marks of all that the inputs hold, in order; None where something cannot be marked."""
+    """Return marks of everything in the inputs, in order; None if something cannot be marked."""
     marks: list[Any] = []
     try:
         _add_marks(inputs, marks)
@@ -111,7 +111,7 @@ def _add_marks(value: Any, marks: list[Any]) -> None:
 
 
 def _mark(tensor: Tensor) -> Tensor:
-    """Numbers that change with the values and with their places: one a row, of a tensor that has rows."""
+    """Return numbers that change with the values and their places, one per row."""
     if tensor.layout != torch.strided or tensor.is_nested or tensor.is_quantized:
         raise _Unknown
     tensor = tensor.detach()

@@ -1,4 +1,4 @@
-"""What is planned for a time that the fit does not reach."""
+"""The length of a fit, and warnings of schedules that it does not reach."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from lightning.pytorch import Trainer
 from lit_distill.schedules import Schedule
 from lit_distill.utils.notices import tell
 
-_SHARE = 0.5  # of a way from one value to another: a fit that is a little shorter is most likely meant
+_SHARE = 0.5  # of a schedule's span: a fit that is a little shorter is most likely meant
 
 
-def tell_of_late(trainer: Trainer, schedules: Mapping[str, Schedule]) -> None:
-    """Say which schedules begin after the fit has ended, or are not half done by then.
+def warn_of_late_schedules(trainer: Trainer, schedules: Mapping[str, Schedule]) -> None:
+    """Warn of schedules that start after the end of the fit, or are less than half done by then.
 
     Args:
         trainer: The running trainer; its training loader is ready.
-        schedules: By what they set.
+        schedules: Schedules by key.
     """
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         return
@@ -41,17 +41,17 @@ def tell_of_late(trainer: Trainer, schedules: Mapping[str, Schedule]) -> None:
 
 
 def fit_length(trainer: Trainer, unit: str = "epoch") -> float:
-    """When the fit ends, in epochs or optimizer steps; infinity where that is not known.
+    """Return the end of the fit, in epochs or optimizer steps; infinity if it is unknown.
 
     Args:
         trainer: The running trainer.
         unit: ``epoch`` or ``step``.
     """
     batches = float(trainer.num_training_batches)
-    a_step = max(1, trainer.accumulate_grad_batches)
+    per_step = max(1, trainer.accumulate_grad_batches)
     known = math.isfinite(batches) and batches > 0
     epochs = float(trainer.max_epochs) if trainer.max_epochs is not None and trainer.max_epochs >= 0 else math.inf
     steps = float(trainer.max_steps) if trainer.max_steps >= 0 else math.inf
     if unit == "step":
-        return min(steps, epochs * math.ceil(batches / a_step)) if known else steps
-    return min(epochs, steps / math.ceil(batches / a_step)) if known else epochs
+        return min(steps, epochs * math.ceil(batches / per_step)) if known else steps
+    return min(epochs, steps / math.ceil(batches / per_step)) if known else epochs

@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeGuard
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from lit_distill.engine.aftermath import Before
+from lit_distill.engine.cleanup import StateBefore
 from lit_distill.engine.distiller import Distiller
 from lit_distill.files.resuming import guard, unguard
 from lit_distill.files.saving import save_whole
@@ -28,19 +28,19 @@ def _is_distillation(module: object) -> TypeGuard[_Distillation]:
     return isinstance(getattr(module, "distiller", None), Distiller)
 
 
-class FirstCallback(Callback):
-    """Runs a distillation module's own work before all other callbacks: it is the first in the trainer's list.
+class EarlyHooks(Callback):
+    """Runs a distillation module's hooks before those of all other callbacks: it is the first in the Trainer's list.
 
     Weight averaging copies the module in its setup, and other callbacks may end a batch with an error.
     """
 
     def __init__(self) -> None:
-        self._before = Before()
+        self._before = StateBefore()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         save_whole(trainer)
         listen(trainer)
-        self._before.remember(pl_module)
+        self._before.record(pl_module)
         guard(trainer)
         if stage == "fit" and _is_distillation(pl_module):
             pl_module.dry_run_on_data()
@@ -77,7 +77,7 @@ class FirstCallback(Callback):
         unguard(trainer)
         if _is_distillation(pl_module):
             pl_module.leave_plain()
-        self._before.put_back(trainer)
+        self._before.restore(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._before.forget()

@@ -1,4 +1,4 @@
-"""How far ahead a learning rate's schedule plans, to tell those made for steps from those made for epochs."""
+"""The number of steps that a learning-rate scheduler plans, to tell schedulers for steps from schedulers for epochs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from lit_distill.utils.notices import tell
 _FAR = 3
 _POINTS = 8
 _PLANS = ("T_max", "T_0", "step_size", "total_iters")
-_PLANNED_STEPS = ("num_training_steps", "num_warmup_steps")  # what Hugging Face's schedules are made with
+_PLANNED_STEPS = ("num_training_steps", "num_warmup_steps")  # arguments of Hugging Face's schedulers
 
 
-def rates_of_its_own(scheduler: Any) -> int | None:
-    """Steps that a schedule with rates of its own plans (OneCycleLR, CyclicLR and their like); None for others."""
+def planned_steps(scheduler: Any) -> int | None:
+    """Return the steps that a scheduler with its own rates plans (OneCycleLR, CyclicLR); None for other schedulers."""
     planned = getattr(scheduler, "total_steps", None)
     if planned is None and isinstance(scheduler, lr_scheduler.CyclicLR):
         planned = scheduler.total_size
@@ -26,7 +26,7 @@ def rates_of_its_own(scheduler: Any) -> int | None:
 
 
 def made_for_steps(scheduler: Any, steps: int, epochs: int) -> str | None:
-    """Why a schedule that moves once an epoch looks made for optimizer steps; None where it does not.
+    """Return the reason why a scheduler that steps per epoch looks made for optimizer steps, or None.
 
     Args:
         scheduler: The scheduler.
@@ -36,7 +36,7 @@ def made_for_steps(scheduler: Any, steps: int, epochs: int) -> str | None:
     for part in _parts(scheduler):
         for name, planned in _plans(part):
             near = planned > epochs and abs(planned - steps) <= 0.1 * steps
-            # A plan far beyond the steps, too, is of a longer fit, cut short.
+            # A plan far beyond the steps is of a longer fit, cut short.
             if _FAR * max(1, epochs) <= planned <= _FAR * steps or near:
                 return f"{type(part).__name__} plans {planned} ({name})"
         for function in _functions(part):
@@ -46,7 +46,7 @@ def made_for_steps(scheduler: Any, steps: int, epochs: int) -> str | None:
 
 
 def refuse_too_short(scheduler: Any, steps: int, epochs: int) -> None:
-    """Refuse a schedule by steps that cannot be stepped to the end of the fit; warn of one that begins again.
+    """Refuse a scheduler that steps per optimizer step and ends before the fit; warn of one that starts again.
 
     Args:
         scheduler: The scheduler.
@@ -54,7 +54,7 @@ def refuse_too_short(scheduler: Any, steps: int, epochs: int) -> None:
         epochs: Epochs of the fit.
 
     Raises:
-        ValueError: It ends before the fit does.
+        ValueError: The scheduler ends before the fit.
     """
     if isinstance(scheduler, lr_scheduler.OneCycleLR) and scheduler.total_steps < steps:
         raise ValueError(
@@ -64,21 +64,21 @@ def refuse_too_short(scheduler: Any, steps: int, epochs: int) -> None:
     for part in _parts(scheduler):
         if isinstance(part, lr_scheduler.CosineAnnealingLR) and part.T_max * _FAR <= steps:
             tell(
-                f"the learning rate's schedule CosineAnnealingLR moves at every optimizer step, and its T_max is {part.T_max} "
-                f"where the fit takes {steps} steps: the rate falls and rises again many times. Give T_max={steps}, or "
-                "lr_interval='epoch' for one that is planned in epochs."
+                f"the scheduler CosineAnnealingLR steps with the optimizer, and its T_max is {part.T_max} in a fit of {steps} "
+                f"steps: the learning rate falls and rises again many times. Give T_max={steps}, or lr_interval='epoch' if "
+                "T_max counts epochs."
             )
 
 
 def _parts(scheduler: Any) -> Iterator[Any]:
-    """A scheduler, and those that it is made of."""
+    """Yield a scheduler and the schedulers inside it."""
     yield scheduler
     for inner in getattr(scheduler, "_schedulers", ()):
         yield from _parts(inner)
 
 
 def _plans(scheduler: Any) -> Iterator[tuple[str, int]]:
-    planned = rates_of_its_own(scheduler)
+    planned = planned_steps(scheduler)
     if planned is not None:
         yield "total_steps", planned
     for name in _PLANS:
@@ -88,7 +88,7 @@ def _plans(scheduler: Any) -> Iterator[tuple[str, int]]:
     for name in ("milestones", "_milestones"):
         values = list(getattr(scheduler, name, ()) or ())
         if values:
-            # A first milestone beyond the end is what tells: the last one may be planned for a longer fit.
+            # The first milestone decides: the last one may be planned for a longer fit.
             yield "milestones", int(min(values))
     for function in getattr(scheduler, "lr_lambdas", ()):
         if isinstance(function, functools.partial):
@@ -98,7 +98,7 @@ def _plans(scheduler: Any) -> Iterator[tuple[str, int]]:
 
 
 def _functions(scheduler: Any) -> Iterator[Callable[[int], float]]:
-    """The functions of a LambdaLR; objects are left out, as a call may change their state."""
+    """Yield the functions of a LambdaLR, without callable objects, whose state a call may change."""
     if isinstance(scheduler, lr_scheduler.LambdaLR):
         for function in scheduler.lr_lambdas:
             if isinstance(function, (types.FunctionType, functools.partial)):
@@ -106,13 +106,13 @@ def _functions(scheduler: Any) -> Iterator[Callable[[int], float]]:
 
 
 def _moves_by_step(function: Callable[[int], float], steps: int, epochs: int) -> bool:
-    """Whether a function of a step's number changes little over the epochs, and much over the steps."""
+    """Return True if a function of a step's number changes little over the epochs, and much over the steps."""
     if steps < _FAR * epochs:
         return False
     try:
         by_epoch, by_step = (
             [float(function(end * i // _POINTS)) for i in range(_POINTS + 1)] for end in (epochs, steps)
         )
-    except Exception:  # a table with one entry an epoch ends there
+    except Exception:  # a table with one entry per epoch ends there
         return False
     return max(by_epoch) - min(by_epoch) < 0.1 * (max(by_step) - min(by_step))

@@ -9,14 +9,14 @@ from torch import nn
 
 from lit_distill.batch.batch import BatchFormat
 from lit_distill.callbacks.distill import host as hosting
-from lit_distill.callbacks.distill.evaluation import HostEvaluation
+from lit_distill.callbacks.distill.evaluation import StepEvaluation
 from lit_distill.callbacks.distill.student_calls import StudentCalls
 from lit_distill.engine.distiller import Distiller
 from lit_distill.teachers import Teacher, as_teacher
 
 
-class EvaluatesHost(Callback):
-    """The hooks of a callback that has a ``HostEvaluation``; with None, they do nothing.
+class EvaluationHooks(Callback):
+    """The hooks of a callback that has a ``StepEvaluation``; with None, they do nothing.
 
     Attributes:
         student: The student's name in the module.
@@ -27,7 +27,7 @@ class EvaluatesHost(Callback):
     student: str
     teacher: nn.Module | Teacher
     distiller: Distiller | None
-    _evaluation: HostEvaluation | None
+    _evaluation: StepEvaluation | None
     _calls: StudentCalls
     _format: BatchFormat
 
@@ -45,7 +45,7 @@ class EvaluatesHost(Callback):
         """The teacher where there was no fit; none where it learns in one."""
         assert self._evaluation is not None
         known = self._evaluation.teacher
-        teacher = known if known is not None else as_teacher(self.teacher).serving(student)
+        teacher = known if known is not None else as_teacher(self.teacher).for_student(student)
         if not teacher.frozen:
             return None
         if known is None:

@@ -1,4 +1,4 @@
-"""What a checkpoint remembers of how it was made, and where a run that goes on from it differs."""
+"""The settings that a checkpoint records, and the differences of a run that continues from it."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _short.maxstring = _short.maxother = 120
 
 
 def class_name(thing: object) -> str:
-    """The import path of a thing's class."""
+    """Return the import path of an object's class."""
     return f"{type(thing).__module__}.{type(thing).__qualname__}"
 
 
 def describe_settings(criteria: WeightedCriteria, task: str | None = None) -> dict[str, Any]:
-    """How a distillation is set, of plain types; what schedules change is left to them.
+    """Return the settings of a distillation, in plain types and without scheduled values.
 
     Args:
-        criteria: The criteria, before they have seen a batch.
-        task: The module's, where it has one.
+        criteria: The criteria, before the first batch.
+        task: The module's task, or None.
     """
     scheduled = criteria.schedules
     settings: dict[str, Any] = {"task": task} if task is not None else {}
@@ -51,7 +51,7 @@ def describe_settings(criteria: WeightedCriteria, task: str | None = None) -> di
 
 
 def describe_teacher(teacher: Teacher | None) -> dict[str, Any] | None:
-    """The class of a teacher's network, and a mark of its weights where they never change."""
+    """Return the class of a teacher's network, and the digest of its weights if it is frozen."""
     if teacher is None:
         return None
     kind = class_name(teacher.model)
@@ -71,7 +71,7 @@ def _of_criterion(criterion: Criterion) -> dict[str, Any]:
 
 
 def _of_object(thing: object) -> dict[str, Any]:
-    """A thing's class and those of its public attributes that are numbers, text or tuples of them."""
+    """Return an object's class, and its public attributes that are numbers, text or tuples of these."""
     empty = vars(nn.Module())
     found = {key: as_plain(value) for key, value in vars(thing).items() if not key.startswith("_") and key not in empty}
     return {"class": class_name(thing)} | {key: value for key, value in found.items() if _is_setting(value)}
@@ -84,11 +84,11 @@ def _is_setting(value: Any) -> bool:
 
 
 def changes_of_settings(saved: Any, present: Mapping[str, Any]) -> list[str]:
-    """A line for everything that is set otherwise than when a checkpoint was made.
+    """Return a line for each setting that differs from a checkpoint's.
 
     Args:
-        saved: What the checkpoint holds of ``describe_settings``.
-        present: The same of this run.
+        saved: The result of ``describe_settings`` in the checkpoint.
+        present: The result for this run.
     """
     if not isinstance(saved, Mapping):
         return []
@@ -109,11 +109,11 @@ def changes_of_settings(saved: Any, present: Mapping[str, Any]) -> list[str]:
 
 
 def changes_of_teacher(saved: Any, present: Mapping[str, Any] | None) -> list[str]:
-    """A line where the teacher is another than the one that a checkpoint was made with.
+    """Return a line if the teacher differs from the one that a checkpoint was made with.
 
     Args:
-        saved: What the checkpoint holds of ``describe_teacher``.
-        present: The same of this run.
+        saved: The result of ``describe_teacher`` in the checkpoint.
+        present: The result for this run.
     """
     if not isinstance(saved, Mapping) or present is None:
         return []
@@ -124,8 +124,8 @@ def changes_of_teacher(saved: Any, present: Mapping[str, Any] | None) -> list[st
     return []
 
 
-def say_changes(lines: Sequence[str]) -> None:
-    """Warn of what is otherwise in a run than in the one that it goes on from."""
+def warn_of_changes(lines: Sequence[str]) -> None:
+    """Warn of the differences between a run and the one that it continues."""
     if lines:
         tell("this run differs from the one that it goes on from:\n  " + "\n  ".join(lines))
 
@@ -148,10 +148,10 @@ def _shown(value: Any) -> str:
 
 
 def differences(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
-    """Where a checkpoint's hyper-parameters differ from a config's.
+    """Compare a checkpoint's hyperparameters with a config's.
 
     Args:
-        saved: The checkpoint's.
+        saved: The checkpoint's hyperparameters.
         asked: The config's.
 
     Returns:

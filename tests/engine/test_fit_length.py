@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lit_distill import LogitDistillation, Unfreeze
-from lit_distill.engine.late_schedules import fit_length
+from lit_distill.engine.fit_length import fit_length
 from lit_distill.schedules import Between, Cosine, Linear, Schedule, Step
 from lit_distill.utils.notices import DistillationWarning
 from tests.callbacks.guests import distill, fit, theirs

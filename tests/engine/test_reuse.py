@@ -27,7 +27,7 @@ from lit_distill import (
 )
 from lit_distill.balance import GradientNorm
 from lit_distill.criteria import Criterion
-from lit_distill.engine.ownership import held_by
+from lit_distill.engine.reuse import held_by
 from lit_distill.models import SmallCNN
 from lit_distill.schedules import Linear
 
@@ -73,11 +73,11 @@ def test_what_has_learned_nothing_is_free(quick_trainer: MakeTrainer) -> None:
 def test_layers_of_another_width_are_refused_by_name(quick_trainer: MakeTrainer) -> None:
     given = criteria()
     first = module(given)
-    first.dry_run(first._unpack(next(iter(data()))))
+    first.dry_run(first._read_training(next(iter(data()))))
     quick_trainer().fit(module(given), data())  # of the same widths, and untrained
     second = criteria()
     first = module(second)
-    first.dry_run(first._unpack(next(iter(data()))))
+    first.dry_run(first._read_training(next(iter(data()))))
     with pytest.raises(ValueError, match=r"criterion 'hint' \(Hint\) has layers that were made for another module"):
         quick_trainer().fit(module(second, width=4), data())
 

@@ -1,4 +1,4 @@
-"""Whose training criteria hold: projectors, queues and statistics of one module's are of no use to another."""
+"""Refuses criteria that have trained in another module: their projectors, queues and statistics would be wrong here."""
 
 from __future__ import annotations
 
@@ -21,33 +21,34 @@ _LOADED = "loaded"
 
 @dataclass(frozen=True)
 class _Made:
-    """For which owner something was made, what it held then, and for networks of which sizes."""
+    """The owner that a part was made for, a digest of what it held then, and the sizes of the owner's networks."""
 
     owner: str
     held: str
     sizes: str
 
 
-class Ownership:
-    """Knows which criteria have learned in another module; copies of a module are one owner.
+class ReuseGuard:
+    """Records which module trained the criteria; copies of a module are one owner.
 
     Attributes:
-        loaded: What is owned was loaded from a checkpoint.
+        token: Identifies the owner.
+        loaded: The state was loaded from a checkpoint.
     """
 
     def __init__(self) -> None:
         self.token = uuid.uuid4().hex
         self.loaded = False
 
-    def mark(self, parts: Mapping[str, nn.Module], sizes: Any) -> None:
-        """Note what was made, as it is before it learns.
+    def record(self, parts: Mapping[str, nn.Module], sizes: Any) -> None:
+        """Record new parts, before they learn.
 
         Args:
-            parts: Criteria by name, and the balance; their layers are made.
-            sizes: Of the networks' outputs.
+            parts: Criteria by name, and the balance, with their layers built.
+            sizes: Sizes of the networks' outputs.
 
         Raises:
-            ValueError: One has layers that were made for networks of other sizes, in another module.
+            ValueError: A part has layers for networks of other sizes, from another module.
         """
         for name, part in parts.items():
             made, now = _mark_of(part), held_by(part)
@@ -59,14 +60,14 @@ class Ownership:
                     "new criteria for each module."
                 )
 
-    def take(self, parts: Mapping[str, nn.Module]) -> None:
-        """Own parts from now on, as a fit begins.
+    def claim(self, parts: Mapping[str, nn.Module]) -> None:
+        """Take over parts at the start of a fit.
 
         Args:
-            parts: As of ``mark``.
+            parts: Criteria by name, and the balance.
 
         Raises:
-            ValueError: One has learned for another owner.
+            ValueError: A part has learned for another owner.
         """
         for name, part in parts.items():
             made = _mark_of(part)
@@ -79,22 +80,22 @@ class Ownership:
                 )
             setattr(part, _MARK, replace(made, owner=self.token))
 
-    def began(self, part: nn.Module, before: str) -> None:
-        """Mark a part that was made anew, and so holds nothing of another training; one that stayed as it was keeps its mark.
+    def record_new(self, part: nn.Module, before: str) -> None:
+        """Record a part that was built again, and so holds nothing of another training; an unchanged one keeps its owner.
 
         Args:
             part: A balance.
-            before: What ``held_by`` gave before.
+            before: Its ``held_by`` from before.
         """
         now = held_by(part)
         if _mark_of(part) is None or now != before:
             setattr(part, _MARK, _Made(self.token, now, ""))
 
-    def load(self, parts: Mapping[str, nn.Module]) -> None:
-        """Take over everything: a checkpoint of this owner is read into it.
+    def record_loaded(self, parts: Mapping[str, nn.Module]) -> None:
+        """Take over parts whose state a checkpoint of this owner replaces.
 
         Args:
-            parts: As of ``mark``.
+            parts: Criteria by name, and the balance.
         """
         self.loaded = True
         for part in parts.values():
@@ -102,7 +103,7 @@ class Ownership:
 
 
 def widths(outputs: Outputs) -> list[Any]:
-    """What layers of criteria are sized by: number of dimensions and channels of each tensor of an example."""
+    """Return what sizes the layers of criteria: the number of dimensions and channels of each tensor of an example."""
     sized = {name: feature.shape for name, feature in outputs.features.items()}
     if outputs.has_logits:
         sized["logits"] = outputs.logits.shape
@@ -112,7 +113,7 @@ def widths(outputs: Outputs) -> list[Any]:
 
 
 def held_by(part: nn.Module) -> str:
-    """A digest of the tensors that a module holds, in its state or as attributes; their floating-point types do not count."""
+    """Return a digest of the tensors that a module holds, in its state or as attributes, whatever their floating-point type."""
     held: list[Any] = [*part.named_parameters(), *part.named_buffers()]
     for prefix, module in part.named_modules():
         own = {

@@ -34,7 +34,7 @@ def tokens_that_count(batch: Any, call: Call) -> Batch | None:
     return Batch(call.inputs, mask=found.bool()) if known and isinstance(found, Tensor) else None
 
 
-class Heard:
+class CallInputs:
     """Makes batches of calls.
 
     Args:

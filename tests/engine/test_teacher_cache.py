@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lit_distill import LogitDistillation
 from lit_distill.batch.batch import Arguments
-from lit_distill.engine.teacher_memory import TeacherMemory
+from lit_distill.engine.teacher_cache import TeacherCache
 
 PLACE = ("val", 0, 0)
 
@@ -32,7 +32,7 @@ def labels_of(*shape: int, classes: int, seed: int = 0) -> Tensor:
 
 
 def test_memory_recalls_what_it_kept_as_a_copy() -> None:
-    memory, images, logits = TeacherMemory(), draw(4, 3, 5, 5), draw(4, 10).requires_grad_()
+    memory, images, logits = TeacherCache(), draw(4, 3, 5, 5), draw(4, 10).requires_grad_()
     assert memory.recall(PLACE, images) is None
     memory.keep(PLACE, images, logits)
     with torch.no_grad():
@@ -46,7 +46,7 @@ def test_memory_recalls_what_it_kept_as_a_copy() -> None:
 
 @pytest.mark.parametrize("place", [("test", 0, 0), ("val", 1, 0), ("val", 0, 1)])
 def test_memory_tells_places_apart(place: tuple[str, int, int]) -> None:
-    memory, images = TeacherMemory(), draw(4, 3, 5, 5)
+    memory, images = TeacherCache(), draw(4, 3, 5, 5)
     memory.keep(PLACE, images, draw(4, 10))
     assert memory.recall(place, images) is None
 
@@ -70,13 +70,13 @@ def changed_images() -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("change", changed_images())
 def test_memory_notices_changed_data(change: str) -> None:
-    memory = TeacherMemory()
+    memory = TeacherCache()
     memory.keep(PLACE, draw(4, 3, 5, 5), draw(4, 10))
     assert memory.recall(PLACE, changed_images()[change]) is None
 
 
 def test_memory_reads_every_tensor_of_the_inputs() -> None:
-    memory, ids, mask = TeacherMemory(), labels_of(3, 6, classes=50), torch.ones(3, 6, dtype=torch.long)
+    memory, ids, mask = TeacherCache(), labels_of(3, 6, classes=50), torch.ones(3, 6, dtype=torch.long)
     memory.keep(PLACE, {"input_ids": ids, "attention_mask": mask}, draw(3, 2))
     assert memory.recall(PLACE, {"input_ids": ids, "attention_mask": mask}) is not None
     shorter = mask.clone()
@@ -86,14 +86,14 @@ def test_memory_reads_every_tensor_of_the_inputs() -> None:
 
 
 def test_memory_reads_samples_of_one_number() -> None:
-    memory = TeacherMemory()
+    memory = TeacherCache()
     memory.keep(PLACE, torch.tensor([1.0, 2.0]), draw(2, 3))
     assert memory.recall(PLACE, torch.tensor([1.0, 2.0])) is not None
     assert memory.recall(PLACE, torch.tensor([2.0, 1.0])) is None
 
 
 def test_memory_replaces_a_changed_batch() -> None:
-    memory, images = TeacherMemory(), draw(4, 3, 5, 5)
+    memory, images = TeacherCache(), draw(4, 3, 5, 5)
     memory.keep(PLACE, images, draw(4, 10))
     memory.keep(PLACE, images.flip(-1), draw(4, 10, seed=1))
     assert memory.recall(PLACE, images) is None
@@ -104,7 +104,7 @@ def test_memory_replaces_a_changed_batch() -> None:
 
 def test_memory_stops_at_its_limit_and_frees_what_it_replaces() -> None:
     images, logits = draw(2, 3), draw(2, 10)  # 80 bytes of logits
-    memory = TeacherMemory(limit=200)
+    memory = TeacherCache(limit=200)
     for index in range(3):
         memory.keep(("val", 0, index), images + index, logits)
     assert [memory.recall(("val", 0, i), images + i) is not None for i in range(3)] == [True, True, False]
@@ -119,7 +119,7 @@ def test_memory_stops_at_its_limit_and_frees_what_it_replaces() -> None:
 
 
 def test_a_limit_of_zero_keeps_nothing() -> None:
-    memory = TeacherMemory(limit=0)
+    memory = TeacherCache(limit=0)
     memory.keep(PLACE, draw(2, 3), draw(2, 10))
     assert memory.recall(PLACE, draw(2, 3)) is None
 
@@ -155,7 +155,7 @@ UNALIKE: dict[str, Callable[[float], Any]] = {
 
 @pytest.mark.parametrize("kind", UNALIKE)
 def test_inputs_of_every_form_are_known_again_and_told_apart(kind: str) -> None:
-    make, memory, logits = UNALIKE[kind], TeacherMemory(), draw(4, 3)
+    make, memory, logits = UNALIKE[kind], TeacherCache(), draw(4, 3)
     memory.keep(PLACE, make(0.0), logits)
     found = memory.recall(PLACE, make(0.0))
     assert found is not None
@@ -164,7 +164,7 @@ def test_inputs_of_every_form_are_known_again_and_told_apart(kind: str) -> None:
 
 
 def test_another_type_or_shape_of_the_same_numbers_is_another_input() -> None:
-    memory, x = TeacherMemory(), torch.zeros(2, 6)
+    memory, x = TeacherCache(), torch.zeros(2, 6)
     memory.keep(PLACE, x, draw(2, 3))
     for other in (x.double(), x.reshape(2, 2, 3), x.reshape(2, 3, 2), (x,), (x, 0)):
         assert memory.recall(PLACE, other) is None
@@ -172,13 +172,13 @@ def test_another_type_or_shape_of_the_same_numbers_is_another_input() -> None:
 
 @pytest.mark.parametrize("unknown", [object(), iter([1]), torch.eye(3).to_sparse()])
 def test_what_cannot_be_marked_is_not_remembered(unknown: Any) -> None:
-    memory = TeacherMemory()
+    memory = TeacherCache()
     memory.keep(PLACE, (draw(4, 3), unknown), draw(4, 3))
     assert memory.recall(PLACE, (draw(4, 3), unknown)) is None
 
 
 def test_other_weights_are_another_answer_and_all_can_be_dropped() -> None:
-    memory, x = TeacherMemory(limit=48), draw(4, 3)
+    memory, x = TeacherCache(limit=48), draw(4, 3)
     memory.keep(PLACE, x, draw(4, 3), weights=1)
     assert memory.recall(PLACE, x, weights=1) is not None
     assert memory.recall(PLACE, x, weights=2) is None

@@ -1,4 +1,4 @@
-"""What of a student that is a LightningModule itself is not used, and how to have it used."""
+"""A warning for students that are LightningModules with an optimizer or a training step of their own."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from lit_distill.utils.notices import tell
 _LIGHTNING = ("lightning.pytorch.core.", "pytorch_lightning.core.")
 
 
-def tell_passed_over(student: nn.Module, optimizers: Iterable[Optimizer], chosen: bool) -> None:
-    """Say that a distillation calls neither the student's own ``configure_optimizers`` nor its ``training_step``.
+def warn_of_unused_hooks(student: nn.Module, optimizers: Iterable[Optimizer], chosen: bool) -> None:
+    """Warn that a distillation calls neither the student's ``configure_optimizers`` nor its ``training_step``.
 
     Args:
-        student: The student, which may hold LightningModules.
-        optimizers: What trains instead.
-        chosen: Whether the user has chosen that optimizer.
+        student: The student, which may contain LightningModules.
+        optimizers: The optimizers that train it instead.
+        chosen: The user gave these optimizers.
     """
     names = ("training_step",) if chosen else ("configure_optimizers", "training_step")
     found = [(type(part).__name__, name) for part in student.modules() for name in names if _defines(part, name)]
@@ -36,7 +36,7 @@ def tell_passed_over(student: nn.Module, optimizers: Iterable[Optimizer], chosen
 
 
 def _defines(module: nn.Module, name: str) -> bool:
-    """Whether a LightningModule, of either package's, has a method of its own by that name."""
+    """Return True if a LightningModule, of either package, overrides a method."""
     classes = type(module).__mro__
     if not any(cls.__name__ == "LightningModule" and cls.__module__.startswith(_LIGHTNING) for cls in classes):
         return False
