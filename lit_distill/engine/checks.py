@@ -52,10 +52,9 @@ def same_task(criteria: Mapping[str, Criterion], task: Task, whose: str = "the m
 
 
 def task_of(criterion: Criterion) -> Task | None:
-    """The task that a criterion is for, or the one that it wraps; None where it is for any."""
-    found: Task | None = getattr(criterion, "task", None)
-    inner = getattr(criterion, "criterion", None)
-    return task_of(inner) if found is None and isinstance(inner, Criterion) else found
+    """Return the task that a criterion, or the one that it wraps, is for; None if it is for any."""
+    inner = criterion.wrapped
+    return task_of(inner) if criterion.task is None and inner is not None else criterion.task
 
 
 def no_teacher_needed(criteria: WeightedCriteria) -> None:
@@ -218,10 +217,9 @@ def logits_are_read(criteria: WeightedCriteria, student: Outputs, teacher: Outpu
 
 
 def _kind(criterion: Criterion) -> str:
-    """A criterion's class; where it wraps another, that one's too."""
-    inner = getattr(criterion, "criterion", None)
-    name = type(criterion).__name__
-    return f"{name}({_kind(inner)})" if isinstance(inner, Criterion) else name
+    """Return the name of a criterion's class, and that of a criterion that it wraps."""
+    inner, name = criterion.wrapped, type(criterion).__name__
+    return f"{name}({_kind(inner)})" if inner is not None else name
 
 
 def summary(

@@ -220,7 +220,7 @@ class Distiller:
         logs = comparison.losses.named()
         del logs["loss"]
         for name, criterion in self.criteria.criteria().items():
-            temperature = getattr(criterion, "temperature", None)
+            temperature = criterion.temperature
             if isinstance(temperature, (int, float)):
                 logs[f"temperature/{name}"] = float(temperature)
         if comparison.own is not None:

@@ -12,6 +12,7 @@ from lit_distill.batch.labels import CLASS_TASKS, Task, class_dim
 from lit_distill.criteria import Criterion, HardTarget, OwnTeacher
 from lit_distill.criteria.on_head import OnHead
 from lit_distill.criteria.task_loss import TaskLoss
+from lit_distill.engine.checks import task_of
 from lit_distill.engine.weighted import WeightedCriteria
 from lit_distill.outputs import Outputs
 from lit_distill.utils.notices import tell
@@ -25,7 +26,7 @@ def warn_of_other_tasks(criteria: WeightedCriteria, student: Outputs, target: Ta
     A criterion that reads labels refuses such labels itself; one that only compares the networks would train on.
     """
     for name, criterion in criteria.criteria().items():
-        task, outputs = _task_of(criterion), _logits_of(criterion, student)
+        task, outputs = task_of(criterion), _logits_of(criterion, student)
         labels = _labels_of(criterion, target)
         if not criterion.compares_logits or criterion.needs_target or not criteria.trains(name):
             continue
@@ -83,18 +84,11 @@ def warn_of_unread_weights(criteria: WeightedCriteria, format_: BatchFormat) -> 
 
 
 def may_weigh(criterion: Criterion) -> bool:
-    """Return True if a criterion, or the one that it wraps, may read samples' weights; the user's own may."""
-    inner = getattr(criterion, "criterion", None)
-    if isinstance(inner, Criterion):
-        return may_weigh(inner)
+    """Return True if a criterion, or the one that it wraps, may read sample weights; the user's own may."""
+    if criterion.wrapped is not None:
+        return may_weigh(criterion.wrapped)
     ours = type(criterion).__module__.startswith("lit_distill.")
     return isinstance(criterion, (HardTarget, OwnTeacher)) or not ours
-
-
-def _task_of(criterion: Criterion) -> Task | None:
-    inner = getattr(criterion, "criterion", None)
-    found: Task | None = getattr(criterion, "task", None)
-    return _task_of(inner) if found is None and isinstance(inner, Criterion) else found
 
 
 def _logits_of(criterion: Criterion, student: Outputs) -> Tensor | None:
