@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lit_distill.criteria import Criterion, FeatureCriterion, Hint
+from lit_distill.criteria import Criterion, FeatureCriterion, Hint, OnHead
 from lit_distill.criteria.base import at_least_float32
 from lit_distill.outputs import Outputs
 from lit_distill.utils.arguments import check_choice, check_temperature
@@ -136,3 +136,50 @@ def test_check_choice_lists_the_choices() -> None:
     check_choice("colour", "red", ("red", "blue"))
     with pytest.raises(ValueError, match="colour must be one of 'red', 'blue', not 'green'"):
         check_choice("colour", "green", ("red", "blue"))
+
+
+class Plain(Criterion):
+    def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
+        return student.logits.sum()
+
+
+def test_the_contract_has_defaults() -> None:
+    plain = Plain()
+    assert plain.citation is None
+    assert (plain.task, plain.temperature, plain.wrapped) == (None, None, None)
+    assert not plain.needs_target
+    assert not plain.takes_tasks
+    assert plain.needs_teacher
+    assert not plain.compares_logits
+    assert plain.minimum_at_teacher
+    assert (plain.student_layers, plain.teacher_layers) == ((), ())
+
+
+def test_a_temperature_may_be_a_number_of_the_class_or_of_the_instance_or_a_parameter() -> None:
+    class OfClass(Plain):
+        temperature = 3.0
+
+    class OfInstance(Plain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.temperature = 5.0
+
+    class Learned(Plain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.temperature = nn.Parameter(torch.ones(()))  # type: ignore[assignment]
+
+    assert OfClass().temperature == 3.0
+    assert OfInstance().temperature == 5.0
+    assert [name for name, _ in Learned().named_parameters()] == ["temperature"]
+
+
+def test_a_wrapped_criterion_is_found_under_its_usual_name() -> None:
+    class Twice(Plain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.criterion = Plain()
+
+    twice = Twice()
+    assert twice.wrapped is twice.criterion
+    assert OnHead(Plain(), "head").wrapped is not None

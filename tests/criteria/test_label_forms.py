@@ -22,6 +22,7 @@ from lit_distill.criteria import (
     OwnTeacher,
     TeacherFree,
 )
+from lit_distill.criteria.crd import negatives_of
 from lit_distill.outputs import Outputs
 
 CLASSES = 4
