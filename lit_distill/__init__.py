@@ -1,5 +1,6 @@
 """lit-distill: knowledge distillation as PyTorch Lightning modules."""
 
+from lit_distill import functional
 from lit_distill.balance import Balance, GradientNorm, Uncertainty
 from lit_distill.callbacks import Distill, Unfreeze, strip
 from lit_distill.capture.capture import Capture
@@ -76,6 +77,7 @@ __all__ = [
     "adapt",
     "build",
     "create_model",
+    "functional",
     "inherit",
     "load",
     "strip",

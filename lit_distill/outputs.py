@@ -1,4 +1,4 @@
-"""What the criteria see: the logits and features of one network for one batch."""
+"""The logits and features of one network for one batch, which criteria compare."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ OutputKey = str | int | Callable[[Any], Tensor]
 
 
 class UnreadLogits:
-    """Stands for logits that cannot be told from a network's output: whoever reads them is told why.
+    """Placeholder for logits that could not be found in a network's output; reading it raises the reason.
 
-    Criteria that compare features alone never do, so that detectors and encoders need no logits.
+    Criteria that compare only features never read it, so that detectors and encoders need no logits.
 
     Args:
         reason: Why there are none, and what to do.
@@ -32,7 +32,7 @@ class UnreadLogits:
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
-            raise AttributeError(name)  # of copying and pickling
+            raise AttributeError(name)  # asked for by copying and pickling
         self.refuse()
 
     def __getitem__(self, index: Any) -> Any:
@@ -56,9 +56,9 @@ class Outputs:
             (volumes); ``[B]`` or ``[B, 1]`` for a binary task.
         features: Captured tensors by layer reference, in the model's own order of layers: vectors ``[B, D]``, tokens
             ``[B, N, D]``, maps ``[B, C, H, W]`` or volumes ``[B, C, D, H, W]``.
-        mask: True at the positions that count: ``[B, T]`` beside ``[B, T, C]`` logits,
-            ``[B, H, W]`` beside dense logits; None where all count.
-        sample_weight: How much each sample's labels count, ``[B]``; None where all count alike. Read by ``HardTarget``.
+        mask: True at the positions that count: ``[B, T]`` for ``[B, T, C]`` logits, ``[B, H, W]`` for dense logits; with
+            ``[B]`` and ``[B, C]`` logits, those of the input tokens. None if all count.
+        sample_weight: How much each sample's labels count, ``[B]``; None if all count alike. Read by ``HardTarget``.
     """
 
     logits: Tensor
@@ -68,45 +68,50 @@ class Outputs:
 
     @property
     def has_logits(self) -> bool:
-        """Whether the network's output holds logits that can be read."""
+        """True if logits were found in the network's output."""
         return isinstance(self.logits, Tensor)
 
     @property
+    def logit_mask(self) -> Tensor | None:
+        """The mask, if it is one of the logits' positions; None for ``[B]`` and ``[B, C]`` logits."""
+        return self.mask if self.logits.dim() > 2 else None
+
+    @property
     def device(self) -> torch.device:
-        """Where the tensors are."""
+        """The device of the tensors."""
         if self.has_logits:
             return self.logits.device
         return next((tensor.device for tensor in self.features.values()), torch.device("cpu"))
 
     def tensors(self) -> list[Tensor]:
-        """Logits, where there are some, and features."""
+        """Return the logits, if there are any, and the features."""
         return [*([self.logits] if self.has_logits else []), *self.features.values()]
 
     def detach(self) -> Outputs:
-        """The same values, cut from the autograd graph."""
+        """Return the same values, detached from the autograd graph."""
         features = {name: feature.detach() for name, feature in self.features.items()} if self.features else {}
         logits = self.logits.detach() if isinstance(self.logits, Tensor) else self.logits
         return Outputs(logits, features, self.mask, self.sample_weight)
 
     def shapes(self) -> dict[str, Any]:
-        """The shapes alone, as plain lists that a checkpoint can hold; ``[0]`` for logits that cannot be read."""
+        """Return the shapes as plain lists that a checkpoint can hold; ``[0]`` if there are no logits."""
         features = {name: list(feature.shape) for name, feature in self.features.items()}
         return {"logits": list(self.logits.shape) if self.has_logits else [0], "features": features}
 
     @classmethod
     def from_shapes(cls, shapes: Mapping[str, Any]) -> Outputs:
-        """Zeros of the given shapes: enough to size projectors with no data at hand."""
+        """Return zeros of the given shapes: enough to size projectors without data."""
         features = {name: torch.zeros(shape) for name, shape in shapes["features"].items()}
         return cls(logits=torch.zeros(shapes["logits"]), features=features)
 
     @classmethod
     def nothing(cls) -> Outputs:
-        """The outputs of no network: what stands for the teacher where there is none."""
+        """Return empty outputs, which stand for the teacher if there is none."""
         return cls(logits=torch.zeros(0))
 
 
 def logits_or_reason(raw: Any, key: OutputKey | None, owner: str) -> Tensor:
-    """As ``read_logits``; where none can be told, what raises the reason once it is read."""
+    """Find the logits in a model's output, or return a placeholder that raises the reason when it is read."""
     try:
         return read_logits(raw, key, owner)
     except ValueError as error:
@@ -114,7 +119,7 @@ def logits_or_reason(raw: Any, key: OutputKey | None, owner: str) -> Tensor:
 
 
 def unread(reason: str) -> Tensor:
-    """What stands for logits that cannot be told; see ``UnreadLogits``."""
+    """Return a placeholder for logits that could not be found; see ``UnreadLogits``."""
     return cast(Tensor, UnreadLogits(reason))
 
 
@@ -123,16 +128,16 @@ def read_logits(raw: Any, key: OutputKey | None = None, owner: str = "model") ->
 
     Accepts a tensor, a mapping (Hugging Face's ``ModelOutput``, torchvision's segmentation dict), an
     object with a ``logits`` attribute, or a tuple with one tensor that can be logits: losses, indices and
-    numbers for each sample are passed over where there is a tensor of two dimensions or more.
+    per-sample numbers are skipped if there is a tensor of two dimensions or more.
 
     Args:
-        raw: What ``model(inputs)`` returned.
+        raw: The return value of ``model(inputs)``.
         key: The entry to read: a key, an attribute, an index, or a function of ``raw``; found by its usual names if None.
-            A model that returns a tensor has nothing to choose from, and its tensor is read.
+            If the model returns a tensor, that tensor is read.
         owner: ``student`` or ``teacher``, for error messages.
 
     Raises:
-        ValueError: No logits can be told from the rest; the message says what there is.
+        ValueError: No logits can be told from the rest; the message lists the entries.
     """
     if callable(key):
         made = key(raw)
@@ -167,12 +172,12 @@ def _option(owner: str) -> str:
 
 
 def _entry(raw: Any, key: str | int, owner: str) -> Tensor:
-    """The entry of an output that a key, an index or an attribute's name chooses."""
+    """Return the entry of an output that a key, an index or an attribute's name selects."""
     found = None
     if isinstance(raw, Mapping):
         found = raw.get(key)
         if found is None and isinstance(key, int) and -len(raw) <= key < len(raw):
-            found = list(raw.values())[key]  # as Hugging Face's outputs are indexed
+            found = list(raw.values())[key]  # Hugging Face's outputs are indexed like this
         there = f"it has {sorted(map(str, raw))}"
     elif isinstance(key, int):
         entries: Sequence[Any] = raw if isinstance(raw, (tuple, list)) else ()
@@ -187,16 +192,16 @@ def _entry(raw: Any, key: str | int, owner: str) -> Tensor:
 
 
 def _only(values: Iterable[Any]) -> Tensor | None:
-    """The one tensor among the values, if there is one alone."""
+    """Return the only tensor among the values, or None."""
     found = [value for value in values if isinstance(value, Tensor)]
     return found[0] if len(found) == 1 else None
 
 
 def _candidates(values: Iterable[Any]) -> list[Tensor]:
-    """The tensors that can be logits: of floating-point numbers, and of the most dimensions where some have only one."""
+    """Return the tensors that can be logits: floating-point, and of two dimensions or more if any is."""
     floats = [value for value in values if isinstance(value, Tensor) and value.is_floating_point() and value.dim()]
     wide = [value for value in floats if value.dim() > 1]
-    # A number for each sample may be a logit, too, or a score beside features.
+    # One number per sample may be a logit too, or a score next to features.
     return [value for value in floats if value.dim() > 1 or len(value) == len(wide[0])] if wide else floats
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from lit_distill.batch.batch import Batch, BatchFormat
 from lit_distill.cli.bare_names import bare_names, imported
 from lit_distill.criteria import Criterion, FeatureCriterion, HardTarget, SoftTarget
-from lit_distill.criteria.about import About
+from lit_distill.criteria.base import Citation
 from lit_distill.engine.distiller import Distiller
 from lit_distill.engine.weighted import WeightedCriteria
 from lit_distill.models import load, resnet20, resnet56
@@ -154,24 +154,24 @@ def _rows_of(path: Path, timed: bool) -> list[Row]:
         Row(
             path.stem,
             type(criterion).__name__,
-            *_origin(criterion.about, path),
+            *_origin(criterion.citation, path),
             needs(criterion),
             weight_of(settings, name),
             count_parameters(criterion),
             spent,
         )
         for name, criterion in criteria.items()
-        if criterion.about is not None and _is_the_method(criterion, criteria)
+        if criterion.citation is not None and _is_the_method(criterion, criteria)
     ]
 
 
-def _origin(about: About, path: Path) -> tuple[str, int, str]:
+def _origin(citation: Citation, path: Path) -> tuple[str, int, str]:
     """Method, year and paper; those of the config's heading where its options make another paper's method."""
-    year = int(re.findall(r"(?:19|20)\d\d", about.paper)[0])
+    year = int(re.findall(r"(?:19|20)\d\d", citation.paper)[0])
     heading = " ".join(line.removeprefix("# ") for line in path.read_text().splitlines()[1:4] if line.startswith("# "))
     named = re.search(r"\(([^()]*?((?:19|20)\d\d)[^()]*)\)", heading)
     if named is None or int(named[2]) == year:
-        return about.method, year, about.paper
+        return citation.method, year, citation.paper
     return heading.partition(" (")[0], int(named[2]), named[1]
 
 

@@ -1,40 +1,48 @@
-"""AB: Heo et al. 2019, "Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons"."""
+"""AB: activation boundaries."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from lit_distill.criteria.about import About
-from lit_distill.criteria.base import FeatureCriterion
+from lit_distill.criteria.base import Citation, FeatureCriterion
 from lit_distill.outputs import Outputs
 from lit_distill.utils.arguments import check_number
 
 
 def activation_boundary(student: Tensor, teacher: Tensor, margin: float = 1.0) -> Tensor:
-    """``sum [t > 0] max(0, m - s)² + [t <= 0] max(0, m + s)²`` over a sample's elements, the mean over the batch.
+    r"""Return the activation boundary loss ([Heo et al. 2019](https://arxiv.org/abs/1811.03233)).
 
-    The paper's alternative, differentiable loss: whether a neuron is active is what counts, and not how much.
+    $$ \tfrac1B \sum_i [t_i > 0]\,\max(0, m - s_i)^2 + [t_i \le 0]\,\max(0, m + s_i)^2 $$
+
+    This is the paper's alternative, differentiable loss: it counts whether a neuron is active, not how strongly.
 
     Args:
-        student: Before the ReLU, ``[B, …]``.
-        teacher: The same shape; of it the sign alone is read.
+        student: Features before the ReLU, ``[B, …]``.
+        teacher: Features of the same shape; only their sign is read.
         margin: ``m``, above 0.
+
+    Examples:
+        >>> activation_boundary(torch.tensor([[0.5, -2.0, 0.5]]), torch.tensor([[1.0, -1.0, -1.0]]))
+        tensor(2.5000)
     """
     side = torch.where(teacher > 0, 1.0, -1.0).to(student.dtype)
     return (margin - side * student).clamp(min=0).square().sum() / len(student)
 
 
 class AB(FeatureCriterion):
-    """Which neurons are active, the boundary between the two kept at a margin; the weighted sum over pairs.
+    r"""Which neurons are active, with a margin around the boundary; the weighted sum over pairs of layers.
 
-    The student's feature goes through a 1x1 convolution without bias and a batch norm (the paper's connector), which are
-    trained, saved, and gone from the student. Of ``n`` pairs the last counts 1, the one before 1/2, and so on, as in the
-    authors' code; their weight of the sum is 0.003. The teacher's feature may be one after the ReLU, for only its sign is
-    read; it is 0 for none.
+    $$ \sum_{l=1}^n 2^{l-n}\,\mathrm{AB}(c(s_l), t_l) $$ ([Heo et al. 2019](https://arxiv.org/abs/1811.03233)), see
+    ``activation_boundary``.
 
-    The paper trains this alone first, and then the labels alone. Here both go together; schedule the weights for two
-    stages: ``ab.weight`` down to 0, and ``hard.weight`` up from 0, by a ``Step``.
+    The student's feature goes through the paper's connector $c$, a 1x1 convolution without bias and a batch norm. It is
+    trained and saved with the criterion and is not part of the student. The halving of earlier pairs is that of the authors'
+    code; their weight of the sum is 0.003. The teacher's feature may also be one after the ReLU, as only the sign is
+    read and 0 counts as inactive.
+
+    The paper trains with this loss first and with labels afterwards. Here both are trained together; for two
+    stages, schedule ``ab.weight`` down to 0 and ``hard.weight`` up from 0 with a ``Step``.
 
     Args:
         student_layer: A layer reference, a glob or a list of them, from the first to the last.
@@ -43,12 +51,19 @@ class AB(FeatureCriterion):
 
     Raises:
         ValueError: The margin is out of range.
+
+    Examples:
+        >>> _ = torch.manual_seed(0)
+        >>> student, teacher = (Outputs(torch.zeros(4, 2), {"conv": torch.randn(4, 3, 2, 2)}) for _ in range(2))
+        >>> round(AB("conv", "conv")(student, teacher).item(), 2)
+        16.17
     """
 
-    about = About(
+    citation = Citation(
         "AB",
         'Heo et al. 2019, "Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons", AAAI',
         weight=0.003,
+        url="https://arxiv.org/abs/1811.03233",
     )
 
     def __init__(self, student_layer: str | list[str], teacher_layer: str | list[str], margin: float = 1.0) -> None:

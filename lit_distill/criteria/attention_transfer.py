@@ -1,4 +1,4 @@
-"""Attention transfer: Zagoruyko and Komodakis 2017, "Paying More Attention to Attention", section 3.1."""
+"""Attention transfer."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lit_distill.batch.positions import position_mask
-from lit_distill.criteria.about import About
-from lit_distill.criteria.base import FeatureCriterion
-from lit_distill.criteria.ops.normalisation import unit_length
+from lit_distill.criteria.base import Citation, FeatureCriterion
+from lit_distill.criteria.ops.features import at_common_size, unit_length
 from lit_distill.outputs import Outputs
 from lit_distill.utils.arguments import check_number
-from lit_distill.utils.grids import resize_map
 
 
 def attention_map(feature: Tensor, p: float = 2.0) -> Tensor:
-    """``Q = vec(mean_c |F_c|^p)``, divided by its L2 norm: where the network looks, as a unit vector.
+    """Return ``vec(mean_c |F_c|^p)`` as a unit vector: where the network looks.
 
     It is exact at any scale; a map of zeros stays zero, and its gradient there is 0 for ``p`` above 1.
 
@@ -32,29 +30,33 @@ def attention_map(feature: Tensor, p: float = 2.0) -> Tensor:
 
 
 def attention_transfer(student: Tensor, teacher: Tensor, p: float = 2.0, mask: Tensor | None = None) -> Tensor:
-    """``mean (Q_s - Q_t)²`` over batch and positions, as in the authors' code.
+    r"""Return the attention transfer loss ([Zagoruyko and Komodakis 2017](https://arxiv.org/abs/1612.03928), section 3.1).
 
-    The paper's equation 2 takes the norm of the difference in place of the mean square. The mean over
-    positions makes a weight depend on the resolution. Where two maps differ in size, the larger is
-    average-pooled.
+    $$ \mathrm{mean}\,(Q^s - Q^t)^2, \quad Q = \mathrm{vec}(A) / \|\mathrm{vec}(A)\|_2, \quad A = \tfrac1C\sum_c |F_c|^p $$
+
+    The mean over batch and positions is that of the authors' code; the paper's equation 2 takes the norm of the difference
+    instead. It makes a weight depend on the resolution. If two maps differ in size, the larger is average-pooled.
 
     Args:
         student: ``[B, C, H, W]`` or ``[B, N, D]``; channels need not match.
         teacher: The same kind of feature.
         p: The power, 1 or more.
-        mask: True at the positions that count, ``[B, N]`` or ``[B, H, W]``; the others are nobody's attention.
+        mask: True at the positions that count, ``[B, N]`` or ``[B, H, W]``; the others get no attention.
 
     Raises:
-        ValueError: One is a map and the other tokens, or the tokens differ in number.
+        ValueError: A feature is a vector, one is a map and the other tokens, or the tokens differ in number.
+
+    Examples:
+        >>> student, teacher = torch.tensor([[[1.0], [1.0], [0.0]]]), torch.tensor([[[1.0], [0.0], [0.0]]])
+        >>> attention_transfer(student, teacher)  # three tokens of width 1
+        tensor(0.1953)
     """
-    if student.dim() == teacher.dim() > 3:
-        size = tuple(min(a, b) for a, b in zip(student.shape[2:], teacher.shape[2:], strict=True))
-        student, teacher = resize_map(student, size), resize_map(teacher, size)
-    elif student.dim() != teacher.dim() or student.dim() != 3 or student.shape[1] != teacher.shape[1]:
+    if student.dim() < 3:
         raise ValueError(
             f"attention maps of {list(student.shape)} and {list(teacher.shape)} cannot be compared; give two maps "
             "[B, C, H, W], or tokens [B, N, D] of one N."
         )
+    student, teacher = at_common_size(student, teacher)
     own = position_mask(mask, student)
     if own is None:
         return F.mse_loss(attention_map(student, p), attention_map(teacher, p))
@@ -64,7 +66,10 @@ def attention_transfer(student: Tensor, teacher: Tensor, p: float = 2.0, mask: T
 
 
 class AttentionTransfer(FeatureCriterion):
-    """The student's spatial attention against the teacher's; the sum over pairs, as in the paper.
+    r"""The student's spatial attention against the teacher's; the sum over pairs of layers, as in the paper.
+
+    $$ \sum_l \mathrm{mean}\,(Q^s_l - Q^t_l)^2 $$ ([Zagoruyko and Komodakis 2017](https://arxiv.org/abs/1612.03928)), see
+    ``attention_transfer``.
 
     It has no parameters. The authors' weight is 1,000 (beta / 2 with beta = 1e3 over their sum).
 
@@ -75,9 +80,20 @@ class AttentionTransfer(FeatureCriterion):
 
     Raises:
         ValueError: ``p`` is below 1 or not finite.
+
+    Examples:
+        >>> student = Outputs(torch.zeros(1, 2), {"layer1": torch.tensor([[[[1.0, 1.0]]]])})
+        >>> teacher = Outputs(torch.zeros(1, 2), {"block1": torch.tensor([[[[1.0, 0.0]]]])})
+        >>> AttentionTransfer("layer1", "block1")(student, teacher)
+        tensor(0.2929)
     """
 
-    about = About("AT", 'Zagoruyko and Komodakis 2017, "Paying More Attention to Attention", ICLR', weight=1000)
+    citation = Citation(
+        "AT",
+        'Zagoruyko and Komodakis 2017, "Paying More Attention to Attention", ICLR',
+        weight=1000,
+        url="https://arxiv.org/abs/1612.03928",
+    )
 
     def __init__(self, student_layer: str | list[str], teacher_layer: str | list[str], p: float = 2.0) -> None:
         super().__init__(student_layer, teacher_layer)

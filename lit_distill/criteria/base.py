@@ -1,43 +1,81 @@
-"""What a criterion is, and the rules that all of them share."""
+"""The contract of a criterion, and what all criteria share."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from lit_distill.batch.labels import CLASS_TASKS, TASKS, need_classes
+from lit_distill.batch.labels import CLASS_TASKS, TASKS, Task
 from lit_distill.batch.positions import position_mask
-from lit_distill.criteria.about import About
 from lit_distill.criteria.projectors import NORMS, Norm, Projector, SizedProjector
 from lit_distill.outputs import Outputs
 from lit_distill.utils.arguments import check_choice, layer_tuple
 from lit_distill.utils.names import match_layers
 
 
-class Criterion(nn.Module, ABC):
-    """Compares what the student and the teacher put out for the same batch.
+@dataclass(frozen=True)
+class Citation:
+    """The origin of a method.
 
-    To add a method, subclass this in one file, beside a pure function that is the formula. The value is a
+    Attributes:
+        method: Its name in the literature.
+        paper: Authors, year, title and venue.
+        weight: The weight that the paper or its code uses, converted to this library's reductions.
+        url: Where the paper is.
+    """
+
+    method: str
+    paper: str
+    weight: float
+    url: str
+
+
+class Criterion(nn.Module, ABC):
+    r"""Compares the outputs of the student and the teacher for the same batch.
+
+    To add a method, subclass this in one file, next to a pure function that is the formula. The value is a
     scalar, a mean over the batch, never multiplied by its own weight.
 
     Attributes:
-        needs_target: The criterion reads labels.
-        needs_teacher: The criterion reads the teacher's outputs.
-        compares_logits: The criterion compares the student's logits with the teacher's.
-        minimum_at_teacher: The value is smallest where the student puts out what the teacher does. ``lit-distill doctor``
-            holds a criterion without labels to it; False where the method means another minimum.
-        about: Where the method comes from; None for one of the user's own.
+        citation: The origin of the method; None for a method of your own.
+        needs_target: The criterion reads labels. Default: False.
+        takes_tasks: The criterion takes the labels of several tasks, in a mapping by task. Default: False.
+        needs_teacher: The criterion reads the teacher's outputs. Default: True.
+        compares_logits: The criterion compares the student's logits with the teacher's. Default: False.
+        minimum_at_teacher: The value is smallest if the student's outputs equal the teacher's, which ``lit-distill doctor``
+            checks for criteria without labels. Default: True.
+        task: The only task that the criterion is for; any if None. Default: None.
+        temperature: The present temperature, which is logged and can be scheduled; None for a criterion without one.
+            Default: None.
+
+    Examples:
+        >>> class AbsoluteDifference(Criterion):
+        ...     compares_logits = True
+        ...     def forward(self, student, teacher, target):
+        ...         return (student.logits - teacher.logits).abs().mean()
+        >>> AbsoluteDifference()(Outputs(torch.zeros(2, 3)), Outputs(torch.full((2, 3), 0.5)))
+        tensor(0.5000)
     """
 
-    about: ClassVar[About | None] = None
+    citation: ClassVar[Citation | None] = None
     needs_target: bool = False
+    takes_tasks: bool = False
     needs_teacher: bool = True
     compares_logits: bool = False
     minimum_at_teacher: bool = True
+    task: Task | None = None
+    temperature: float | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        # On the instance: an attribute of the class would keep a subclass from registering a parameter of that name.
+        if not hasattr(type(self), "temperature"):
+            vars(self).setdefault("temperature", None)
 
     @property
     def student_layers(self) -> tuple[str, ...]:
@@ -49,23 +87,29 @@ class Criterion(nn.Module, ABC):
         """References of the teacher's layers that the criterion reads."""
         return ()
 
+    @property
+    def wrapped(self) -> Criterion | None:
+        """The criterion that this one holds as ``criterion`` and delegates to, or None."""
+        inner = self._modules.get("criterion")
+        return inner if isinstance(inner, Criterion) else None
+
     def build(self, student: Outputs, teacher: Outputs) -> None:
         """Size the criterion's own layers from one example of both networks' outputs.
 
-        Called once before the optimizer is made, or from the shapes that a checkpoint holds.
+        Called once before the optimizer is made, or with the shapes that a checkpoint holds.
         """
 
     @abstractmethod
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
-        """The criterion's value: a scalar, mean over the batch."""
+        """Return the criterion's value: a scalar, the mean over the batch."""
 
     def __call__(self, student: Outputs, teacher: Outputs, target: Any = None) -> Any:
-        """Call ``forward`` and its hooks, outside autocast: every value is computed in float32 or wider."""
+        """Call ``forward`` and its hooks outside autocast, so that every value is computed in float32 or wider."""
         with torch.autocast(student.device.type, enabled=False):
             return super().__call__(student, teacher, target)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Criterion:
-        """Follow to another device and to a wider type; criteria compute in float32 where the networks are narrower."""
+        """Move to another device or a wider type, but stay in float32 if the networks are narrowed."""
         super()._apply(never_narrow(fn), recurse)  # type: ignore[no-untyped-call]
         return self
 
@@ -74,7 +118,7 @@ class FeatureCriterion(Criterion):
     """A criterion over pairs of a student's and a teacher's layers.
 
     Args:
-        student_layer: A reference, a glob, or a list of them. Several layers pair with as many of the
+        student_layer: A layer reference, a glob, or a list of them. Several layers pair with as many of the
             teacher's, in order.
         teacher_layer: The teacher's side of the pairs.
         project: Whether to bring the student's feature to the teacher's shape by a ``Projector``, made
@@ -99,7 +143,7 @@ class FeatureCriterion(Criterion):
         self.pairs: list[tuple[str, str]] = []
 
     def __call__(self, student: Outputs, teacher: Outputs, target: Any = None) -> Any:
-        """As ``Criterion``; 0, with a gradient of 0, where the batch has a mask and no position in it counts."""
+        """Call ``forward`` outside autocast; return 0, with a gradient of 0, if no position of the mask counts."""
         value = super().__call__(student, teacher, target)
         return value if student.mask is None else value * student.mask.any()
 
@@ -136,11 +180,11 @@ class FeatureCriterion(Criterion):
             raise ValueError(f"{name_s} -> {name_t}: {error}") from error
 
     def make_projector(self, student: Sequence[int], teacher: Sequence[int]) -> nn.Module:
-        """A projector between two shapes, batch included; a subclass may make another."""
+        """Return a projector between two shapes, batch included; a subclass may return another kind."""
         return Projector(student, teacher, self.projector_norm)
 
     def pair_features(self, student: Outputs, teacher: Outputs) -> list[tuple[Tensor, Tensor]]:
-        """Each pair's features in float32 or wider, the student's projected where projectors are on."""
+        """Return the features of each pair in float32 or wider, the student's projected if ``project`` is on."""
         if not self.pairs:
             self.build(student, teacher)
         found = []
@@ -153,7 +197,7 @@ class FeatureCriterion(Criterion):
         return found
 
     def _project(self, index: int, feature: Tensor, teacher: Tensor) -> Tensor:
-        """A pair's student feature at the teacher's shape for this batch: texts and images come in many sizes."""
+        """Project a student feature to the shape of the teacher's in this batch: texts and images vary in size."""
         projector = self.projectors[index]
         if isinstance(projector, SizedProjector):
             return in_own_type(projector, feature, teacher.shape)
@@ -161,7 +205,7 @@ class FeatureCriterion(Criterion):
 
 
 def _without_padding(student: Tensor, teacher: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Tokens with zeros where they do not count, so that no sum over positions has a part of them."""
+    """Set the tokens that do not count to zero, so that they add nothing to sums over positions."""
     own = position_mask(mask, student) if student.dim() == 3 else None
     if own is None or teacher.dim() != 3 or teacher.shape[:2] != own.shape:
         return student, teacher
@@ -170,7 +214,7 @@ def _without_padding(student: Tensor, teacher: Tensor, mask: Tensor) -> tuple[Te
 
 
 def expand_layers(references: Sequence[str], outputs: Outputs, owner: str) -> list[str]:
-    """The captured features that the references name, reference by reference."""
+    """Return the names of the captured features that the references match, in the references' order."""
     names: list[str] = []
     for reference in references:
         if reference in outputs.features:
@@ -188,19 +232,19 @@ def _is_plain(name: str) -> bool:
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """Widen half precision to float32; leave float32 and float64 alone."""
+    """Widen half precision to float32; leave float32 and float64 unchanged."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def in_own_type(layer: nn.Module, feature: Tensor, *rest: Any) -> Tensor:
-    """A layer's output for a feature of another floating-point type than its weights, in the feature's type."""
+    """Call a layer whose weights may be of another floating-point type; the output is of the feature's type."""
     weights = next(layer.parameters(), feature)
     found: Tensor = layer(feature.to(weights.dtype), *rest)
     return found.to(feature.dtype)
 
 
 def never_narrow(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """What moves a tensor as ``fn`` does, but leaves it in float32 or wider where that would make half precision of it."""
+    """Wrap a function that moves tensors so that it never narrows one below float32."""
 
     def widely(tensor: Tensor) -> Tensor:
         moved = fn(tensor)
@@ -211,10 +255,10 @@ def never_narrow(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
 
 
 def check_class_task(owner: str, task: str) -> None:
-    """Refuse a task without classes, for what compares classes.
+    """Refuse a task without classes for a criterion that compares classes.
 
     Raises:
-        ValueError: The task is another; the message says what to use.
+        ValueError: The task has no classes; the message says what to use instead.
     """
     try:
         check_choice("task", task, CLASS_TASKS)
@@ -225,62 +269,3 @@ def check_class_task(owner: str, task: str) -> None:
             f"{error} {owner} is for outputs that are scores of classes; compare the outputs themselves by LogitMSE, and "
             "learn labels that are numbers by HardTarget(task='regression')."
         ) from None
-
-
-def valid_rows(logits: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Lay logits out as rows of classes, ``[N, C]``, keeping the positions that count.
-
-    Args:
-        logits: ``[B, C]``, ``[B, T, C]``, ``[B, C, H, W]`` or ``[B, C, D, H, W]``.
-        mask: True at the positions that count: ``[B]``, ``[B, T]``, ``[B, H, W]`` or ``[B, D, H, W]``.
-
-    Raises:
-        ValueError: Another number of dimensions, or a mask of another shape.
-    """
-    if logits.dim() not in (2, 3, 4, 5):
-        raise ValueError(
-            f"logits must be [B, C], [B, T, C], [B, C, H, W] or [B, C, D, H, W], not {list(logits.shape)}."
-        )
-    classes_last = logits.movedim(1, -1) if logits.dim() > 3 else logits
-    if mask is None:
-        return classes_last.flatten(0, -2)
-    if mask.shape != classes_last.shape[:-1]:
-        raise ValueError(f"a mask of shape {list(mask.shape)} does not fit logits {list(logits.shape)}.")
-    return classes_last[mask.bool()]
-
-
-def counted(logits: Tensor, mask: Tensor | None) -> Tensor:
-    """The logits at the positions that count, in float32 or wider; all of them, in their shape, without a mask.
-
-    A mask beside ``[B]`` or ``[B, C]`` logits belongs to the inputs' tokens and is not applied.
-    """
-    return at_least_float32(logits if mask is None or logits.dim() < 3 else valid_rows(logits, mask))
-
-
-def paired_rows(student: Outputs, teacher: Outputs) -> tuple[Tensor, Tensor]:
-    """Both networks' logits as rows ``[N, C]``, those that count, in float32 or wider.
-
-    Raises:
-        ValueError: The shapes differ; where the classes do, that is said.
-    """
-    check_same_classes(student.logits, teacher.logits)
-    if student.logits.dim() == 1:
-        need_classes(student.logits)
-    return valid_rows(counted(student.logits, student.mask)), valid_rows(counted(teacher.logits, student.mask))
-
-
-def check_same_classes(student: Tensor, teacher: Tensor) -> None:
-    """Refuse logits that cannot be compared class by class.
-
-    Raises:
-        ValueError: The two shapes differ.
-    """
-    if student.shape == teacher.shape:
-        return
-    class_dim = 1 if student.dim() > 3 else -1
-    if student.dim() == teacher.dim() and student.shape[class_dim] != teacher.shape[class_dim]:
-        raise ValueError(
-            f"the student has {student.shape[class_dim]} classes and the teacher {teacher.shape[class_dim]}; "
-            "give both the same number of classes."
-        )
-    raise ValueError(f"student logits {list(student.shape)} do not match teacher logits {list(teacher.shape)}.")

@@ -1,4 +1,4 @@
-"""CC: Peng et al. 2019, "Correlation Congruence for Knowledge Distillation"."""
+"""CC: correlation congruence."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_distill.criteria.about import About
-from lit_distill.criteria.base import FeatureCriterion
-from lit_distill.criteria.ops.normalisation import unit_length
+from lit_distill.criteria.base import Citation, FeatureCriterion
+from lit_distill.criteria.ops.features import unit_length
 from lit_distill.outputs import Outputs
 from lit_distill.utils.arguments import check_number, check_whole
 
 
 def correlation(feature: Tensor, gamma: float = 0.4, order: int = 2) -> Tensor:
-    """``exp(-2 gamma) sum_p (2 gamma)^p / p! (x_i'x_j)^p`` of unit vectors, ``p`` up to ``order``: ``[B, B]``.
+    """Return ``exp(-2 gamma) sum_p (2 gamma)^p / p! (x_i'x_j)^p`` of unit vectors, ``p`` up to ``order``: ``[B, B]``.
 
     It is the Taylor expansion of the Gaussian kernel ``exp(-gamma ||x_i - x_j||²)``.
 
@@ -31,27 +30,61 @@ def correlation(feature: Tensor, gamma: float = 0.4, order: int = 2) -> Tensor:
     return math.exp(-2 * gamma) * torch.stack(terms).sum(0)
 
 
+def correlation_congruence(student: Tensor, teacher: Tensor, gamma: float = 0.4, order: int = 2) -> Tensor:
+    r"""Return the correlation congruence loss ([Peng et al. 2019](https://arxiv.org/abs/1904.01802)).
+
+    $$ \|C^s - C^t\|^2 / B^2, \quad C_{ij} \approx \exp(-\gamma \|x_i - x_j\|^2) $$
+
+    The kernel is that of unit vectors, expanded to ``order``.
+
+    Args:
+        student: Embeddings ``[B, …]``, flattened.
+        teacher: ``[B, …]``; its other dimensions need not match.
+        gamma: Of the kernel, above 0.
+        order: Of the expansion, at least 1.
+
+    Examples:
+        >>> student, teacher = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+        >>> correlation_congruence(student, teacher)
+        tensor(0.1266)
+    """
+    return F.mse_loss(correlation(student, gamma, order), correlation(teacher, gamma, order))
+
+
 class CC(FeatureCriterion):
-    """How the samples of a batch correlate: ``||C_s - C_t||² / B²``; the mean over pairs.
+    r"""How the samples of a batch correlate; the mean over pairs of layers.
+
+    $$ \|C^s - C^t\|^2 / B^2 $$ ([Peng et al. 2019](https://arxiv.org/abs/1904.01802)), see ``correlation_congruence``.
 
     Embeddings need not have one width. It has no parameters, costs two ``B × B`` products, and does not depend on the
-    batch's order. A batch of one has one correlation, with itself, and gives 0
-    without a gradient. The weight is 100 in KD-Zoo, whose formula this is: the paper's, with its gamma and order.
+    order of the batch. A batch of one has one correlation, with itself, and gives 0 without a gradient. The weight is 100 in
+    KD-Zoo, whose formula this is: the paper's, with its gamma and order.
 
     Elsewhere: RepDistiller has the mean of ``sum |delta_i| |delta_i+1|``, with ``delta`` the difference of embeddings,
-    weight 0.02: it changes with the batch's order, is no correlation, and is not the paper's. No two code bases agree.
+    weight 0.02: it changes with the order of the batch, is not a correlation, and is not the paper's. No two code bases agree.
 
     Args:
         student_layer: A layer reference, a glob or a list of them.
         teacher_layer: The teacher's layers, as many.
-        gamma: The kernel's, above 0; 0.4 in the paper.
+        gamma: Of the kernel, above 0; 0.4 in the paper.
         order: Of the expansion, at least 1; 2 in the paper.
 
     Raises:
         ValueError: An argument is out of range.
+
+    Examples:
+        >>> student = Outputs(torch.zeros(2, 2), {"pool": torch.tensor([[1.0, 0.0], [0.0, 1.0]])})
+        >>> teacher = Outputs(torch.zeros(2, 2), {"pool": torch.tensor([[1.0, 0.0], [1.0, 0.0]])})
+        >>> CC("pool", "pool")(student, teacher)
+        tensor(0.1266)
     """
 
-    about = About("CC", 'Peng et al. 2019, "Correlation Congruence for Knowledge Distillation", ICCV', weight=100.0)
+    citation = Citation(
+        "CC",
+        'Peng et al. 2019, "Correlation Congruence for Knowledge Distillation", ICCV',
+        weight=100.0,
+        url="https://arxiv.org/abs/1904.01802",
+    )
 
     def __init__(
         self, student_layer: str | list[str], teacher_layer: str | list[str], gamma: float = 0.4, order: int = 2
@@ -61,8 +94,5 @@ class CC(FeatureCriterion):
         self.order = check_whole("order", order, least=1)
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
-        values = [
-            F.mse_loss(correlation(s, self.gamma, self.order), correlation(t, self.gamma, self.order))
-            for s, t in self.pair_features(student, teacher)
-        ]
-        return torch.stack(values).mean()
+        pairs = self.pair_features(student, teacher)
+        return torch.stack([correlation_congruence(s, t, self.gamma, self.order) for s, t in pairs]).mean()

@@ -1,4 +1,4 @@
-"""CRD: Tian, Krishnan and Isola 2020, "Contrastive Representation Distillation", section 3."""
+"""CRD: contrastive representation distillation."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ from torch import Tensor, nn
 
 from lit_distill.batch.batch import IGNORED_LABEL
 from lit_distill.batch.labels import sample_classes
-from lit_distill.criteria.about import About
-from lit_distill.criteria.base import FeatureCriterion, in_own_type
-from lit_distill.criteria.ops.features import pooled
-from lit_distill.criteria.ops.normalisation import unit_length
+from lit_distill.criteria.base import Citation, FeatureCriterion, in_own_type
+from lit_distill.criteria.ops.features import pooled, unit_length
 from lit_distill.outputs import Outputs
 from lit_distill.utils.arguments import check_choice, check_flag, check_temperature, check_whole
 
@@ -29,21 +27,21 @@ def contrast(
     temperature: float = 0.07,
     objective: Objective = "nce",
 ) -> Tensor:
-    """Tell an anchor's positive from its negatives; the mean over anchors.
+    """Return the contrastive loss of anchors with one positive each; the mean over anchors.
 
     ``nce`` is the paper's (section 3.1): ``-log h(a, p) - sum_n log(1 - h(a, n))`` with
     ``h(a, x) = e / (e + N c)``, ``e = exp(a·x / temperature)`` and ``N`` the number of the anchor's negatives. The paper
-    has ``N / M`` in place of ``N c``, ``M`` the number of samples; its code divides ``e`` by a constant first, found in
+    has ``N / M`` instead of ``N c``, with ``M`` the number of samples; its code first divides ``e`` by a constant, found in
     the first batch against a bank of random vectors, after which ``M`` cancels and ``c`` is the mean of ``e`` over random
-    unit vectors. Here that mean is taken in closed form, ``c = exp(1 / (2 D temperature²))``.
+    unit vectors. Here that mean is in closed form, ``c = exp(1 / (2 D temperature²))``.
 
     ``info_nce`` is ``-log e(a, p) / (e(a, p) + sum_n e(a, n))`` (van den Oord et al. 2018), the softmax form.
 
     Args:
         anchor: Unit vectors ``[B, D]``.
-        positive: One for each, ``[B, D]``.
-        negatives: For all, ``[N, D]``.
-        allowed: True where a negative counts for an anchor, ``[B, N]``.
+        positive: One per anchor, ``[B, D]``.
+        negatives: Shared by all anchors, ``[N, D]``.
+        allowed: True if a negative counts for an anchor, ``[B, N]``.
         temperature: Above 0.
         objective: ``nce`` or ``info_nce``.
     """
@@ -58,40 +56,105 @@ def contrast(
     return (F.softplus(shift - score_p) + wrong).mean()
 
 
+def crd(
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor | None = None,
+    queue: tuple[Tensor, Tensor, Tensor] | None = None,
+    temperature: float = 0.07,
+    objective: Objective = "nce",
+) -> Tensor:
+    r"""Return the contrastive distillation loss ([Tian et al. 2020](https://arxiv.org/abs/1910.10699), section 3).
+
+    $$ \tfrac1B \sum_i -\log h(s_i, t_i) - \sum_{n} \log(1 - h(s_i, t_n)) \; + \; \text{the same with } s
+    \text{ and } t \text{ exchanged}, \quad h(a, x) = \frac{e^{a \cdot x / \tau}}{e^{a \cdot x / \tau} + N c} $$
+
+    The sum of both directions is that of the authors' code; the paper's formula has one. ``contrast`` says what N and c are.
+
+    Args:
+        student: Embeddings ``[B, D]``, brought to unit length.
+        teacher: Embeddings ``[B, D]``, brought to unit length.
+        labels: The class of each sample, ``[B]`` (-1 if unknown): samples of one class are not negatives of each other.
+            If None, every other sample is a negative.
+        queue: Further negatives: the student's unit vectors ``[K, D]``, the teacher's, and their classes ``[K]``.
+        temperature: Above 0.
+        objective: ``nce`` (the paper's) or ``info_nce``, a softmax over the positive and the negatives.
+
+    Examples:
+        >>> student, teacher = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.1], [0.2, 1.0]])
+        >>> crd(student, teacher, temperature=0.5)
+        tensor(1.4453)
+    """
+    student, teacher = unit_length(student), unit_length(teacher)
+    labels = torch.full((len(student),), -1, device=student.device) if labels is None else labels
+    others_s, others_t, known = student, teacher, labels
+    if queue is not None:
+        others_s, others_t = torch.cat([student, queue[0].to(student)]), torch.cat([teacher, queue[1].to(teacher)])
+        known = torch.cat([labels, queue[2]])
+    allowed = negatives_of(labels, known)
+    return contrast(student, teacher, others_t, allowed, temperature, objective) + contrast(
+        teacher, student, others_s, allowed, temperature, objective
+    )
+
+
+def negatives_of(labels: Tensor, known: Tensor) -> Tensor:
+    """Return which of the samples with classes ``known`` ``[M]`` are negatives of the first ones, ``[B, M]``.
+
+    Args:
+        labels: Classes ``[B]`` of the first samples; -1 if unknown.
+        known: Classes of all samples, beginning with those.
+    """
+    alike = (labels.unsqueeze(1) == known) & (known != -1)
+    return ~(alike | torch.eye(len(labels), len(known), dtype=torch.bool, device=labels.device))
+
+
 class CRD(FeatureCriterion):
-    """The two networks' embeddings of one sample alike, and unlike those of other samples.
+    r"""Both networks' embeddings of a sample brought together, and away from those of other samples.
 
-    Both networks' features go through a linear layer each to unit vectors of ``embedding`` numbers; both layers train.
-    The value is the sum of two contrasts, the student's embedding as the anchor among the teacher's and the other way
-    round (the authors' code; the paper's formula has one). The authors' weight is 0.8. Negatives are the batch's
-    other samples and a queue of those before, without gradient; the queue starts with random vectors, is saved, and
-    changes in training alone. A batch of one has the queue's negatives alone; without a queue it has none, and only the
-    positive pair is drawn together.
+    $$ -\log h(s_i, t_i) - \sum_n \log(1 - h(s_i, t_n)), \text{ both ways} $$
+    ([Tian et al. 2020](https://arxiv.org/abs/1910.10699)), see ``crd``.
 
-    What differs from the original: it keeps a memory bank of one moving-averaged embedding for each sample of the data
+    Each network's feature goes through a linear layer to a unit vector of ``embedding`` numbers; both layers are trained.
+    The authors' weight is 0.8. Negatives are the other samples of the batch and a queue of earlier ones, without gradient;
+    the queue starts with random vectors, is saved, and changes only in training. A batch of one has only the queue's
+    negatives; without a queue it has none, and only the positive pair is drawn together.
+
+    The original keeps a memory bank with one moving-averaged embedding per sample of the data
     set, which needs every sample's index, and takes ``N`` random entries as negatives and the sample's own *old* entry
-    as the positive. Here negatives are the most recent ones and the positive is today's embedding, with its gradient.
-    Its normalising constant is estimated once; here it is in closed form (see ``contrast``). Its two contrasts are each a sum
+    as the positive. Here negatives are the most recent ones and the positive is the present embedding, with its gradient.
+    Its normalising constant is estimated once; here it is in closed form. Its two contrasts are each a sum
     over negatives and a mean over samples, as here, so that at equal negatives no constant factor lies between the two.
 
-    Under several processes each has a queue of its own, and a checkpoint keeps the first one's. Schedule the weight
-    to rise over the first steps: at once at full weight, the positives move all embeddings to one place.
+    With several processes, each has its own queue, and a checkpoint keeps the first one's. Let the weight rise over the
+    first steps with a schedule: at full weight from the start, the positives move all embeddings to one place.
 
     Args:
         student_layer: A layer reference; maps and tokens are averaged over positions.
         teacher_layer: The teacher's.
         embedding: Width of the embeddings; 128 in the paper.
         temperature: 0.07 in the authors' code.
-        queue: How many negatives are kept for each network; 0 leaves the batch's own. 16,384 negatives in the paper.
-        class_negatives: Samples of the anchor's own class are no negatives, as in the authors' code;
-            needs labels. Otherwise every other sample is one.
+        queue: Number of negatives kept per network; with 0, only those of the batch. 16,384 negatives in the paper.
+        class_negatives: Do not use samples of the anchor's own class as negatives, as in the authors' code;
+            needs labels. Otherwise every other sample is a negative.
         objective: ``nce`` (the paper's) or ``info_nce``.
 
     Raises:
         ValueError: An argument is out of range, or more than one layer is named.
+
+    Examples:
+        >>> _ = torch.manual_seed(0)
+        >>> student, teacher = (Outputs(torch.zeros(4, 2), {"pool": torch.randn(4, 6)}) for _ in range(2))
+        >>> criterion = CRD("pool", "pool", embedding=8, queue=16)
+        >>> round(criterion(student, teacher, torch.tensor([0, 0, 1, 1])).item(), 1)
+        30.2
     """
 
-    about = About("CRD", 'Tian et al. 2020, "Contrastive Representation Distillation", ICLR', weight=0.8)
+    citation = Citation(
+        "CRD",
+        'Tian et al. 2020, "Contrastive Representation Distillation", ICLR',
+        weight=0.8,
+        url="https://arxiv.org/abs/1910.10699",
+    )
 
     def __init__(
         self,
@@ -107,14 +170,14 @@ class CRD(FeatureCriterion):
         check_choice("objective", objective, OBJECTIVES)
         self.embedding = check_whole("embedding", embedding, least=1)
         self.queue = check_whole("queue", queue, least=0)
-        self.temperature = check_temperature(temperature)
+        self.temperature: float = check_temperature(temperature)
         self.class_negatives = self.needs_target = check_flag("class_negatives", class_negatives)
         self.objective: Objective = objective
         self.embed_s: nn.Module = nn.Identity()
         self.embed_t: nn.Module = nn.Identity()
         for name in ("queue_s", "queue_t"):
             self.register_buffer(name, _random_vectors(self.queue, self.embedding))
-        self.register_buffer("queue_labels", torch.full((self.queue,), -1))  # no class: a negative for all
+        self.register_buffer("queue_labels", torch.full((self.queue,), -1))  # no class: negatives of all
         self.queue_s: Tensor
         self.queue_t: Tensor
         self.queue_labels: Tensor
@@ -138,37 +201,26 @@ class CRD(FeatureCriterion):
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
         ((feature_s, feature_t),) = self.pair_features(student, teacher)
-        embedded_s = unit_length(in_own_type(self.embed_s, pooled(feature_s, student.mask)))
-        embedded_t = unit_length(in_own_type(self.embed_t, pooled(feature_t, student.mask)))
+        embedded_s = in_own_type(self.embed_s, pooled(feature_s, student.mask))
+        embedded_t = in_own_type(self.embed_t, pooled(feature_t, student.mask))
         labels = self._labels(target, len(embedded_s), embedded_s.device)
-        allowed = self._allowed(labels)
-        others_s, others_t = self.queue_s.to(embedded_s), self.queue_t.to(embedded_t)
-        value = contrast(
-            embedded_s, embedded_t, torch.cat([embedded_t, others_t]), allowed, self.temperature, self.objective
-        ) + contrast(
-            embedded_t, embedded_s, torch.cat([embedded_s, others_s]), allowed, self.temperature, self.objective
-        )
+        queue = (self.queue_s, self.queue_t, self.queue_labels)
+        value = crd(embedded_s, embedded_t, labels, queue, self.temperature, self.objective)
         if self.training and torch.is_grad_enabled():
-            self._remember(embedded_s, embedded_t, labels)
+            self._remember(unit_length(embedded_s), unit_length(embedded_t), labels)
         return value
 
     def _labels(self, target: Tensor | None, batch: int, device: torch.device) -> Tensor:
-        """Each sample's class, ``[B]``; -1, which is none, where classes play no part."""
+        """Return the class of each sample, ``[B]``; -1 for all if classes play no part."""
         if not self.class_negatives or target is None:
             return torch.full((batch,), -1, device=device)
         try:
             labels = sample_classes(target, batch)
         except ValueError as error:
             raise ValueError(
-                f"class_negatives needs one label a sample, and the labels are {list(target.shape)}; turn it off."
+                f"class_negatives needs one label per sample, and the labels are {list(target.shape)}; turn it off."
             ) from error
         return labels.masked_fill(labels == IGNORED_LABEL, -1)
-
-    def _allowed(self, labels: Tensor) -> Tensor:
-        """Which of the batch's samples and of the queue are negatives of which sample, ``[B, B + K]``."""
-        known = torch.cat([labels, self.queue_labels])
-        alike = (labels.unsqueeze(1) == known) & (known != -1)
-        return ~(alike | torch.eye(len(labels), len(known), dtype=torch.bool, device=labels.device))
 
     def _remember(self, embedded_s: Tensor, embedded_t: Tensor, labels: Tensor) -> None:
         # New tensors, not changed ones: the graph of this batch still reads the old.
@@ -178,13 +230,13 @@ class CRD(FeatureCriterion):
 
 
 def _random_vectors(count: int, width: int) -> Tensor:
-    """Of length near 1, as the authors' memory bank begins: ``[count, width]``."""
+    """Return ``[count, width]`` vectors of length near 1, like the authors' initial memory bank."""
     bound = (3 / width) ** 0.5
     return torch.empty(count, width).uniform_(-bound, bound)
 
 
 def _pushed(queue: Tensor, new: Tensor) -> Tensor:
-    """The queue with the new entries at its end and as many fewer at its beginning."""
+    """Return the queue with the new entries at its end and as many removed from its start."""
     size = len(queue)
     kept = queue[len(new) :]
     return torch.cat([kept, new.detach().to(queue.dtype)[len(new) - (size - len(kept)) :]])

@@ -1,24 +1,22 @@
-"""CTKD: Li et al. 2023, "Curriculum Temperature for Knowledge Distillation"."""
+"""CTKD: curriculum temperature."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_distill.batch.labels import Task, need_classes
-from lit_distill.criteria.about import About
-from lit_distill.criteria.base import Criterion, paired_rows
-from lit_distill.criteria.ops.standardization import standardize
-from lit_distill.criteria.soft_target import kl_divergence
+from lit_distill.criteria.base import Citation, Criterion
+from lit_distill.criteria.ops.divergence import softmax_kl
+from lit_distill.criteria.ops.rows import check_same_classes, paired_rows
 from lit_distill.outputs import Outputs
 from lit_distill.utils.arguments import check_flag, check_number
 
 
 class _ReverseGradient(torch.autograd.Function):
-    """The identity, whose gradient is multiplied by ``-strength`` (Ganin and Lempitsky 2015)."""
+    """Identity whose gradient is multiplied by ``-strength`` (Ganin and Lempitsky 2015)."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, strength: float) -> Tensor:
@@ -30,42 +28,71 @@ class _ReverseGradient(torch.autograd.Function):
         return -ctx.strength * gradient, None
 
 
-def soft_target_at(student: Tensor, teacher: Tensor, temperature: Tensor) -> Tensor:
-    """``T² · mean_n KL(p_t || p_s)`` with ``p = softmax(z / T)`` at a temperature that is learned.
+def ctkd(student: Tensor, teacher: Tensor, temperature: Tensor, strength: float = 1.0) -> Tensor:
+    r"""Return soft targets at a temperature learned against the student ([Li et al. 2023](https://arxiv.org/abs/2211.16231)).
+
+    $$ T^2 \tfrac1N \sum_n \mathrm{KL}(p^t \| p^s), \quad p = \mathrm{softmax}(z / T) $$
+
+    The gradient of T is reversed and multiplied by ``strength``: what lowers the value for the student raises it for T.
 
     Args:
-        student: Logits ``[N, C]``.
-        teacher: Logits ``[N, C]``.
-        temperature: A scalar above 0, which may carry a gradient.
+        student: Logits ``[N, C]``, in float32 or wider.
+        teacher: Logits, the same shape.
+        temperature: ``T``, a scalar above 0, which may require a gradient.
+        strength: Of the reversed gradient, at least 0.
+
+    Raises:
+        ValueError: The shapes differ, or there is only one class.
+
+    Examples:
+        >>> temperature = torch.tensor(2.0, requires_grad=True)
+        >>> value = ctkd(torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 0.0]]), temperature)
+        >>> value.backward()
+        >>> round(value.item(), 4), round(temperature.grad.item(), 4)
+        (0.361, -0.1086)
     """
     need_classes(student)
-    log_s = F.log_softmax(student / temperature, dim=-1)
-    log_t = F.log_softmax(teacher / temperature, dim=-1)
-    return temperature.square() * kl_divergence(log_t, log_s).sum() / max(len(student), 1)
+    check_same_classes(student, teacher)
+    reversed_: Tensor = _ReverseGradient.apply(temperature, strength)
+    divergence = softmax_kl(student / reversed_, teacher / reversed_)
+    return reversed_.square() * divergence.sum() / max(len(student), 1)
 
 
 class CTKD(Criterion):
-    """Soft targets at one temperature for all samples, learned *against* the student.
+    r"""Soft targets at one temperature for all samples, learned *against* the student.
 
-    ``T = low + span · sigmoid(theta)``; the student lowers ``T² · KL`` while ``theta``, through a gradient that is turned
-    round and multiplied by ``strength``, raises it. ``theta`` starts at 1 and is a parameter of this criterion: trained by
-    the same optimizer, its weight decay included, as in the authors' code, and saved. The strength is the paper's
+    $$ \min_s \max_\theta\; T^2\,\mathrm{KL}(p^t \| p^s), \quad T = \mathrm{low} + \mathrm{span}\cdot\mathrm{sigmoid}(\theta) $$
+    ([Li et al. 2023](https://arxiv.org/abs/2211.16231)), see ``ctkd``.
+
+    ``theta`` starts at 1 and is a parameter of this criterion: trained by the same optimizer, including its weight decay, as in
+    the authors' code, and saved. The strength of its reversed gradient is the paper's
     curriculum: schedule ``<name>.strength`` from 0 to 1, in half a cosine over the first 10 epochs. T is logged.
 
-    This is the paper's global version; the instance-wise one predicts T from the logits. The weight is 0.9 beside 0.1 for
-    the labels on CIFAR-100. Soft targets recorded at a fixed temperature cannot be used: logits can.
+    This is the paper's global version; the instance-wise one predicts T from the logits. The weight is 0.9, with 0.1 for
+    the labels, on CIFAR-100. Recorded logits can be used, soft targets recorded at a fixed temperature cannot.
 
     Args:
-        low: The least temperature, above 0; 1 in the paper.
-        span: What the largest exceeds it by, above 0; 20 in the paper.
+        low: The lowest temperature, above 0; 1 in the paper.
+        span: The highest temperature minus the lowest, above 0; 20 in the paper.
         strength: Of the reversed gradient, at least 0.
         standardize: Whether to standardize each row of both networks' logits first (Sun et al. 2024).
 
     Raises:
         ValueError: An argument is out of range.
+
+    Examples:
+        >>> criterion = CTKD()
+        >>> value = criterion(Outputs(torch.tensor([[1.0, 0.0]])), Outputs(torch.tensor([[3.0, 0.0]])))
+        >>> round(criterion.temperature, 2), round(value.item(), 4)
+        (15.62, 0.4971)
     """
 
-    about = About("CTKD", 'Li et al. 2023, "Curriculum Temperature for Knowledge Distillation", AAAI', weight=0.9)
+    citation = Citation(
+        "CTKD",
+        'Li et al. 2023, "Curriculum Temperature for Knowledge Distillation", AAAI',
+        weight=0.9,
+        url="https://arxiv.org/abs/2211.16231",
+    )
     compares_logits = True
     task: Task = "multiclass"
 
@@ -79,19 +106,16 @@ class CTKD(Criterion):
 
     @property
     def temperature(self) -> float:
-        """The temperature as it is now."""
+        """The present temperature."""
         return float(self._learned(self.theta.detach()))
 
     @temperature.setter
-    def temperature(self, value: float) -> None:
-        raise ValueError("CTKD learns its temperature; schedule its strength in place of it.")
+    def temperature(self, value: float | None) -> None:
+        raise ValueError("CTKD learns its temperature; schedule its strength instead.")
 
     def _learned(self, theta: Tensor) -> Tensor:
         return self._low + self._span * theta.sigmoid()
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
-        theta: Tensor = _ReverseGradient.apply(self.theta, self.strength)
-        rows_s, rows_t = paired_rows(student, teacher)
-        if self.standardize:
-            rows_s, rows_t = standardize(rows_s), standardize(rows_t)
-        return soft_target_at(rows_s, rows_t, self._learned(theta))
+        rows = paired_rows(student, teacher, self.standardize)
+        return ctkd(*rows, self._learned(self.theta), self.strength)

@@ -1,4 +1,4 @@
-"""DIST: Huang, You, Wang, Qian and Xu 2022, "Knowledge Distillation from A Stronger Teacher", NeurIPS."""
+"""DIST: relations among predictions, for stronger teachers."""
 
 from __future__ import annotations
 
@@ -7,28 +7,27 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lit_distill.batch.labels import Task, need_classes
-from lit_distill.criteria.about import About
-from lit_distill.criteria.base import Criterion, paired_rows
-from lit_distill.criteria.ops.standardization import standardize as standardized
+from lit_distill.criteria.base import Citation, Criterion
+from lit_distill.criteria.ops.rows import check_same_classes, paired_rows
 from lit_distill.outputs import Outputs
 from lit_distill.utils.arguments import check_flag, check_shares, check_temperature
 
-_LEAST = 0.05  # of a row's own length: how much of it varies at least, as far as the gradient is concerned
-_ROUNDING = 8.0  # differences of so many roundings are none
+_LEAST = 0.05  # of a row's own length: for the gradient, at least this much of it varies
+_ROUNDING = 8.0  # smaller differences, in units of rounding, count as 0
 
 
 def pearson(x: Tensor, y: Tensor) -> Tensor:
-    """Pearson's correlation of each row of two matrices: ``[N, M]`` to ``[N]``.
+    """Return Pearson's correlation of each row of two matrices: ``[N, M]`` to ``[N]``.
 
-    It is exact at any scale: 1 where the two are equal, be their entries as small as the probabilities of 21,000 classes. The
-    authors add 1e-8 to the product of the two norms, which is not small beside that product where there are many classes.
+    It is exact at any scale: 1 if the two are equal, even with entries as small as the probabilities of 21,000 classes. The
+    authors add 1e-8 to the product of the two norms, which is not small compared with that product if there are many classes.
     Measured on random logits of deviation 1 to 6: at 10 classes and 32 samples their value is within 1e-7 of this one; at 100
-    classes within 3e-4; at 1,000 up to 0.1, and 0.26 where the student equals the teacher; at 21,000 up to 0.3 and 0.8.
+    classes within 3e-4; at 1,000 up to 0.1 off, and 0.26 if the student equals the teacher; at 21,000 up to 0.3 and 0.8.
 
-    A row that is all alike to rounding has no correlation. Two such rows count as 1, there being nothing to tell, and one
-    beside another as 0. A student's row of nearly equal entries, as of a head that starts at zero, is divided by no less than
-    0.05 of its own length before centring (or of the teacher's after, if that is less), in place of its vanishing norm: it
-    learns to vary as the teacher's does, by a gradient that is bounded.
+    A row whose entries are equal to rounding has no correlation: two such rows count as 1, one such row as 0. A
+    student's row of nearly equal entries, as of a head that starts at zero, is divided by at least
+    0.05 of its own length before centring (or of the teacher's after, if that is less), instead of its vanishing norm: it
+    learns to vary like the teacher's, with a bounded gradient.
 
     Args:
         x: The student's, in float32 or wider.
@@ -46,7 +45,7 @@ def pearson(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _scaled(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Both with rows whose largest entry is 1, so that no square underflows, and the factor from ``y``'s scale to ``x``'s."""
+    """Scale rows to a largest entry of 1, so that no square underflows; also return the factor from y's scale to x's."""
     scales = []
     for rows in (x, y):
         largest = rows.detach().abs().amax(1)
@@ -55,18 +54,20 @@ def _scaled(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _centred(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows minus their mean, exact zeros where all are alike to rounding, and which are."""
+    """Subtract the mean of each row, with exact zeros if its entries are equal to rounding; also return which rows are."""
     centred = rows - rows.mean(1, keepdim=True)
     alike = rows.amax(1) - rows.amin(1) <= _ROUNDING * torch.finfo(rows.dtype).eps * rows.abs().amax(1)
     return torch.where(alike.unsqueeze(1), centred - centred.detach(), centred), alike
 
 
 def dist(student: Tensor, teacher: Tensor, beta: float = 1.0, gamma: float = 1.0, tau: float = 1.0) -> Tensor:
-    """``τ² (beta · inter + gamma · intra)`` of ``p = softmax(z / τ)``.
+    r"""Return the DIST loss ([Huang et al. 2022](https://arxiv.org/abs/2205.10536)).
 
-    ``inter = 1 - mean_n ρ(p_s[n, :], p_t[n, :])``: the inter-class relation, of each sample's classes;
-    ``intra = 1 - mean_c ρ(p_s[:, c], p_t[:, c])``: the intra-class relation, of each class's
-    probabilities over the batch.
+    $$ \tau^2 \Bigl[\beta \bigl(1 - \tfrac1N \sum_n \rho(p^s_{n\cdot}, p^t_{n\cdot})\bigr)
+    + \gamma \bigl(1 - \tfrac1C \sum_c \rho(p^s_{\cdot c}, p^t_{\cdot c})\bigr)\Bigr], \quad p = \mathrm{softmax}(z / \tau) $$
+
+    $\rho$ is Pearson's correlation: first of each sample's classes (inter-class), then of each class's probabilities
+    over the batch (intra-class).
 
     Args:
         student: Logits ``[N, C]``, in float32 or wider.
@@ -74,44 +75,62 @@ def dist(student: Tensor, teacher: Tensor, beta: float = 1.0, gamma: float = 1.0
         beta: The weight of the relation between classes.
         gamma: The weight of the relation within a class.
         tau: The temperature, above 0.
+
+    Raises:
+        ValueError: The shapes differ, or there is only one class.
+
+    Examples:
+        >>> student = torch.tensor([[1.0, 2.0, 0.0], [0.0, 1.0, 2.0]])
+        >>> dist(student, torch.tensor([[3.0, 1.0, 0.0], [0.0, 1.0, 2.0]]))
+        tensor(1.2558)
     """
     need_classes(student)
+    check_same_classes(student, teacher)
     if not len(student):
         return student.sum()  # no position counts: 0, with a gradient of 0
     p_s, p_t = F.softmax(student / tau, dim=1), F.softmax(teacher / tau, dim=1)
-    inter = (1 - pearson(p_s, p_t)).mean()  # a mean of small numbers is exacter than a difference of means
+    inter = (1 - pearson(p_s, p_t)).mean()  # a mean of small numbers is more exact than a difference of means
     intra = (1 - pearson(p_s.t(), p_t.t())).mean()
     return tau**2 * (beta * inter + gamma * intra)
 
 
 class DIST(Criterion):
-    """Correlations of the predictions in place of the predictions: what a stronger teacher says, but not how surely.
+    r"""Correlations of the predictions instead of the predictions: what a stronger teacher predicts, not how surely.
 
-    Beside ``HardTarget`` at weight 1. The two weights inside are the paper's; its code has 1 and 1 at τ 1, and
-    the ImageNet recipes multiply the sum by 2, which is the weight here (or beta = gamma = 2 at weight 1). τ 4 is what
-    others use on CIFAR-100. No labels are read.
+    $$ \tau^2 (\beta \cdot \text{inter-class} + \gamma \cdot \text{intra-class}) $$
+    ([Huang et al. 2022](https://arxiv.org/abs/2205.10536)), see ``dist``.
 
-    The second relation is one over the batch: in a batch of one it is 0, without a gradient, and below some 32 samples it is
-    noise; each process has its own where there are several. Of tokens and pixels each that counts is a sample of its own, as in
+    Use it next to ``HardTarget`` at weight 1. The two weights inside are the paper's; its code has 1 and 1 at τ 1, and
+    the ImageNet recipes multiply the sum by 2, which is the weight here (or beta = gamma = 2 at weight 1). Others use τ 4
+    on CIFAR-100. No labels are read.
+
+    The second relation runs over the batch: in a batch of one it is 0, without a gradient, and below some 32 samples it is
+    noise; with several processes, each has its own. Every token or pixel that counts is a sample of its own, as in
     the authors' code for segmentation. A confident student's gradient vanishes as its softmax saturates.
 
-    Nothing is trained beside the student, and the cost is that of two softmaxes.
+    It has no parameters and costs two softmaxes.
 
     Args:
         beta: The weight of the relation between classes, at least 0.
         gamma: The weight of the relation within a class, at least 0.
         tau: The temperature, above 0.
-        standardize: Whether to standardize each row of both networks' logits first (Sun et al. 2024). The first
-            relation is one of probabilities, and not of logits, so it changes the value.
+        standardize: Whether to standardize each row of both networks' logits first (Sun et al. 2024). This changes the
+            value, as the first relation is one of probabilities, not of logits.
 
     Raises:
         ValueError: An argument is out of range.
+
+    Examples:
+        >>> student = Outputs(torch.tensor([[1.0, 2.0, 0.0], [0.0, 1.0, 2.0]]))
+        >>> DIST(tau=4.0)(student, Outputs(torch.tensor([[3.0, 1.0, 0.0], [0.0, 1.0, 2.0]])))
+        tensor(17.2702)
     """
 
-    about = About(
+    citation = Citation(
         "DIST",
         'Huang, You, Wang, Qian and Xu 2022, "Knowledge Distillation from A Stronger Teacher", NeurIPS',
         weight=2.0,
+        url="https://arxiv.org/abs/2205.10536",
     )
     compares_logits = True
     task: Task = "multiclass"
@@ -123,7 +142,5 @@ class DIST(Criterion):
         self.standardize = check_flag("standardize", standardize)
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
-        rows_s, rows_t = paired_rows(student, teacher)
-        if self.standardize:
-            rows_s, rows_t = standardized(rows_s), standardized(rows_t)
-        return dist(rows_s, rows_t, self.beta, self.gamma, self.tau)
+        rows = paired_rows(student, teacher, self.standardize)
+        return dist(*rows, self.beta, self.gamma, self.tau)

@@ -1,4 +1,4 @@
-"""Soft targets from several teachers, weighted by sample, by batch or by what is learned."""
+"""Soft targets from several teachers, weighted per sample, per batch or by learned weights."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from lit_distill.batch.batch import IGNORED_LABEL
 from lit_distill.batch.label_rows import labelled
 from lit_distill.batch.labels import Task, need_classes, unknown
-from lit_distill.criteria.base import Criterion, check_same_classes, counted, valid_rows
+from lit_distill.criteria.base import Criterion, at_least_float32
 from lit_distill.criteria.hard_target import hard_target
-from lit_distill.criteria.ops.mixture import favour_small, log_mixture, normalised
+from lit_distill.criteria.ops.divergence import favour_small, kl_divergence, log_mixture, normalised
+from lit_distill.criteria.ops.labelled import need_labels
+from lit_distill.criteria.ops.rows import check_same_classes, valid_rows
 from lit_distill.criteria.ops.standardization import standardize as standardized
 from lit_distill.outputs import Outputs
 from lit_distill.utils.arguments import (
@@ -32,39 +34,60 @@ WEIGHTINGS: tuple[Weighting, ...] = get_args(Weighting)
 
 
 def ensemble_target(
-    student: Tensor, teachers: Sequence[Tensor], weights: Sequence[float | Tensor], temperature: float = 4.0
+    student: Tensor,
+    teachers: Sequence[Tensor],
+    weights: Sequence[float | Tensor] | None = None,
+    temperature: float = 4.0,
 ) -> Tensor:
-    """``T² · mean_n KL(sum_k w_k p_k || p_s)`` with ``p = softmax(z / T)``.
+    r"""Return soft targets from a mixture of teachers ([Hinton et al. 2015](https://arxiv.org/abs/1503.02531)).
 
-    Papers write ``sum_k w_k KL(p_k || p_s)``: that is larger by what the teachers differ among themselves, which no
-    student changes, so its gradient is the same; this form is 0 where the student equals the mixture.
+    $$ T^2 \tfrac1N \sum_n \mathrm{KL}\Bigl(\sum_k w_k p^k_n \Big\| p^s_n\Bigr), \quad p = \mathrm{softmax}(z / T) $$
+
+    Papers write the weighted sum of each teacher's KL: it is larger by how much the teachers differ among themselves, which no
+    student changes, so its gradient is the same; this form is 0 if the student equals the mixture.
 
     Args:
         student: Logits ``[N, C]``, in float32 or wider.
         teachers: Logits ``[N, C]`` of each teacher.
-        weights: For each teacher a number, or a tensor that broadcasts to ``[N, 1]``; they sum to 1.
+        weights: A number per teacher, or a tensor that broadcasts to ``[N, 1]``; they sum to 1. Equal if None.
         temperature: ``T`` above 0.
+
+    Raises:
+        ValueError: There is only one class.
+
+    Examples:
+        >>> student, teachers = torch.tensor([[1.0, 0.0]]), [torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 1.0]])]
+        >>> ensemble_target(student, teachers)
+        tensor(0.0004)
+        >>> ensemble_target(student, teachers, confidence_weights(teachers, torch.tensor([0])))
+        tensor(0.1344)
     """
     need_classes(student)
-    log_t = log_mixture(teachers, weights, temperature)
-    log_s = F.log_softmax(student / temperature, -1)
-    return temperature**2 * (log_t.exp() * (log_t - log_s)).sum(-1).sum() / max(len(student), 1)
+    log_t = log_mixture(teachers, normalised(None, len(teachers)) if weights is None else weights, temperature)
+    divergence = kl_divergence(log_t, F.log_softmax(student / temperature, -1))
+    return temperature**2 * divergence.sum() / max(len(student), 1)
 
 
 def confidence_weights(teachers: Sequence[Tensor], target: Tensor) -> Tensor:
-    """``w_k = (1 - softmax_k(CE_k)) / (K - 1)``: a teacher counts where it knows the label.
+    r"""Return weights of teachers by how well each knows the label ([Zhang et al. 2022](https://arxiv.org/abs/2201.00007)).
 
-    Zhang, Chen and Wang 2022, "Confidence-Aware Multi-Teacher Knowledge Distillation", the weights of its teachers'
-    predictions. The authors' code divides by K once more, so that its loss is K times smaller.
+    $$ w_k = \frac{1 - \mathrm{softmax}_k(\mathrm{CE}_k)}{K - 1} $$
+
+    The authors' code divides by K once more, so that its loss is K times smaller.
 
     Args:
         teachers: Logits ``[N, C]`` of each of the K teachers.
-        target: Class indices ``[N]`` (-100 where not known: equal weights), or class probabilities ``[N, C]``.
+        target: Class indices ``[N]`` (-100 if unknown: equal weights), or class probabilities ``[N, C]``.
 
     Returns:
         ``[K, N, 1]``, summing to 1 over the teachers.
+
+    Examples:
+        >>> teachers = [torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 1.0]])]
+        >>> confidence_weights(teachers, torch.tensor([0])).flatten()
+        tensor([0.7798, 0.2202])
     """
-    if target.is_floating_point():  # not known: equal weights
+    if target.is_floating_point():
         target = target.masked_fill(unknown(target).unsqueeze(-1), 0).to(teachers[0].dtype)
     losses = [F.cross_entropy(z, target, reduction="none", ignore_index=IGNORED_LABEL) for z in teachers]
     return favour_small(torch.stack(losses).softmax(0)).unsqueeze(-1)
@@ -73,21 +96,27 @@ def confidence_weights(teachers: Sequence[Tensor], target: Tensor) -> Tensor:
 def agreement_weights(
     student: Tensor, teachers: Sequence[Tensor], temperature: float = 4.0, tolerance: float = 0.6
 ) -> list[float]:
-    """The weights ``a_k`` in [0, C] that sum to 1 and make the mixed gradient ``|sum_k a_k g_k|`` smallest.
+    r"""Return the weights of teachers whose mixed gradient is smallest.
 
-    Then a step towards the mixture is a step towards as many teachers as possible. ``g_k`` is the gradient of teacher
-    k's soft target with respect to the student's logits of the batch, ``T (p_s - p_k) / N``. Du et al. 2020, "Agree to
-    Disagree: Adaptive Ensemble Knowledge Distillation in Gradient Space" (AE-KD; there by an SVM solver).
+    $$ \min_a \bigl\|\sum_k a_k g_k\bigr\|, \quad a_k \in [0, C],\; \sum_k a_k = 1,\; g_k = T (p^s - p^k) / N $$
+
+    Then a step towards the mixture is a step towards as many teachers as possible. $g_k$ is the gradient of teacher
+    k's soft target with respect to the student's logits. Du et al. 2020, "Agree to Disagree: Adaptive Ensemble Knowledge
+    Distillation in Gradient Space", NeurIPS (AE-KD; there with an SVM solver).
 
     Args:
         student: Logits ``[N, C]``.
         teachers: Logits ``[N, C]`` of each of the K teachers.
         temperature: ``T`` above 0.
-        tolerance: ``C`` in (0, 1]: no teacher's weight is above it. At 1 it may follow one teacher alone; at 1 / K and
-            below, all weights are equal.
+        tolerance: ``C`` in (0, 1]: no teacher's weight is above it. At 1 a single teacher may get all the weight; at
+            1 / K and below, all weights are equal.
 
     Returns:
-        K weights. They are computed on the CPU, and are each process's own where there are several.
+        K weights, computed on the CPU; with several processes, each has its own.
+
+    Examples:
+        >>> agreement_weights(torch.zeros(1, 2), [torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 3.0]])])
+        [0.5, 0.5]
     """
     with torch.no_grad():
         p_s = F.softmax(student.double() / temperature, -1)
@@ -97,16 +126,16 @@ def agreement_weights(
 
 
 def smallest_norm(gram: Sequence[Sequence[float]], limit: float, precision: float = 1e-9) -> list[float]:
-    """The ``a`` in ``[0, limit]^K`` with ``sum a = 1`` that makes ``a^T G a`` smallest.
+    """Return the ``a`` in ``[0, limit]^K`` with ``sum a = 1`` that minimizes ``a^T G a``.
 
-    Weight is moved, as far as it helps, from the entry where the gradient ``G a`` is largest to the one where it is
+    Weight is moved, as far as it helps, from the entry with the largest gradient ``G a`` to the one with the
     smallest (sequential minimal optimisation: Platt 1998), until the two differ by less than ``precision`` times the
     largest diagonal entry. A few dozen moves for a handful of teachers; at most 10,000.
 
     Args:
         gram: Inner products ``[K, K]`` of the gradients.
         limit: The largest entry allowed, at least 1 / K.
-        precision: When to stop.
+        precision: The tolerance at which to stop.
     """
     count = len(gram)
     a = [1 / count] * count
@@ -125,34 +154,43 @@ def smallest_norm(gram: Sequence[Sequence[float]], limit: float, precision: floa
 
 
 class EnsembleTarget(Criterion):
-    """The student's distribution against a mixture of several teachers' distributions.
+    r"""The student's distribution against a mixture of several teachers' distributions.
 
-    The teacher is a ``lit_distill.Ensemble``, whose members are read as its layers ``0``, ``1``, …; with its
-    ``average: none`` nothing is averaged twice. What the mixture's weights are:
+    $$ T^2\,\mathrm{KL}\bigl(\textstyle\sum_k w_k p^k \,\big\|\, p^s\bigr) $$, see ``ensemble_target``.
 
-    - ``average``: ``weights``, the same for all samples. With an ``Ensemble`` at the same temperature and a
-      ``SoftTarget`` it is the same value.
-    - ``confidence``: of each sample, by the teachers' cross-entropy with its label (``confidence_weights``). Needs labels.
-    - ``agreement``: of each batch, by the gradients' agreement (``agreement_weights``).
-    - ``learned``: ``softmax(v)`` with a parameter ``v`` of one number a teacher, trained by the mixture's cross-entropy
-      with the labels (temperature 1), which is added to the value. The student's term does not reach ``v``: it would
-      draw it to the teacher that the student already equals. Needs labels.
+    The teacher is a ``lit_distill.Ensemble``, whose members are read as its layers ``0``, ``1``, …; set its
+    ``average: none`` so that nothing is averaged twice. The weights of the mixture:
 
-    The value carries T², and is a mean over the rows that count. Any module but ``LogitDistillation`` takes it, as it
-    reads layers; ``CombinedDistillation`` and ``DistillationModule`` are right.
+    - ``average``: ``weights``, the same for all samples. An ``Ensemble`` at the same temperature with a
+      ``SoftTarget`` gives the same value.
+    - ``confidence``: per sample, by the teachers' cross-entropy with its label
+      ([Zhang et al. 2022](https://arxiv.org/abs/2201.00007), ``confidence_weights``). Needs labels.
+    - ``agreement``: per batch, by the agreement of the gradients (``agreement_weights``).
+    - ``learned``: ``softmax(v)`` with a parameter ``v`` of one number per teacher, trained by the mixture's cross-entropy
+      with the labels (temperature 1), which is added to the value. The student's term does not train ``v``: it would
+      favour the teacher that the student already equals. Needs labels.
+
+    The value is a mean over the rows that count. It reads layers, so use it in ``CombinedDistillation`` or
+    ``DistillationModule``, not in ``LogitDistillation``.
 
     Args:
         teachers: The members to mix: layer references or globs. ``*`` is all of an ``Ensemble``.
         weighting: ``average``, ``confidence``, ``agreement`` or ``learned``.
         temperature: Above 0.
-        weights: Of ``average``: finite and at least 0, one a teacher in the order of ``teachers``; made to sum to 1.
-            Equal where None.
+        weights: Of ``average``: finite and at least 0, one per teacher in the order of ``teachers``; made to sum to 1.
+            Equal if None.
         tolerance: Of ``agreement``, in (0, 1]: the largest weight of one teacher. 0.6 in the authors' code.
         standardize: Whether to standardize each row of the student's and of every teacher's logits first (Sun et al. 2024),
-            which makes the teachers equally sharp. What the labels decide (``confidence``, ``learned``) is decided before.
+            which makes the teachers equally sharp. Weights that depend on labels (``confidence``, ``learned``) are computed
+            before.
 
     Raises:
         ValueError: An argument is out of range or belongs to another weighting; a teacher has other classes.
+
+    Examples:
+        >>> members = {"0": torch.tensor([[3.0, 0.0]]), "1": torch.tensor([[0.0, 1.0]])}
+        >>> EnsembleTarget()(Outputs(torch.tensor([[1.0, 0.0]])), Outputs(torch.zeros(1, 2), members))
+        tensor(0.0004)
     """
 
     compares_logits = True
@@ -176,7 +214,7 @@ class EnsembleTarget(Criterion):
             normalised(weights, len(weights))
         self._references = layer_tuple(teachers, "teachers")
         self.weighting: Weighting = weighting
-        self.temperature = check_temperature(temperature)
+        self.temperature: float = check_temperature(temperature)
         self.weights = weights
         self.tolerance = check_number("tolerance", tolerance, above=0, most=1)
         self.standardize = check_flag("standardize", standardize)
@@ -194,7 +232,7 @@ class EnsembleTarget(Criterion):
         """Find the teachers, and make the learned weights.
 
         Raises:
-            ValueError: There is no such layer, or the number of ``weights`` is not that of the teachers.
+            ValueError: There is no such layer, or the number of ``weights`` differs from that of the teachers.
         """
         captured = [name for name in teacher.features if ":" not in name and "#" not in name]
         self.names = []
@@ -209,9 +247,9 @@ class EnsembleTarget(Criterion):
         if not self.names:
             self.build(student, teacher)
         need_classes(student.logits)
-        rows = valid_rows(counted(student.logits, student.mask))
+        rows = at_least_float32(valid_rows(student.logits, student.logit_mask))
         teachers = [self._rows(name, student, teacher) for name in self.names]
-        known = [z.detach() for z in teachers]  # a teacher that follows is to follow the student, not the labels
+        known = [z.detach() for z in teachers]  # a teacher that is trained follows the student, not the labels
         if self.standardize:
             rows, teachers = standardized(rows), [standardized(z) for z in teachers]
         if self.weighting == "average":
@@ -219,7 +257,9 @@ class EnsembleTarget(Criterion):
         if self.weighting == "agreement":
             found = agreement_weights(rows, teachers, self.temperature, self.tolerance)
             return ensemble_target(rows, teachers, found, self.temperature)
-        labels = _row_labels(student, target)
+        owner = f"the weighting {self.weighting!r}"
+        target = need_labels(target, owner, "; use 'average' or 'agreement'")
+        labels = labelled(student.logits, target, "multiclass", student.mask).labels
         if self.mixing is None:
             return ensemble_target(rows, teachers, list(confidence_weights(known, labels)), self.temperature)
         learned = self.mixing.softmax(0)
@@ -232,14 +272,7 @@ class EnsembleTarget(Criterion):
             check_same_classes(student.logits, logits)
         except ValueError as error:
             raise ValueError(
-                f"teacher layer {name!r}: {error} EnsembleTarget reads logits: of the members of a lit_distill.Ensemble "
-                "those named by `teachers`."
+                f"teacher layer {name!r}: {error} EnsembleTarget reads the logits of those members of a lit_distill.Ensemble "
+                "that `teachers` names."
             ) from error
-        return valid_rows(counted(logits, student.mask))
-
-
-def _row_labels(student: Outputs, target: Tensor | None) -> Tensor:
-    """The labels of the rows that count: class indices ``[N]`` or probabilities ``[N, C]``."""
-    if target is None:
-        raise ValueError("this weighting needs labels, and the batch has none; use 'average' or 'agreement'.")
-    return labelled(student.logits, target, "multiclass", student.mask).labels
+        return at_least_float32(valid_rows(logits, student.logit_mask))

@@ -1,25 +1,25 @@
-"""FSP: Yim, Joo, Bae and Kim 2017, "A Gift from Knowledge Distillation", section 3."""
+"""FSP: flow of the solution procedure."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_distill.criteria.about import About
-from lit_distill.criteria.base import FeatureCriterion
+from lit_distill.criteria.base import Citation, FeatureCriterion
 from lit_distill.criteria.ops.features import at_common_size, need_maps
 from lit_distill.outputs import Outputs
 
 
 def flow(first: Tensor, second: Tensor) -> Tensor:
-    """``G_cd = mean_p F1_cp F2_dp``: the flow of the solution procedure between two layers.
+    """Return ``G_cd = mean_p F1_cp F2_dp``: the flow of the solution procedure between two layers.
 
     Args:
         first: ``[B, C, H, W]``.
-        second: ``[B, D, H', W']`` of the same network; of two sizes the larger is average-pooled.
+        second: ``[B, D, H', W']`` of the same network; if the sizes differ, the larger map is average-pooled.
 
     Returns:
         ``[B, C, D]``.
@@ -28,28 +28,57 @@ def flow(first: Tensor, second: Tensor) -> Tensor:
     return torch.bmm(first, second.transpose(1, 2)) / first.shape[2]
 
 
+def fsp(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    r"""Return the FSP loss ([Yim et al. 2017](https://doi.org/10.1109/CVPR.2017.754), section 3).
+
+    $$ \sum_l \mathrm{mean}\,(G^s_l - G^t_l)^2, \quad G_{l,cd} = \frac{1}{HW} \sum_p F_{l,cp} F_{l+1,dp} $$
+
+    The paper sums the squares over the ``C D`` elements of a matrix and averages over samples (its equation 2), which is
+    ``C D`` times this value.
+
+    Args:
+        student: Two or more maps ``[B, C, H, W]`` of one network, in order; sizes may differ.
+        teacher: As many maps, with the same channels as the student's.
+
+    Examples:
+        >>> student = [torch.tensor([[[[1.0, 2.0]]]]), torch.tensor([[[[1.0, 1.0]]]])]
+        >>> fsp(student, [torch.tensor([[[[1.0, 1.0]]]]), torch.tensor([[[[1.0, 0.0]]]])])
+        tensor(1.)
+    """
+    layers = zip(pairwise(student), pairwise(teacher), strict=True)
+    return torch.stack([F.mse_loss(flow(*maps_s), flow(*maps_t)) for maps_s, maps_t in layers]).sum()
+
+
 class FSP(FeatureCriterion):
-    """How features turn from layer to layer: ``mean (G_s - G_t)²`` of each two layers that follow; the sum over them.
+    r"""How features change from layer to layer; the sum over consecutive layers.
 
-    Of ``n`` layers there are ``n - 1`` matrices. Both networks' layers need the same channels, for the matrices to compare;
-    sizes need not match. It has no parameters. RepDistiller's weight is 50. The paper trains the matrices first, and the
-    labels after that; here both go together. The value has the scale of the features to the fourth power, so that a large
-    weight diverges: keep weight times learning rate below 0.5.
+    $$ \sum_l \mathrm{mean}\,(G^s_l - G^t_l)^2 $$ ([Yim et al. 2017](https://doi.org/10.1109/CVPR.2017.754)), see ``fsp``.
 
-    Constant factors: the paper sums the squares over a matrix's ``C D`` elements and takes the mean over samples (its
-    equation 2), ``C D`` times the value here. RepDistiller and KD-Zoo take this mean of squares. torchdistill sums the norms of
-    the difference's columns, not squared, per sample, and pools by the maximum: no constant factor lies between the two.
+    Of ``n`` layers there are ``n - 1`` matrices. Both networks' layers need the same channels, so that the matrices can be
+    compared; sizes need not match. It has no parameters. RepDistiller's weight is 50. The paper trains the matrices first and
+    the labels afterwards; here both are trained together. The value scales with the fourth power of the features, so that a
+    large weight diverges: keep weight times learning rate below 0.5.
+
+    RepDistiller and KD-Zoo take the same mean of squares. torchdistill sums the norms of
+    the difference's columns, not squared, per sample, and pools by the maximum: no constant factor relates the two.
 
     Args:
         student_layer: A list of two or more layer references or a glob; maps.
         teacher_layer: The teacher's layers, as many.
+
+    Examples:
+        >>> maps = {"layer1": torch.tensor([[[[1.0, 2.0]]]]), "layer2": torch.tensor([[[[1.0, 1.0]]]])}
+        >>> student, teacher = Outputs(torch.zeros(1, 2), maps), Outputs(torch.zeros(1, 2), {k: v + 1 for k, v in maps.items()})
+        >>> FSP("layer*", "layer*")(student, teacher)
+        tensor(12.2500)
     """
 
-    about = About(
+    citation = Citation(
         "FSP",
         'Yim et al. 2017, "A Gift from Knowledge Distillation: Fast Optimization, Network Minimization and Transfer '
         'Learning", CVPR',
         weight=50.0,
+        url="https://doi.org/10.1109/CVPR.2017.754",
     )
 
     def __init__(self, student_layer: list[str] | str, teacher_layer: list[str] | str) -> None:
@@ -59,11 +88,11 @@ class FSP(FeatureCriterion):
         """Pair the layers.
 
         Raises:
-            ValueError: There is one alone, a feature is no map, or a pair's channels differ.
+            ValueError: There is only one, a feature is not a map, or the channels of a pair differ.
         """
         super().build(student, teacher)
         if len(self.pairs) < 2:
-            raise ValueError("FSP compares what lies between two layers: name at least two for each network.")
+            raise ValueError("FSP compares the change from one layer to the next: name at least two for each network.")
         for name_s, name_t in self.pairs:
             feature_s, feature_t = student.features[name_s], teacher.features[name_t]
             need_maps("FSP", feature_s, feature_t, volumes=True)
@@ -74,8 +103,5 @@ class FSP(FeatureCriterion):
                 )
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
-        pairs = self.pair_features(student, teacher)
-        values = []
-        for (first_s, first_t), (second_s, second_t) in pairwise(pairs):
-            values.append(F.mse_loss(flow(first_s, second_s), flow(first_t, second_t)))
-        return torch.stack(values).sum()
+        maps_s, maps_t = zip(*self.pair_features(student, teacher), strict=True)
+        return fsp(maps_s, maps_t)

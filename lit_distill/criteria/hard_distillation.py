@@ -1,4 +1,4 @@
-"""Hard-label distillation: Touvron et al. 2021, "Training data-efficient image transformers" (DeiT), section 4."""
+"""Hard-label distillation, as in DeiT."""
 
 from __future__ import annotations
 
@@ -6,36 +6,49 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lit_distill.batch.labels import Task, need_classes
-from lit_distill.criteria.about import About
-from lit_distill.criteria.base import Criterion, at_least_float32, check_same_classes, valid_rows
+from lit_distill.criteria.base import Citation, Criterion
 from lit_distill.criteria.ops.chunked import mean_over_rows
+from lit_distill.criteria.ops.rows import wide_rows
 from lit_distill.outputs import Outputs
 
 
 def hard_distillation(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
-    """``mean_n CE(z_s, argmax_c z_t)``: the teacher's decision as the label (equation 3, its second term).
+    r"""Return the cross-entropy with the teacher's decision ([Touvron et al. 2021](https://arxiv.org/abs/2012.12877)).
+
+    $$ -\tfrac1N \sum_n \log \mathrm{softmax}(z^s_n)_{y_n}, \quad y_n = \arg\max_c z^t_{nc} $$ (equation 3, its second term)
 
     Args:
         student: Logits ``[N, C]``, ``[B, T, C]`` or ``[B, C, H, W]``.
         teacher: Logits, the same shape.
-        mask: True at the rows that count: ``[N]``, ``[B, T]`` or ``[B, H, W]``; all count where None.
+        mask: True at the rows that count: ``[N]``, ``[B, T]`` or ``[B, H, W]``; all if None.
+
+    Raises:
+        ValueError: The shapes differ, or there is only one class.
+
+    Examples:
+        >>> hard_distillation(torch.tensor([[1.0, 2.0, 0.0]]), torch.tensor([[3.0, 1.0, 0.0]]))
+        tensor(1.4076)
     """
     need_classes(student)
 
-    def loss(rows_s: Tensor, rows_t: Tensor) -> Tensor:
-        return F.cross_entropy(at_least_float32(valid_rows(rows_s)), valid_rows(rows_t).argmax(-1), reduction="none")
+    def loss(some_s: Tensor, some_t: Tensor) -> Tensor:
+        rows_s, rows_t = wide_rows(some_s, some_t)
+        return F.cross_entropy(rows_s, rows_t.argmax(-1), reduction="none")
 
     return mean_over_rows(loss, student, teacher.detach(), mask)
 
 
 class HardDistillation(Criterion):
-    """Cross-entropy with the teacher's decision in place of the label.
+    r"""Cross-entropy with the teacher's decision instead of the label.
+
+    $$ -\log p^s_y, \quad y = \arg\max_c z^t_c $$ ([Touvron et al. 2021](https://arxiv.org/abs/2012.12877)), see
+    ``hard_distillation``.
 
     DeiT's loss is half the labels' and half this one, with no temperature and no weight to tune; the labels are smoothed
     by 0.1, the teacher's decisions are not. It is a cross-entropy: at the teacher's own logits it is not 0.
 
-    DeiT gives the student a distillation token with a head of its own, which learns from the teacher alone, while the
-    class token's head learns from the labels alone. Each head is a layer of the student, to be read by ``OnHead``::
+    DeiT gives the student a distillation token with a head of its own, which learns only from the teacher, while the
+    head of the class token learns only from the labels. Each head is a layer of the student, which ``OnHead`` reads::
 
         criteria:
           hard:
@@ -49,21 +62,23 @@ class HardDistillation(Criterion):
         weights: {hard: 0.5, teacher: 0.5}
 
     so that timm's ``set_distilled_training`` is not needed: the model's own output stays the mean of both heads, which
-    is what it predicts with. Nothing is trained beside the student, and the cost is that of a cross-entropy.
+    is its prediction. It has no parameters and costs a cross-entropy.
+
+    Examples:
+        >>> HardDistillation()(Outputs(torch.tensor([[1.0, 2.0, 0.0]])), Outputs(torch.tensor([[3.0, 1.0, 0.0]])))
+        tensor(1.4076)
     """
 
-    about = About(
+    citation = Citation(
         "DeiT",
         'Touvron, Cord, Douze, Massa, Sablayrolles and Jégou 2021, "Training data-efficient image transformers & '
         'distillation through attention", ICML',
         weight=0.5,
+        url="https://arxiv.org/abs/2012.12877",
     )
     compares_logits = True
     minimum_at_teacher = False  # it is a cross-entropy with the teacher's class
     task: Task = "multiclass"
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
-        check_same_classes(student.logits, teacher.logits)
-        # A mask beside [B, C] logits belongs to the inputs' tokens.
-        mask = student.mask if student.logits.dim() > 2 else None
-        return hard_distillation(student.logits, teacher.logits, mask)
+        return hard_distillation(student.logits, teacher.logits, student.logit_mask)

@@ -1,4 +1,4 @@
-"""Hard targets: the task's own loss on the labels."""
+"""Hard targets: the task's own loss on labels."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from lit_distill.batch.batch import IGNORED_LABEL
 from lit_distill.batch.label_rows import labelled
 from lit_distill.batch.labels import TASKS, Task, need_classes, unknown
 from lit_distill.criteria.base import Criterion, at_least_float32
+from lit_distill.criteria.ops.labelled import need_labels
 from lit_distill.outputs import Outputs
 from lit_distill.utils.arguments import check_choice, check_number, check_numbers
 
@@ -27,22 +28,28 @@ def hard_target(
     class_weights: Tensor | None = None,
     sample_weight: Tensor | None = None,
 ) -> Tensor:
-    """Cross-entropy with the labels: ``-mean log softmax(z)[y]``.
+    r"""Return the cross-entropy with labels.
 
-    Weighted, it is ``sum_n s_n w_y(n) l_n / sum_n s_n w_y(n)``, PyTorch's weighted mean with sample weights ``s`` in it; with
-    class probabilities the weights ``w_c`` are in ``l`` alone, and the mean is by ``s``, as PyTorch's is.
+    $$ -\frac{\sum_n s_n w_{y_n} \log \mathrm{softmax}(z_n)_{y_n}}{\sum_n s_n w_{y_n}} $$
+
+    This is PyTorch's weighted mean, extended by sample weights ``s``. With class probabilities, the class weights ``w`` are
+    inside the sum over classes, and the mean is weighted only by ``s``, as in PyTorch.
 
     Args:
-        logits: ``[N, C]`` of two classes or more.
-        target: Class indices ``[N]`` (-100 is left out; the value is 0 where nothing is left), or class probabilities
+        logits: ``[N, C]`` with two classes or more, in float32 or wider.
+        target: Class indices ``[N]`` (rows of -100 are left out, and the value is 0 if none is left), or class probabilities
             ``[N, C]`` (after MixUp).
-        label_smoothing: ``eps`` in [0, 1): the label's mass becomes ``1 - eps + eps / C`` (Szegedy et al.
-            2016, section 7).
-        class_weights: ``[C]``, or None where all count alike.
-        sample_weight: ``[N]``, at least 0, or None where all count alike.
+        label_smoothing: ``eps`` in [0, 1): the label's mass becomes ``1 - eps + eps / C``
+            ([Szegedy et al. 2016](https://arxiv.org/abs/1512.00567), section 7).
+        class_weights: ``[C]``, or None if all count alike.
+        sample_weight: ``[N]``, at least 0, or None if all count alike.
 
     Raises:
-        ValueError: There is one class alone, or another number of class weights.
+        ValueError: There is only one class, or another number of class weights.
+
+    Examples:
+        >>> hard_target(torch.tensor([[2.0, 0.0], [0.0, 0.0]]), torch.tensor([0, -100]))
+        tensor(0.1269)
     """
     need_classes(logits)
     class_weights = _class_weights(class_weights, logits)
@@ -51,7 +58,7 @@ def hard_target(
         target = target.to(logits.dtype).masked_fill(~known.unsqueeze(-1), 0)
     weighted = class_weights is not None or sample_weight is not None
     if not weighted and not target.is_floating_point():
-        # Not PyTorch's mean: over a batch without any label that is NaN.
+        # Not PyTorch's mean, which is NaN for a batch without any label.
         total = F.cross_entropy(
             logits, target, label_smoothing=label_smoothing, ignore_index=IGNORED_LABEL, reduction="sum"
         )
@@ -73,17 +80,23 @@ def hard_target_binary(
     class_weights: Tensor | None = None,
     sample_weight: Tensor | None = None,
 ) -> Tensor:
-    """Binary cross-entropy, mean over the labels that are known, of samples and classes.
+    r"""Return the binary cross-entropy, averaged over all known labels of samples and classes.
+
+    $$ -\mathrm{mean}_{n,c}\; w_c\, y_{nc} \log \sigma(z_{nc}) + (1 - y_{nc}) \log (1 - \sigma(z_{nc})) $$
 
     Args:
-        logits: Any shape; ``[N, C]`` with weights.
-        target: 0, 1, a probability or -100 (left out; the value is 0 where nothing is left), the same shape.
+        logits: Any shape, in float32 or wider; ``[N, C]`` with weights.
+        target: 0, 1, a probability or -100 (left out; the value is 0 if nothing is left), the same shape.
         label_smoothing: ``eps`` in [0, 1): targets become ``y (1 - eps) + eps / 2``.
         class_weights: Each class's weight of the positive term, ``[C]`` or ``[1]`` (``pos_weight`` in PyTorch).
-        sample_weight: ``[N]``, at least 0: the mean over labels is weighted by that of their sample.
+        sample_weight: ``[N]``, at least 0: each label counts in the mean with the weight of its sample.
 
     Raises:
         ValueError: There is another number of class weights.
+
+    Examples:
+        >>> hard_target_binary(torch.tensor([[2.0, 0.0]]), torch.tensor([[1, -100]]))
+        tensor(0.1269)
     """
     known = target != IGNORED_LABEL
     soft = target.to(logits.dtype).masked_fill(~known, 0) * (1 - label_smoothing) + label_smoothing / 2
@@ -97,13 +110,19 @@ def hard_target_binary(
 def hard_target_regression(
     outputs: Tensor, target: Tensor, distance: Distance = "l2", sample_weight: Tensor | None = None
 ) -> Tensor:
-    """The mean distance from the labels, over samples and numbers.
+    r"""Return the mean distance from labels that are numbers.
+
+    $$ \mathrm{mean}_{n,c}\; d(z_{nc} - y_{nc}) $$
 
     Args:
-        outputs: ``[N, C]``.
-        target: Numbers, the same shape; -100 is left out, and the value is 0 where nothing is left.
+        outputs: ``[N, C]``, in float32 or wider.
+        target: Numbers, the same shape; -100 is left out, and the value is 0 if nothing is left.
         distance: ``l2`` (the square), ``l1`` (the absolute difference) or ``smooth_l1`` (the square below 1, halved).
-        sample_weight: ``[N]``, as in ``hard_target_binary``.
+        sample_weight: ``[N]``, at least 0: each number counts in the mean with the weight of its sample.
+
+    Examples:
+        >>> hard_target_regression(torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0], [-100.0]]))
+        tensor(4.)
     """
     known = target != IGNORED_LABEL
     wanted = torch.where(known, target.to(outputs.dtype), outputs.detach())
@@ -121,7 +140,7 @@ def _mean_of_known(losses: Tensor, known: Tensor, sample_weight: Tensor | None) 
 
 
 def _ratio(total: Tensor, mass: Tensor) -> Tensor:
-    """``total / mass``; 0 where nothing has a mass."""
+    """Return ``total / mass``; 0 if the mass is 0."""
     return total / torch.where(mass > 0, mass, torch.ones_like(mass))
 
 
@@ -142,16 +161,16 @@ def label_loss(
     class_weights: Tensor | None = None,
     distance: Distance = "l2",
 ) -> Tensor:
-    """The loss on labels of any form that ``lit_distill.batch.labels`` reads, at the positions that count.
+    """Return the loss on labels of any form that ``lit_distill.batch.labels`` reads, at the positions that count.
 
     Args:
-        student: Whose mask says which positions count, and whose sample weights how much.
+        student: Its mask says which positions count, and its sample weights how much.
         logits: The student's, or an early exit's.
         target: The labels.
         task: ``multiclass``, ``binary``, ``multilabel`` or ``regression``.
-        label_smoothing: As in ``hard_target``; not for ``regression``.
-        class_weights: As in ``hard_target`` and ``hard_target_binary``; not for ``regression``.
-        distance: As in ``hard_target_regression``.
+        label_smoothing: In [0, 1); not for ``regression``.
+        class_weights: One number per class, or None; not for ``regression``.
+        distance: Of ``regression``: ``l2``, ``l1`` or ``smooth_l1``.
     """
     logits = at_least_float32(logits)
     if task == "multiclass":
@@ -164,18 +183,20 @@ def label_loss(
 
 
 class HardTarget(Criterion):
-    """The student's own loss on the labels.
+    r"""The student's own loss on labels.
 
-    The usual forms of labels are understood (``batch.labels.read_labels``): class indices of any integer type, one-hot
+    $$ -\log p^s_y $$ for classes, see ``hard_target``, ``hard_target_binary`` and ``hard_target_regression``.
+
+    Labels may have any usual form (``batch.labels.read_labels``): class indices of any integer type, one-hot
     and class probabilities; 0, 1 and probabilities for ``binary`` and ``multilabel``; numbers for ``regression``. A label of
-    -100 is not known, and counts nothing in every task. Where the student's outputs carry sample weights, each sample's loss
-    is weighed by its own: ``sum w·l / sum w``.
+    -100 is unknown and does not count, in every task. If the student's outputs carry sample weights, the mean is
+    weighted by them: ``sum w·l / sum w``.
 
     Args:
         label_smoothing: In [0, 1).
         task: ``multiclass`` (cross-entropy), ``binary`` or ``multilabel`` (binary cross-entropy) or ``regression``
             (``distance``).
-        class_weights: A number above or at 0 for each class. For ``multiclass`` the weight of the class in PyTorch's weighted
+        class_weights: A number of at least 0 per class. For ``multiclass`` the weight of the class in PyTorch's weighted
             mean; for ``binary`` and ``multilabel`` the weight of the positive term (``pos_weight``), one number for all
             classes or one for each. The modules' defaults have none: give ``criteria={"hard": HardTarget(class_weights=…),
             …}``.
@@ -183,6 +204,11 @@ class HardTarget(Criterion):
 
     Raises:
         ValueError: An argument is out of range.
+
+    Examples:
+        >>> criterion = HardTarget(label_smoothing=0.1)  # it reads no teacher
+        >>> criterion(Outputs(torch.tensor([[2.0, 0.0]])), Outputs.nothing(), torch.tensor([0]))
+        tensor(0.2269)
     """
 
     needs_target = True
@@ -205,11 +231,8 @@ class HardTarget(Criterion):
         self.register_buffer("class_weights", weights, persistent=False)
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
-        if target is None:
-            raise ValueError("HardTarget needs labels, and the batch has none.")
-        return label_loss(
-            student, student.logits, target, self.task, self.label_smoothing, self.class_weights, self.distance
-        )
+        labels, settings = need_labels(target, "HardTarget"), (self.label_smoothing, self.class_weights, self.distance)
+        return label_loss(student, student.logits, labels, self.task, *settings)
 
 
 def _check_arguments(label_smoothing: float, task: Task, class_weights: list[float] | None, distance: Distance) -> None:

@@ -1,4 +1,4 @@
-"""Hints: Romero et al. 2015, "FitNets: Hints for Thin Deep Nets", section 2.2, and the methods that grew from them."""
+"""Hints: FitNets and the methods that grew from it."""
 
 from __future__ import annotations
 
@@ -9,41 +9,55 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_distill.criteria.about import About
-from lit_distill.criteria.base import FeatureCriterion
-from lit_distill.criteria.ops.features import counting_rows
-from lit_distill.criteria.ops.normalisation import NORMALISATIONS, Normalise, channel_dim, normalise, unit_length
+from lit_distill.criteria.base import Citation, FeatureCriterion
+from lit_distill.criteria.ops.features import (
+    NORMALISATIONS,
+    Normalise,
+    channel_dim,
+    counting_rows,
+    normalise,
+    same_shape,
+    unit_length,
+)
 from lit_distill.criteria.projectors import KINDS, Kind, Norm, Projector, ProjectorEnsemble
 from lit_distill.outputs import Outputs
 from lit_distill.utils.arguments import check_choice, check_flag, check_whole
 
 Distance = Literal["l2", "l1", "smooth_l1", "cosine", "log_sum"]
 DISTANCES: tuple[Distance, ...] = get_args(Distance)
-_LOG_FLOOR = 1e-6  # bounds the gradient of log_sum by 72; at unit variance the sum is some 12 for each channel
+_LOG_FLOOR = 1e-6  # bounds the gradient of log_sum by 72; at unit variance the sum is some 12 per channel
 
 
 def hint(student: Tensor, teacher: Tensor, distance: Distance = "l2") -> Tensor:
-    """The distance of two features of one shape.
+    r"""Return the distance between two features ([Romero et al. 2015](https://arxiv.org/abs/1412.6550), section 2.2).
 
-    ``l2`` is the mean of squared differences over every element; the paper's equation 3 is half the sum
+    $$ \mathrm{mean}\,(s - t)^2 $$
+
+    This is ``l2``, over every element; the paper's equation 3 is half the sum
     over a sample's elements, which differs by a constant factor for a given layer. ``l1`` and
-    ``smooth_l1`` are means over elements too; ``cosine`` is ``1 - cos`` over channels, mean over positions.
+    ``smooth_l1`` are means over elements too; ``cosine`` is ``1 - cos`` over channels, averaged over positions.
 
-    ``log_sum`` is ``log(mean_n sum_c |s - t|^4 + 1e-6)`` (Miles and Mikolajczyk 2024, SRD). The authors sum over
+    ``log_sum`` is ``log(mean_n sum_c |s - t|^4 + 1e-6)``
+    ([Miles and Mikolajczyk 2024](https://arxiv.org/abs/2303.11098), SRD). The authors sum over
     the N samples as well, which adds ``log N`` and changes no gradient; as a mean, the value does not depend on the
-    size of the batch. It has no zero at ``s = t``: it goes down without end as they meet, or to log 1e-6 = -13.8
-    with the constant that keeps it finite there. Where no position counts, every distance is 0.
+    size of the batch. It is not 0 at ``s = t``: it falls without bound as they meet, or to log 1e-6 = -13.8
+    with the constant that keeps it finite there. If no position counts, every distance is 0.
 
     Args:
         student: The student's feature, projected: ``[B, D]``, ``[B, N, D]`` or ``[B, C, H, W]``.
         teacher: The teacher's feature, the same shape.
-        distance: Which distance.
+        distance: ``l2``, ``l1``, ``smooth_l1``, ``cosine`` or ``log_sum``.
 
     Raises:
         ValueError: The shapes differ.
+
+    Examples:
+        >>> hint(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 2.0]]))
+        tensor(2.)
+        >>> hint(torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 4.0]]), "cosine")
+        tensor(0.4000)
     """
-    if student.shape != teacher.shape:
-        raise ValueError(f"student feature {list(student.shape)} does not match teacher feature {list(teacher.shape)}.")
+    same_shape(student, teacher)
     if not student.numel():
         return student.sum()  # no position counts: 0, with a gradient of 0
     if distance == "l2":
@@ -59,23 +73,27 @@ def hint(student: Tensor, teacher: Tensor, distance: Distance = "l2") -> Tensor:
 
 
 class Hint(FeatureCriterion):
-    """The student's features, projected, against the teacher's; the mean over pairs.
+    r"""The student's features, projected, against the teacher's; the mean over pairs of layers.
 
-    Projectors are sized when the shapes are first seen; with ``projector: auto`` and shapes that agree already, it is
-    the identity. The options make the published methods (weights in this library's reductions):
+    $$ d(P(s), t), \quad d = \mathrm{mean}\,(P(s) - t)^2 \text{ in FitNets} $$
+    ([Romero et al. 2015](https://arxiv.org/abs/1412.6550)), see ``hint``.
 
-    - FitNets (Romero et al. 2015): the defaults; peers weigh this between 1 and 100, RepDistiller 100 for one stage.
-    - PKD (Cao et al. 2022): ``normalise: channel``. Half the square of standardised features is ``1 - rho``, the
-      Pearson correlation of a channel over batch and positions. The paper's weight of half the mean square in Open-MMLab
-      is 10 for detection: 5 here, times the number of pairs, which are summed there. That code adds 1e-6 to the deviation,
-      this 1e-6 to the variance; of one sample without positions nothing is left to normalise, and its value is constant.
-    - SRD (Miles and Mikolajczyk 2024): ``distance: log_sum, normalise: channel, projector: linear`` on pooled
-      features, weight 2 beside a soft target at T = 1.
-    - VkD (Miles, Elezi and Deng 2024): ``distance: smooth_l1, normalise: layer, normalise_student: false,
-      projector: orthogonal`` on pooled features, weight 1 beside a soft target at T = 1.
-    - PEFD (Chen et al. 2022): ``distance: cosine, num_projectors: 3`` on pooled features, weight 25.
+    Projectors are sized when the shapes are first seen; with ``projector: auto`` and equal shapes, the projector is
+    the identity. The options give the published methods (weights in this library's reductions):
 
-    The projectors are all the parameters there are: ``D_s D_t`` for each pair. An orthogonal one solves a linear
+    - FitNets: the defaults; other code weighs this between 1 and 100, RepDistiller 100 for one stage.
+    - PKD ([Cao et al. 2022](https://arxiv.org/abs/2207.02039)): ``normalise: channel``. Half the square of standardised
+      features is ``1 - rho``, the Pearson correlation of a channel over batch and positions. The paper's weight of half the
+      mean square in Open-MMLab is 10 for detection: 5 here, times the number of pairs, which are summed there. That code adds
+      1e-6 to the deviation, this 1e-6 to the variance. One sample without positions is constant after normalising.
+    - SRD ([Miles and Mikolajczyk 2024](https://arxiv.org/abs/2303.11098)): ``distance: log_sum, normalise: channel,
+      projector: linear`` on pooled features, weight 2, with a soft target at T = 1.
+    - VkD ([Miles, Elezi and Deng 2024](https://arxiv.org/abs/2403.06213)): ``distance: smooth_l1, normalise: layer,
+      normalise_student: false, projector: orthogonal`` on pooled features, weight 1, with a soft target at T = 1.
+    - PEFD ([Chen et al. 2022](https://arxiv.org/abs/2210.15274)): ``distance: cosine, num_projectors: 3`` on pooled
+      features, weight 25.
+
+    The only parameters are those of the projectors: ``D_s D_t`` per pair. An orthogonal one solves a linear
     system of the larger width at every step.
 
     Args:
@@ -84,16 +102,27 @@ class Hint(FeatureCriterion):
         distance: ``l2`` (the paper's), ``l1``, ``smooth_l1``, ``cosine`` or ``log_sum``.
         normalise: ``none``, ``l2``, ``layer`` or ``channel``, of both features before the distance.
         projector_norm: Normalisation inside the projector: ``none``, ``batch`` or ``layer``.
-        projector: ``auto`` (linear where the channels differ), ``linear`` (always) or ``orthogonal``, which keeps the lengths
+        projector: ``auto`` (linear if the channels differ), ``linear`` (always) or ``orthogonal``, which keeps the lengths
             and angles of the smaller space.
-        num_projectors: Above 1, the mean of as many projectors with a ReLU each.
-        normalise_student: Whether ``normalise`` changes the student's feature too, and not the teacher's alone.
+        num_projectors: If above 1, the mean of this many projectors, each with a ReLU.
+        normalise_student: Whether ``normalise`` applies to the student's feature too, not only to the teacher's.
 
     Raises:
         ValueError: An argument is none of its choices.
+
+    Examples:
+        >>> student = Outputs(torch.zeros(1, 2), {"layer2": torch.tensor([[1.0, 2.0]])})
+        >>> teacher = Outputs(torch.zeros(1, 2), {"block3": torch.tensor([[3.0, 2.0]])})
+        >>> Hint("layer2", "block3", distance="l1")(student, teacher)
+        tensor(1.)
     """
 
-    about = About("FitNets", 'Romero et al. 2015, "FitNets: Hints for Thin Deep Nets", ICLR', weight=100)
+    citation = Citation(
+        "FitNets",
+        'Romero et al. 2015, "FitNets: Hints for Thin Deep Nets", ICLR',
+        weight=100,
+        url="https://arxiv.org/abs/1412.6550",
+    )
 
     def __init__(
         self,

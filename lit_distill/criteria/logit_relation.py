@@ -1,4 +1,4 @@
-"""Relations among predictions: Jin, Wang and Lin 2023, "Multi-Level Logit Distillation"."""
+"""Relations among predictions: the batch and class levels of multi-level logit distillation."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from lit_distill.batch.labels import Task, need_classes
-from lit_distill.criteria.about import About
-from lit_distill.criteria.base import Criterion, paired_rows
-from lit_distill.criteria.ops.standardization import standardize as standardized
+from lit_distill.criteria.base import Citation, Criterion
+from lit_distill.criteria.multi_temperature import MLKD_PAPER, MLKD_URL
+from lit_distill.criteria.ops.rows import check_same_classes, paired_rows
 from lit_distill.outputs import Outputs
 from lit_distill.utils.arguments import check_flag, check_shares, check_temperatures
 
@@ -16,20 +16,32 @@ from lit_distill.utils.arguments import check_flag, check_shares, check_temperat
 def logit_relation(
     student: Tensor, teacher: Tensor, temperature: float = 4.0, batch: float = 1.0, classes: float = 1.0
 ) -> Tensor:
-    """``batch · ||P_t P_t' - P_s P_s'||² / N + classes · ||P_t' P_t - P_s' P_s||² / C`` with ``P = softmax(z / T)``.
+    r"""Return the relation terms of multi-level logit distillation (Jin et al. 2023, see ``LogitRelation``).
+
+    $$ \frac{w_b}{N} \|P^t P^{t\top} - P^s P^{s\top}\|^2 + \frac{w_c}{C} \|P^{t\top} P^t - P^{s\top} P^s\|^2,
+    \quad P = \mathrm{softmax}(z / T) $$
 
     The first compares which samples are predicted alike, the second which classes are predicted together. Both are sums of
-    squares: near one-hot predictions they grow as ``N / C`` and ``(N / C)²``. As in the paper there is no T²: it would not
-    keep the gradient's size, which falls as 1/T² for the classes and faster for the samples.
+    squares: for nearly one-hot predictions they grow as ``N / C`` and ``(N / C)²``. As in the paper there is no T²: it would
+    not keep the size of the gradient, which falls as 1/T² for the classes and faster for the samples.
 
     Args:
-        student: Logits ``[N, C]``.
-        teacher: Logits ``[N, C]``.
+        student: Logits ``[N, C]``, in float32 or wider.
+        teacher: Logits, the same shape.
         temperature: ``T`` above 0.
         batch: Weight of the samples' relation.
         classes: Weight of the classes' relation.
+
+    Raises:
+        ValueError: The shapes differ, or there is only one class.
+
+    Examples:
+        >>> student, teacher = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[3.0, 0.0], [0.0, 3.0]])
+        >>> logit_relation(student, teacher, temperature=1.0)
+        tensor(0.3669)
     """
     need_classes(student)
+    check_same_classes(student, teacher)
     if not len(student):
         return student.sum()  # no position counts: 0, with a gradient of 0
     p_s, p_t = (student / temperature).softmax(-1), (teacher / temperature).softmax(-1)
@@ -42,14 +54,18 @@ def logit_relation(
 
 
 class LogitRelation(Criterion):
-    """Which samples, and which classes, the networks predict alike: the batch and the class level of MLKD.
+    r"""Which samples, and which classes, the networks predict alike; the mean over temperatures.
 
-    The mean over temperatures. It has no parameters and costs an ``N × N`` and a ``C × C`` product for each network and
-    temperature: on sequences and dense logits ``N`` is every position, so leave ``batch`` at 0 there. The authors' code
+    $$ \frac{w_b}{N} \|P^t P^{t\top} - P^s P^{s\top}\|^2 + \frac{w_c}{C} \|P^{t\top} P^t - P^{s\top} P^s\|^2 $$
+    ([Jin et al. 2023](https://openaccess.thecvf.com/content/CVPR2023/html/Jin_Multi-Level_Logit_Distillation_CVPR_2023_paper.html)),
+    see ``logit_relation``.
+
+    It has no parameters and costs an ``N × N`` and a ``C × C`` product per network and
+    temperature: for sequences and dense logits ``N`` counts every position, so set ``batch`` to 0 there. The authors' code
     sums over temperatures, with one weight for all of its parts: 5 times that weight is the same here.
 
     Elsewhere: the authors' code computes both for the strongly augmented view too, and drops them; its mask of confident
-    samples multiplies a value that is already a mean, and so is but a factor.
+    samples multiplies a value that is already a mean, and so is only a factor.
 
     Args:
         temperatures: Each above 0; 2, 3, 4, 5 and 6 in the authors' code.
@@ -59,9 +75,14 @@ class LogitRelation(Criterion):
 
     Raises:
         ValueError: A temperature or a weight is out of range, or both weights are 0.
+
+    Examples:
+        >>> student = Outputs(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+        >>> LogitRelation()(student, Outputs(torch.tensor([[3.0, 0.0], [0.0, 3.0]])))
+        tensor(0.0348)
     """
 
-    about = About("MLKD, relations", 'Jin et al. 2023, "Multi-Level Logit Distillation", CVPR', weight=5.0)
+    citation = Citation("MLKD, relations", MLKD_PAPER, weight=5.0, url=MLKD_URL)
     compares_logits = True
     task: Task = "multiclass"
 
@@ -78,10 +99,6 @@ class LogitRelation(Criterion):
         self.standardize = check_flag("standardize", standardize)
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
-        rows_s, rows_t = paired_rows(student, teacher)
-        if self.standardize:
-            rows_s, rows_t = standardized(rows_s), standardized(rows_t)
-        values = [
-            logit_relation(rows_s, rows_t, temperature, self.batch, self.classes) for temperature in self.temperatures
-        ]
+        rows = paired_rows(student, teacher, self.standardize)
+        values = [logit_relation(*rows, temperature, self.batch, self.classes) for temperature in self.temperatures]
         return torch.stack(values).mean()

@@ -1,4 +1,4 @@
-"""MGD: Yang et al. 2022, "Masked Generative Distillation", section 3."""
+"""MGD: masked generative distillation."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lit_distill.criteria.about import About
-from lit_distill.criteria.base import FeatureCriterion, in_own_type
-from lit_distill.criteria.ops.features import need_maps
+from lit_distill.criteria.base import Citation, FeatureCriterion, in_own_type
+from lit_distill.criteria.ops.features import need_maps, same_shape
 from lit_distill.outputs import Outputs
 from lit_distill.utils.arguments import check_choice, check_number
 
@@ -18,9 +17,9 @@ MASKED: tuple[Masked, ...] = ("channels", "positions")
 
 
 def random_mask(feature: Tensor, masked: Masked, ratio: float) -> Tensor:
-    """Ones, and zeros with probability ``ratio``, for each channel ``[B, C, 1, 1]`` or position ``[B, 1, H, W]``.
+    """Return ones, and zeros with probability ``ratio``, per channel ``[B, C, 1, 1]`` or position ``[B, 1, H, W]``.
 
-    Drawn from PyTorch's own generator of the device, which checkpoints restore.
+    They are drawn from PyTorch's default generator of the device, which checkpoints restore.
     """
     batch, channels, height, width = feature.shape
     shape = (batch, channels, 1, 1) if masked == "channels" else (batch, 1, height, width)
@@ -28,21 +27,35 @@ def random_mask(feature: Tensor, masked: Masked, ratio: float) -> Tensor:
 
 
 def mgd(generated: Tensor, teacher: Tensor) -> Tensor:
-    """``sum (G(f_s · M) - f_t)² / B`` (equation 5): the sum over a sample's elements, the mean over the batch.
+    r"""Return the masked generative distillation loss ([Yang et al. 2022](https://arxiv.org/abs/2205.01529), equation 5).
+
+    $$ \tfrac1B \sum \bigl(G(f^s \cdot M) - f^t\bigr)^2 $$
+
+    It is a sum over the elements of a sample and a mean over the batch.
 
     Args:
-        generated: What was generated from the student's masked map, ``[B, C, H, W]``.
+        generated: The map generated from the student's masked map, ``[B, C, H, W]``.
         teacher: The teacher's map, the same shape.
+
+    Raises:
+        ValueError: The shapes differ.
+
+    Examples:
+        >>> mgd(torch.tensor([[[[1.0, 2.0]]]]), torch.tensor([[[[3.0, 1.0]]]]))
+        tensor(5.)
     """
+    same_shape(generated, teacher)
     return (generated - teacher).square().sum() / len(teacher)
 
 
 class MGD(FeatureCriterion):
-    """The teacher's whole map, generated from the student's with parts masked out; the sum over pairs.
+    r"""The teacher's whole map, generated from the student's with parts masked out; the sum over pairs of layers.
 
-    The student's map is brought to the teacher's shape (a 1x1 convolution where channels differ), masked anew in every
-    batch, and put through 3x3 convolution, ReLU and 3x3 convolution of the teacher's width, ``18 C²`` weights a pair. These
-    are this criterion's: trained, saved, and gone from the student. Nothing is masked in evaluation mode.
+    $$ \tfrac1B \sum \bigl(G(f^s \cdot M) - f^t\bigr)^2 $$ ([Yang et al. 2022](https://arxiv.org/abs/2205.01529)), see ``mgd``.
+
+    The student's map is brought to the teacher's shape (by a 1x1 convolution if the channels differ), masked anew in every
+    batch, and passed through a 3x3 convolution, ReLU and a 3x3 convolution of the teacher's width, ``18 C²`` weights per
+    pair. They are trained and saved with the criterion and are not part of the student. Nothing is masked in evaluation mode.
 
     The authors mask 15 % of the channels for classification, weight 7e-5, and 65 % of the positions for dense tasks, weight
     2e-5. The weights are small because the value is a sum over elements.
@@ -51,13 +64,24 @@ class MGD(FeatureCriterion):
         student_layer: A layer reference, a glob or a list of them.
         teacher_layer: The teacher's layers, as many; maps.
         masked: ``channels`` or ``positions``.
-        ratio: How much of them on average, in [0, 1).
+        ratio: The average share that is masked, in [0, 1).
 
     Raises:
         ValueError: An argument is out of range.
+
+    Examples:
+        >>> _ = torch.manual_seed(0)
+        >>> student, teacher = (Outputs(torch.zeros(2, 2), {"conv": torch.randn(2, 3, 4, 4)}) for _ in range(2))
+        >>> round(MGD("conv", "conv")(student, teacher).item(), 1)
+        38.8
     """
 
-    about = About("MGD", 'Yang et al. 2022, "Masked Generative Distillation", ECCV', weight=7e-5)
+    citation = Citation(
+        "MGD",
+        'Yang et al. 2022, "Masked Generative Distillation", ECCV',
+        weight=7e-5,
+        url="https://arxiv.org/abs/2205.01529",
+    )
 
     def __init__(
         self,
@@ -76,7 +100,7 @@ class MGD(FeatureCriterion):
         """Size the projectors and the generators.
 
         Raises:
-            ValueError: A teacher's feature is no map.
+            ValueError: A feature of the teacher is not a map.
         """
         made = bool(self.pairs)
         super().build(student, teacher)

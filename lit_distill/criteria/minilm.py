@@ -1,8 +1,4 @@
-"""Relations of self-attention's queries, keys and values.
-
-Wang, Bao, Huang, Dong and Wei 2021, "MiniLMv2: Multi-Head Self-Attention Relation Distillation for Compressing Pretrained
-Transformers", section 3.
-"""
+"""MiniLMv2: relations among the queries, keys and values of self-attention."""
 
 from __future__ import annotations
 
@@ -12,25 +8,31 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lit_distill.criteria.about import About
-from lit_distill.criteria.base import Criterion, at_least_float32, expand_layers
-from lit_distill.criteria.ops.softmax_kl import softmax_kl
+from lit_distill.criteria.base import Citation, Criterion, at_least_float32, expand_layers
+from lit_distill.criteria.ops.divergence import softmax_kl
 from lit_distill.criteria.token_relation import token_mask
 from lit_distill.outputs import Outputs
 from lit_distill.utils.arguments import check_whole, layer_tuple
 
 
-def attention_relation(student: Tensor, teacher: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
-    """``1 / (A |x|) sum_a sum_t KL(R^T_at || R^S_at)`` with ``R_a = softmax(X_a X_a^T / sqrt(d))``: one of the relations.
+def attention_relation(student: Tensor, teacher: Tensor, heads: int = 48, mask: Tensor | None = None) -> Tensor:
+    r"""Return one relation of MiniLMv2 ([Wang et al. 2021](https://arxiv.org/abs/2012.15828), section 3.1).
 
-    ``X`` (queries, keys or values, the network's own heads put together) is cut into ``A`` relation heads of width
-    ``d = D / A``, so that both networks have as many relations whatever their widths and heads (section 3.1).
+    $$ \frac{1}{A\,|x|} \sum_{a,t} \mathrm{KL}(R^T_{at} \| R^S_{at}), \quad R_a = \mathrm{softmax}(X_a X_a^\top / \sqrt{d}) $$
+
+    ``X`` (queries, keys or values, the network's own heads concatenated) is split into ``A`` relation heads of width
+    ``d = D / A``, so that both networks have the same number of relations whatever their widths and heads.
 
     Args:
         student: ``[B, N, D_s]``.
         teacher: ``[B, N, D_t]``.
-        heads: ``A``, which divides both widths.
-        mask: True at the tokens that count, ``[B, N]``; they alone are attended to, and averaged over.
+        heads: ``A``, which divides both widths; 48 in the paper for a base-size teacher.
+        mask: True at the tokens that count, ``[B, N]``; only those are attended to and averaged over.
+
+    Examples:
+        >>> student, teacher = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]), torch.tensor([[[2.0, 0.0], [0.0, 2.0]]])
+        >>> attention_relation(student, teacher, heads=1)
+        tensor(0.2250)
     """
     scores_s, scores_t = _scores(student, heads), _scores(teacher, heads)
     if mask is None:
@@ -40,37 +42,65 @@ def attention_relation(student: Tensor, teacher: Tensor, heads: int, mask: Tenso
 
 
 def _scores(vectors: Tensor, heads: int) -> Tensor:
-    """``X_a X_a^T / sqrt(d)`` of ``[B, N, D]`` for each relation head: ``[B, A, N, N]``."""
+    """Return ``X_a X_a^T / sqrt(d)`` of ``[B, N, D]`` for each relation head: ``[B, A, N, N]``."""
     split = vectors.reshape(*vectors.shape[:2], heads, -1).transpose(1, 2)
     return split @ split.mT / math.sqrt(split.shape[-1])
 
 
+def minilm(student: Sequence[Tensor], teacher: Sequence[Tensor], heads: int = 48, mask: Tensor | None = None) -> Tensor:
+    r"""Return the sum of MiniLMv2's three relations ([Wang et al. 2021](https://arxiv.org/abs/2012.15828), section 3).
+
+    $$ L_{QQ} + L_{KK} + L_{VV} $$
+
+    Args:
+        student: Queries, keys and values ``[B, N, D_s]``.
+        teacher: Queries, keys and values ``[B, N, D_t]``.
+        heads: Number of relation heads, which divides both widths; 48 in the paper for a base-size teacher.
+        mask: True at the tokens that count, ``[B, N]``; only those are attended to and averaged over.
+
+    Examples:
+        >>> student, teacher = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]), torch.tensor([[[2.0, 0.0], [0.0, 2.0]]])
+        >>> minilm([student] * 3, [teacher] * 3, heads=1)
+        tensor(0.6751)
+    """
+    return torch.stack([attention_relation(s, t, heads, mask) for s, t in zip(student, teacher, strict=True)]).sum()
+
+
 class MiniLM(Criterion):
-    """The relations among a layer's queries, among its keys and among its values; the sum of the three, as in the paper.
+    r"""The relations among a layer's queries, among its keys and among its values; the sum of the three.
+
+    $$ L_{QQ} + L_{KK} + L_{VV} $$ ([Wang et al. 2021](https://arxiv.org/abs/2012.15828)), see ``minilm``.
 
     Widths, heads and numbers of layers may differ, and there are no parameters: one layer of the teacher teaches the
     student's last one. The paper takes the last layer of a base-size teacher, and an upper middle one of a large teacher
     (the 21st of BERT-large's 24); 48 relation heads for base and 64 for large ones. It weighs the three equally.
 
-    Both networks must see the same tokens. Time and memory are ``A B N²`` for each relation and network: at 48 heads, 128
-    tokens and 32 samples some 100 MB a relation. Padding must be in the batch's mask (``attention_mask``), or it counts.
+    Both networks must see the same tokens. Time and memory are ``A B N²`` per relation and network: at 48 heads, 128
+    tokens and 32 samples some 100 MB per relation. Padding must be in the batch's mask (``attention_mask``), or it counts.
 
     Args:
         student_layer: The three layers that give queries, keys and values, in this order (``…attention.self.query`` and so
             on in Hugging Face's BERT, or a glob that matches the three in it); or one that gives all three side by side
             (``blocks.11.attn.qkv`` in timm).
-        teacher_layer: The teacher's three, or its one.
+        teacher_layer: The teacher's three layers, or its one.
         relation_heads: ``A``, which divides both networks' widths.
 
     Raises:
         ValueError: ``relation_heads`` is below 1; or, when built, the layers are not three or one, or do not fit.
+
+    Examples:
+        >>> qkv = torch.eye(2).repeat(1, 1, 3)  # 1 sample, 2 tokens, width 3 x 2
+        >>> student, teacher = Outputs(torch.zeros(1, 2), {"qkv": qkv}), Outputs(torch.zeros(1, 2), {"qkv": 2 * qkv})
+        >>> MiniLM("qkv", "qkv", relation_heads=1)(student, teacher)
+        tensor(0.6751)
     """
 
-    about = About(
+    citation = Citation(
         "MiniLMv2",
         'Wang et al. 2021, "MiniLMv2: Multi-Head Self-Attention Relation Distillation for Compressing Pretrained '
         'Transformers", Findings of ACL',
         weight=1,
+        url="https://arxiv.org/abs/2012.15828",
     )
 
     def __init__(
@@ -93,12 +123,12 @@ class MiniLM(Criterion):
         """Check that the layers fit.
 
         Raises:
-            ValueError: They do not; the message says which and why.
+            ValueError: A layer does not fit; the message says which and why.
         """
         self._check(self._vectors(student, teacher))
 
     def _vectors(self, student: Outputs, teacher: Outputs) -> tuple[list[Tensor], list[Tensor]]:
-        """Each network's queries, keys and values."""
+        """Return the queries, keys and values of each network."""
         names_s = expand_layers(self._student_layers, student, "student")
         names_t = expand_layers(self._teacher_layers, teacher, "teacher")
         return _split(names_s, student, "student"), _split(names_t, teacher, "teacher")
@@ -119,19 +149,16 @@ class MiniLM(Criterion):
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
         vectors = self._vectors(student, teacher)
         self._check(vectors)
-        values = []
-        for feature_s, feature_t in zip(*vectors, strict=True):
-            mask = token_mask(student.mask, feature_s, feature_t)
-            values.append(attention_relation(feature_s, feature_t, self.relation_heads, mask))
-        return torch.stack(values).sum()
+        masks = [token_mask(student.mask, *pair) for pair in zip(*vectors, strict=True)]
+        return minilm(*vectors, self.relation_heads, masks[0])
 
 
 def _split(names: Sequence[str], outputs: Outputs, owner: str) -> list[Tensor]:
-    """Queries, keys and values ``[B, N, D]``, in float32 or wider, from three layers or from one that gives them all."""
+    """Return queries, keys and values ``[B, N, D]``, in float32 or wider, from three layers or from one."""
     features = [at_least_float32(outputs.features[name]) for name in names]
     for name, feature in zip(names, features, strict=True):
         if feature.dim() != 3:
-            raise ValueError(f"the {owner}'s {name!r} gives {list(feature.shape)} and no tokens [B, N, D].")
+            raise ValueError(f"the {owner}'s {name!r} gives {list(feature.shape)}, not tokens [B, N, D].")
     if len(features) == 3:
         return features
     if len(features) != 1:

@@ -1,8 +1,4 @@
-"""One student learns the features of several teachers.
-
-Ranzinger et al. 2024, "AM-RADIO: Agglomerative Vision Foundation Model", section 3.4; Shang et al. 2024, "Theia:
-Distilling Diverse Vision Foundation Models for Robot Learning".
-"""
+"""Features of several teachers for one student, as in AM-RADIO and Theia."""
 
 from __future__ import annotations
 
@@ -12,8 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from lit_distill.criteria.about import About
-from lit_distill.criteria.base import FeatureCriterion
+from lit_distill.criteria.base import Citation, FeatureCriterion
 from lit_distill.criteria.hint import hint
 from lit_distill.criteria.ops.phi_s import hadamard, phi_s
 from lit_distill.criteria.ops.statistics import Statistics
@@ -26,29 +21,40 @@ STANDARDISATIONS: tuple[Standardise, ...] = get_args(Standardise)
 
 
 def match_features(student: Tensor, teacher: Tensor, cosine: float = 0.9) -> Tensor:
-    """``a (1 - cos) + (1 - a) smooth_l1``: cosine over channels, both means over positions.
+    r"""Return the feature matching loss of [AM-RADIO](https://arxiv.org/abs/2312.06709) (Ranzinger et al. 2024, section 3.4).
+
+    $$ a\,(1 - \cos(s, t)) + (1 - a)\,\mathrm{smooth\_l1}(s, t) $$
+
+    The cosine is over channels; both terms are means over positions.
 
     Args:
         student: ``[B, D]``, ``[B, N, D]`` or ``[B, C, H, W]``.
         teacher: The same shape.
         cosine: ``a``, the share of the cosine, in [0, 1].
+
+    Raises:
+        ValueError: The shapes differ.
+
+    Examples:
+        >>> match_features(torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 4.0]]))
+        tensor(0.6100)
     """
     return cosine * hint(student, teacher, "cosine") + (1 - cosine) * hint(student, teacher, "smooth_l1")
 
 
 class Standardiser(nn.Module):
-    """Brings one teacher's features to mean 0 and variance 1, by what it saw in the first batches of the training.
+    """Brings one teacher's features to mean 0 and variance 1, with statistics of the first training batches.
 
     ``dimension`` divides each dimension by its own deviation (Theia). ``phi_s`` divides by one number and rotates
-    (PHI-S). Here the rotation comes last and is done to both networks' features: the student's head learns
-    ``(x - mu) / phi``. To rotate its output is the same as to rotate the matrix of its last linear layer, so that the
-    student learns what it would learn with the teacher's side alone rotated, and a rotation that is still
-    being estimated turns nothing around that the head has learned.
+    (PHI-S). Here the rotation comes last and is applied to both networks' features: the student's head learns
+    ``(x - mu) / phi``. Rotating its output is the same as rotating the matrix of its last linear layer, so the
+    student learns what it would learn if only the teacher's side were rotated, and while the rotation is still
+    being estimated, nothing that the head has learned is turned around.
 
     Args:
-        width: D, of the teacher's features.
+        width: D, the width of the teacher's features.
         kind: ``dimension``, ``phi_s`` or ``none``.
-        batches: Number of training batches that are looked at.
+        batches: Number of training batches that the statistics are gathered over.
     """
 
     seen: Tensor
@@ -64,15 +70,15 @@ class Standardiser(nn.Module):
         self.statistics = Statistics(width, full=kind == "phi_s")
         self.register_buffer("seen", torch.zeros((), dtype=torch.long))
         if kind == "phi_s":
-            hadamard(width)  # refused here rather than in training
+            hadamard(width)  # raises here rather than in training
             self.register_buffer("rotation", torch.eye(width))
             self.register_buffer("scale", torch.ones(()))
 
     def forward(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-        """The student's prediction and the teacher's feature, ready to be compared.
+        """Return the student's prediction and the teacher's feature, ready to be compared.
 
         Args:
-            student: Of any feature's layout, in float32 or wider.
+            student: A vector, tokens, a map or a volume, in float32 or wider.
             teacher: The same shape.
         """
         if self.kind == "none":
@@ -99,7 +105,7 @@ class Standardiser(nn.Module):
         self.statistics.update(rows)
         self.seen += 1
         seen = int(self.seen)
-        # The decomposition takes long at large widths: again when twice as much has been seen, and at the end.
+        # The decomposition is slow at large widths: only when the number of batches has doubled, and at the end.
         if self.kind == "phi_s" and (seen & (seen - 1) == 0 or seen == self.batches):
             rotation, scale = phi_s(self.statistics.moments(rows)[1])
             self.rotation.copy_(rotation)
@@ -107,37 +113,50 @@ class Standardiser(nn.Module):
 
 
 class MultiTeacher(FeatureCriterion):
-    """The features of several teachers, each through a head of its own; the weighted sum over teachers.
+    r"""The features of several teachers, each through its own head; the weighted sum over teachers.
+
+    $$ \sum_k w_k \bigl[a\,(1 - \cos(h_k(s), t_k)) + (1 - a)\,\mathrm{smooth\_l1}(h_k(s), t_k)\bigr] $$
+    ([AM-RADIO](https://arxiv.org/abs/2312.06709), [Theia](https://arxiv.org/abs/2407.20179),
+    [PHI-S](https://arxiv.org/abs/2410.01680)), see ``match_features``.
 
     The module's teacher is a ``lit_distill.models.Ensemble``, whose members' layers are ``0.layer3``, ``1.layer3`` and so
-    on. For each there is a projector from the student's layer, trained and saved with the criterion and gone from the
-    student. RADIO and Theia compare by ``0.9 (1 - cos) + 0.1 smooth_l1``; RADIO takes the cosine alone for the summary
+    on. Each has a projector from the student's layer, trained and saved with the criterion and not part of the
+    student. RADIO and Theia have a = 0.9; RADIO takes only the cosine for the summary
     token, Theia's cosine runs over the whole flattened map. Their heads are small perceptrons and convolutions; these are
     linear.
 
-    Teachers differ in scale by orders of magnitude, and without standardisation the largest decides. The statistics are
-    those of the first ``batches`` training batches and then stay; they are buffers, in the checkpoint, and the same in
-    every process. PHI-S keeps two ``[D, D]`` matrices for each teacher, and takes an eigendecomposition some
+    Teachers differ in scale by orders of magnitude, and without standardisation the largest dominates. The statistics are
+    those of the first ``batches`` training batches and are fixed afterwards; they are buffers, saved in the checkpoint, and
+    the same in every process. PHI-S keeps two ``[D, D]`` matrices per teacher, and computes an eigendecomposition about
     ``log2 batches`` times.
 
     Args:
-        student_layer: The layer that all heads read, or one for each teacher.
+        student_layer: The layer that all heads read, or one per teacher.
         teacher_layer: A layer of each teacher, named one by one.
         standardise: ``dimension``, ``phi_s`` or ``none``.
-        teacher_weights: Of the teachers, at least 0; 1 each where None.
+        teacher_weights: One per teacher, at least 0; 1 each if None.
         cosine: Share of the cosine, in [0, 1]; smooth L1 has the rest.
         batches: Number of training batches that the statistics are gathered over, at least 1.
 
     Raises:
         ValueError: An argument is out of range, or the numbers of layers and weights differ.
+
+    Examples:
+        >>> _ = torch.manual_seed(0)
+        >>> student = Outputs(torch.zeros(8, 2), {"pool": torch.randn(8, 3)})
+        >>> teacher = Outputs(torch.zeros(8, 2), {"0.pool": torch.randn(8, 4), "1.pool": torch.randn(8, 6)})
+        >>> criterion = MultiTeacher("pool", ["0.pool", "1.pool"], standardise="dimension")
+        >>> round(criterion(student, teacher).item(), 1)
+        1.9
     """
 
-    about = About(
+    citation = Citation(
         "RADIO / Theia / PHI-S",
         'Ranzinger et al. 2024, "AM-RADIO: Agglomerative Vision Foundation Model", CVPR; Shang et al. 2024, "Theia: '
         'Distilling Diverse Vision Foundation Models for Robot Learning", CoRL; Ranzinger et al. 2024, "PHI-S: '
-        'Distribution Balancing for Label-Free Multi-Teacher Distillation", arXiv 2410.01680',
+        'Distribution Balancing for Label-Free Multi-Teacher Distillation", arXiv',
         weight=1,
+        url="https://arxiv.org/abs/2312.06709",
     )
 
     def __init__(
@@ -161,13 +180,13 @@ class MultiTeacher(FeatureCriterion):
         self.standardisers = nn.ModuleList()
 
     def make_projector(self, student: Sequence[int], teacher: Sequence[int]) -> nn.Module:
-        return Projector(student, teacher, kind="linear")  # two teachers of one width are two teachers still
+        return Projector(student, teacher, kind="linear")  # always there, as teachers of one width still differ
 
     def build(self, student: Outputs, teacher: Outputs) -> None:
         """Pair the layers, and size the heads and the statistics.
 
         Raises:
-            ValueError: The layers do not pair, or PHI-S cannot be made for a teacher's width.
+            ValueError: The layers do not pair, or PHI-S has no matrix for a teacher's width.
         """
         super().build(student, teacher)
         if len(self.pairs) != len(self.teacher_weights):

@@ -1,4 +1,4 @@
-"""Soft targets at several temperatures: Jin, Wang and Lin 2023, "Multi-Level Logit Distillation"."""
+"""Soft targets at several temperatures: the instance level of multi-level logit distillation."""
 
 from __future__ import annotations
 
@@ -6,40 +6,55 @@ import torch
 from torch import Tensor
 
 from lit_distill.batch.labels import Task
-from lit_distill.criteria.about import About
-from lit_distill.criteria.base import Criterion, check_same_classes
+from lit_distill.criteria.base import Citation, Criterion
 from lit_distill.criteria.soft_target import soft_target
 from lit_distill.outputs import Outputs
 from lit_distill.utils.arguments import check_flag, check_temperatures
+
+MLKD_PAPER = 'Jin et al. 2023, "Multi-Level Logit Distillation", CVPR'
+MLKD_URL = "https://openaccess.thecvf.com/content/CVPR2023/html/Jin_Multi-Level_Logit_Distillation_CVPR_2023_paper.html"
 
 
 def multi_temperature(
     student: Tensor,
     teacher: Tensor,
-    temperatures: tuple[float, ...],
+    temperatures: tuple[float, ...] = (2.0, 3.0, 4.0, 5.0, 6.0),
     mask: Tensor | None = None,
     standardize: bool = False,
 ) -> Tensor:
-    """``mean_T T² · mean_n KL(p_t || p_s)``: soft targets, the mean over temperatures.
+    r"""Return soft targets averaged over temperatures (Jin et al. 2023, see ``MultiTemperature``).
+
+    $$ \mathrm{mean}_T\; T^2 \tfrac1N \sum_n \mathrm{KL}(p^t_n \| p^s_n), \quad p = \mathrm{softmax}(z / T) $$
 
     Args:
         student: Logits ``[N, C]``, ``[B, T, C]`` or ``[B, C, H, W]``.
         teacher: The same shape.
         temperatures: Each above 0.
-        mask: As in ``soft_target``.
-        standardize: As in ``soft_target``.
+        mask: True at the rows that count: ``[N]``, ``[B, T]`` or ``[B, H, W]``; all if None.
+        standardize: Whether to standardize each row of both first.
+
+    Raises:
+        ValueError: The shapes differ, or there is only one class.
+
+    Examples:
+        >>> multi_temperature(torch.tensor([[1.0, 2.0, 0.0]]), torch.tensor([[3.0, 1.0, 0.0]]))
+        tensor(0.8833)
     """
     values = [soft_target(student, teacher, t, mask=mask, standardize=standardize) for t in temperatures]
     return torch.stack(values).mean()
 
 
 class MultiTemperature(Criterion):
-    """Soft targets at several temperatures at once, so that none has to be found.
+    r"""Soft targets at several temperatures at once, so that none has to be tuned.
+
+    $$ \mathrm{mean}_T\; T^2\,\mathrm{KL}(p^t \| p^s) $$
+    ([Jin et al. 2023](https://openaccess.thecvf.com/content/CVPR2023/html/Jin_Multi-Level_Logit_Distillation_CVPR_2023_paper.html)),
+    see ``multi_temperature``.
 
     It is the instance level of multi-level logit distillation; ``LogitRelation`` is its other two levels. The whole method
     also shows both networks a weakly and a strongly augmented view and trains longer, so that its published results
     (CIFAR-100, ResNet-56 to ResNet-20: 72.19) are not those of these criteria. The authors' code sums over temperatures:
-    its weight times 5 is that of this mean.
+    multiply its weight by 5 for this mean.
 
     Args:
         temperatures: Each above 0; 2, 3, 4, 5 and 6 in the authors' code.
@@ -47,9 +62,14 @@ class MultiTemperature(Criterion):
 
     Raises:
         ValueError: There is none, or one is out of range.
+
+    Examples:
+        >>> student, teacher = Outputs(torch.tensor([[1.0, 2.0, 0.0]])), Outputs(torch.tensor([[3.0, 1.0, 0.0]]))
+        >>> MultiTemperature((1.0, 4.0))(student, teacher)
+        tensor(0.8462)
     """
 
-    about = About("MLKD, instances", 'Jin et al. 2023, "Multi-Level Logit Distillation", CVPR', weight=5.0)
+    citation = Citation("MLKD, instances", MLKD_PAPER, weight=5.0, url=MLKD_URL)
     compares_logits = True
     task: Task = "multiclass"
 
@@ -59,6 +79,5 @@ class MultiTemperature(Criterion):
         self.temperatures = check_temperatures(temperatures)
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
-        check_same_classes(student.logits, teacher.logits)
-        mask = student.mask if student.logits.dim() > 2 else None
-        return multi_temperature(student.logits, teacher.logits, self.temperatures, mask, self.standardize)
+        logits, mask = (student.logits, teacher.logits), student.logit_mask
+        return multi_temperature(*logits, self.temperatures, mask, self.standardize)

@@ -1,4 +1,4 @@
-"""Mutual learning: Zhang, Xiang, Hospedales and Lu 2018, "Deep Mutual Learning", section 3."""
+"""DML: deep mutual learning."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_distill.batch.labels import Task
-from lit_distill.criteria.about import About
-from lit_distill.criteria.base import Criterion, check_class_task
+from lit_distill.criteria.base import Citation, Criterion, check_class_task
 from lit_distill.criteria.soft_target import soft_target, soft_target_bernoulli
 from lit_distill.outputs import Outputs
 from lit_distill.utils.arguments import check_flag, check_temperature, layer_tuple
@@ -23,20 +22,26 @@ def mutual(
     mask: Tensor | None = None,
     standardize: bool = False,
 ) -> Tensor:
-    """``sum_k 1/(K-1) sum_{l != k} T² KL(p_l || p_k)``, each ``p_l`` cut from its graph.
+    r"""Return the mutual learning loss of several peers ([Zhang et al. 2018](https://arxiv.org/abs/1706.00384), section 3).
 
-    So peer ``k`` gets the gradient of the second term of its loss in the paper (section 3.3; 3.1 for two peers) and of
-    nothing else; the paper has T = 1.
+    $$ \sum_k \frac{1}{K-1} \sum_{l \neq k} T^2\,\mathrm{KL}(p^l \| p^k) $$
+
+    Each $p^l$ is detached, so that peer ``k`` gets the gradient of the second term of its loss in the paper (section 3.3; 3.1
+    for two peers) and of nothing else; the paper has T = 1.
 
     Args:
         peers: Each peer's logits: ``[B, C]``, ``[B, T, C]`` or ``[B, C, H, W]``, all of one shape; 2 or more.
         temperature: Above 0.
         task: ``multiclass`` (softmax), ``binary`` or ``multilabel`` (sigmoid, mean over classes).
-        mask: As in ``soft_target``.
-        standardize: As in ``soft_target``; not for sigmoids.
+        mask: True at the rows that count: ``[N]``, ``[B, T]`` or ``[B, H, W]``; all if None.
+        standardize: Whether to standardize each row first; not for sigmoids.
 
     Raises:
         ValueError: The shapes differ, or there are fewer than two peers.
+
+    Examples:
+        >>> mutual([torch.tensor([[1.0, 2.0, 0.0]]), torch.tensor([[3.0, 1.0, 0.0]])])
+        tensor(1.7492)
     """
     if len(peers) < 2:
         raise ValueError(f"mutual learning takes at least 2 peers, not {len(peers)}.")
@@ -50,22 +55,35 @@ def mutual(
 
 
 class Mutual(Criterion):
-    """Peers that match each other's predictions; the sum over peers, as each has a loss of its own in the paper.
+    r"""Peers that match each other's predictions; the sum over peers, as each has its own loss in the paper.
 
-    Reads the peers' logits as layers of a student that holds them, as ``models.Peers`` does. All peers move at once,
-    each towards what the others said before the step; the paper's algorithm 1 updates one after the other.
+    $$ \sum_k \frac{1}{K-1} \sum_{l \neq k} T^2\,\mathrm{KL}(p^l \| p^k) $$
+    ([Zhang et al. 2018](https://arxiv.org/abs/1706.00384)), see ``mutual``.
+
+    It reads the peers' logits as layers of a student that holds them, as ``models.Peers`` does. All peers are updated at
+    once, each towards the others' predictions before the step; the paper's algorithm 1 updates one after the other.
 
     Args:
         peers: The peers' layers, 2 or more.
         temperature: Above 0; the paper's is 1.
         task: ``multiclass``, ``binary`` or ``multilabel``.
-        standardize: Whether to standardize each row of every peer's logits first (Sun et al. 2024); multiclass alone.
+        standardize: Whether to standardize each row of every peer's logits first (Sun et al. 2024); only ``multiclass``.
 
     Raises:
-        ValueError: Fewer than two peers, one named twice, or an argument out of range.
+        ValueError: There are fewer than two peers, one is named twice, or an argument is out of range.
+
+    Examples:
+        >>> logits = {"0": torch.tensor([[1.0, 2.0, 0.0]]), "1": torch.tensor([[3.0, 1.0, 0.0]])}
+        >>> Mutual(["0", "1"])(Outputs(torch.zeros(1, 3), logits), Outputs.nothing())
+        tensor(1.7492)
     """
 
-    about = About("DML", 'Zhang et al. 2018, "Deep Mutual Learning", CVPR', weight=1.0)
+    citation = Citation(
+        "DML",
+        'Zhang et al. 2018, "Deep Mutual Learning", CVPR',
+        weight=1.0,
+        url="https://arxiv.org/abs/1706.00384",
+    )
     needs_teacher = False
 
     def __init__(
@@ -82,7 +100,7 @@ class Mutual(Criterion):
                 f"standardize compares classes with each other, and the task {task!r} has none to compare."
             )
         self.peers = names
-        self.temperature = check_temperature(temperature)
+        self.temperature: float = check_temperature(temperature)
         self.task: Task = task
 
     @property
@@ -93,7 +111,7 @@ class Mutual(Criterion):
         """Check that the peers predict the same classes.
 
         Raises:
-            ValueError: They do not.
+            ValueError: The shapes of their logits differ.
         """
         shapes = {name: list(student.features[name].shape) for name in self.peers}
         if len({tuple(shape) for shape in shapes.values()}) > 1:
@@ -102,6 +120,6 @@ class Mutual(Criterion):
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
         logits = [student.features[name] for name in self.peers]
-        # A mask beside [B] or [B, C] logits belongs to the inputs' tokens.
+        # The mask that comes with [B] or [B, C] logits is that of the inputs' tokens.
         mask = student.mask if logits[0].dim() > 2 else None
         return mutual(logits, self.temperature, self.task, mask, self.standardize)

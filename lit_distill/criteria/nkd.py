@@ -1,4 +1,4 @@
-"""Normalized knowledge distillation: Yang et al. 2023, "From Knowledge Distillation to Self-Knowledge Distillation"."""
+"""NKD: normalized knowledge distillation."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lit_distill.batch.labels import Task
-from lit_distill.criteria.about import About
-from lit_distill.criteria.base import Criterion
+from lit_distill.criteria.base import Citation, Criterion
 from lit_distill.criteria.ops.labelled import (
     check_three_classes,
     label_index,
@@ -20,23 +19,30 @@ from lit_distill.utils.arguments import check_flag, check_share, check_temperatu
 
 
 def nkd(student: Tensor, teacher: Tensor, target: Tensor, gamma: float = 1.5, temperature: float = 1.0) -> Tensor:
-    """``mean_n [-p_t,y log p_s,y - gamma T² sum_{c != y} p̂_t,c log p̂_s,c]``.
+    r"""Return the normalized distillation loss ([Yang et al. 2023](https://arxiv.org/abs/2303.13005)).
 
-    ``p = softmax(z)`` at T = 1 in the first term; ``p̂`` is the softmax of ``z / T`` over the classes other than the
-    label's, so that both networks' sum to 1 (the normalisation). The paper's loss has the labels' cross-entropy beside
-    these two terms: that is ``HardTarget``.
+    $$ \tfrac1N \sum_n -p^t_y \log p^s_y - \gamma T^2 \sum_{c \neq y} \hat p^t_c \log \hat p^s_c $$
+
+    $p$ is the softmax at T = 1; $\hat p$ is the softmax of z / T over the classes other than the label's, so that
+    both networks' sum to 1 (the normalization). The paper adds the labels' cross-entropy to these two terms: that is
+    ``hard_target``.
 
     Args:
         student: Logits ``[N, C]`` with 3 classes or more, in float32 or wider.
         teacher: Logits, the same shape.
-        target: Class indices ``[N]`` (-100 is left out; 0 where nothing is left).
+        target: Class indices ``[N]``; rows of -100 are left out, and the value is 0 if none is left.
         gamma: The weight of the other classes.
         temperature: ``T`` above 0, of the other classes.
 
     Raises:
-        ValueError: There are fewer than 3 classes.
+        ValueError: The shapes differ, or there are fewer than 3 classes.
+
+    Examples:
+        >>> student, teacher = torch.tensor([[1.0, 2.0, 0.0]]), torch.tensor([[3.0, 1.0, 0.0]])
+        >>> nkd(student, teacher, torch.tensor([0]))
+        tensor(2.1849)
     """
-    check_three_classes(student, "NKD")
+    check_three_classes(student, teacher, "NKD")
     label = label_index(target)
     sure = F.log_softmax(teacher, dim=1).gather(1, label).squeeze(1).exp()
     own = -sure * F.log_softmax(student, dim=1).gather(1, label).squeeze(1)
@@ -47,14 +53,17 @@ def nkd(student: Tensor, teacher: Tensor, target: Tensor, gamma: float = 1.5, te
 
 
 class NKD(Criterion):
-    """Cross-entropy with the teacher's probability of the label, and with its distribution over the other classes.
+    r"""Cross-entropy with the teacher's probability of the label, and with its distribution over the other classes.
 
-    Beside ``HardTarget`` at weight 1, itself at weight 1. The authors' code: gamma 1.5 at T 1 on ImageNet (1 for DeiT);
+    $$ -p^t_y \log p^s_y - \gamma T^2 \sum_{c \neq y} \hat p^t_c \log \hat p^s_c $$
+    ([Yang et al. 2023](https://arxiv.org/abs/2303.13005)), see ``nkd``.
+
+    Use it at weight 1 next to ``HardTarget`` at weight 1. The authors' code: gamma 1.5 at T 1 on ImageNet (1 for DeiT);
     3.5 at T 3 for ResNet-34 to 18 on CIFAR-100. Both terms are cross-entropies: the value at the teacher's own logits is
-    not 0, and the first term goes on falling where the student is surer of the label than the teacher is. Only the second
+    not 0, and the first term keeps falling once the student is surer of the label than the teacher. Only the second
     has a temperature. Class probabilities as labels (after MixUp) count as their likeliest class, as in the authors' code.
 
-    Nothing is trained beside the student, and the cost is that of a few softmaxes.
+    It has no parameters and costs a few softmaxes.
 
     Args:
         gamma: The weight of the classes other than the label's, at least 0.
@@ -64,13 +73,19 @@ class NKD(Criterion):
 
     Raises:
         ValueError: An argument is out of range; in use: fewer than 3 classes.
+
+    Examples:
+        >>> student, teacher = Outputs(torch.tensor([[1.0, 2.0, 0.0]])), Outputs(torch.tensor([[3.0, 1.0, 0.0]]))
+        >>> NKD(gamma=1.0)(student, teacher, torch.tensor([0]))
+        tensor(1.8525)
     """
 
-    about = About(
+    citation = Citation(
         "NKD",
         'Yang, Zeng, Li, Zhang, Yuan and Li 2023, "From Knowledge Distillation to Self-Knowledge Distillation: A Unified '
         'Approach with Normalized Loss and Customized Soft Labels", ICCV',
         weight=1.0,
+        url="https://arxiv.org/abs/2303.13005",
     )
     needs_target = True
     compares_logits = True
@@ -79,7 +94,7 @@ class NKD(Criterion):
     def __init__(self, gamma: float = 1.5, temperature: float = 1.0, standardize: bool = False) -> None:
         super().__init__()
         self.gamma = check_share("gamma", gamma)
-        self.temperature = check_temperature(temperature)
+        self.temperature: float = check_temperature(temperature)
         self.standardize = check_flag("standardize", standardize)
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:

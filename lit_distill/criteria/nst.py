@@ -1,39 +1,45 @@
-"""NST: Huang and Wang 2017, "Like What You Like: Knowledge Distill via Neuron Selectivity Transfer"."""
+"""NST: neuron selectivity transfer."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from lit_distill.criteria.about import About
-from lit_distill.criteria.base import FeatureCriterion
-from lit_distill.criteria.ops.features import at_common_size, need_maps
-from lit_distill.criteria.ops.normalisation import unit_length
+from lit_distill.criteria.base import Citation, FeatureCriterion
+from lit_distill.criteria.ops.features import at_common_size, need_maps, unit_length
 from lit_distill.outputs import Outputs
 
 
 def nst(student: Tensor, teacher: Tensor) -> Tensor:
-    """Squared maximum mean discrepancy of the channels' selectivity patterns, with the kernel ``k(x, y) = (x'y)²``.
+    r"""Return the squared maximum mean discrepancy of the channels ([Huang and Wang 2017](https://arxiv.org/abs/1707.01219)).
 
-    ``mean_n [mean_cc' k(t_c, t_c') + mean_cc' k(s_c, s_c') - 2 mean_cc' k(t_c, s_c')]`` with each channel's map as one
+    $$ \mathrm{mean}\,(t_c^\top t_{c'})^2 + \mathrm{mean}\,(s_c^\top s_{c'})^2 - 2\,\mathrm{mean}\,(t_c^\top s_{c'})^2 $$
+
+    The means run over samples and pairs of channels, each channel's map being a
     unit vector (the polynomial kernel with d = 2, c = 0). The three kernels are batched products: published
-    code holds ``C² H W`` numbers a sample for the same value, 35 to 55 times as slow.
+    code holds ``C² H W`` numbers per sample for the same value, and is 35 to 55 times as slow.
 
     Args:
-        student: ``[B, C, H, W]``; of two sizes the larger is average-pooled.
+        student: ``[B, C, H, W]``; if the sizes differ, the larger map is average-pooled.
         teacher: ``[B, C', H', W']``; channels need not match.
+
+    Examples:
+        >>> nst(torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[1.0, 0.0]], [[0.0, 2.0]]]]))
+        tensor(0.5000)
     """
     patterns_s, patterns_t = (unit_length(feature.flatten(2)) for feature in at_common_size(student, teacher))
     return _kernel(patterns_t, patterns_t) + _kernel(patterns_s, patterns_s) - 2 * _kernel(patterns_t, patterns_s)
 
 
 def _kernel(first: Tensor, second: Tensor) -> Tensor:
-    """``mean (x'y)²`` over samples and pairs of channels."""
+    """Return the mean of ``(x'y)²`` over samples and pairs of channels."""
     return torch.bmm(first, second.transpose(1, 2)).square().mean()
 
 
 class NST(FeatureCriterion):
-    """Where each channel is active, as a distribution over channels; the sum over pairs.
+    r"""Where each channel is active, as a distribution over channels; the sum over pairs of layers.
+
+    $$ \mathrm{MMD}^2(\{s_c\}, \{t_c\}) $$ ([Huang and Wang 2017](https://arxiv.org/abs/1707.01219)), see ``nst``.
 
     It has no parameters, and channels need not match; it costs ``B C²`` numbers and products of the maps. RepDistiller's
     weight is 50 (beta / 2 with beta = 1e2 in the paper).
@@ -41,12 +47,19 @@ class NST(FeatureCriterion):
     Args:
         student_layer: A layer reference, a glob or a list of them; maps.
         teacher_layer: The teacher's layers, as many.
+
+    Examples:
+        >>> student = Outputs(torch.zeros(1, 2), {"layer1": torch.tensor([[[[1.0, 0.0]]]])})
+        >>> teacher = Outputs(torch.zeros(1, 2), {"block1": torch.tensor([[[[1.0, 0.0]], [[0.0, 2.0]]]])})
+        >>> NST("layer1", "block1")(student, teacher)
+        tensor(0.5000)
     """
 
-    about = About(
+    citation = Citation(
         "NST",
-        'Huang and Wang 2017, "Like What You Like: Knowledge Distill via Neuron Selectivity Transfer", arXiv 1707.01219',
+        'Huang and Wang 2017, "Like What You Like: Knowledge Distill via Neuron Selectivity Transfer", arXiv',
         weight=50.0,
+        url="https://arxiv.org/abs/1707.01219",
     )
 
     def __init__(self, student_layer: str | list[str], teacher_layer: str | list[str]) -> None:

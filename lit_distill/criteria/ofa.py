@@ -1,4 +1,4 @@
-"""OFA-KD: Hao et al. 2023, "One-for-All: Bridge the Gap Between Heterogeneous Architectures in Knowledge Distillation"."""
+"""OFA-KD: one for all, exits of the student taught by the teacher's logits."""
 
 from __future__ import annotations
 
@@ -11,28 +11,38 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_distill.batch.labels import Task, need_classes
-from lit_distill.criteria.about import About
-from lit_distill.criteria.base import Criterion, at_least_float32, expand_layers, in_own_type
+from lit_distill.criteria.base import Citation, Criterion, at_least_float32, expand_layers, in_own_type
 from lit_distill.criteria.ops.features import pooled
 from lit_distill.criteria.ops.labelled import labelled_rows, mean_of_labelled
+from lit_distill.criteria.ops.rows import check_same_classes
 from lit_distill.outputs import Outputs
 from lit_distill.utils.arguments import check_flag, check_number, check_temperature, layer_tuple
 
 
 def ofa(student: Tensor, teacher: Tensor, target: Tensor, gamma: float = 1.5, temperature: float = 1.0) -> Tensor:
-    """``-T² · mean_n sum_c [(p_c^t + y_c)^gamma - y_c] log p_c^s`` with the label's ``y`` (section 3).
+    r"""Return the OFA-KD loss ([Hao et al. 2023](https://arxiv.org/abs/2310.19444), section 3).
 
-    A cross-entropy with the teacher's probabilities, enhanced at the label for ``gamma`` above 1; with 1 it is the plain
-    one. It is not 0 where the student equals the teacher. The authors' code has no T², and T = 1.
+    $$ -T^2 \tfrac1N \sum_{n,c} \bigl[(p^t_{nc} + y_{nc})^\gamma - y_{nc}\bigr] \log p^s_{nc} $$
+
+    It is a cross-entropy with the teacher's probabilities, enhanced at the label ``y`` for ``gamma`` above 1; with 1 it is the
+    plain one. It is not 0 if the student equals the teacher. The authors' code has no T², and T = 1.
 
     Args:
-        student: Logits ``[N, C]``.
-        teacher: Logits ``[N, C]``.
-        target: Class indices ``[N]``; rows of -100 are left out.
+        student: Logits ``[N, C]``, in float32 or wider.
+        teacher: Logits, the same shape.
+        target: Class indices ``[N]``; rows of -100 are left out, and the value is 0 if none is left.
         gamma: At least 1.
         temperature: ``T`` above 0.
+
+    Raises:
+        ValueError: The shapes differ, or there is only one class.
+
+    Examples:
+        >>> ofa(torch.tensor([[1.0, 2.0, 0.0]]), torch.tensor([[3.0, 1.0, 0.0]]), torch.tensor([0]))
+        tensor(2.1530)
     """
     need_classes(student)
+    check_same_classes(student, teacher)
     log_s = F.log_softmax(student / temperature, dim=-1)
     p_t = F.softmax(teacher / temperature, dim=-1)
     label = torch.zeros_like(p_t).scatter_(1, target.clamp(min=0).unsqueeze(1), 1.0)
@@ -41,20 +51,20 @@ def ofa(student: Tensor, teacher: Tensor, target: Tensor, gamma: float = 1.5, te
 
 
 class ExitHead(nn.Module):
-    """From a stage's feature to the classes.
+    """Maps the feature of a stage to logits.
 
-    A map is halved as many times as stages follow, by depthwise-separable convolutions as in the authors' code (none, and
-    one 1x1 convolution, at the last stage), and pooled. Tokens are normalised (LayerNorm) and averaged, vectors taken as
-    they are: the authors put patch merging and transformer blocks there.
+    A map is halved once per later stage, by depthwise-separable convolutions as in the authors' code (one 1x1 convolution at
+    the last stage), and pooled. Tokens are normalised (LayerNorm) and averaged, and vectors are used as
+    they are, where the authors have patch merging and transformer blocks.
 
     Args:
         shape: The feature's shape, batch included: ``[B, C, H, W]``, ``[B, N, D]`` or ``[B, D]``.
         width: Channels before the classes.
-        classes: How many classes.
-        later: How many stages follow.
+        classes: Number of classes.
+        later: Number of later stages.
 
     Raises:
-        ValueError: It is none of these shapes.
+        ValueError: The feature is a volume.
     """
 
     def __init__(self, shape: Sequence[int], width: int, classes: int, later: int) -> None:
@@ -71,13 +81,13 @@ class ExitHead(nn.Module):
         self.classify = nn.Linear(width if len(shape) == 4 else shape[-1], classes)
 
     def forward(self, feature: Tensor) -> Tensor:
-        """The feature's logits, ``[B, classes]``."""
+        """Return the feature's logits, ``[B, classes]``."""
         logits: Tensor = self.classify(pooled(self.body(feature)))
         return logits
 
 
 def _separable(width: int, out: int) -> nn.Sequential:
-    """Two depthwise-separable convolutions, the first of stride 2."""
+    """Return two depthwise-separable convolutions, the first of stride 2."""
     return nn.Sequential(
         nn.Conv2d(width, width, 3, stride=2, padding=1, groups=width, bias=False),
         nn.Conv2d(width, width, 1, bias=False),
@@ -91,18 +101,21 @@ def _separable(width: int, out: int) -> nn.Sequential:
 
 
 class OFA(Criterion):
-    """Exits at the student's stages, each taught by the teacher's logits; the sum over exits and the student's output.
+    r"""Exits at the student's stages, each taught by the teacher's logits; the sum over exits and the student's output.
 
-    What a stage knows is compared in the space of classes, where networks of any kind meet: no teacher's layer is read.
-    The exits are this criterion's: trained, saved, and gone from the student. Each term's weight is 1 in the authors'
-    code, beside 1 for the labels; ``gamma`` is tuned from 1 to 1.5 for each pair of networks.
+    $$ -\sum_c \bigl[(p^t_c + y_c)^\gamma - y_c\bigr] \log p^s_c $$ ([Hao et al. 2023](https://arxiv.org/abs/2310.19444)),
+    see ``ofa``.
 
-    Stages are named from the first to the last, and their order says how deep an exit is. An exit's width is the last
-    stage's; the authors take the larger of the two networks', which changes the exits' size alone.
+    Stages are compared in the space of classes, where networks of any kind meet: no layer of the teacher is read.
+    The exits are trained and saved with the criterion and are not part of the student. Each term has weight 1 in the authors'
+    code, as have the labels; ``gamma`` is tuned from 1 to 1.5 for each pair of networks.
+
+    Name stages from the first to the last: their order tells how deep an exit is. All exits have the width of the last
+    stage; the authors take the larger of the two networks', which changes only the size of the exits.
 
     Args:
         student_layer: The stages, a layer reference, a list of them or a glob.
-        gamma: How far the label's part is enhanced, at least 1.
+        gamma: The enhancement of the label's part, at least 1.
         temperature: Above 0; 1 in the authors' code.
         output: Whether the student's own logits are taught in the same way.
         standardize: Whether to standardize each row of the exits' and the teacher's logits first (Sun et al. 2024, who did
@@ -110,13 +123,21 @@ class OFA(Criterion):
 
     Raises:
         ValueError: An argument is out of range.
+
+    Examples:
+        >>> _ = torch.manual_seed(0)
+        >>> student = Outputs(torch.tensor([[1.0, 2.0, 0.0]]), {"stage1": torch.zeros(1, 4)})
+        >>> criterion = OFA("stage1")
+        >>> round(criterion(student, Outputs(torch.tensor([[3.0, 1.0, 0.0]])), torch.tensor([0])).item(), 1)
+        4.1
     """
 
-    about = About(
+    citation = Citation(
         "OFA-KD",
         'Hao et al. 2023, "One-for-All: Bridge the Gap Between Heterogeneous Architectures in Knowledge Distillation", '
         "NeurIPS",
         weight=1.0,
+        url="https://arxiv.org/abs/2310.19444",
     )
     needs_target = True
     compares_logits = True
@@ -135,7 +156,7 @@ class OFA(Criterion):
         self.gamma = check_number("gamma", gamma, least=1)
         self.output = check_flag("output", output)
         self.standardize = check_flag("standardize", standardize)
-        self.temperature = check_temperature(temperature)
+        self.temperature: float = check_temperature(temperature)
         self.stages: list[str] = []
         self.exits = nn.ModuleList()
 

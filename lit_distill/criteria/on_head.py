@@ -1,4 +1,4 @@
-"""Any criterion, on one of several heads."""
+"""Any criterion on one of several heads."""
 
 from __future__ import annotations
 
@@ -15,19 +15,26 @@ from lit_distill.utils.arguments import check_object, check_text
 
 
 class OnHead(Criterion):
-    """Gives a criterion one head's output as the logits, and one task's labels as the labels.
+    """Applies a criterion to the output of one head and the labels of one task.
 
-    A head is a layer like any other: the module whose output is that task's logits, or a whole network inside a network
-    of networks.
+    A head is a layer like any other: the module whose output is the logits of that task, or a whole network inside a network
+    of networks. The equation is that of the wrapped criterion.
 
     Args:
-        criterion: What compares the heads; it is trained and saved as if it stood alone.
+        criterion: The criterion that compares the heads; it is trained and saved as usual.
         student_head: The student's head, a layer reference without a glob.
-        teacher_head: The teacher's head; the teacher's logits are compared where None.
-        task_name: The task's name in the labels, where a batch has those of several tasks; all of the labels where None.
+        teacher_head: The teacher's head; if None, the teacher's logits are compared.
+        task_name: The name of the task in the labels, if a batch has labels of several tasks; if None, all of the labels.
 
     Raises:
-        ValueError: A head is named by a glob, or a teacher's head is given to a criterion that reads no teacher.
+        ValueError: A head is a glob, or a teacher's head is given to a criterion that reads no teacher.
+
+    Examples:
+        >>> from lit_distill.criteria import HardTarget
+        >>> student = Outputs(torch.zeros(1, 3), {"heads.colour": torch.tensor([[2.0, 0.0]])})
+        >>> labels = {"colour": torch.tensor([0]), "shape": torch.tensor([4])}
+        >>> OnHead(HardTarget(), "heads.colour", task_name="colour")(student, Outputs.nothing(), labels)
+        tensor(0.1269)
     """
 
     takes_tasks = True
@@ -67,13 +74,13 @@ class OnHead(Criterion):
 
     @property
     def temperature(self) -> float | None:
-        """The criterion's temperature, or None where it has none."""
-        found = getattr(self.criterion, "temperature", None)
+        """The temperature of the wrapped criterion, or None."""
+        found = self.criterion.temperature
         return float(found) if isinstance(found, (int, float)) else None
 
     @temperature.setter
-    def temperature(self, value: float) -> None:
-        self.criterion.temperature = value  # type: ignore[assignment]
+    def temperature(self, value: float | None) -> None:
+        self.criterion.temperature = value
 
     def build(self, student: Outputs, teacher: Outputs) -> None:
         """Size the criterion's own layers from the heads' outputs."""
@@ -96,16 +103,16 @@ class OnHead(Criterion):
             if self.task_name is None:
                 return target
             raise ValueError(
-                f"the labels of task {self.task_name!r} are wanted, and the batch has those of one task alone."
+                f"the labels of task {self.task_name!r} are wanted, and the batch has those of only one task."
             )
         return task_labels(target, self.task_name)
 
 
 def task_labels(target: Mapping[str, Tensor], name: str | None) -> Tensor:
-    """One task's labels.
+    """Return the labels of one task.
 
     Raises:
-        ValueError: There is no such task; the nearest name is given.
+        ValueError: There is no such task; the message gives the nearest name.
     """
     if name is None:
         raise ValueError(f"the batch has labels of the tasks {_quoted(target)}; say which with task_name.")

@@ -1,8 +1,4 @@
-"""A network's last layer teaches its earlier ones.
-
-Zhang, Song, Gao, Chen, Bao and Ma 2019, "Be Your Own Teacher: Improve the Performance of Convolutional Neural Networks via
-Self Distillation", section 3.
-"""
+"""BYOT: be your own teacher, a network's last layer teaches its earlier ones."""
 
 from __future__ import annotations
 
@@ -10,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from lit_distill.batch.labels import Task
-from lit_distill.criteria.about import About
-from lit_distill.criteria.base import Criterion, at_least_float32, check_class_task, expand_layers
+from lit_distill.criteria.base import Citation, Criterion, at_least_float32, check_class_task, expand_layers
 from lit_distill.criteria.hard_target import label_loss
 from lit_distill.criteria.hint import hint
 from lit_distill.criteria.ops.features import pooled
+from lit_distill.criteria.ops.labelled import need_labels
 from lit_distill.criteria.projectors import Projector
 from lit_distill.criteria.soft_target import soft_target, soft_target_bernoulli
 from lit_distill.outputs import Outputs
@@ -30,16 +26,24 @@ def own_teacher(
     task: Task = "multiclass",
     sample_weight: Tensor | None = None,
 ) -> Tensor:
-    """``(1 - α) CE(q_i, y) + α T² KL(q_C || q_i)`` of one early exit; the deepest exit is cut from its graph.
+    r"""Return the loss of one early exit ([Zhang et al. 2019](https://arxiv.org/abs/1905.08094), section 3).
+
+    $$ (1 - \alpha)\,\mathrm{CE}(q_i, y) + \alpha T^2\,\mathrm{KL}(q_C \| q_i) $$
+
+    The deepest exit, $q_C$, is detached.
 
     Args:
         early: The exit's logits, ``[B, C]``; ``[B]`` or ``[B, 1]`` for a binary task.
         deepest: The network's own logits, the same shape.
-        target: As in ``HardTarget``.
+        target: Class indices ``[B]`` or probabilities ``[B, C]``; 0, 1 or probabilities for ``binary`` and ``multilabel``.
         alpha: The deepest exit's share, in [0, 1].
         temperature: Above 0, of both exits in the second term.
         task: ``multiclass``, ``binary`` or ``multilabel``.
-        sample_weight: How much each sample's labels count, ``[B]``; None where all count alike.
+        sample_weight: How much each sample's labels count, ``[B]``; None if all count alike.
+
+    Examples:
+        >>> own_teacher(torch.tensor([[1.0, 2.0, 0.0]]), torch.tensor([[3.0, 1.0, 0.0]]), torch.tensor([0]))
+        tensor(1.2555)
     """
     divergence = soft_target if task == "multiclass" else soft_target_bernoulli
     hard = label_loss(Outputs(early, sample_weight=sample_weight), early, target, task)
@@ -47,32 +51,43 @@ def own_teacher(
 
 
 class OwnTeacher(Criterion):
-    """Early exits that learn from the labels and from the network's own last layer; the sum over exits, as in the paper.
+    r"""Early exits that learn from the labels and from the network's own last layer; the sum over exits.
 
-    An exit is average pooling and a linear layer, sized from the data. Exits train and are saved with the criterion; they
-    are no part of the student, which leaves training as it came. Beside ``HardTarget``, which trains the last layer; the
+    $$ \sum_i (1 - \alpha)\,\mathrm{CE}(q_i, y) + \alpha T^2\,\mathrm{KL}(q_C \| q_i)
+    + \lambda\,\mathrm{mean}\,(P(f_i) - f_C)^2 $$
+    ([Zhang et al. 2019](https://arxiv.org/abs/1905.08094)), see ``own_teacher``.
+
+    An exit is average pooling and a linear layer, sized from the data. Exits are trained and saved with the criterion and
+    are not part of the student, which stays unchanged. Use it next to ``HardTarget``, which trains the last layer; the
     module's teacher is None.
 
     The paper's exits have a bottleneck of convolutions before the pooling, and its feature term is the squared norm of
     the difference; here it is ``hint``'s mean over elements. The authors' code leaves T² out.
 
     Args:
-        student_layer: Where the exits are: a layer reference, a glob or a list of them; the last layer is none of them.
-        deepest_layer: The deepest feature, for the exits' features to match through a projector; none match where None.
+        student_layer: The positions of the exits: a layer reference, a glob or a list of them, without the last layer.
+        deepest_layer: The deepest feature, which the exits' features match through projectors; if None, they do not.
         alpha: The last layer's share of an exit's loss, in [0, 1]; the labels have the rest. The paper's code has 0.3.
         temperature: Above 0; the paper's code has 3.
-        feature_weight: λ, of the feature term beside an exit's loss, at least 0; 0.03 is the usual setting.
+        feature_weight: λ, the weight of the feature term, at least 0; 0.03 is the usual setting.
         task: ``multiclass``, ``binary`` or ``multilabel``.
 
     Raises:
         ValueError: An argument is out of range.
+
+    Examples:
+        >>> _ = torch.manual_seed(0)
+        >>> student = Outputs(torch.tensor([[3.0, 1.0, 0.0]]), {"layer1": torch.zeros(1, 4)})
+        >>> round(OwnTeacher("layer1")(student, Outputs.nothing(), torch.tensor([0])).item(), 1)
+        1.2
     """
 
-    about = About(
+    citation = Citation(
         "BYOT",
         'Zhang et al. 2019, "Be Your Own Teacher: Improve the Performance of Convolutional Neural Networks via Self '
         'Distillation", ICCV',
         weight=1.0,
+        url="https://arxiv.org/abs/1905.08094",
     )
     needs_target = True
     needs_teacher = False
@@ -93,7 +108,7 @@ class OwnTeacher(Criterion):
             check_text("deepest_layer", deepest_layer, "a layer's name, such as 'layer4'")
         self.deepest_layer = deepest_layer
         self.alpha = check_number("alpha", alpha, least=0, most=1)
-        self.temperature = check_temperature(temperature)
+        self.temperature: float = check_temperature(temperature)
         self.feature_weight = check_share("feature_weight", feature_weight)
         self.task: Task = task
         self.exits = nn.ModuleList()
@@ -105,10 +120,10 @@ class OwnTeacher(Criterion):
         return self._exit_layers if self.deepest_layer is None else (*self._exit_layers, self.deepest_layer)
 
     def build(self, student: Outputs, teacher: Outputs) -> None:
-        """Size an exit for each layer, and a projector where features are matched.
+        """Size an exit per layer, and a projector if features are matched.
 
         Raises:
-            ValueError: The logits are not of whole samples, or a feature cannot meet the deepest.
+            ValueError: The logits are not of whole samples, or a feature cannot be projected to the deepest.
         """
         if student.logits.dim() > 2:
             raise ValueError(
@@ -127,40 +142,32 @@ class OwnTeacher(Criterion):
     def _deepest(self, student: Outputs) -> Tensor:
         names = expand_layers([self.deepest_layer or ""], student, "student")
         if len(names) > 1 or names[0] in self.layers:
-            raise ValueError(f"deepest_layer must name one layer that is no exit; {self.deepest_layer!r} is {names}.")
+            raise ValueError(
+                f"deepest_layer must name one layer that is not an exit; {self.deepest_layer!r} is {names}."
+            )
         return student.features[names[0]]
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
-        if target is None:
-            raise ValueError("OwnTeacher needs labels, and the batch has none.")
+        labels = need_labels(target, "OwnTeacher")
         if not self.layers:
             self.build(student, teacher)
         deepest = at_least_float32(student.logits)
-        terms = [
-            own_teacher(
-                self._exit(index, student),
-                deepest,
-                target,
-                self.alpha,
-                self.temperature,
-                self.task,
-                student.sample_weight,
-            )
-            for index in range(len(self.layers))
-        ]
+        settings = (self.alpha, self.temperature, self.task, student.sample_weight)
+        exits = [self._exit(index, student) for index in range(len(self.layers))]
+        terms = [own_teacher(logits, deepest, labels, *settings) for logits in exits]
         if self.deepest_layer is not None:
             terms.append(self.feature_weight * self._match_features(student))
         return torch.stack(terms).sum()
 
     def _exit(self, index: int, student: Outputs) -> Tensor:
-        """An exit's logits, in the shape of the student's."""
+        """Return an exit's logits, in the shape of the student's."""
         feature = pooled(at_least_float32(student.features[self.layers[index]]), student.mask)
         linear = self.exits[index]
         assert isinstance(linear, nn.Linear)
         return at_least_float32(linear(feature.to(linear.weight.dtype))).reshape(student.logits.shape)
 
     def _match_features(self, student: Outputs) -> Tensor:
-        """The sum over exits of how far their features are from the deepest, which is cut from its graph."""
+        """Return the distance of the exits' features from the deepest, which is detached; the sum over exits."""
         deepest = at_least_float32(self._deepest(student)).detach()
         features = [at_least_float32(student.features[name]) for name in self.layers]
         projected = [

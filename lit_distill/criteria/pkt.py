@@ -1,19 +1,18 @@
-"""PKT: Passalis and Tefas 2018, "Learning Deep Representations with Probabilistic Knowledge Transfer", section 3."""
+"""PKT: probabilistic knowledge transfer."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from lit_distill.criteria.about import About
-from lit_distill.criteria.base import FeatureCriterion
+from lit_distill.criteria.base import Citation, FeatureCriterion
 from lit_distill.outputs import Outputs
 
 _EPS = 1e-7  # the authors'
 
 
 def neighbour_probabilities(feature: Tensor) -> Tensor:
-    """``p_j|i = K(x_i, x_j) / sum_k K(x_i, x_k)`` with ``K = (cos + 1) / 2``: how near ``j`` is to ``i``.
+    """Return ``p_j|i = K(x_i, x_j) / sum_k K(x_i, x_k)`` with ``K = (cos + 1) / 2``: how near ``j`` is to ``i``.
 
     The sum includes ``i`` itself, as in the authors' code.
 
@@ -31,22 +30,33 @@ def neighbour_probabilities(feature: Tensor) -> Tensor:
 
 
 def pkt(student: Tensor, teacher: Tensor) -> Tensor:
-    """``mean_ij p_j|i^t log((p_j|i^t + eps) / (p_j|i^s + eps))`` with eps = 1e-7.
+    r"""Return the probabilistic knowledge transfer loss ([Passalis and Tefas 2018](https://arxiv.org/abs/1803.10837)).
 
-    The mean is over all ``B²`` entries, as in the authors' code; the paper sums them.
+    $$ \frac{1}{B^2} \sum_{ij} p^t_{j|i} \log \frac{p^t_{j|i} + \epsilon}{p^s_{j|i} + \epsilon}, \quad
+    p_{j|i} = \frac{1 + \cos(x_i, x_j)}{\sum_k 1 + \cos(x_i, x_k)}, \quad \epsilon = 10^{-7} $$
+
+    The mean is over all ``B²`` entries, as in the authors' code; the paper sums them (section 3).
 
     Args:
-        student: ``[B, …]``.
+        student: Embeddings ``[B, …]``, flattened.
         teacher: ``[B, …]``; its other dimensions need not match.
+
+    Examples:
+        >>> student, teacher = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+        >>> pkt(student, teacher)
+        tensor(0.0294)
     """
     p_s, p_t = neighbour_probabilities(student), neighbour_probabilities(teacher)
     return (p_t * ((p_t + _EPS).log() - (p_s + _EPS).log())).mean()
 
 
 class PKT(FeatureCriterion):
-    """The probability that one sample of the batch is another's neighbour; the mean over pairs.
+    r"""The probability that one sample of the batch is another's neighbour; the mean over pairs of layers.
 
-    Embeddings are read as they are and need not have one width; the pooled embedding before the classifier is the usual
+    $$ \frac{1}{B^2} \sum_{ij} p^t_{j|i} \log (p^t_{j|i} / p^s_{j|i}) $$
+    ([Passalis and Tefas 2018](https://arxiv.org/abs/1803.10837)), see ``pkt``.
+
+    Embeddings are used as they are and need not have one width; the pooled embedding before the classifier is the usual
     layer. It has no parameters and costs two ``B × B`` products. RepDistiller's weight is 30,000: the mean over ``B²``
     entries makes the value small, and smaller in larger batches. A batch of one has no neighbours and gives 0
     without a gradient.
@@ -54,12 +64,19 @@ class PKT(FeatureCriterion):
     Args:
         student_layer: A layer reference, a glob or a list of them.
         teacher_layer: The teacher's layers, as many.
+
+    Examples:
+        >>> student = Outputs(torch.zeros(2, 2), {"pool": torch.tensor([[1.0, 0.0], [0.0, 1.0]])})
+        >>> teacher = Outputs(torch.zeros(2, 2), {"pool": torch.tensor([[1.0, 0.0], [1.0, 0.0]])})
+        >>> PKT("pool", "pool")(student, teacher)
+        tensor(0.0294)
     """
 
-    about = About(
+    citation = Citation(
         "PKT",
         'Passalis and Tefas 2018, "Learning Deep Representations with Probabilistic Knowledge Transfer", ECCV',
         weight=30000.0,
+        url="https://arxiv.org/abs/1803.10837",
     )
 
     def __init__(self, student_layer: str | list[str], teacher_layer: str | list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Brings a student's feature to the shape of a teacher's: conv, linear, orthogonal, token; sizes inferred."""
+"""Projectors, which bring a student's feature to the shape of a teacher's."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 class SizedProjector(nn.Module):
-    """A projector that brings positions to those of the teacher's feature at hand; its own layers know widths alone."""
+    """Projector that resizes positions to those of the teacher's feature at hand; its own layers only know widths."""
 
     def forward(self, feature: Tensor, shape: Sequence[int] | None = None) -> Tensor:
         """Project a student's feature.
 
         Args:
-            feature: Of the kind that the projector was made for.
-            shape: Of the teacher's feature for this batch; that which the projector was made with if None.
+            feature: A feature of the kind that the projector was made for.
+            shape: The shape of the teacher's feature in this batch; if None, the one that the projector was made with.
         """
         raise NotImplementedError
 
 
 class Projector(SizedProjector):
-    """A student feature, reshaped, resized and mapped linearly to a teacher feature's shape.
+    """Resizes a student feature and maps it linearly to the shape of a teacher feature.
 
     The spatial part comes first and has no parameters: a larger map is average-pooled, a smaller one
     interpolated; tokens become a map by dropping prefix tokens (class, registers), and a map becomes
-    tokens with its mean standing for the prefix tokens; maps and tokens become a vector by averaging.
-    Then one linear layer (a 1x1 convolution on maps) maps the channels: with ``auto`` unless they agree already, with
+    tokens with its mean as the prefix tokens; maps and tokens become a vector by averaging.
+    Then one linear layer (a 1x1 convolution on maps) maps the channels: with ``auto`` only if they differ, with
     ``linear`` always. An ``orthogonal`` map is always there, too; it has no bias, and its matrix is kept orthonormal (in
-    its rows or its columns, whichever are fewer): lengths and angles of the smaller space stay as they are (Miles, Elezi
-    and Deng 2024, VkD).
+    its rows or its columns, whichever are fewer), which preserves lengths and angles of the smaller space
+    ([Miles, Elezi and Deng 2024](https://arxiv.org/abs/2403.06213), VkD).
 
     Args:
         student: Shape of the student's feature, batch included.
@@ -49,6 +49,10 @@ class Projector(SizedProjector):
 
     Raises:
         ValueError: The pair cannot be matched (a vector has no positions to fill a map or tokens with).
+
+    Examples:
+        >>> Projector([2, 8, 4, 4], [2, 16, 2, 2])(torch.zeros(2, 8, 4, 4)).shape
+        torch.Size([2, 16, 2, 2])
     """
 
     def __init__(
@@ -126,18 +130,18 @@ class Projector(SizedProjector):
 
 
 class OrthogonalMap(nn.Module):
-    """A linear map of the channels whose matrix is orthonormal in its rows or its columns, whichever are fewer.
+    """Linear map of the channels whose matrix is orthonormal in its rows or its columns, whichever are fewer.
 
     The matrix is ``B (I - A/2)^-1 (I + A/2)`` with ``A = X - X^T``, cut to its columns: ``B`` is orthogonal and fixed, and
-    ``X`` is what learns, from 0. It is the Cayley map of ``torch.nn.utils.parametrizations.orthogonal``, done here in
-    float32 at least, which that is not. Of PyTorch's other two, the matrix exponential costs ten times as much, and the
-    reflections, its usual choice for oblong matrices, do not stand weight decay nor weight averaging: they move its
+    ``X`` is trained, from 0. It is the Cayley map of ``torch.nn.utils.parametrizations.orthogonal``, computed in
+    float32 or wider, which that is not. Of PyTorch's other two, the matrix exponential costs ten times as much, and the
+    reflections, its usual choice for oblong matrices, break under weight decay and weight averaging: these move its
     fixed signs off ±1, and it rounds them to 0.
 
     Args:
-        inputs: Channels that enter.
-        outputs: Channels that leave.
-        channel_dim: Where the channels are.
+        inputs: Number of input channels.
+        outputs: Number of output channels.
+        channel_dim: The dimension of the channels.
     """
 
     base: Tensor
@@ -151,7 +155,7 @@ class OrthogonalMap(nn.Module):
         self.register_buffer("base", nn.init.orthogonal_(torch.empty(larger, larger)))
 
     def matrix(self) -> Tensor:
-        """``[outputs, inputs]``, in float32 or wider."""
+        """Return the matrix ``[outputs, inputs]``, in float32 or wider."""
         wide = torch.promote_types(self.skew.dtype, torch.float32)
         larger, smaller = self.skew.shape
         lower = F.pad(self.skew.to(wide).tril(-1), (0, larger - smaller))
@@ -161,23 +165,25 @@ class OrthogonalMap(nn.Module):
         return columns.T if self.transposed else columns
 
     def forward(self, feature: Tensor) -> Tensor:
-        """``[…, inputs]`` to ``[…, outputs]``, or with the channels at ``channel_dim``."""
+        """Map ``[…, inputs]`` to ``[…, outputs]``, with the channels at ``channel_dim``."""
         mapped = F.linear(feature.movedim(self.channel_dim, -1), self.matrix().to(feature.dtype))
         return mapped.movedim(-1, self.channel_dim)
 
 
 class ProjectorEnsemble(SizedProjector):
-    """``mean_k relu(P_k f)``: several projectors that start differently (Chen et al. 2022, PEFD, section 3).
+    """Several projectors with different initial weights: ``mean_k relu(P_k f)``.
+
+    It is PEFD's ([Chen et al. 2022](https://arxiv.org/abs/2210.15274), section 3).
 
     Args:
         student: Shape of the student's feature, batch included.
         teacher: Shape of the teacher's feature, batch included.
         count: Number of projectors, at least 1.
         norm: Normalisation after each linear map, before the ReLU.
-        kind: ``linear`` or ``orthogonal``; ``auto`` is ``linear``, for they are there at equal widths too.
+        kind: ``linear`` or ``orthogonal``; ``auto`` means ``linear``, at equal widths too.
 
     Raises:
-        ValueError: As of ``Projector``.
+        ValueError: The pair cannot be matched.
     """
 
     def __init__(

@@ -1,18 +1,13 @@
-"""How near a sample is to many others, as a distribution: distillation of embeddings by a queue.
-
-Fang et al. 2021, "SEED: Self-supervised Distillation for Visual Representation", section 3.2.
-"""
+"""Distillation of embeddings by their similarities to a queue, as in SEED."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from lit_distill.criteria.about import About
-from lit_distill.criteria.base import FeatureCriterion
-from lit_distill.criteria.ops.features import pooled
-from lit_distill.criteria.ops.normalisation import unit_length
-from lit_distill.criteria.ops.softmax_kl import softmax_kl
+from lit_distill.criteria.base import Citation, FeatureCriterion
+from lit_distill.criteria.ops.divergence import softmax_kl
+from lit_distill.criteria.ops.features import pooled, unit_length
 from lit_distill.outputs import Outputs
 from lit_distill.utils.arguments import check_temperature, check_whole
 from lit_distill.utils.distributed import gather_rows
@@ -25,16 +20,24 @@ def queue_kl(
     temperature: float = 0.07,
     teacher_temperature: float | None = None,
 ) -> Tensor:
-    """``mean KL(softmax(e_t Q^T / T_t) || softmax(e_s Q^T / T))`` with embeddings ``e`` and the bank's rows of length 1.
+    r"""Return the divergence of similarities to a bank ([Fang et al. 2021](https://arxiv.org/abs/2101.04731), section 3.2).
 
-    SEED's cross-entropy is larger by the entropy of the teacher's distribution, which no student changes.
+    $$ \tfrac1B \sum_b \mathrm{KL}\bigl(\mathrm{softmax}(e^t_b Q^\top / T_t) \,\big\|\,
+    \mathrm{softmax}(e^s_b Q^\top / T)\bigr) $$
+
+    Embeddings are brought to length 1. SEED's cross-entropy is larger by the entropy of the teacher's distribution, which no
+    student changes.
 
     Args:
         student: The student's embeddings in the teacher's width, ``[B, D]``.
         teacher: The teacher's, ``[B, D]``.
         bank: Embeddings that both are compared with, ``[Q, D]``, of unit length.
         temperature: T of the student, above 0.
-        teacher_temperature: T of the teacher; the student's where None.
+        teacher_temperature: T of the teacher; if None, that of the student.
+
+    Examples:
+        >>> queue_kl(torch.tensor([[1.0, 1.0]]), torch.tensor([[1.0, 0.0]]), bank=torch.eye(2), temperature=0.5)
+        tensor(0.3278)
     """
     scores_s = unit_length(student) @ bank.T / temperature
     scores_t = unit_length(teacher) @ bank.T / (teacher_temperature or temperature)
@@ -42,19 +45,22 @@ def queue_kl(
 
 
 class QueueKL(FeatureCriterion):
-    """The student's samples are as near to the teacher's latest embeddings as the teacher's are; needs no labels.
+    r"""The student's samples are as similar to the teacher's latest embeddings as the teacher's are; needs no labels.
 
-    The queue holds the teacher's newest ``size`` embeddings, first in, first out, this batch's among them. It starts
-    empty, and only what is in it counts: the first batch is compared with itself, and gives 0 without a gradient where it is of
+    $$ \mathrm{KL}\bigl(\mathrm{softmax}(e^t Q^\top / T_t) \,\big\|\, \mathrm{softmax}(e^s Q^\top / T)\bigr) $$
+    ([Fang et al. 2021](https://arxiv.org/abs/2101.04731)), see ``queue_kl``.
+
+    The queue holds the teacher's newest ``size`` embeddings, first in, first out, including those of this batch. It starts
+    empty, and only its entries count: the first batch is compared with itself, and gives 0 without a gradient if it has
     one sample; later batches of one are compared with the queue. Maps and tokens are averaged over
-    positions first; a linear layer takes the student's embedding to the teacher's width.
+    positions first; a linear layer maps the student's embedding to the teacher's width.
 
-    The settings of LightlyTrain's first distillation method are the defaults: temperature 0.07 for both networks, 8,192
-    embeddings (a quarter to a half of a small data set: not more, or the queue holds the sample's own older views), the
-    layer starting from a truncated normal of deviation 0.02; weight 1. SEED itself: 65,536 embeddings, temperature 0.2,
-    ``teacher_temperature`` 0.01, and of this batch only the sample itself beside the queue.
+    The defaults are those of LightlyTrain's first distillation method: temperature 0.07 for both networks, 8,192
+    embeddings (a quarter to a half of a small data set, not more, or the queue holds the sample's own older views), the
+    layer initialised from a truncated normal of deviation 0.02; weight 1. SEED itself: 65,536 embeddings, temperature 0.2,
+    ``teacher_temperature`` 0.01, and only the sample itself and the queue to compare with, not the rest of the batch.
 
-    The queue (``size x D_t``) is in the checkpoint, and changes in training alone. In distributed training every process
+    The queue (``size x D_t``) is saved in the checkpoint, and changes only in training. In distributed training every process
     has the embeddings of all of them, in the order of the ranks: one queue, as for one process with the same batch. With
     a weight of 0 it does not fill.
 
@@ -63,16 +69,23 @@ class QueueKL(FeatureCriterion):
         teacher_layer: The teacher's.
         size: Length of the queue, at least 1.
         temperature: Above 0.
-        teacher_temperature: Above 0; as ``temperature`` where None.
+        teacher_temperature: Above 0; the same as ``temperature`` if None.
 
     Raises:
-        ValueError: An argument is out of range; or, when built, there is more than one layer a network.
+        ValueError: An argument is out of range; or, when built, there is more than one layer per network.
+
+    Examples:
+        >>> _ = torch.manual_seed(0)
+        >>> student, teacher = (Outputs(torch.zeros(4, 2), {"pool": torch.randn(4, 6)}) for _ in range(2))
+        >>> round(QueueKL("pool", "pool", size=16)(student, teacher).item(), 1)
+        3.4
     """
 
-    about = About(
+    citation = Citation(
         "SEED / queue KL",
         'Fang et al. 2021, "SEED: Self-supervised Distillation for Visual Representation", ICLR',
         weight=1,
+        url="https://arxiv.org/abs/2101.04731",
     )
     queue: Tensor
     filled: Tensor
@@ -87,7 +100,7 @@ class QueueKL(FeatureCriterion):
     ) -> None:
         super().__init__(student_layer, teacher_layer)
         self.size = check_whole("size", size, least=1)
-        self.temperature = check_temperature(temperature)
+        self.temperature: float = check_temperature(temperature)
         self.teacher_temperature: float | None = None
         if teacher_temperature is not None:
             self.teacher_temperature = check_temperature(teacher_temperature, "teacher_temperature")
@@ -103,7 +116,7 @@ class QueueKL(FeatureCriterion):
         """
         super().build(student, teacher)
         if len(self.pairs) != 1:
-            raise ValueError(f"one layer a network gives the embedding, and these are {len(self.pairs)}; name one.")
+            raise ValueError(f"one layer per network gives the embedding, and these are {len(self.pairs)}; name one.")
         if self.projector is not None:
             return
         embedding_s, embedding_t = self._embeddings(student, teacher)
@@ -124,7 +137,7 @@ class QueueKL(FeatureCriterion):
         learning = self.training and torch.is_grad_enabled()
         newest = unit_length(embedding_t.detach())
         newest = gather_rows(newest) if learning else newest
-        # A new tensor: the queue may change while the backward pass still needs what was compared with.
+        # A new tensor: the queue may change while the backward pass still needs the bank.
         bank = torch.cat([newest, self.queue[: int(self.filled)].to(newest)])[: max(self.size, len(newest))]
         if learning:
             self._remember(bank[: self.size])

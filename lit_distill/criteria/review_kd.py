@@ -1,4 +1,4 @@
-"""ReviewKD: Chen et al. 2021, "Distilling Knowledge via Knowledge Review", section 3."""
+"""ReviewKD: knowledge review."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_distill.criteria.about import About
-from lit_distill.criteria.base import FeatureCriterion
+from lit_distill.criteria.base import Citation, FeatureCriterion
+from lit_distill.criteria.ops.features import same_shape
 from lit_distill.outputs import Outputs
 
 _LEVELS = (4, 2, 1)
@@ -15,7 +15,9 @@ _WIDEST = 512
 
 
 def hcl(student: Tensor, teacher: Tensor) -> Tensor:
-    """Hierarchical context loss: ``sum_l w_l mean (pool_l(s) - pool_l(t))² / sum_l w_l`` (section 3.3).
+    r"""Return the hierarchical context loss of ReviewKD ([Chen et al. 2021](https://arxiv.org/abs/2104.09044), section 3.3).
+
+    $$ \frac{\sum_l w_l\,\mathrm{mean}\,(\mathrm{pool}_l(s) - \mathrm{pool}_l(t))^2}{\sum_l w_l} $$
 
     The levels are the whole map with weight 1, and its average-pooled 4x4, 2x2 and 1x1 with 1/2, 1/4 and 1/8; a level
     that is no smaller than the map is left out and the weights move up, as in the authors' code.
@@ -26,9 +28,12 @@ def hcl(student: Tensor, teacher: Tensor) -> Tensor:
 
     Raises:
         ValueError: The shapes differ.
+
+    Examples:
+        >>> hcl(torch.tensor([[[[1.0, 2.0], [0.0, 1.0]]]]), torch.tensor([[[[3.0, 1.0], [0.0, 0.0]]]]))
+        tensor(1.)
     """
-    if student.shape != teacher.shape:
-        raise ValueError(f"student feature {list(student.shape)} does not match teacher feature {list(teacher.shape)}.")
+    same_shape(student, teacher)
     value, weight, total = F.mse_loss(student, teacher), 1.0, 1.0
     for level in _LEVELS:
         if level >= student.shape[2]:
@@ -41,15 +46,15 @@ def hcl(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 class Fusion(nn.Module):
-    """Attention-based fusion (section 3.3): a stage of the student, and what was fused from the deeper ones.
+    """Attention-based fusion (section 3.3) of a stage of the student with the fused deeper stages.
 
-    Both are weighted by a sigmoid for each position, that a 1x1 convolution finds from the two side by side, and added.
+    Both are weighted per position by a sigmoid, which a 1x1 convolution computes from the two side by side, and added.
 
     Args:
-        width_s: The stage's channels.
+        width_s: Channels of the stage.
         middle: Channels in which stages are fused.
         width_t: Channels of the teacher's stage.
-        deepest: There is no deeper stage to fuse.
+        deepest: Whether this is the deepest stage, with none to fuse.
     """
 
     def __init__(self, width_s: int, middle: int, width_t: int, deepest: bool) -> None:
@@ -65,11 +70,11 @@ class Fusion(nn.Module):
 
         Args:
             stage: ``[B, width_s, H, W]``.
-            deeper: The deeper stages', ``[B, middle, …]``; None for the deepest.
+            deeper: The fused deeper stages, ``[B, middle, …]``; None for the deepest.
             size: The teacher's height and width.
 
         Returns:
-            What is compared with the teacher, ``[B, width_t, *size]``, and what the next stage fuses, ``[B, middle, *size]``.
+            The map to compare with the teacher, ``[B, width_t, *size]``, and that for the next stage, ``[B, middle, *size]``.
         """
         fused: Tensor = self.reduce(stage)
         if self.attention is not None and deeper is not None:
@@ -82,23 +87,38 @@ class Fusion(nn.Module):
 
 
 class ReviewKD(FeatureCriterion):
-    """Each stage of the student, with the deeper ones fused into it, against the teacher's; the sum over stages.
+    r"""Each stage of the student, fused with the deeper ones, against the teacher's; the sum over stages.
 
-    Stages are named from the first to the last. The last is reviewed alone, and each one before together with what came
-    of the deeper ones. Pooled vectors are maps of one position, and stand last in the authors' lists; in training their
-    batches need two samples. The teacher's features are those before the ReLU in the authors' code, where the model has
-    such a layer.
+    $$ \sum_l \mathrm{HCL}\bigl(\mathrm{ABF}(s_l, \ldots, s_L), t_l\bigr) $$
+    ([Chen et al. 2021](https://arxiv.org/abs/2104.09044)), see ``hcl``.
 
-    The fusion modules are this criterion's: trained, saved, and gone from the student. They are narrow on CIFAR and not
-    so on ImageNet (up to 512 channels, 3x3 convolutions). The authors tune the weight for each pair of networks from 0.6
-    to 8, and let it rise from 0 over 20 epochs: schedule it.
+    Stages are named from the first to the last. The last is reviewed on its own, and each earlier one together with the
+    fused deeper ones. Pooled vectors count as maps of one position, and come last in the authors' lists; in training they
+    need batches of two samples or more. In the authors' code the teacher's features are those before the ReLU, if the model
+    has such a layer.
+
+    The fusion modules are trained and saved with the criterion and are not part of the student. They are narrow on CIFAR, but
+    not on ImageNet (up to 512 channels, 3x3 convolutions). The authors tune the weight for each pair of networks from 0.6
+    to 8, and let it rise from 0 over 20 epochs: use a schedule.
 
     Args:
         student_layer: A list of layer references or a glob: maps, and vectors at the end.
         teacher_layer: The teacher's stages, as many and of the same kinds.
+
+    Examples:
+        >>> _ = torch.manual_seed(0)
+        >>> maps = [{"1": torch.randn(2, 4, 4, 4), "2": torch.randn(2, 8, 2, 2)} for _ in range(2)]
+        >>> student, teacher = Outputs(torch.zeros(2, 2), maps[0]), Outputs(torch.zeros(2, 2), maps[1])
+        >>> round(ReviewKD(["1", "2"], ["1", "2"])(student, teacher).item(), 1)
+        2.9
     """
 
-    about = About("ReviewKD", 'Chen et al. 2021, "Distilling Knowledge via Knowledge Review", CVPR', weight=1.0)
+    citation = Citation(
+        "ReviewKD",
+        'Chen et al. 2021, "Distilling Knowledge via Knowledge Review", CVPR',
+        weight=1.0,
+        url="https://arxiv.org/abs/2104.09044",
+    )
 
     def __init__(self, student_layer: str | list[str], teacher_layer: str | list[str]) -> None:
         super().__init__(student_layer, teacher_layer)
@@ -133,7 +153,7 @@ class ReviewKD(FeatureCriterion):
 
 
 def _as_map(feature: Tensor) -> Tensor:
-    """A vector as a map of one position; a map as it is."""
+    """Return a vector as a map of one position, and a map as it is."""
     if feature.dim() == 2:
         return feature[:, :, None, None]
     if feature.dim() != 4:

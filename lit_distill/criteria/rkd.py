@@ -1,4 +1,4 @@
-"""RKD: Park, Kim, Lu and Cho 2019, "Relational Knowledge Distillation", section 3."""
+"""RKD: relational knowledge distillation."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from lit_distill.criteria.about import About
-from lit_distill.criteria.base import FeatureCriterion
+from lit_distill.criteria.base import Citation, FeatureCriterion
 from lit_distill.outputs import Outputs
 from lit_distill.utils.arguments import check_shares, check_whole
 
@@ -18,15 +17,22 @@ _COINCIDENT = 1e-12  # squared distance, as in the authors' code; nearer samples
 
 
 def rkd_distance(student: Tensor, teacher: Tensor, chunk: int | None = None) -> Tensor:
-    """``mean_ij l(d_ij^s / mu^s, d_ij^t / mu^t)``, the distance-wise loss (section 3.2.1).
+    r"""Return the distance-wise loss of RKD ([Park et al. 2019](https://arxiv.org/abs/1904.05068), section 3.2.1).
 
-    ``d_ij`` is the Euclidean distance of two samples, ``mu`` its mean over pairs that are apart, ``l`` the Huber
-    loss with delta 1. The mean counts all ``B²`` pairs, each sample with itself among them, as the authors' code does.
+    $$ \frac{1}{B^2} \sum_{ij} \ell\bigl(d^s_{ij} / \mu^s,\; d^t_{ij} / \mu^t\bigr) $$
+
+    $d_{ij}$ is the Euclidean distance of two samples, $\mu$ its mean over pairs that are apart, and $\ell$ the Huber
+    loss with delta 1. The mean counts all ``B²`` pairs, including each sample with itself, as in the authors' code.
 
     Args:
         student: Embeddings ``[B, …]``, flattened; not normalised before.
         teacher: ``[B, …]``; its other dimensions need not match.
-        chunk: Samples at a time, as in ``rkd``.
+        chunk: Number of samples that are compared with the batch at a time; all if None.
+
+    Examples:
+        >>> student, teacher = torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([[0.0], [1.0], [4.0]])
+        >>> rkd_distance(student, teacher)
+        tensor(0.0312)
     """
     scaled = []
     for feature in (student, teacher):
@@ -37,15 +43,22 @@ def rkd_distance(student: Tensor, teacher: Tensor, chunk: int | None = None) -> 
 
 
 def rkd_angle(student: Tensor, teacher: Tensor, chunk: int | None = None) -> Tensor:
-    """``mean_ijk l(cos ∠_jik^s, cos ∠_jik^t)``, the angle-wise loss (section 3.2.2).
+    r"""Return the angle-wise loss of RKD ([Park et al. 2019](https://arxiv.org/abs/1904.05068), section 3.2.2).
 
-    The angle at sample ``i`` between the directions to ``j`` and ``k``; the mean counts all ``B³`` triplets, those of
-    fewer than three samples too, as the authors' code does.
+    $$ \frac{1}{B^3} \sum_{ijk} \ell\bigl(\cos \angle^s_{jik},\; \cos \angle^t_{jik}\bigr) $$
+
+    The angle is that at sample ``i`` between the directions to ``j`` and ``k``, and $\ell$ the Huber loss with delta 1. The
+    mean counts all ``B³`` triplets, including those of fewer than three different samples, as in the authors' code.
 
     Args:
         student: Embeddings ``[B, …]``, flattened; not normalised before.
         teacher: ``[B, …]``; its other dimensions need not match.
-        chunk: Samples ``i`` at a time, as in ``rkd``.
+        chunk: Number of samples ``i`` that are compared with the batch at a time; all if None.
+
+    Examples:
+        >>> student = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+        >>> rkd_angle(student, torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]]))
+        tensor(0.0370)
     """
     flat_s, flat_t = student.flatten(1), teacher.flatten(1)
 
@@ -58,15 +71,24 @@ def rkd_angle(student: Tensor, teacher: Tensor, chunk: int | None = None) -> Ten
 def rkd(
     student: Tensor, teacher: Tensor, distance: float = 25.0, angle: float = 50.0, chunk: int | None = None
 ) -> Tensor:
-    """``distance · L_D + angle · L_A`` (section 3.2.3, without the task's loss).
+    r"""Return the relational loss ([Park et al. 2019](https://arxiv.org/abs/1904.05068), section 3.2.3).
+
+    $$ \lambda_D L_D + \lambda_A L_A $$
+
+    It is the weighted sum of ``rkd_distance`` and ``rkd_angle``, without the task's loss.
 
     Args:
-        student: Embeddings ``[B, …]``.
-        teacher: Embeddings ``[B, …]``.
+        student: Embeddings ``[B, …]``, flattened; not normalised before.
+        teacher: ``[B, …]``; its other dimensions need not match.
         distance: Weight of ``rkd_distance``.
         angle: Weight of ``rkd_angle``.
-        chunk: How many samples ``i`` are compared at a time. Whole batches hold ``B³ + B² D`` numbers for each network;
-            with a chunk ``c`` no more than ``c B (B + D)`` are held, and are computed a second time for the gradient.
+        chunk: Number of samples that are compared with the batch at a time; all if None. A whole batch holds ``B³ + B² D``
+            numbers per network; a chunk ``c`` at most ``c B (B + D)``, which are computed a second time for the gradient.
+
+    Examples:
+        >>> student = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+        >>> rkd(student, torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]]))
+        tensor(2.5878)
     """
     value = student.new_zeros(())
     if distance:
@@ -77,29 +99,29 @@ def rkd(
 
 
 def _distances(embeddings: Tensor, chunk: int | None) -> Tensor:
-    """Of every two samples, ``[B, B]``."""
+    """Return the distance of every two samples, ``[B, B]``."""
     return torch.cat(_in_chunks(lambda anchors: _directions(embeddings, anchors)[1], len(embeddings), chunk))
 
 
 def _cosines(embeddings: Tensor, anchors: slice) -> Tensor:
-    """Of the angles at some samples between every two others, ``[b, B, B]``."""
+    """Return the cosines of the angles at ``anchors`` between every two samples, ``[b, B, B]``."""
     unit, _ = _directions(embeddings, anchors)
     return torch.bmm(unit, unit.transpose(1, 2))
 
 
 def _directions(embeddings: Tensor, anchors: slice) -> tuple[Tensor, Tensor]:
-    """From some samples to all: unit vectors ``[b, B, D]`` and distances ``[b, B]``, both 0 for coincident samples."""
+    """Return unit vectors ``[b, B, D]`` and distances ``[b, B]`` from ``anchors`` to all; 0 for coincident samples."""
     difference = embeddings.unsqueeze(0) - embeddings[anchors].unsqueeze(1)
     square = difference.square().sum(-1)
     coincident = square < _COINCIDENT
-    # The root's own gradient at 0 is infinite, and times 0 it is NaN: coincident pairs take another number's root.
+    # The gradient of the root at 0 is infinite, and NaN times 0: coincident pairs take the root of 1.
     length = square.masked_fill(coincident, 1.0).sqrt()
     unit = (difference / length.unsqueeze(-1)).masked_fill(coincident.unsqueeze(-1), 0.0)
     return unit, length.masked_fill(coincident, 0.0)
 
 
 def _in_chunks(function: Callable[[slice], Tensor], samples: int, chunk: int | None) -> list[Tensor]:
-    """A function of some samples at a time, which keeps nothing for the gradient where there are several chunks."""
+    """Apply a function to chunks of the samples; with several, it is computed again for the gradient."""
     if chunk is None or chunk >= samples:
         return [function(slice(0, samples))]
     starts = range(0, samples, chunk)
@@ -110,15 +132,18 @@ def _in_chunks(function: Callable[[slice], Tensor], samples: int, chunk: int | N
 
 
 class RKD(FeatureCriterion):
-    """How far apart the samples of a batch are, and under which angles they see each other; the mean over pairs.
+    r"""Distances and angles between the samples of a batch; the mean over pairs of layers.
 
-    Embeddings are read as they are: neither projected (widths need not match) nor normalised. One layer, the pooled
-    embedding before the classifier, is what the paper compares. The paper's weights are inside, 25 and 50 on
-    CIFAR-100 (RepDistiller and mdistiller alike), so that its weight in a sum is 1.
+    $$ \lambda_D L_D + \lambda_A L_A $$ ([Park et al. 2019](https://arxiv.org/abs/1904.05068)), see ``rkd``,
+    ``rkd_distance`` and ``rkd_angle``.
 
-    It has no parameters. Time and memory grow with the cube of the batch: ``chunk`` bounds the memory, see ``rkd``. A
+    Embeddings are used as they are: neither projected (widths need not match) nor normalised. The paper compares one layer,
+    the pooled embedding before the classifier. Its weights are inside, 25 and 50 on
+    CIFAR-100 (as in RepDistiller and mdistiller), so that the weight in a sum is 1.
+
+    It has no parameters. Time and memory grow with the cube of the batch; ``chunk`` bounds the memory. A
     batch of one has no relations and gives 0 without a gradient; so do samples nearer than 1e-6, which count
-    as one point. Other than for a mean over samples, the value depends on which samples
+    as one point. Unlike a mean over samples, the value depends on which samples
     meet in a batch, and on how many processes share it.
 
     Args:
@@ -126,13 +151,24 @@ class RKD(FeatureCriterion):
         teacher_layer: The teacher's layers, as many.
         distance: Weight of the distances, at least 0.
         angle: Weight of the angles, at least 0.
-        chunk: Samples compared with the batch at a time; all where None.
+        chunk: Number of samples that are compared with the batch at a time; all if None.
 
     Raises:
         ValueError: A weight is negative, both are 0, or ``chunk`` is below 1.
+
+    Examples:
+        >>> student = Outputs(torch.zeros(3, 2), {"pool": torch.tensor([[0.0], [1.0], [2.0]])})
+        >>> teacher = Outputs(torch.zeros(3, 2), {"pool": torch.tensor([[0.0], [1.0], [4.0]])})
+        >>> RKD("pool", "pool")(student, teacher)
+        tensor(0.7812)
     """
 
-    about = About("RKD", 'Park et al. 2019, "Relational Knowledge Distillation", CVPR', weight=1.0)
+    citation = Citation(
+        "RKD",
+        'Park et al. 2019, "Relational Knowledge Distillation", CVPR',
+        weight=1.0,
+        url="https://arxiv.org/abs/1904.05068",
+    )
 
     def __init__(
         self,

@@ -1,14 +1,12 @@
-"""Refined logit distillation: Sun et al. 2024, "Knowledge Distillation with Refined Logits"."""
+"""RLD: refined logit distillation."""
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lit_distill.batch.labels import Task
-from lit_distill.criteria.about import About
-from lit_distill.criteria.base import Criterion
+from lit_distill.criteria.base import Citation, Criterion
+from lit_distill.criteria.ops.divergence import kl_divergence, softmax_kl
 from lit_distill.criteria.ops.labelled import (
     check_three_classes,
     label_index,
@@ -16,7 +14,6 @@ from lit_distill.criteria.ops.labelled import (
     mean_of_labelled,
     target_and_rest,
 )
-from lit_distill.criteria.soft_target import kl_divergence
 from lit_distill.outputs import Outputs
 from lit_distill.utils.arguments import check_flag, check_shares, check_temperature
 
@@ -30,66 +27,76 @@ def rld(
     temperature: float = 4.0,
     confidence_temperature: float = 1.0,
 ) -> Tensor:
-    """``mean_n (alpha SCD + beta MCD)``: what a teacher says that may be wrong, refined by the label.
+    r"""Return the refined logit distillation loss ([Sun et al. 2024](https://arxiv.org/abs/2408.07703)).
 
-    ``SCD = T_c² KL([max p_t, 1 - max p_t] || [p_s,y, 1 - p_s,y])``, at its own temperature ``T_c``: how sure to be, of the
-    label, whatever the teacher was sure of. ``MCD = T² KL(p̂_t || p̂_s)``, with ``p̂`` the softmax of ``z / T`` over
-    the classes that the teacher puts below the label's: those it takes for likelier (or as likely) are left out, as is
-    the label. It is 0 where fewer than 2 classes are left. Where the teacher is right and the temperatures agree, it
-    is ``dkd``.
+    $$ \tfrac1N \sum_n \alpha T_c^2\,\mathrm{KL}([\max p^t, 1 - \max p^t] \| [p^s_y, 1 - p^s_y])
+    + \beta T^2\,\mathrm{KL}(\hat p^t \| \hat p^s) $$
+
+    The first term, SCD, asks the student to be as sure of the label as the teacher is of its likeliest class; its softmax has
+    its own temperature $T_c$. The second, MCD, compares $\hat p$, the softmax of z / T over the classes that the
+    teacher ranks below the label: the label and the classes that it finds as likely or likelier are left out. MCD is 0 if
+    fewer than 2 classes are left. If the teacher is right and the temperatures agree, the value is ``dkd``.
 
     Args:
         student: Logits ``[N, C]`` with 3 classes or more, in float32 or wider.
         teacher: Logits, the same shape.
-        target: Class indices ``[N]`` (-100 is left out; 0 where nothing is left).
+        target: Class indices ``[N]``; rows of -100 are left out, and the value is 0 if none is left.
         alpha: The weight of SCD.
         beta: The weight of MCD.
         temperature: ``T`` above 0, of MCD.
         confidence_temperature: ``T_c`` above 0, of SCD.
 
     Raises:
-        ValueError: There are fewer than 3 classes.
+        ValueError: The shapes differ, or there are fewer than 3 classes.
+
+    Examples:
+        >>> student, teacher = torch.tensor([[1.0, 2.0, 0.0, 1.0]]), torch.tensor([[2.0, 3.0, 0.0, 1.0]])
+        >>> rld(student, teacher, torch.tensor([0]))  # the teacher is wrong: class 1 is left out
+        tensor(0.4742)
     """
-    check_three_classes(student, "RLD")
+    check_three_classes(student, teacher, "RLD")
     sure = target_and_rest(teacher / confidence_temperature, teacher.argmax(1))
     scd = kl_divergence(sure, target_and_rest(student / confidence_temperature, target))
-    masked = teacher >= teacher.gather(1, label_index(target))
-    # The lowest number and not -inf, for which a row with nothing left would be NaN.
-    left_s, left_t = (
-        F.log_softmax((z / temperature).masked_fill(masked, torch.finfo(z.dtype).min), dim=1)
-        for z in (student, teacher)
-    )
-    mcd = (left_t.exp() * (left_t - left_s)).masked_fill(masked, 0).sum(1)
+    left_out = teacher >= teacher.gather(1, label_index(target))
+    mcd = softmax_kl(student / temperature, teacher / temperature, ~left_out)
     losses = alpha * confidence_temperature**2 * scd + beta * temperature**2 * mcd
     return mean_of_labelled(losses, target)
 
 
 class RLD(Criterion):
-    """Decoupled distillation that a wrong teacher does not mislead: the label says what of the teacher to believe.
+    r"""Decoupled distillation that a wrong teacher does not mislead: the label decides which parts of it to trust.
 
-    Beside ``HardTarget`` at weight 1, itself at weight 1 after the linear warm-up of ``DKD`` (20 of 240 epochs; 1 of 100
-    on ImageNet), which is a schedule of its weight. The authors' code: alpha 1, beta 8, T 4 and T_c 1 on CIFAR-100; beta
-    0.5 and T 1 on ImageNet; with ``standardize`` both temperatures are 2. It has most to give where the teacher is often
-    wrong on the training views. At the teacher's own logits it is 0 only where the teacher is right. Class probabilities
+    $$ \alpha\,\mathrm{SCD} + \beta\,\mathrm{MCD} $$ ([Sun et al. 2024](https://arxiv.org/abs/2408.07703)), see ``rld``.
+
+    Use it next to ``HardTarget`` at weight 1. Its own weight is 1 after the linear warm-up of ``DKD`` (20 of 240 epochs; 1 of
+    100 on ImageNet), which is a schedule of its weight. The authors' code: alpha 1, beta 8, T 4 and T_c 1 on CIFAR-100; beta
+    0.5 and T 1 on ImageNet; with ``standardize`` both temperatures are 2. It helps most if the teacher is often
+    wrong on the training views. At the teacher's own logits it is 0 only if the teacher is right. Class probabilities
     as labels (after MixUp) count as their likeliest class.
 
-    Nothing is trained beside the student, and the cost is that of a few softmaxes.
+    It has no parameters and costs a few softmaxes.
 
     Args:
         alpha: The weight of the confidence in the label, at least 0.
         beta: The weight of the classes below the label's, at least 0.
-        temperature: Of the second, above 0.
-        confidence_temperature: Of the first, above 0.
+        temperature: Of the second term, above 0.
+        confidence_temperature: Of the first term, above 0.
         standardize: Whether to standardize each row of both networks' logits first (Sun et al. 2024, CVPR).
 
     Raises:
         ValueError: An argument is out of range; in use: fewer than 3 classes.
+
+    Examples:
+        >>> student, teacher = Outputs(torch.tensor([[1.0, 2.0, 0.0]])), Outputs(torch.tensor([[3.0, 1.0, 0.0]]))
+        >>> RLD(temperature=2.0)(student, teacher, torch.tensor([0]))
+        tensor(1.6928)
     """
 
-    about = About(
+    citation = Citation(
         "RLD",
         'Sun, Chen, Lyu, Chen, Chen and Wang 2024, "Knowledge Distillation with Refined Logits", ICCV 2025',
         weight=1.0,
+        url="https://arxiv.org/abs/2408.07703",
     )
     needs_target = True
     compares_logits = True
@@ -105,7 +112,7 @@ class RLD(Criterion):
     ) -> None:
         super().__init__()
         self.alpha, self.beta = check_shares({"alpha": alpha, "beta": beta})
-        self.temperature = check_temperature(temperature)
+        self.temperature: float = check_temperature(temperature)
         self.confidence_temperature = check_temperature(confidence_temperature, "confidence_temperature")
         self.standardize = check_flag("standardize", standardize)
 

@@ -1,4 +1,4 @@
-"""SDD: Wei, Luo and Luo 2024, "Scale Decoupled Distillation", section 3."""
+"""SDD: scale decoupled distillation."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from lit_distill.batch.batch import IGNORED_LABEL, Inputs
 from lit_distill.batch.labels import class_indices, need_classes
 from lit_distill.capture.capture import Capture
-from lit_distill.criteria.about import About
-from lit_distill.criteria.base import FeatureCriterion, check_same_classes
+from lit_distill.criteria.base import Citation, FeatureCriterion
+from lit_distill.criteria.ops.divergence import softmax_kl
 from lit_distill.criteria.ops.features import need_maps
+from lit_distill.criteria.ops.labelled import need_labels
+from lit_distill.criteria.ops.rows import check_same_classes
 from lit_distill.criteria.ops.standardization import standardize as standardized
-from lit_distill.criteria.soft_target import kl_divergence
 from lit_distill.outputs import Outputs, read_logits
 from lit_distill.utils.arguments import (
     check_flag,
@@ -34,44 +35,60 @@ def sdd(
     complementary: float = 2.0,
     standardize: bool = False,
 ) -> Tensor:
-    """``T² · mean_n,r w_nr KL(p_nr^t || p_nr^s)``: soft targets of each region of an image.
+    r"""Return the scale decoupled loss of image regions ([Wei et al. 2024](https://arxiv.org/abs/2403.13512), section 3).
 
-    ``w`` is ``complementary`` where the teacher's class for the region is right and that for the whole image is wrong, or
-    the other way round, and 1 elsewhere. The mean is over samples and regions, as in the authors' code for KD.
+    $$ T^2\,\mathrm{mean}_{n,r}\; w_{nr}\,\mathrm{KL}(p^t_{nr} \| p^s_{nr}) $$
+
+    The weight $w$ is ``complementary`` if the teacher's class for the region is right and that for the whole image is wrong,
+    or the other way round, and 1 otherwise. The mean is over samples and regions, as in the authors' code for KD.
 
     Args:
-        student: Logits of every region ``[B, R, C]``; the first region is the whole image.
+        student: Logits of every region ``[B, R, C]``, in float32 or wider; the first region is the whole image.
         teacher: The same.
-        target: Class indices ``[B]``; where it is -100 every weight is 1.
+        target: Class indices ``[B]``; every weight is 1 for a label of -100.
         temperature: ``T`` above 0.
-        complementary: The weight of regions that say other than the whole.
+        complementary: The weight of regions that disagree with the whole.
         standardize: Whether to standardize each region's logits of both first.
+
+    Raises:
+        ValueError: The shapes differ, or there is only one class.
+
+    Examples:
+        >>> student, teacher = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]), torch.tensor([[[3.0, 0.0], [0.0, 3.0]]])
+        >>> sdd(student, teacher, torch.tensor([0]))
+        tensor(0.6878)
     """
     need_classes(student)
+    check_same_classes(student, teacher)
     if standardize:
         student, teacher = standardized(student), standardized(teacher)
-    log_s, log_t = (F.log_softmax(logits / temperature, dim=-1) for logits in (student, teacher))
-    losses = kl_divergence(log_t, log_s)
+    losses = softmax_kl(student / temperature, teacher / temperature)
     right = teacher.argmax(-1) == target.unsqueeze(1)
     differs = (right != right[:, :1]) & (target != IGNORED_LABEL).unsqueeze(1)
     return temperature**2 * torch.where(differs, complementary * losses, losses).mean()
 
 
 class RegionLogits(nn.Module):
-    """A network that also classifies the regions of its last map; ``regions`` is the layer that holds them.
+    """Wraps a network to also classify the regions of its last map; the layer ``regions`` holds their logits.
 
     The map is average-pooled to 1x1, 2x2 and 4x4 (``scales``), and the network's own classifier runs on each position:
-    ``[B, 21, C]``. What the network returns and what it learns stay as they are; its own layers are called ``model.…``.
+    ``[B, 21, C]``. The network's output and its training do not change; its own layers are called ``model.…``.
     The trained network itself is ``model``.
 
     Args:
-        model: The network: its classifier takes the pooled map.
+        model: The network, whose classifier takes the pooled map.
         layer: The last map, a layer reference.
         classifier: The classifier's path in the network.
-        scales: Rows of regions at each scale; 1, the whole image, comes first.
+        scales: Number of rows of regions at each scale; 1, the whole image, comes first.
 
     Raises:
         ValueError: There is no such classifier, or the scales do not begin with 1.
+
+    Examples:
+        >>> from lit_distill.models import resnet20
+        >>> model = RegionLogits(resnet20())
+        >>> model(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
     """
 
     def __init__(
@@ -93,7 +110,7 @@ class RegionLogits(nn.Module):
         self._layer = self._capture.layers[0]
 
     def forward(self, inputs: Inputs) -> Tensor:
-        """The network's own logits, ``[B, C]``."""
+        """Return the network's own logits, ``[B, C]``."""
         outputs = self._capture.run(inputs)
         feature = outputs.features[self._layer]
         need_maps("RegionLogits", feature)
@@ -103,27 +120,41 @@ class RegionLogits(nn.Module):
 
 
 class SDD(FeatureCriterion):
-    """Soft targets of the whole image and of its regions, those that disagree weighted more; the mean over pairs.
+    r"""Soft targets of the whole image and of its regions, those that disagree weighted more; the mean over pairs.
 
-    The logits of regions need both networks' classifiers on their own maps, so both are wrapped in ``RegionLogits``, and
+    $$ T^2\,\mathrm{mean}_r\; w_r\,\mathrm{KL}(p^t_r \| p^s_r) $$ ([Wei et al. 2024](https://arxiv.org/abs/2403.13512)), see
+    ``sdd``.
+
+    The logits of regions need both networks' classifiers on their own maps, so wrap both in ``RegionLogits``;
     the criterion reads its layer ``regions``. This is the paper's SD-KD, soft targets in each region. The authors' weight
-    is that of their KD, 0.9, beside 0.1 for the labels.
+    is that of their KD, 0.9, with 0.1 for the labels.
 
-    Elsewhere: the authors' code turns a value that is not finite into 0; here none is.
+    Elsewhere: the authors' code turns a value that is not finite into 0; here every value is finite.
 
     Args:
         student_layer: The regions' logits ``[B, R, C]``, the whole image first.
         teacher_layer: The teacher's.
         temperature: Above 0; 4 in the paper.
-        complementary: Weight of regions where the teacher is right and it is wrong on the whole, or the other way round, at
-            least 0; 2 in the paper.
+        complementary: Weight of regions for which the teacher is right while it is wrong on the whole, or the other way round,
+            at least 0; 2 in the paper.
         standardize: Whether to standardize each region's logits of both networks first (Sun et al. 2024).
 
     Raises:
         ValueError: An argument is out of range.
+
+    Examples:
+        >>> student = Outputs(torch.zeros(1, 2), {"regions": torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])})
+        >>> teacher = Outputs(torch.zeros(1, 2), {"regions": torch.tensor([[[3.0, 0.0], [0.0, 3.0]]])})
+        >>> SDD()(student, teacher, torch.tensor([0]))
+        tensor(0.6878)
     """
 
-    about = About("SDD", 'Wei et al. 2024, "Scale Decoupled Distillation", CVPR', weight=0.9)
+    citation = Citation(
+        "SDD",
+        'Wei et al. 2024, "Scale Decoupled Distillation", CVPR',
+        weight=0.9,
+        url="https://arxiv.org/abs/2403.13512",
+    )
     needs_target = True
 
     def __init__(
@@ -135,13 +166,12 @@ class SDD(FeatureCriterion):
         standardize: bool = False,
     ) -> None:
         super().__init__(student_layer, teacher_layer)
-        self.temperature = check_temperature(temperature)
+        self.temperature: float = check_temperature(temperature)
         self.complementary = check_number("complementary", complementary, least=0)
         self.standardize = check_flag("standardize", standardize)
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
-        if target is None:
-            raise ValueError("SDD needs labels, and the batch has none.")
+        target = need_labels(target, "SDD")
         values = []
         for regions_s, regions_t in self.pair_features(student, teacher):
             check_same_classes(regions_s, regions_t)

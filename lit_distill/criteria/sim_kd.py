@@ -1,4 +1,4 @@
-"""SimKD: Chen et al. 2022, "Knowledge Distillation with the Reused Teacher Classifier", section 3."""
+"""SimKD: the student reuses the teacher's classifier."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from lit_distill.batch.batch import Inputs
 from lit_distill.capture.capture import Capture
-from lit_distill.criteria.about import About
-from lit_distill.criteria.base import FeatureCriterion, at_least_float32
+from lit_distill.criteria.base import Citation, FeatureCriterion, at_least_float32
 from lit_distill.criteria.ops.features import pooled
 from lit_distill.criteria.projectors import SizedProjector
 from lit_distill.outputs import Outputs
@@ -20,11 +19,27 @@ from lit_distill.utils.grids import resize_map
 from lit_distill.utils.names import hook_key
 
 
+def sim_kd(projected: Tensor, teacher: Tensor) -> Tensor:
+    r"""Return the SimKD loss ([Chen et al. 2022](https://arxiv.org/abs/2203.14001), section 3).
+
+    $$ \mathrm{mean}\,(P(f^s) - f^t)^2 $$
+
+    Args:
+        projected: The student's last map before pooling, projected, ``[B, C, H, W]``.
+        teacher: The teacher's, with the same channels; a larger one is average-pooled.
+
+    Examples:
+        >>> sim_kd(torch.tensor([[[[1.0, 2.0]]]]), torch.tensor([[[[3.0, 1.0]]]]))
+        tensor(2.5000)
+    """
+    return F.mse_loss(projected, resize_map(teacher, (projected.shape[2], projected.shape[3])))
+
+
 class SimKDProjector(SizedProjector):
     """Brings the student's last map to the teacher's channels by a bottleneck of three convolutions.
 
-    1x1, 3x3 and 1x1, each without bias and followed by batch norm and ReLU; ``1 / factor`` of the teacher's channels in
-    between. A student's map larger than the teacher's is average-pooled first.
+    They are 1x1, 3x3 and 1x1, each without bias and followed by batch norm and ReLU, with ``1 / factor`` of the teacher's
+    channels in between. A student's map larger than the teacher's is average-pooled first.
 
     Args:
         student: Shape of the student's map, batch included.
@@ -32,7 +47,7 @@ class SimKDProjector(SizedProjector):
         factor: The reduction of the channels, at least 1.
 
     Raises:
-        ValueError: A shape is no map's.
+        ValueError: A shape is not that of a map.
     """
 
     def __init__(self, student: Sequence[int], teacher: Sequence[int], factor: int = 2) -> None:
@@ -49,7 +64,7 @@ class SimKDProjector(SizedProjector):
         )
 
     def forward(self, feature: Tensor, shape: Sequence[int] | None = None) -> Tensor:
-        """``[B, C_s, H, W]`` to ``[B, C_t, *size]``, the smaller of the two maps' sizes."""
+        """Map ``[B, C_s, H, W]`` to ``[B, C_t, *size]``, with the smaller size of the two maps."""
         size = self.size
         if shape is not None:
             size = (min(feature.shape[2], shape[2]), min(feature.shape[3], shape[3]))
@@ -63,15 +78,17 @@ def _block(width: int, out: int, kernel: int) -> tuple[nn.Module, ...]:
 
 
 class SimKD(FeatureCriterion):
-    """The student's last map, projected, against the teacher's, for the teacher's own classifier: mean squared error.
+    r"""The student's last map, projected, against the teacher's, to be used with the teacher's own classifier.
 
-    ``mean (P(f_s) - f_t)²`` over every element, at the map before pooling; a larger teacher's map is
-    average-pooled. It is all of the loss: weight 1, no labels and no logits. The student's own classifier then never
-    learns, and its accuracy in validation says nothing: what was trained is the student, the projector *and* the teacher's
-    classifier, which ``reuse_classifier`` puts together. The projector stays in the network that is used, and its cost
-    with it (factor 2: ``C_s C_t / 2 + 11 C_t² / 4`` weights).
+    $$ \mathrm{mean}\,(P(f^s) - f^t)^2 $$ ([Chen et al. 2022](https://arxiv.org/abs/2203.14001)), see ``sim_kd``.
 
-    The projector ends with a ReLU, so the teacher's map has to be one that no negative number is in.
+    It compares the maps before pooling; a larger teacher's map is average-pooled. It is the only loss: weight 1, no labels
+    and no logits. The student's own classifier is therefore never trained, and its validation accuracy is meaningless: the
+    trained network is the student, the projector *and* the teacher's
+    classifier, which ``reuse_classifier`` puts together. The projector stays in that network, with its cost
+    (factor 2: ``C_s C_t / 2 + 11 C_t² / 4`` weights).
+
+    The projector ends with a ReLU, so the teacher's map must not contain negative numbers.
 
     Args:
         student_layer: The student's last map.
@@ -80,10 +97,20 @@ class SimKD(FeatureCriterion):
 
     Raises:
         ValueError: ``factor`` is below 1, or more than one layer is named.
+
+    Examples:
+        >>> _ = torch.manual_seed(0)
+        >>> student = Outputs(torch.zeros(2, 2), {"layer3": torch.randn(2, 3, 2, 2)})
+        >>> teacher = Outputs(torch.zeros(2, 2), {"layer3": torch.rand(2, 8, 2, 2)})
+        >>> round(SimKD("layer3", "layer3")(student, teacher).item(), 1)
+        0.6
     """
 
-    about = About(
-        "SimKD", 'Chen et al. 2022, "Knowledge Distillation with the Reused Teacher Classifier", CVPR', weight=1.0
+    citation = Citation(
+        "SimKD",
+        'Chen et al. 2022, "Knowledge Distillation with the Reused Teacher Classifier", CVPR',
+        weight=1.0,
+        url="https://arxiv.org/abs/2203.14001",
     )
 
     def __init__(self, student_layer: str, teacher_layer: str, factor: int = 2) -> None:
@@ -94,7 +121,7 @@ class SimKD(FeatureCriterion):
         """Size the projector.
 
         Raises:
-            ValueError: A feature is no map, or a reference names several layers.
+            ValueError: A feature is not a map, or a reference names several layers.
         """
         super().build(student, teacher)
         if len(self.pairs) > 1:
@@ -105,18 +132,18 @@ class SimKD(FeatureCriterion):
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
         ((projected, feature_t),) = self.pair_features(student, teacher)
-        return F.mse_loss(projected, resize_map(feature_t, (projected.shape[2], projected.shape[3])))
+        return sim_kd(projected, feature_t)
 
 
 class ReusedClassifier(nn.Module):
-    """A student's map, projected and pooled, in a teacher's classifier: the network that SimKD trains.
+    """The network that SimKD trains: a student's map, projected and pooled, in a teacher's classifier.
 
-    The student runs as a whole, its own classifier for nothing, and the map is read on the way.
+    The whole student runs, including its own unused classifier, and the map is captured on the way.
 
     Args:
         student: The student.
         layer: Its map, a layer reference.
-        projector: Takes the map to the teacher's channels.
+        projector: Maps the student's channels to the teacher's.
         classifier: The teacher's, from the pooled map to logits; frozen here.
     """
 
@@ -129,24 +156,24 @@ class ReusedClassifier(nn.Module):
         self._layer = self._capture.layers[0]
 
     def forward(self, inputs: Inputs) -> Tensor:
-        """The student's inputs to the teacher's classes, ``[B, C]``."""
+        """Return logits of the teacher's classes, ``[B, C]``."""
         feature = self._capture.run(inputs).features[self._layer]
         logits: Tensor = self.classifier(pooled(self.projector(at_least_float32(feature))))
         return logits
 
 
 def reuse_classifier(student: nn.Module, criterion: SimKD, classifier: nn.Module) -> ReusedClassifier:
-    """The network that SimKD has trained, of copies of its parts, in evaluation mode.
+    """Put the network that SimKD has trained together from copies of its parts, in evaluation mode.
 
     Args:
         student: The trained student.
-        criterion: The criterion that it was trained with: it holds the projector.
+        criterion: The criterion that it was trained with, which holds the projector.
         classifier: The teacher's classifier, ``teacher.linear``.
 
     Raises:
         ValueError: The criterion has seen no features yet.
     """
     if not criterion.pairs:
-        raise ValueError("this SimKD criterion was never trained, and so has no projector.")
+        raise ValueError("this SimKD criterion was never trained, so it has no projector.")
     parts = [copied(part) for part in (student, criterion.projectors[0], classifier)]
     return ReusedClassifier(parts[0], criterion.pairs[0][0], parts[1], parts[2]).eval()

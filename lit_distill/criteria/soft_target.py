@@ -1,4 +1,4 @@
-"""Soft targets: Hinton, Vinyals and Dean 2015, "Distilling the Knowledge in a Neural Network", section 2."""
+"""KD: soft targets."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lit_distill.batch.labels import Task, need_classes
-from lit_distill.criteria.about import About
-from lit_distill.criteria.base import Criterion, at_least_float32, check_class_task, check_same_classes, valid_rows
+from lit_distill.criteria.base import Citation, Criterion, at_least_float32, check_class_task
 from lit_distill.criteria.ops.chunked import mean_over_rows
-from lit_distill.criteria.ops.standardization import standardize as standardized
+from lit_distill.criteria.ops.divergence import kl_divergence
+from lit_distill.criteria.ops.rows import wide_rows
 from lit_distill.outputs import Outputs
 from lit_distill.utils.arguments import check_choice, check_flag, check_number, check_temperature
 
@@ -31,44 +31,53 @@ def soft_target(
     skew: float = 0.1,
     standardize: bool = False,
 ) -> Tensor:
-    """``T² · mean_n D(p_t || p_s)`` with ``p = softmax(z / T)``: summed over classes, mean over rows.
+    r"""Return the soft target loss, also known as KD ([Hinton et al. 2015](https://arxiv.org/abs/1503.02531), section 2).
 
-    - ``forward``: ``KL(p_t || p_s)``, the paper's.
-    - ``reverse``: ``KL(p_s || p_t)``.
-    - ``jensen_shannon``: the generalised ``beta KL(p_t || m) + (1 - beta) KL(p_s || m)`` with ``m = beta p_t +
-      (1 - beta) p_s`` (Agarwal et al. 2024, section 2). For a small ``beta`` it is near ``beta`` times the forward KL,
-      for one near 1 near ``1 - beta`` times the reverse KL, and close to the teacher ``beta (1 - beta)`` times either: a
-      weight does not carry over from one ``beta`` to another. (TRL takes 0 and 1 as the forward and the reverse KL, so
-      that its loss jumps there.)
-    - ``skew``: ``KL(p_t || skew p_t + (1 - skew) p_s)`` (Ko et al. 2024, "DistiLLM", section 3.1, with 0.1). It never
-      exceeds ``-log skew``, however wrong the student; close to the teacher it is ``(1 - skew)²`` times the forward KL.
+    $$ T^2 \tfrac1N \sum_n D(p^t_n \| p^s_n), \quad p = \mathrm{softmax}(z / T) $$
 
-    All is done in log space: finite, with finite gradients, at logits of ±1e4. Large logits are taken some
-    rows at a time, so that nothing of their size but the gradient is held.
+    - ``forward``: $D = \mathrm{KL}(p^t \| p^s)$, the paper's.
+    - ``reverse``: $D = \mathrm{KL}(p^s \| p^t)$.
+    - ``jensen_shannon``: the generalised $\beta\,\mathrm{KL}(p^t \| m) + (1 - \beta)\,\mathrm{KL}(p^s \| m)$ with
+      $m = \beta p^t + (1 - \beta) p^s$ ([Agarwal et al. 2024](https://arxiv.org/abs/2306.13649), section 2). For a small
+      ``beta`` it is near ``beta`` times the forward KL, for one near 1 near ``1 - beta`` times the reverse KL, and close to
+      the teacher ``beta (1 - beta)`` times either: a weight does not carry over from one ``beta`` to another. (TRL treats 0
+      and 1 as the forward and the reverse KL, so that its loss jumps there.)
+    - ``skew``: $\mathrm{KL}(p^t \| \lambda p^t + (1 - \lambda) p^s)$ with $\lambda$ = ``skew``
+      ([Ko et al. 2024](https://arxiv.org/abs/2402.03898), "DistiLLM", section 3.1, with 0.1). It never exceeds
+      ``-log skew``, however wrong the student; close to the teacher it is ``(1 - skew)²`` times the forward KL.
+
+    Everything is computed in log space: values and gradients are finite at logits of ±1e4. Large logits are processed in
+    chunks of rows, so that only the gradient is held in full size.
 
     Args:
         student: Logits ``[N, C]``, ``[B, T, C]`` or ``[B, C, H, W]``.
         teacher: Logits, the same shape.
         temperature: ``T`` above 0.
-        divergence: Which divergence ``D``.
+        divergence: ``forward``, ``reverse``, ``jensen_shannon`` or ``skew``.
         beta: The teacher's share of the mixture of ``jensen_shannon``, in (0, 1).
-        mask: True at the rows that count: ``[N]``, ``[B, T]`` or ``[B, H, W]``; all count where None.
+        mask: True at the rows that count: ``[N]``, ``[B, T]`` or ``[B, H, W]``; all if None.
         skew: The teacher's share of the mixture of ``skew``, in (0, 1).
-        standardize: Whether to standardize each row of both first (``standardization.standardize``).
+        standardize: Whether to standardize each row of both first (Sun et al. 2024).
+
+    Raises:
+        ValueError: The shapes differ, or there is only one class.
+
+    Examples:
+        >>> student, teacher = torch.tensor([[1.0, 2.0, 0.0]]), torch.tensor([[3.0, 1.0, 0.0]])
+        >>> soft_target(student, teacher, temperature=4.0)
+        tensor(0.8812)
     """
     need_classes(student)
 
-    def loss(rows_s: Tensor, rows_t: Tensor) -> Tensor:
-        rows_s, rows_t = at_least_float32(valid_rows(rows_s)), at_least_float32(valid_rows(rows_t))
-        if standardize:
-            rows_s, rows_t = standardized(rows_s), standardized(rows_t)
+    def loss(some_s: Tensor, some_t: Tensor) -> Tensor:
+        rows_s, rows_t = wide_rows(some_s, some_t, standardize)
         return temperature**2 * _divergence(rows_s / temperature, rows_t / temperature, divergence, beta, skew)
 
     return mean_over_rows(loss, student, teacher, mask)
 
 
 def _divergence(student: Tensor, teacher: Tensor, divergence: Divergence, beta: float, skew: float) -> Tensor:
-    """``D(p_t || p_s)`` of each row of softened logits ``[n, C]``: ``[n]``."""
+    """Return ``D(p_t || p_s)`` of each row of softened logits ``[n, C]``: ``[n]``."""
     log_s, log_t = F.log_softmax(student, dim=-1), F.log_softmax(teacher, dim=-1)
     if divergence == "forward":
         return kl_divergence(log_t, log_s)
@@ -81,11 +90,6 @@ def _divergence(student: Tensor, teacher: Tensor, divergence: Divergence, beta: 
     return beta * kl_divergence(log_t, mixture) + (1 - beta) * kl_divergence(log_s, mixture)
 
 
-def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """``sum_c p (log p - log q)`` of each row ``[..., C]`` of log-probabilities."""
-    return (log_p.exp() * (log_p - log_q)).sum(-1)
-
-
 def soft_target_bernoulli(
     student: Tensor,
     teacher: Tensor,
@@ -95,19 +99,27 @@ def soft_target_bernoulli(
     mask: Tensor | None = None,
     skew: float = 0.1,
 ) -> Tensor:
-    """The same for independent classes: ``q = sigmoid(z / T)`` in place of the softmax, mean over classes.
+    r"""Return soft targets of independent classes, each a sigmoid ([Hinton et al. 2015](https://arxiv.org/abs/1503.02531)).
 
-    Each class is a distribution over {1, 0} with logits ``[z, 0]``, so that the formula above applies; the
-    mean over classes matches that of binary cross-entropy.
+    $$ T^2\,\mathrm{mean}_{n,c}\; D\bigl([q^t_{nc}, 1 - q^t_{nc}] \| [q^s_{nc}, 1 - q^s_{nc}]\bigr), \quad q = \sigma(z / T) $$
+
+    It is ``soft_target`` of logits ``[z, 0]`` for each class; the mean over classes matches that of binary cross-entropy.
 
     Args:
         student: Logits, any shape.
         teacher: Logits, the same shape.
-        temperature: As in ``soft_target``.
-        divergence: As in ``soft_target``.
-        beta: As in ``soft_target``.
-        mask: As in ``soft_target``, beside logits of its shapes.
-        skew: As in ``soft_target``.
+        temperature: ``T`` above 0.
+        divergence: ``forward``, ``reverse``, ``jensen_shannon`` or ``skew``.
+        beta: The teacher's share of the mixture of ``jensen_shannon``, in (0, 1).
+        mask: True at the rows that count, for logits ``[N, C]``, ``[B, T, C]`` or ``[B, C, H, W]``; all if None.
+        skew: The teacher's share of the mixture of ``skew``, in (0, 1).
+
+    Raises:
+        ValueError: The shapes differ.
+
+    Examples:
+        >>> soft_target_bernoulli(torch.tensor([[1.0, -1.0]]), torch.tensor([[3.0, 0.0]]), temperature=1.0)
+        tensor(0.1450)
     """
 
     def loss(some_s: Tensor, some_t: Tensor) -> Tensor:
@@ -121,12 +133,15 @@ def soft_target_bernoulli(
 
 
 class SoftTarget(Criterion):
-    """The student's distribution against the teacher's, softened by a temperature.
+    r"""The student's distribution against the teacher's, softened by a temperature.
 
-    The value always carries T², so that its gradient keeps its size as T changes and a weight means the
+    $$ T^2\,\mathrm{KL}(p^t \| p^s), \quad p = \mathrm{softmax}(z / T) $$
+    ([Hinton et al. 2015](https://arxiv.org/abs/1503.02531)), see ``soft_target`` and ``soft_target_bernoulli``.
+
+    The factor T² keeps the size of the gradient as T changes, so that a weight means the
     same at every temperature. The paper's and CIFAR practice: T = 4, weights 0.1 hard and 0.9 soft; with
-    strong augmentation or many classes T = 1 does better. With ``standardize`` (Sun et al. 2024): T = 2, weights 0.1 hard
-    and 9 soft, beside labels.
+    strong augmentation or many classes T = 1 does better. With ``standardize``
+    ([Sun et al. 2024](https://arxiv.org/abs/2403.01427)): T = 2, weights 0.1 hard and 9 soft.
 
     Args:
         temperature: Above 0.
@@ -134,16 +149,22 @@ class SoftTarget(Criterion):
         beta: The teacher's share of the Jensen-Shannon mixture, in (0, 1). A small one makes a small value.
         task: ``multiclass`` (softmax), ``binary`` or ``multilabel`` (sigmoid, one class at a time).
         skew: The teacher's share of the mixture of ``skew``, in (0, 1).
-        standardize: Whether to standardize each row of both networks' logits first; ``multiclass`` alone.
+        standardize: Whether to standardize each row of both networks' logits first; only ``multiclass``.
 
     Raises:
         ValueError: An argument is out of range.
+
+    Examples:
+        >>> student, teacher = Outputs(torch.tensor([[1.0, 2.0, 0.0]])), Outputs(torch.tensor([[3.0, 1.0, 0.0]]))
+        >>> SoftTarget(temperature=2.0)(student, teacher)
+        tensor(0.9153)
     """
 
-    about = About(
+    citation = Citation(
         "KD",
         'Hinton, Vinyals and Dean 2015, "Distilling the Knowledge in a Neural Network", NeurIPS workshop',
         weight=0.9,
+        url="https://arxiv.org/abs/1503.02531",
     )
     compares_logits = True
 
@@ -164,17 +185,14 @@ class SoftTarget(Criterion):
             raise ValueError(
                 f"standardize compares classes with each other, and the task {task!r} has none to compare."
             )
-        self.temperature = check_temperature(temperature)
+        self.temperature: float = check_temperature(temperature)
         self.divergence: Divergence = divergence
         self.beta = check_number("beta", beta, above=0, below=1)
         self.task: Task = task
         self.skew = check_number("skew", skew, above=0, below=1)
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
-        check_same_classes(student.logits, teacher.logits)
-        # A mask beside [B] or [B, C] logits belongs to the inputs' tokens.
-        mask = student.mask if student.logits.dim() > 2 else None
-        z_s, z_t = student.logits, teacher.logits
+        z_s, z_t, mask = student.logits, teacher.logits, student.logit_mask
         t, divergence, beta, skew = self.temperature, self.divergence, self.beta, self.skew
         if self.task != "multiclass":
             return soft_target_bernoulli(z_s, z_t, t, divergence, beta, mask, skew)

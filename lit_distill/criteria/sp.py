@@ -1,4 +1,4 @@
-"""Similarity-preserving distillation: Tung and Mori 2019, "Similarity-Preserving Knowledge Distillation"."""
+"""SP: similarity-preserving distillation."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_distill.criteria.about import About
-from lit_distill.criteria.base import FeatureCriterion
-from lit_distill.criteria.ops.normalisation import unit_length
+from lit_distill.criteria.base import Citation, FeatureCriterion
+from lit_distill.criteria.ops.features import unit_length
 from lit_distill.outputs import Outputs
 
 
 def similarity(feature: Tensor) -> Tensor:
-    """``G = F F^T`` with each row divided by its L2 norm: how alike a batch's samples are.
+    """Return ``G = F F^T`` with each row divided by its L2 norm: how alike the samples of a batch are.
 
     Args:
         feature: ``[B, …]``; all but the batch is flattened.
@@ -26,33 +25,52 @@ def similarity(feature: Tensor) -> Tensor:
 
 
 def similarity_preserving(student: Tensor, teacher: Tensor) -> Tensor:
-    """``||G_s - G_t||² / B²`` of one pair of layers (equation 4).
+    r"""Return the similarity-preserving loss ([Tung and Mori 2019](https://arxiv.org/abs/1907.09682), equation 4).
 
-    The value of a batch is no mean of its samples' values: samples are compared with each other, and a larger batch
-    gives a smaller value.
+    $$ \|G^s - G^t\|^2 / B^2, \quad G_{i\cdot} = (F F^\top)_{i\cdot} / \|(F F^\top)_{i\cdot}\|_2 $$
+
+    It is not a mean over samples: they are compared with each other, and a larger batch gives a smaller value.
 
     Args:
-        student: ``[B, …]``.
+        student: ``[B, …]``, flattened.
         teacher: ``[B, …]``; its other dimensions need not match.
+
+    Examples:
+        >>> student, teacher = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0], [1.0]])
+        >>> similarity_preserving(student, teacher)
+        tensor(0.2929)
     """
     return F.mse_loss(similarity(student), similarity(teacher))
 
 
 class SP(FeatureCriterion):
-    """Samples that look alike to the teacher look alike to the student; the sum over pairs, as in the paper.
+    r"""Samples that look alike to the teacher look alike to the student; the sum over pairs of layers, as in the paper.
 
-    The weight of the paper and of RepDistiller is 3,000, on the last stage. It has no parameters; the work is two
+    $$ \|G^s - G^t\|^2 / B^2 $$ ([Tung and Mori 2019](https://arxiv.org/abs/1907.09682)), see ``similarity_preserving``.
+
+    The weight of the paper and of RepDistiller is 3,000, on the last stage. It has no parameters and costs two
     products ``[B, D] x [D, B]`` of the flattened features. Rows are divided by their L2 norm, as in the paper; one
     published implementation divides by their L1 norm. In distributed training each process compares its own samples,
-    so that the value depends on the batch of one process. A batch of one sample is alike to itself alone:
-    the value 0, without a gradient. So is a student's feature of zeros, whose product has no gradient, in any batch.
+    so that the value depends on the batch of one process. A batch of one gives 0 without a gradient; so does a student's
+    feature of zeros, whose product has no gradient, in any batch.
 
     Args:
         student_layer: A layer reference, a glob or a list of them; features of any shape.
         teacher_layer: The teacher's layers, as many.
+
+    Examples:
+        >>> student = Outputs(torch.zeros(2, 2), {"layer3": torch.tensor([[1.0, 0.0], [0.0, 1.0]])})
+        >>> teacher = Outputs(torch.zeros(2, 2), {"layer3": torch.tensor([[1.0], [1.0]])})
+        >>> SP("layer3", "layer3")(student, teacher)
+        tensor(0.2929)
     """
 
-    about = About("SP", 'Tung and Mori 2019, "Similarity-Preserving Knowledge Distillation", ICCV', weight=3000)
+    citation = Citation(
+        "SP",
+        'Tung and Mori 2019, "Similarity-Preserving Knowledge Distillation", ICCV',
+        weight=3000,
+        url="https://arxiv.org/abs/1907.09682",
+    )
 
     def __init__(self, student_layer: str | list[str], teacher_layer: str | list[str]) -> None:
         super().__init__(student_layer, teacher_layer)

@@ -1,4 +1,4 @@
-"""A loss that was computed elsewhere, as one criterion among others."""
+"""A loss computed elsewhere, as one criterion among others."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from lit_distill.outputs import Outputs
 
 
 class TaskLoss(Criterion):
-    """The loss of a ``training_step`` that knows nothing of distillation, so that it is weighted and logged like the rest.
+    """The loss of a ``training_step`` without distillation, as a criterion that is weighted and logged like the rest.
 
     Attributes:
-        value: A scalar, set anew for each batch.
+        value: A scalar, set for each batch.
     """
 
     needs_teacher = False

@@ -1,7 +1,4 @@
-"""A teacher made up from the labels.
-
-Yuan, Tay, Li, Wang and Feng 2020, "Revisiting Knowledge Distillation via Label Smoothing Regularization", equation 9.
-"""
+"""Tf-KD: teacher-free distillation, with a virtual teacher made from the labels."""
 
 from __future__ import annotations
 
@@ -13,18 +10,20 @@ from torch import Tensor
 from lit_distill.batch.batch import IGNORED_LABEL
 from lit_distill.batch.label_rows import labelled
 from lit_distill.batch.labels import Task, need_classes, unknown
-from lit_distill.criteria.about import About
-from lit_distill.criteria.base import Criterion, at_least_float32
+from lit_distill.criteria.base import Citation, Criterion, at_least_float32
+from lit_distill.criteria.ops.labelled import need_labels
 from lit_distill.criteria.soft_target import soft_target
 from lit_distill.outputs import Outputs
 from lit_distill.utils.arguments import check_number, check_temperature
 
 
 def virtual_teacher(target: Tensor, classes: int, confidence: float = 0.99) -> Tensor:
-    """The logits of a teacher that is always right: ``log p``, with ``p = a`` for the label and ``(1 - a) / (K - 1)`` else.
+    r"""Return the logits of a teacher that is always right ([Yuan et al. 2020](https://arxiv.org/abs/1909.11723)).
+
+    $$ \log p_c, \quad p_y = a, \quad p_{c \neq y} = (1 - a) / (K - 1) $$
 
     Args:
-        target: Class indices ``[N]``; or class probabilities ``[N, K]`` (after MixUp), of which the mean is taken.
+        target: Class indices ``[N]``; or class probabilities ``[N, K]`` (after MixUp), over which ``p`` is averaged.
         classes: ``K``, 2 or more.
         confidence: ``a`` in (1 / K, 1); the paper has 0.9 or more, its code 0.99.
 
@@ -32,7 +31,11 @@ def virtual_teacher(target: Tensor, classes: int, confidence: float = 0.99) -> T
         ``[N, K]``, in float32 or wider.
 
     Raises:
-        ValueError: ``a`` gives the label no more than its share.
+        ValueError: ``a`` gives the label no more than an equal share.
+
+    Examples:
+        >>> virtual_teacher(torch.tensor([0]), classes=3, confidence=0.9).exp()
+        tensor([[0.9000, 0.0500, 0.0500]])
     """
     if not 1 / classes < confidence < 1:
         raise ValueError(f"confidence must be between 1/{classes} (of {classes} classes) and 1, not {confidence}.")
@@ -44,15 +47,26 @@ def virtual_teacher(target: Tensor, classes: int, confidence: float = 0.99) -> T
 
 
 def teacher_free(logits: Tensor, target: Tensor, confidence: float = 0.99, temperature: float = 20.0) -> Tensor:
-    """``T² · mean KL(p^d_T || p_T)``, with ``p^d`` the virtual teacher, both softened by ``T`` (equation 9).
+    r"""Return the teacher-free loss ([Yuan et al. 2020](https://arxiv.org/abs/1909.11723), equation 9).
 
-    At T = 1 its gradient is that of cross-entropy with a label smoothing of ``(1 - a) K / (K - 1)``.
+    $$ T^2 \tfrac1N \sum_n \mathrm{KL}(p^d_T \| p_T) $$
+
+    The virtual teacher $p^d$ and the student are both softened by ``T``. At T = 1 the gradient is that of cross-entropy with a
+    label smoothing of ``(1 - a) K / (K - 1)``.
 
     Args:
         logits: ``[N, K]``.
-        target: Class indices ``[N]`` (-100 is left out; 0 where nothing is left), or class probabilities ``[N, K]``.
-        confidence: As in ``virtual_teacher``.
+        target: Class indices ``[N]`` (rows of -100 are left out, and the value is 0 if none is left), or class probabilities
+            ``[N, K]``.
+        confidence: ``a``, the virtual teacher's probability of the label, in (1 / K, 1).
         temperature: Above 0.
+
+    Raises:
+        ValueError: There is only one class, or ``a`` gives the label no more than an equal share.
+
+    Examples:
+        >>> teacher_free(torch.tensor([[1.0, 2.0, 0.0]]), torch.tensor([0]), confidence=0.9)
+        tensor(1.2896)
     """
     need_classes(logits)
     known = ~unknown(target) if target.is_floating_point() else target != IGNORED_LABEL
@@ -64,12 +78,14 @@ def teacher_free(logits: Tensor, target: Tensor, confidence: float = 0.99, tempe
 
 
 class TeacherFree(Criterion):
-    """A virtual teacher, made of the labels alone, softened (Tf-KD_reg).
+    r"""A softened virtual teacher, made only from the labels (Tf-KD_reg).
 
-    Beside ``HardTarget``; the module's teacher is None. The authors' code is not the paper's equation 9: it divides the
+    $$ T^2\,\mathrm{KL}(p^d_T \| p_T) $$ ([Yuan et al. 2020](https://arxiv.org/abs/1909.11723)), see ``teacher_free``.
+
+    Use it next to ``HardTarget``; the module's teacher is None. The authors' code is not the paper's equation 9: it divides the
     teacher's *probabilities* by T before a second softmax, which leaves them all but uniform, does not soften the student,
-    averages over classes too, and multiplies by a number from each experiment's settings in place of T². So its weights
-    (0.1 beside 0.9 for the labels, say) do not carry over.
+    averages over classes too, and multiplies by a number from each experiment's settings instead of T². So its weights
+    (such as 0.1, with 0.9 for the labels) do not carry over.
 
     Args:
         confidence: ``a``: the label's probability before softening, in (0, 1) and above 1 / K. The paper asks for 0.9 or
@@ -78,25 +94,29 @@ class TeacherFree(Criterion):
 
     Raises:
         ValueError: An argument is out of range.
+
+    Examples:
+        >>> TeacherFree()(Outputs(torch.tensor([[1.0, 2.0, 0.0]])), Outputs.nothing(), torch.tensor([0]))
+        tensor(3.6031)
     """
 
-    about = About(
+    citation = Citation(
         "Tf-KD_reg",
         'Yuan et al. 2020, "Revisiting Knowledge Distillation via Label Smoothing Regularization", CVPR',
         weight=0.1,
+        url="https://arxiv.org/abs/1909.11723",
     )
     needs_target = True
     needs_teacher = False
+    task: Task = "multiclass"
 
     def __init__(self, confidence: float = 0.99, temperature: float = 20.0) -> None:
         super().__init__()
         self.confidence = check_number("confidence", confidence, above=0, below=1)
-        self.temperature = check_temperature(temperature)
-        self.task: Task = "multiclass"
+        self.temperature: float = check_temperature(temperature)
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
-        if target is None:
-            raise ValueError("TeacherFree needs labels, and the batch has none.")
+        target = need_labels(target, "TeacherFree")
         need_classes(student.logits)
-        rows = labelled(student.logits, target, self.task, student.mask)
+        rows = labelled(student.logits, target, "multiclass", student.mask)
         return teacher_free(rows.logits, rows.labels, self.confidence, self.temperature)

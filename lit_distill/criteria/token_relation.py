@@ -1,7 +1,4 @@
-"""How alike the tokens of one image or sequence are: the Gram matrix of DINOv3, and its softmax.
-
-Siméoni et al. 2025, "DINOv3", section 4.2 (Gram anchoring).
-"""
+"""Similarities among the tokens of one image or sequence: the Gram anchoring of DINOv3, and its softmax."""
 
 from __future__ import annotations
 
@@ -11,10 +8,9 @@ import torch
 from torch import Tensor
 
 from lit_distill.batch.positions import position_mask
-from lit_distill.criteria.about import About
-from lit_distill.criteria.base import FeatureCriterion
-from lit_distill.criteria.ops.normalisation import unit_length
-from lit_distill.criteria.ops.softmax_kl import softmax_kl
+from lit_distill.criteria.base import Citation, FeatureCriterion
+from lit_distill.criteria.ops.divergence import softmax_kl
+from lit_distill.criteria.ops.features import unit_length
 from lit_distill.outputs import Outputs
 from lit_distill.utils.arguments import check_choice, check_temperature
 from lit_distill.utils.grids import resize_map, split_grid, tokens_to_map
@@ -30,18 +26,25 @@ def token_relation(
     temperature: float = 0.07,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """The difference of ``G = X X^T`` of each sample's tokens, ``X`` having rows of length 1.
+    r"""Return the difference of token similarities ([Siméoni et al. 2025](https://arxiv.org/abs/2508.10104), section 4.2).
 
-    ``gram`` is ``mean (G_s - G_t)²`` over pairs of tokens. ``softmax`` is ``mean KL(softmax(G_t / T) ||
-    softmax(G_s / T))`` over tokens, without a factor T²: the rows are similarities in [-1, 1], for which one
-    temperature is fixed, and no logits.
+    $$ \mathrm{mean}\,(G^s - G^t)^2, \quad G = X X^\top $$
+
+    This is ``gram``, over pairs of tokens; ``X`` has rows of length 1. ``softmax`` is ``mean KL(softmax(G_t / T) ||
+    softmax(G_s / T))`` over tokens, without a factor T²: the rows are similarities in [-1, 1] at a fixed
+    temperature, not logits.
 
     Args:
         student: Tokens ``[B, N, D_s]``.
         teacher: Tokens ``[B, N, D_t]``; the width need not match.
         kind: ``gram`` or ``softmax``.
-        temperature: T above 0; read by ``softmax`` alone.
-        mask: True at the tokens that count, ``[B, N]``; all count where None.
+        temperature: T above 0; only read by ``softmax``.
+        mask: True at the tokens that count, ``[B, N]``; all if None.
+
+    Examples:
+        >>> student, teacher = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]), torch.tensor([[[1.0], [1.0]]])
+        >>> token_relation(student, teacher)
+        tensor(0.5000)
     """
     gram_s, gram_t = (tokens @ tokens.mT for tokens in (unit_length(student), unit_length(teacher)))
     pairs = None if mask is None else mask.unsqueeze(1) & mask.unsqueeze(2)
@@ -53,20 +56,20 @@ def token_relation(
 
 
 def patches(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Two images' features as tokens of the same places.
+    """Return two images' features as tokens at the same positions.
 
-    Tokens that make a square with at most 8 more before it (class, registers) lose those; the larger of two grids is
-    average-pooled. Tokens of one number that make no square stay as they are.
+    If tokens form a square after at most 8 prefix tokens (class, registers), those are dropped; the larger of two grids is
+    average-pooled. Tokens of equal number that form no square are kept as they are.
 
     Args:
         student: A map ``[B, C, H, W]`` or tokens ``[B, N, D]``.
-        teacher: Either, too.
+        teacher: A map or tokens.
 
     Returns:
         ``[B, N, D_s]`` and ``[B, N, D_t]``.
 
     Raises:
-        ValueError: They have no places, or places that cannot be matched.
+        ValueError: They have no positions, or positions that cannot be matched.
     """
     if min(student.dim(), teacher.dim()) < 3 or max(student.dim(), teacher.dim()) > 5:
         raise ValueError(
@@ -78,7 +81,7 @@ def patches(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         if student.dim() == teacher.dim() and student.shape[1] == teacher.shape[1]:
             return student, teacher
         raise ValueError(
-            f"tokens of {list(student.shape)} and {list(teacher.shape)} cannot be matched: one is no square grid, and "
+            f"tokens of {list(student.shape)} and {list(teacher.shape)} cannot be matched: one is not a square grid, and "
             "their numbers differ."
         )
     map_s, map_t = (feature if feature.dim() > 3 else tokens_to_map(feature) for feature in (student, teacher))
@@ -88,30 +91,44 @@ def patches(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class TokenRelation(FeatureCriterion):
-    """Tokens that are alike to the teacher are alike to the student, within each sample; the mean over pairs of layers.
+    r"""Tokens of a sample that are alike to the teacher are alike to the student; the mean over pairs of layers.
 
-    No width, head or grid has to match, and there are no parameters: CNN maps and ViT tokens compare with each other.
+    $$ \mathrm{mean}\,(G^s - G^t)^2, \quad G = X X^\top $$
+    ([Siméoni et al. 2025](https://arxiv.org/abs/2508.10104)), see ``token_relation``.
+
+    Widths, heads and grids need not match, and there are no parameters: CNN maps can be compared with ViT tokens.
     ``gram`` is DINOv3's Gram anchoring, there between two states of one network, with a weight of 2; its authors' code
-    can set negative similarities to 0, which their own training leaves off, and so does this. ``softmax`` is the local
+    can set negative similarities to 0, which their own training does not use, nor does this. ``softmax`` is the local
     half of LightlyTrain's third distillation method, with a weight of 1.
 
-    Time and memory grow with the square of the number of tokens N: ``B N²`` similarities for each network, 4 bytes each,
+    Time and memory grow with the square of the number of tokens N: ``B N²`` similarities per network, 4 bytes each,
     and as many again for the backward pass. 196 tokens are cheap; for 4,096 choose a later layer.
 
-    Where the batch has a mask of the tokens, ``[B, N]``, they are a sequence: those outside it do not count, and none is
-    dropped or resized. Without one, tokens are patches of an image (``patches``).
+    If the batch has a mask of the tokens, ``[B, N]``, they are a sequence: those outside it do not count, and none is
+    dropped or resized. Otherwise tokens are patches of an image (``patches``).
 
     Args:
         student_layer: A layer reference, a glob or a list of them; feature maps or tokens.
         teacher_layer: The teacher's layers, as many.
         kind: ``gram`` or ``softmax``.
-        temperature: Above 0; read by ``softmax`` alone.
+        temperature: Above 0; only read by ``softmax``.
 
     Raises:
         ValueError: An argument is none of its choices, or the temperature is not above 0.
+
+    Examples:
+        >>> student = Outputs(torch.zeros(1, 2), {"blocks.3": torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])})
+        >>> teacher = Outputs(torch.zeros(1, 2), {"blocks.11": torch.tensor([[[1.0], [1.0]]])})
+        >>> TokenRelation("blocks.3", "blocks.11")(student, teacher)
+        tensor(0.5000)
     """
 
-    about = About("Gram / token relation", 'Siméoni et al. 2025, "DINOv3", arXiv 2508.10104', weight=2)
+    citation = Citation(
+        "Gram / token relation",
+        'Siméoni et al. 2025, "DINOv3", arXiv',
+        weight=2,
+        url="https://arxiv.org/abs/2508.10104",
+    )
 
     def __init__(
         self,
@@ -123,7 +140,7 @@ class TokenRelation(FeatureCriterion):
         super().__init__(student_layer, teacher_layer)
         check_choice("kind", kind, RELATIONS)
         self.kind: Relation = kind
-        self.temperature = check_temperature(temperature)
+        self.temperature: float = check_temperature(temperature)
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
         values = []
@@ -135,15 +152,15 @@ class TokenRelation(FeatureCriterion):
 
 
 def token_mask(mask: Tensor | None, student: Tensor, teacher: Tensor) -> Tensor | None:
-    """The mask ``[B, N]`` of both networks' tokens; None where there is none, or it is of pixels.
+    """Return the mask ``[B, N]`` of both networks' tokens; None if there is none, or if it is one of pixels.
 
     Args:
-        mask: That of the batch, of any shape.
+        mask: The batch's mask, of any shape.
         student: Tokens ``[B, N, D_s]``, or another feature.
         teacher: Tokens ``[B, N, D_t]``, or another feature.
 
     Raises:
-        ValueError: There is a mask of tokens, and a feature has other ones.
+        ValueError: There is a mask of tokens, and a feature has other positions.
     """
     if mask is None or mask.dim() != 2:
         return None
@@ -153,6 +170,6 @@ def token_mask(mask: Tensor | None, student: Tensor, teacher: Tensor) -> Tensor 
         if own is None or found is None or own.shape != found.shape:
             raise ValueError(
                 f"the batch's mask is {list(mask.shape)}, [samples, tokens], and does not fit a feature of "
-                f"{list(feature.shape)}; choose a layer that gives one vector a token."
+                f"{list(feature.shape)}; choose a layer that gives one vector per token."
             )
     return found.bool() if found is not None else None

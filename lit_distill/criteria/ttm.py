@@ -1,4 +1,4 @@
-"""Transformed teacher matching, plain and weighted: Zheng and Yang 2024, ICLR."""
+"""TTM: transformed teacher matching, plain and weighted."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lit_distill.batch.labels import Task, need_classes
-from lit_distill.criteria.about import About
-from lit_distill.criteria.base import Criterion, at_least_float32, check_same_classes, valid_rows
+from lit_distill.criteria.base import Citation, Criterion
 from lit_distill.criteria.ops.chunked import mean_over_rows
-from lit_distill.criteria.ops.standardization import standardize as standardized
-from lit_distill.criteria.soft_target import kl_divergence
+from lit_distill.criteria.ops.divergence import softmax_kl
+from lit_distill.criteria.ops.rows import wide_rows
 from lit_distill.outputs import Outputs
 from lit_distill.utils.arguments import check_flag, check_number
+
+_PAPER = 'Zheng and Yang 2024, "Knowledge Distillation Based on Transformed Teacher Matching", ICLR'
+_URL = "https://arxiv.org/abs/2402.11148"
 
 
 def ttm(
@@ -23,39 +25,50 @@ def ttm(
     mask: Tensor | None = None,
     standardize: bool = False,
 ) -> Tensor:
-    """``mean_n KL(q || p_s)`` with ``q = p_t^gamma / U`` and ``U = sum_c p_t,c^gamma``; weighted, ``mean_n U KL(q || p_s)``.
+    r"""Return the transformed teacher matching loss, TTM or WTTM ([Zheng and Yang 2024](https://arxiv.org/abs/2402.11148)).
 
-    The power transform of the teacher is a temperature of ``1 / gamma`` on the teacher alone: the student's is 1. So
-    there is no T² to make up for. ``U`` runs from 1 (a teacher that is certain) to ``C^(1 - gamma)`` (one that knows
-    nothing): the weighted form asks more of the samples on which the teacher doubts.
+    $$ \tfrac1N \sum_n U_n^w\,\mathrm{KL}(q_n \| p^s_n), \quad q = (p^t)^\gamma / U, \quad U = \sum_c (p^t_c)^\gamma $$
+
+    $w$ is 1 if ``weighted``, else 0. The power transform is a temperature of ``1 / gamma`` on the teacher only: the student's
+    is 1, so there is no T² to compensate for. ``U`` ranges from 1 (a teacher that is certain) to ``C^(1 - gamma)`` (one that
+    knows nothing): the weighted form emphasizes the samples on which the teacher is unsure.
 
     Args:
         student: Logits ``[N, C]``, ``[B, T, C]`` or ``[B, C, H, W]``.
         teacher: Logits, the same shape.
         gamma: The exponent, in (0, 1].
-        weighted: Whether to multiply each row by its ``U``.
-        mask: True at the rows that count: ``[N]``, ``[B, T]`` or ``[B, H, W]``; all count where None.
+        weighted: Whether to multiply each row by its ``U``; the authors use gamma 0.2 then.
+        mask: True at the rows that count: ``[N]``, ``[B, T]`` or ``[B, H, W]``; all if None.
         standardize: Whether to standardize each row of both first.
+
+    Raises:
+        ValueError: The shapes differ, or there is only one class.
+
+    Examples:
+        >>> student, teacher = torch.tensor([[1.0, 2.0, 0.0]]), torch.tensor([[3.0, 1.0, 0.0]])
+        >>> ttm(student, teacher), ttm(student, teacher, gamma=0.2, weighted=True)
+        (tensor(0.2865), tensor(0.6146))
     """
     need_classes(student)
 
-    def loss(rows_s: Tensor, rows_t: Tensor) -> Tensor:
-        rows_s, rows_t = at_least_float32(valid_rows(rows_s)), at_least_float32(valid_rows(rows_t))
-        if standardize:
-            rows_s, rows_t = standardized(rows_s), standardized(rows_t)
+    def loss(some_s: Tensor, some_t: Tensor) -> Tensor:
+        rows_s, rows_t = wide_rows(some_s, some_t, standardize)
         powers = gamma * F.log_softmax(rows_t, dim=-1)
-        divergence = kl_divergence(F.log_softmax(powers, dim=-1), F.log_softmax(rows_s, dim=-1))
+        divergence = softmax_kl(rows_s, powers)
         return powers.logsumexp(-1).exp() * divergence if weighted else divergence
 
     return mean_over_rows(loss, student, teacher, mask)
 
 
 class TTM(Criterion):
-    """A teacher softened by a power, and a student that is not softened at all.
+    r"""A teacher softened by a power, and a student that is not softened.
 
-    Beside ``HardTarget`` at weight 1. For VGG-13 to VGG-8 on CIFAR-100 the authors have gamma 0.1 and weight 45; without a
-    temperature on the student, whose gradient is ``p_s - q``, the weight stands where T² would be. It reads no labels,
-    trains nothing beside the student, and costs a few softmaxes.
+    $$ \mathrm{KL}(q \| p^s), \quad q = (p^t)^\gamma / U $$
+    ([Zheng and Yang 2024](https://arxiv.org/abs/2402.11148)), see ``ttm``.
+
+    Use it next to ``HardTarget`` at weight 1. For VGG-13 to VGG-8 on CIFAR-100 the authors have gamma 0.1 and weight 45;
+    as the student has no temperature, its gradient is ``p_s - q`` and the weight takes the place of T². It reads no labels,
+    has no parameters, and costs a few softmaxes.
 
     Args:
         gamma: The exponent of the teacher's probabilities, in (0, 1]: a temperature of ``1 / gamma``.
@@ -64,13 +77,13 @@ class TTM(Criterion):
 
     Raises:
         ValueError: ``gamma`` is out of range.
+
+    Examples:
+        >>> TTM()(Outputs(torch.tensor([[1.0, 2.0, 0.0]])), Outputs(torch.tensor([[3.0, 1.0, 0.0]])))
+        tensor(0.2865)
     """
 
-    about = About(
-        "TTM",
-        'Zheng and Yang 2024, "Knowledge Distillation Based on Transformed Teacher Matching", ICLR',
-        weight=45.0,
-    )
+    citation = Citation("TTM", _PAPER, weight=45.0, url=_URL)
     compares_logits = True
     minimum_at_teacher = False  # the teacher's distribution is softened, the student's is not
     task: Task = "multiclass"
@@ -82,32 +95,34 @@ class TTM(Criterion):
         self.standardize = check_flag("standardize", standardize)
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
-        check_same_classes(student.logits, teacher.logits)
-        # A mask beside [B, C] logits belongs to the inputs' tokens.
-        mask = student.mask if student.logits.dim() > 2 else None
-        return ttm(student.logits, teacher.logits, self.gamma, self.weighted, mask, self.standardize)
+        logits, mask = (student.logits, teacher.logits), student.logit_mask
+        return ttm(*logits, self.gamma, self.weighted, mask, self.standardize)
 
 
 class WTTM(TTM):
-    """TTM, with the samples on which the teacher doubts counting for more.
+    r"""TTM that gives more weight to the samples on which the teacher is unsure.
 
-    Beside ``HardTarget`` at weight 1. For VGG-13 to VGG-8 on CIFAR-100 the authors have gamma 0.2 and weight 4 (beside
-    CRD); the sample's weight ``U`` can be near 40 with 100 classes, so that one weight does not do for another number of
-    classes.
+    $$ U\,\mathrm{KL}(q \| p^s), \quad U = \textstyle\sum_c (p^t_c)^\gamma $$
+    ([Zheng and Yang 2024](https://arxiv.org/abs/2402.11148)), see ``ttm``.
+
+    Use it next to ``HardTarget`` at weight 1. For VGG-13 to VGG-8 on CIFAR-100 the authors have gamma 0.2 and weight 4
+    (with CRD); the sample's weight ``U`` can be near 40 with 100 classes, so a weight does not carry over to another number
+    of classes.
 
     Args:
         gamma: The exponent of the teacher's probabilities, in (0, 1]: a temperature of ``1 / gamma``.
-        standardize: As in ``TTM``.
+        standardize: Whether to standardize each row of both networks' logits first (Sun et al. 2024, who did not try it
+            with this method).
 
     Raises:
         ValueError: ``gamma`` is out of range.
+
+    Examples:
+        >>> WTTM()(Outputs(torch.tensor([[1.0, 2.0, 0.0]])), Outputs(torch.tensor([[3.0, 1.0, 0.0]])))
+        tensor(0.6146)
     """
 
-    about = About(
-        "WTTM",
-        'Zheng and Yang 2024, "Knowledge Distillation Based on Transformed Teacher Matching", ICLR',
-        weight=4.0,
-    )
+    citation = Citation("WTTM", _PAPER, weight=4.0, url=_URL)
     weighted = True
 
     def __init__(self, gamma: float = 0.2, standardize: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""VID: Ahn et al. 2019, "Variational Information Distillation for Knowledge Transfer"."""
+"""VID: variational information distillation."""
 
 from __future__ import annotations
 
@@ -9,26 +9,30 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_distill.batch.positions import position_mask
-from lit_distill.criteria.about import About
-from lit_distill.criteria.base import FeatureCriterion, in_own_type
-from lit_distill.criteria.ops.features import at_common_size, counting_rows
-from lit_distill.criteria.ops.normalisation import channel_dim
+from lit_distill.criteria.base import Citation, FeatureCriterion, in_own_type
+from lit_distill.criteria.ops.features import at_common_size, channel_dim, counting_rows
 from lit_distill.outputs import Outputs
 from lit_distill.utils.arguments import check_number
 
-_EPS = 1e-5  # the least variance, as in the authors' code
+_EPS = 1e-5  # the smallest variance, as in the authors' code
 
 
 def vid(mean: Tensor, teacher: Tensor, variance: Tensor) -> Tensor:
-    """``mean [(t - mu(s))² / (2 sigma²) + log sigma]``: the negative log-likelihood of the teacher's feature.
+    r"""Return the negative log-likelihood of the teacher's feature ([Ahn et al. 2019](https://arxiv.org/abs/1904.05835)).
 
-    Its constant, half of ``log 2 pi``, is left out, so that the value is below 0 where the teacher is well predicted. The
+    $$ \mathrm{mean}\Bigl[\frac{(t - \mu(s))^2}{2 \sigma^2} + \log \sigma\Bigr] $$
+
+    The constant, half of ``log 2 pi``, is left out, so that the value is below 0 if the teacher is predicted well. The
     mean is over every element, as in RepDistiller; the paper sums over a sample's elements.
 
     Args:
-        mean: What the student predicts, ``[B, …, C]``, channels last.
+        mean: The student's prediction, ``[B, …, C]``, channels last.
         teacher: The teacher's feature, the same shape.
-        variance: One for each channel, ``[C]``, above 0.
+        variance: One per channel, ``[C]``, above 0.
+
+    Examples:
+        >>> vid(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 2.0]]), variance=torch.tensor([5.0, 5.0]))
+        tensor(1.0047)
     """
     if not mean.numel():
         return mean.sum() + 0 * variance.sum()  # no position counts: 0, with a gradient of 0
@@ -36,26 +40,38 @@ def vid(mean: Tensor, teacher: Tensor, variance: Tensor) -> Tensor:
 
 
 class VID(FeatureCriterion):
-    """The teacher's feature as a Gaussian whose mean the student predicts; the sum over pairs.
+    r"""The teacher's feature as a Gaussian whose mean the student predicts; the sum over pairs of layers.
 
-    The mean comes from three 1x1 convolutions with ReLU between, ``channels_s -> channels_t -> channels_t ->
-    channels_t`` without biases, as in the authors' code; each channel's variance is learned, the softplus of a parameter
-    that starts at ``variance``. Both are this criterion's: trained, saved, and gone from the student. Of two maps the
-    larger is average-pooled. The weight is 1 in RepDistiller.
+    $$ \mathrm{mean}\bigl[(t - \mu(s))^2 / (2 \sigma^2) + \log \sigma\bigr] $$
+    ([Ahn et al. 2019](https://arxiv.org/abs/1904.05835)), see ``vid``.
+
+    The mean comes from three 1x1 convolutions with ReLU between them, ``channels_s -> channels_t -> channels_t ->
+    channels_t`` without biases, as in the authors' code; each channel's variance is learned, as the softplus of a parameter,
+    from ``variance``. Both are trained and saved with the criterion and are not part of the student. If two maps differ in
+    size, the larger is average-pooled. The weight is 1 in RepDistiller.
 
     Elsewhere: mdistiller keeps the variances in a plain list, where they are neither trained nor saved.
 
     Args:
         student_layer: A layer reference, a glob or a list of them: maps, tokens of one number, or vectors.
         teacher_layer: The teacher's layers, as many.
-        variance: Every variance's start, above 1e-5; 5 in the authors' code.
+        variance: The initial variance, above 1e-5; 5 in the authors' code.
 
     Raises:
         ValueError: The variance is out of range.
+
+    Examples:
+        >>> _ = torch.manual_seed(0)
+        >>> student, teacher = (Outputs(torch.zeros(4, 2), {"pool": torch.randn(4, 6)}) for _ in range(2))
+        >>> round(VID("pool", "pool")(student, teacher).item(), 1)
+        0.9
     """
 
-    about = About(
-        "VID", 'Ahn et al. 2019, "Variational Information Distillation for Knowledge Transfer", CVPR', weight=1.0
+    citation = Citation(
+        "VID",
+        'Ahn et al. 2019, "Variational Information Distillation for Knowledge Transfer", CVPR',
+        weight=1.0,
+        url="https://arxiv.org/abs/1904.05835",
     )
 
     def __init__(self, student_layer: str | list[str], teacher_layer: str | list[str], variance: float = 5.0) -> None:
@@ -65,7 +81,7 @@ class VID(FeatureCriterion):
         self.scales = nn.ParameterList()
 
     def build(self, student: Outputs, teacher: Outputs) -> None:
-        """Size the networks of the means and the variances."""
+        """Size the networks that predict the means, and the variances."""
         made = bool(self.pairs)
         super().build(student, teacher)
         if made:
@@ -79,7 +95,7 @@ class VID(FeatureCriterion):
             self.scales.append(nn.Parameter(torch.full((width_t,), spread + math.log(-math.expm1(-spread)))))
 
     def variances(self) -> list[Tensor]:
-        """Each pair's variances by channel, ``[C]``."""
+        """Return the variances per channel, ``[C]``, of each pair."""
         return [F.softplus(scale) + _EPS for scale in self.scales]
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
@@ -97,7 +113,7 @@ class VID(FeatureCriterion):
 
 
 def _mean_network(width_s: int, width_t: int) -> nn.Sequential:
-    """Linear layers over channels that come last: the same as 1x1 convolutions."""
+    """Return linear layers over channels-last features, the same as 1x1 convolutions."""
     return nn.Sequential(
         nn.Linear(width_s, width_t, bias=False),
         nn.ReLU(),

@@ -168,7 +168,7 @@ def subject(name: str, built: Criterion, fresh: Criterion, recorded: Sample, pre
     while isinstance(built, OnHead) and isinstance(fresh, OnHead):
         recorded = _at_head(built, recorded)
         built, fresh = built.criterion, fresh.criterion
-    if isinstance(recorded.target, Mapping) and not getattr(built, "takes_tasks", False):
+    if isinstance(recorded.target, Mapping) and not built.takes_tasks:
         recorded = replace(recorded, target=None)
     named = [torch.bfloat16] if precision.startswith("bf16") else [torch.float16] if precision.startswith("16") else []
     halves = frozenset({recorded.student.logits.dtype, *named} & {torch.float16, torch.bfloat16})

@@ -73,10 +73,9 @@ def same_task(criteria: Mapping[str, Criterion], task: Task, whose: str = "the m
 
 
 def task_of(criterion: Criterion) -> Task | None:
-    """Return the task of a criterion, or of the criterion that it wraps; None if it works for any task."""
-    found: Task | None = getattr(criterion, "task", None)
-    inner = getattr(criterion, "criterion", None)
-    return task_of(inner) if found is None and isinstance(inner, Criterion) else found
+    """Return the task that a criterion, or the one that it wraps, is for; None if it is for any."""
+    inner = criterion.wrapped
+    return task_of(inner) if criterion.task is None and inner is not None else criterion.task
 
 
 def no_teacher_needed(criteria: WeightedCriteria) -> None:
@@ -239,10 +238,9 @@ def logits_are_read(criteria: WeightedCriteria, student: Outputs, teacher: Outpu
 
 
 def _kind(criterion: Criterion) -> str:
-    """Return the name of a criterion's class, with that of the criterion that it wraps."""
-    inner = getattr(criterion, "criterion", None)
-    name = type(criterion).__name__
-    return f"{name}({_kind(inner)})" if isinstance(inner, Criterion) else name
+    """Return the name of a criterion's class, and that of a criterion that it wraps."""
+    inner, name = criterion.wrapped, type(criterion).__name__
+    return f"{name}({_kind(inner)})" if inner is not None else name
 
 
 def summary(

@@ -79,7 +79,7 @@ def labels_for(name: str, criterion: Criterion, target: Target | None) -> Target
         )
     if not criterion.needs_target and not isinstance(target, Mapping):
         return target
-    if not isinstance(target, Mapping) or getattr(criterion, "takes_tasks", False):
+    if not isinstance(target, Mapping) or criterion.takes_tasks:
         if not isinstance(target, Tensor):
             _check_tensors(name, criterion, target)
         return target

@@ -188,7 +188,7 @@ class Distiller:
         logs = loss.losses.named()
         del logs["loss"]
         for name, criterion in self.criteria.criteria().items():
-            temperature = getattr(criterion, "temperature", None)
+            temperature = criterion.temperature
             if isinstance(temperature, (int, float)):
                 logs[f"temperature/{name}"] = float(temperature)
         if loss.own is not None:

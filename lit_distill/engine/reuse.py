@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lit_distill.batch.batch import tensors_of
 from lit_distill.batch.layout import usual_channel_dim
+from lit_distill.criteria import Criterion
 from lit_distill.outputs import Outputs
 from lit_distill.utils.bits import value_digest
 
@@ -139,5 +140,5 @@ def _mark_of(part: nn.Module) -> _Made | None:
 
 
 def _which(name: str, part: nn.Module) -> str:
-    of_criteria = hasattr(part, "needs_target")
-    return f"criterion {name!r} ({type(part).__name__})" if of_criteria else f"the balance ({type(part).__name__})"
+    kind = type(part).__name__
+    return f"criterion {name!r} ({kind})" if isinstance(part, Criterion) else f"the balance ({kind})"

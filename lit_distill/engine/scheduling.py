@@ -46,7 +46,7 @@ def settings(name: str, criterion: Criterion) -> list[str]:
         if isinstance(module, Criterion):
             # A criterion that wraps another has the inner one's temperature as a property.
             numbers = {key: value for key, value in vars(module).items() if not key.startswith("_")}
-            numbers["temperature"] = getattr(module, "temperature", None)
+            numbers["temperature"] = module.temperature
             found += [f"{path}.{key}" for key, value in numbers.items() if _is_number(value)]
     return list(dict.fromkeys(found))
 

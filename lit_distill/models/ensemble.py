@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lit_distill.batch.labels import Task, need_classes
 from lit_distill.batch.untouched import Guard, called_in_turn
 from lit_distill.criteria.base import at_least_float32, check_class_task
-from lit_distill.criteria.ops.mixture import favour_small, log_mixture, normalised
+from lit_distill.criteria.ops.divergence import favour_small, log_mixture, normalised
 from lit_distill.outputs import OutputKey, read_logits
 from lit_distill.utils.arguments import check_choice, check_entry, check_network, check_temperature, wrong_type
 

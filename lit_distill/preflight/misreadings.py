@@ -84,10 +84,9 @@ def warn_of_unread_weights(criteria: WeightedCriteria, format_: BatchFormat) -> 
 
 
 def may_weigh(criterion: Criterion) -> bool:
-    """Return True if a criterion, or the one that it wraps, may read samples' weights; the user's own may."""
-    inner = getattr(criterion, "criterion", None)
-    if isinstance(inner, Criterion):
-        return may_weigh(inner)
+    """Return True if a criterion, or the one that it wraps, may read sample weights; the user's own may."""
+    if criterion.wrapped is not None:
+        return may_weigh(criterion.wrapped)
     ours = type(criterion).__module__.startswith("lit_distill.")
     return isinstance(criterion, (HardTarget, OwnTeacher)) or not ours
 

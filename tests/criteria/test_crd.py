@@ -152,7 +152,7 @@ def test_bad_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="objective must be one of 'nce', 'info_nce', not 'triplet'"):
         CRD("a", "a", objective="triplet")  # type: ignore[arg-type]
     example = outputs(torch.randn(2, 4))
-    with pytest.raises(ValueError, match="one label a sample"):
+    with pytest.raises(ValueError, match="one label per sample"):
         CRD("a", "a", queue=3)(example, example, torch.zeros(2, 5, dtype=torch.long))
     both = Outputs(torch.zeros(1), {"a": torch.randn(2, 3), "b": torch.randn(2, 3)})
     with pytest.raises(ValueError, match="one pair of layers, and 2 are named"):

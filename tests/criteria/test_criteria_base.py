@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lit_distill.criteria import Criterion, FeatureCriterion, Hint
-from lit_distill.criteria.base import at_least_float32, check_same_classes, counted, paired_rows, valid_rows
+from lit_distill.criteria import Criterion, FeatureCriterion, Hint, OnHead
+from lit_distill.criteria.base import at_least_float32
 from lit_distill.outputs import Outputs
 from lit_distill.utils.arguments import check_choice, check_temperature
 
@@ -122,38 +122,6 @@ def test_at_least_float32(dtype: torch.dtype, expected: torch.dtype) -> None:
     assert at_least_float32(torch.zeros(2, dtype=dtype)).dtype == expected
 
 
-def test_valid_rows_lay_every_form_out_alike() -> None:
-    rows = torch.arange(24.0).reshape(12, 2)
-    pixels = rows.reshape(2, 2, 3, 2).permute(0, 3, 1, 2)
-    assert torch.equal(valid_rows(rows), rows)
-    assert torch.equal(valid_rows(rows.reshape(3, 4, 2)), rows)
-    assert torch.equal(valid_rows(pixels), rows)
-    keep = torch.tensor([1, 0, 1, 1, 0, 0, 1, 0, 1, 1, 1, 0])
-    assert torch.equal(valid_rows(rows, keep), rows[keep.bool()])
-    assert torch.equal(valid_rows(rows.reshape(3, 4, 2), keep.reshape(3, 4)), rows[keep.bool()])
-    assert torch.equal(valid_rows(pixels, keep.reshape(2, 2, 3)), rows[keep.bool()])
-
-
-def test_counted_keeps_the_shape_where_nothing_is_left_out() -> None:
-    logits, mask = torch.arange(12.0).reshape(2, 2, 3), torch.tensor([[True, False], [True, True]])
-    assert torch.equal(counted(logits, None), logits)
-    assert torch.equal(counted(logits[0], mask), logits[0])
-    assert torch.equal(counted(logits, mask), logits.reshape(4, 3)[[0, 2, 3]])
-
-
-@pytest.mark.parametrize("shape", [(3,), (2, 3, 4, 5, 6, 7)])
-def test_other_dimensions_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"logits must be \[B, C\], \[B, T, C\], \[B, C, H, W\] or \[B, C, D, H, W\]"):
-        valid_rows(torch.zeros(shape))
-
-
-def test_paired_rows_use_the_students_mask_for_both() -> None:
-    logits, mask = torch.arange(8.0).reshape(1, 4, 2), torch.tensor([[True, False, True, False]])
-    rows_s, rows_t = paired_rows(Outputs(logits, mask=mask), Outputs(logits + 1))
-    assert torch.equal(rows_s, logits[0, [0, 2]])
-    assert torch.equal(rows_t, logits[0, [0, 2]] + 1)
-
-
 @pytest.mark.parametrize("temperature", [0, -1.0, math.nan, math.inf, -math.inf])
 def test_bad_temperatures_are_refused(temperature: float) -> None:
     with pytest.raises(ValueError, match=f"temperature must be above 0 and finite, not {temperature}"):
@@ -170,9 +138,48 @@ def test_check_choice_lists_the_choices() -> None:
         check_choice("colour", "green", ("red", "blue"))
 
 
-def test_check_same_classes_says_what_differs() -> None:
-    check_same_classes(torch.zeros(2, 3), torch.ones(2, 3))
-    with pytest.raises(ValueError, match="the student has 3 classes and the teacher 10"):
-        check_same_classes(torch.zeros(2, 4, 3), torch.zeros(2, 4, 10))
-    with pytest.raises(ValueError, match=r"\[2, 3, 4, 4\] do not match teacher logits \[2, 3, 8, 8\]"):
-        check_same_classes(torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 8, 8))
+class Plain(Criterion):
+    def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
+        return student.logits.sum()
+
+
+def test_the_contract_has_defaults() -> None:
+    plain = Plain()
+    assert plain.citation is None
+    assert (plain.task, plain.temperature, plain.wrapped) == (None, None, None)
+    assert not plain.needs_target
+    assert not plain.takes_tasks
+    assert plain.needs_teacher
+    assert not plain.compares_logits
+    assert plain.minimum_at_teacher
+    assert (plain.student_layers, plain.teacher_layers) == ((), ())
+
+
+def test_a_temperature_may_be_a_number_of_the_class_or_of_the_instance_or_a_parameter() -> None:
+    class OfClass(Plain):
+        temperature = 3.0
+
+    class OfInstance(Plain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.temperature = 5.0
+
+    class Learned(Plain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.temperature = nn.Parameter(torch.ones(()))  # type: ignore[assignment]
+
+    assert OfClass().temperature == 3.0
+    assert OfInstance().temperature == 5.0
+    assert [name for name, _ in Learned().named_parameters()] == ["temperature"]
+
+
+def test_a_wrapped_criterion_is_found_under_its_usual_name() -> None:
+    class Twice(Plain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.criterion = Plain()
+
+    twice = Twice()
+    assert twice.wrapped is twice.criterion
+    assert OnHead(Plain(), "head").wrapped is not None

@@ -144,7 +144,7 @@ def test_a_restored_state_gives_the_same_values(case: Case) -> None:
 @every
 def test_says_where_it_comes_from(case: Case) -> None:
     kind = type(case.make())
-    assert kind.about is not None
+    assert kind.citation is not None
     assert issubclass(kind, Criterion)
-    assert any(character.isdigit() for character in kind.about.paper)
-    assert kind.about.weight > 0
+    assert any(character.isdigit() for character in kind.citation.paper)
+    assert kind.citation.weight > 0

@@ -22,6 +22,7 @@ from lit_distill.criteria import (
     OwnTeacher,
     TeacherFree,
 )
+from lit_distill.criteria.crd import negatives_of
 from lit_distill.outputs import Outputs
 
 CLASSES = 4
@@ -103,7 +104,7 @@ def test_samples_of_unknown_class_are_negatives_of_each_other() -> None:
     target = torch.tensor([0, 1, -100, -100, 3, 2, 0, 0])
     criterion = CRD("f", "f", queue=0)
     labels = criterion._labels(target, 8, torch.device("cpu"))
-    allowed = criterion._allowed(labels)
+    allowed = negatives_of(labels, labels)
     assert allowed[2, 3]
     assert not allowed[6, 7]
 

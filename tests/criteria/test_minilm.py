@@ -135,7 +135,7 @@ def test_reads_a_vision_transformer_of_timm() -> None:
             "3 relation heads do not divide the student's width 2; choose a divisor of 2",
         ),
         ({"q": (2, 4, 7)}, {"q": (2, 4, 6)}, 1, "gives width 7, which is not three times a width"),
-        ({"q": (2, 12)}, {"q": (2, 4, 12)}, 1, r"student's 'q' gives \[2, 12\] and no tokens"),
+        ({"q": (2, 12)}, {"q": (2, 4, 12)}, 1, r"student's 'q' gives \[2, 12\], not tokens"),
         ({"q": (2, 4, 6)}, {"q": (2, 5, 6)}, 1, "the student has 4 tokens and the teacher 5"),
         ({"q": (2, 4, 6), "k": (2, 4, 6)}, {"q": (2, 4, 6)}, 1, r"must be three \(queries, keys, values\) or one"),
     ],

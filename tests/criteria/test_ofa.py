@@ -100,7 +100,7 @@ def test_what_does_not_fit_is_refused() -> None:
         OFA("a", gamma=0.5)
     with pytest.raises(ValueError, match="temperature must be above 0"):
         OFA("a", temperature=0)
-    with pytest.raises(ValueError, match="labels are needed"):
+    with pytest.raises(ValueError, match="needs labels"):
         OFA("a")(Outputs(draw(2, 3), {"a": draw(2, 3).float()}), Outputs(draw(2, 3)), None)
     with pytest.raises(ValueError, match="an exit needs a map, tokens or a vector"):
         ExitHead((2,), 3, 3, 0)

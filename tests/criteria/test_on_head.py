@@ -109,7 +109,7 @@ def named(task_name: str | None) -> OnHead:
         ("color", LABELS, "no labels of a task 'color'; did you mean 'colour'"),
         ("weight", LABELS, "no labels of a task 'weight'. It has 'colour', 'shape'"),
         (None, LABELS, "labels of the tasks 'colour', 'shape'; say which with task_name"),
-        ("colour", LABELS["colour"], "labels of task 'colour' are wanted, and the batch has those of one task"),
+        ("colour", LABELS["colour"], "labels of task 'colour' are wanted, and the batch has those of only one task"),
     ],
 )
 def test_labels_of_other_tasks_are_refused(task_name: str | None, target: Any, message: str) -> None:

@@ -188,7 +188,7 @@ def test_dense_logits_are_refused_before_training() -> None:
 
 @pytest.mark.parametrize("deepest", ["early", "*"])
 def test_a_deepest_layer_that_is_an_exit_or_several_is_refused(deepest: str) -> None:
-    with pytest.raises(ValueError, match="deepest_layer must name one layer that is no exit"):
+    with pytest.raises(ValueError, match="deepest_layer must name one layer that is not an exit"):
         built(student(), deepest_layer=deepest)
 
 

@@ -147,5 +147,5 @@ def test_bad_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="temperature must be above 0"):
         QueueKL("a", "a", teacher_temperature=0.0)
     two = Outputs(torch.zeros(1), {"a": draw(2, 3), "b": draw(2, 3)})
-    with pytest.raises(ValueError, match="one layer a network gives the embedding, and these are 2"):
+    with pytest.raises(ValueError, match="one layer per network gives the embedding, and these are 2"):
         QueueKL("[ab]", "[ab]").build(two, two)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from lit_distill.criteria import TokenRelation
-from lit_distill.criteria.ops.softmax_kl import softmax_kl
+from lit_distill.criteria.ops.divergence import softmax_kl
 from lit_distill.criteria.token_relation import RELATIONS, patches, token_relation
 from lit_distill.outputs import Outputs
 
@@ -147,7 +147,7 @@ def test_several_pairs_are_averaged() -> None:
     ("student", "teacher", "message"),
     [
         ((2, 5), (2, 4, 5), "relations of tokens need maps"),
-        ((2, 60, 5), (2, 61, 5), "cannot be matched: one is no square grid"),
+        ((2, 60, 5), (2, 61, 5), "cannot be matched: one is not a square grid"),
         ((2, 60, 5), (2, 5, 4, 4), "cannot be matched"),
     ],
 )

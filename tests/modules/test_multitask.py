@@ -305,7 +305,7 @@ class OtherNames(Samples):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (OneTask(), "labels of task 'colour' are wanted, and the batch has those of one task alone"),
+        (OneTask(), "labels of task 'colour' are wanted, and the batch has those of only one task"),
         (OtherNames(), "no labels of a task 'colour'; did you mean 'color'"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What several methods compute: divergences, aligned features, labelled rows, statistics.
+"""Operations that several methods share: divergences, rows of logits, aligned features, statistics.
 
 Imports no method.
 """

@@ -1,4 +1,4 @@
-"""A loss over many rows of logits, some rows at a time: nothing of the logits' size but their gradient is kept."""
+"""Mean of a loss over many rows of logits, computed in chunks: only the gradient is kept in full size."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lit_distill.batch.labels import positions
-from lit_distill.criteria.base import check_same_classes, valid_rows
+from lit_distill.criteria.ops.rows import check_same_classes, valid_rows
 
 RowLoss = Callable[[Tensor, Tensor], Tensor]
 
@@ -22,30 +22,29 @@ _LEAST_CHUNKS = 8  # for fewer, the temporaries are small beside the rest of a t
 
 
 def mean_over_rows(loss: RowLoss, student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
-    """The mean of a loss over all rows that count.
+    """Average a loss over all rows that count.
 
-    Large logits are taken some rows at a time, with the same value and the same gradients. The gradient is
-    then computed in the forward pass and kept in the logits' own type, so that no temporary of the logits'
-    size is ever held beside it; it cannot be differentiated again. Small logits, and those in a function that
-    ``torch.compile`` traces, go the ordinary way.
+    Large logits are processed in chunks of rows, with the same value and the same gradients. The gradient is
+    then computed in the forward pass and kept in the logits' own type, so that it is the only tensor of the logits'
+    size that is held; it cannot be differentiated again. Small logits, and those in a function that
+    ``torch.compile`` traces, take the ordinary path.
 
     Args:
-        loss: From a chunk of both networks' logits to a vector of losses, in float32 or wider; each must
-            depend on its own row alone. With a mask it is given the rows that count, ``[n, C]``; without, the
+        loss: Maps a chunk of both networks' logits to a vector of losses, in float32 or wider; each must
+            depend only on its own row. It receives the rows that count, ``[n, C]``, if there is a mask, or else the
             logits in their own layout.
-        student: ``[N, C]``, ``[B, T, C]``, ``[B, C, H, W]`` or ``[B, C, D, H, W]``; whatever ``loss`` takes where there is
-            no mask.
+        student: ``[N, C]``, ``[B, T, C]``, ``[B, C, H, W]`` or ``[B, C, D, H, W]``; without a mask, whatever ``loss`` takes.
         teacher: The same shape.
         mask: True at the rows that count: ``[N]``, ``[B, T]``, ``[B, H, W]`` or ``[B, D, H, W]``.
 
     Raises:
         ValueError: The shapes do not fit each other.
     """
+    check_same_classes(student, teacher)
     chunk = _CPU_CHUNK if student.device.type == "cpu" else _DEVICE_CHUNK
     if torch.compiler.is_compiling() or student.numel() < _LEAST_CHUNKS * chunk:
         values = loss(*_counting(student, teacher, mask))
-        return values.mean() if values.numel() else values.sum()  # 0 where nothing counts
-    check_same_classes(student, teacher)
+        return values.mean() if values.numel() else values.sum()  # 0 if nothing counts
     _check_mask(student, mask)
     if student.dim() == 3 and student.is_contiguous() and teacher.is_contiguous():
         # Few sequences can be long: their positions are rows too.
@@ -61,7 +60,7 @@ def _counting(student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Te
 
 
 def _check_mask(logits: Tensor, mask: Tensor | None) -> None:
-    """Refuse a mask of another shape beforehand: some of its rows could fit by chance."""
+    """Refuse a mask of another shape before any chunk: some of its rows could fit by chance."""
     if mask is not None and mask.shape != positions(logits):
         raise ValueError(f"a mask of shape {list(mask.shape)} does not fit logits {list(logits.shape)}.")
 
@@ -72,7 +71,7 @@ def _slices(logits: Tensor, chunk: int) -> list[slice]:
 
 
 class _ChunkedSum(torch.autograd.Function):
-    """The sum of a loss over all rows, and their number."""
+    """Sum of a loss over all rows, and their number."""
 
     @staticmethod
     def forward(

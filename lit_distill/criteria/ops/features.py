@@ -1,22 +1,68 @@
-"""Features of two networks at the same positions."""
+"""Features of two networks, brought to common positions and scales."""
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
+import torch
 from torch import Tensor
 
 from lit_distill.batch.positions import position_mask
 from lit_distill.utils.grids import feature_kind, resize_map
 
+Normalise = Literal["none", "l2", "layer", "channel"]
+NORMALISATIONS: tuple[Normalise, ...] = get_args(Normalise)
+
+
+def normalise(feature: Tensor, kind: Normalise) -> Tensor:
+    """Bring a feature to a common scale.
+
+    ``l2``: unit length over channels at each position. ``layer``: mean 0 and variance 1 over channels at
+    each position, a LayerNorm without weights. ``channel``: mean 0 and variance 1 of each channel over batch
+    and positions, a BatchNorm without weights in training (Cao et al. 2022, PKD).
+
+    Args:
+        feature: ``[B, D]``, ``[B, N, D]``, ``[B, C, H, W]`` or a volume.
+        kind: ``none``, ``l2``, ``layer`` or ``channel``.
+    """
+    dim = channel_dim(feature)
+    if kind == "none":
+        return feature
+    if kind == "l2":
+        return unit_length(feature, dim)
+    dims = [dim] if kind == "layer" else [d for d in range(feature.dim()) if d != dim % feature.dim()]
+    variance, mean = torch.var_mean(feature, dim=dims, correction=0, keepdim=True)
+    return (feature - mean) / (variance + 1e-6).sqrt()
+
+
+def channel_dim(feature: Tensor) -> int:
+    """Return the dimension of the channels: 1 for maps and volumes, the last for vectors and tokens."""
+    return 1 if feature.dim() > 3 else -1
+
+
+def unit_length(vectors: Tensor, dim: int = -1) -> Tensor:
+    """Return ``x / ||x||``, exact at any scale; a zero vector stays zero, and its gradient is that of the identity.
+
+    Args:
+        vectors: Any shape.
+        dim: The dimension that the norm runs over.
+    """
+    largest = vectors.detach().abs().amax(dim, keepdim=True)
+    # A constant here: the direction does not change with the scale, and neither does its gradient.
+    scaled = vectors / torch.where(largest > 0, largest, 1)
+    norm = torch.linalg.vector_norm(scaled, dim=dim, keepdim=True)
+    return scaled / torch.where(norm > 0, norm, 1)
+
 
 def at_common_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Both features with equally many positions: of two maps the larger is average-pooled.
+    """Return both features with the same number of positions: the larger of two maps is average-pooled.
 
     Args:
         student: ``[B, C, H, W]``, ``[B, N, D]`` or ``[B, D]``.
         teacher: The same kind of feature; channels need not match.
 
     Raises:
-        ValueError: The two are of different kinds, or tokens of different number.
+        ValueError: The two are of different kinds, or differ in the number of tokens.
     """
     if student.dim() != teacher.dim():
         raise ValueError(
@@ -33,13 +79,23 @@ def at_common_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     return student, teacher
 
 
+def same_shape(student: Tensor, teacher: Tensor) -> None:
+    """Refuse two features of different shapes.
+
+    Raises:
+        ValueError: The shapes differ.
+    """
+    if student.shape != teacher.shape:
+        raise ValueError(f"student feature {list(student.shape)} does not match teacher feature {list(teacher.shape)}.")
+
+
 def need_maps(method: str, *features: Tensor, volumes: bool = False) -> None:
-    """Refuse what is no map.
+    """Refuse features that are not maps.
 
     Args:
-        method: The name of what needs them.
-        features: What it was given.
-        volumes: Volumes do as well.
+        method: The name of the method that needs maps.
+        features: The features.
+        volumes: Whether volumes will do as well.
 
     Raises:
         ValueError: A feature is not ``[B, C, H, W]``.
@@ -50,11 +106,11 @@ def need_maps(method: str, *features: Tensor, volumes: bool = False) -> None:
 
 
 def pooled(feature: Tensor, mask: Tensor | None = None) -> Tensor:
-    """The mean over positions: ``[B, D]`` of a vector ``[B, D]``, tokens ``[B, N, D]``, a map ``[B, D, H, W]`` or a volume.
+    """Average over positions: ``[B, D]`` from a vector ``[B, D]``, tokens ``[B, N, D]``, a map ``[B, D, H, W]`` or a volume.
 
     Args:
         feature: The feature.
-        mask: True at the positions that count; all count where None, or where it is of other positions.
+        mask: True at the positions that count; all count if None, or if the mask is of other positions.
     """
     kind = feature_kind(feature.shape)
     if kind == "vector":
@@ -68,11 +124,11 @@ def pooled(feature: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def counting_rows(feature: Tensor, mask: Tensor | None) -> Tensor:
-    """The positions that count as rows ``[M, D]``; the feature as it is where all count.
+    """Return the positions that count as rows ``[M, D]``; the feature as it is if all count.
 
     Args:
-        feature: As in ``pooled``.
-        mask: As in ``pooled``.
+        feature: A vector, tokens, a map or a volume.
+        mask: True at the positions that count; all count if None, or if the mask is of other positions.
     """
     own = position_mask(mask, feature)
     if own is None:

@@ -1,8 +1,8 @@
-"""PHI-S: Ranzinger et al. 2024, "PHI-S: Distribution Balancing for Label-Free Multi-Teacher Distillation", section 2.
+"""PHI-S (Ranzinger et al. 2024, section 2, https://arxiv.org/abs/2410.01680).
 
 A distribution with covariance ``U diag(l) U^T`` is centred, scaled by one number and rotated, so that every dimension has
-the variance 1: ``y = H U^T (x - mu) / phi`` with ``phi = sqrt(mean l)`` and a Hadamard matrix ``H``. The entries of ``H``
-are all ``±1 / sqrt(D)``, which spreads each eigenvalue evenly over the dimensions. Unlike whitening, nothing is bent: an
+variance 1: ``y = H U^T (x - mu) / phi`` with ``phi = sqrt(mean l)`` and a Hadamard matrix ``H``. The entries of ``H``
+are all ``±1 / sqrt(D)``, which spreads each eigenvalue evenly over the dimensions. Unlike whitening, it keeps the shape: an
 error has the same size in every direction before and after.
 """
 
@@ -15,16 +15,16 @@ from torch import Tensor
 
 
 def phi_s(covariance: Tensor) -> tuple[Tensor, Tensor]:
-    """The rotation ``H U^T`` and the scale ``phi`` for a covariance.
+    """Return the rotation ``H U^T`` and the scale ``phi`` for a covariance.
 
     Args:
         covariance: ``[D, D]``.
 
     Returns:
-        The rotation ``[D, D]``, orthogonal, and the scale, a scalar; 1 where the covariance is 0.
+        The rotation ``[D, D]``, orthogonal, and the scale, a scalar; 1 if the covariance is 0.
 
     Raises:
-        ValueError: No Hadamard matrix of order D is made here.
+        ValueError: No Hadamard matrix of order D is known.
     """
     values, vectors = torch.linalg.eigh(covariance)
     rotation = hadamard(len(covariance)).to(covariance) @ vectors.T
@@ -33,10 +33,10 @@ def phi_s(covariance: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def hadamard(order: int) -> Tensor:
-    """An orthogonal matrix whose entries are all ``±1 / sqrt(order)``.
+    """Return an orthogonal matrix whose entries are all ``±1 / sqrt(order)``.
 
-    By the constructions of Paley (a prime p = 3 mod 4 gives order p + 1, one of 1 mod 4 gives 2 p + 2) and Sylvester (twice
-    a known order): the usual widths of networks, as 384, 768, 1,024, 1,152 and 1,280.
+    It is built by the constructions of Paley (a prime p = 3 mod 4 gives order p + 1, a prime p = 1 mod 4 gives 2 p + 2) and
+    Sylvester (twice a known order), which cover the usual widths of networks: 384, 768, 1,024, 1,152, 1,280.
 
     Args:
         order: Number of rows, 1, 2 or a multiple of 4.
@@ -57,7 +57,7 @@ def hadamard(order: int) -> Tensor:
 
 
 def _signs(order: int) -> Tensor | None:
-    """A Hadamard matrix of ±1, or None."""
+    """Return a Hadamard matrix of ±1, or None."""
     if order == 1:
         return torch.ones(1, 1, dtype=torch.float64)
     if order % 4 and order != 2:
@@ -76,7 +76,7 @@ def _is_prime(number: int) -> bool:
 
 
 def _residues(prime: int) -> Tensor:
-    """``Q[i, j]``: 1 where ``i - j`` is a square modulo the prime, -1 where it is none, 0 on the diagonal."""
+    """Return ``Q[i, j]``: 1 if ``i - j`` is a square modulo the prime, -1 if not, 0 on the diagonal."""
     character = -torch.ones(prime, dtype=torch.float64)
     numbers = torch.arange(prime)
     character[numbers * numbers % prime] = 1
@@ -85,7 +85,7 @@ def _residues(prime: int) -> Tensor:
 
 
 def _paley_skew(prime: int) -> Tensor:
-    """Order p + 1 from a prime ``p = 3 mod 4``."""
+    """Return a matrix of order p + 1 from a prime ``p = 3 mod 4``."""
     core = torch.ones(prime + 1, prime + 1, dtype=torch.float64)
     core[1:, 1:] = _residues(prime) + torch.eye(prime, dtype=torch.float64)
     core[1:, 0] = -1
@@ -93,7 +93,7 @@ def _paley_skew(prime: int) -> Tensor:
 
 
 def _paley_symmetric(prime: int) -> Tensor:
-    """Order 2 (p + 1) from a prime ``p = 1 mod 4``."""
+    """Return a matrix of order 2 (p + 1) from a prime ``p = 1 mod 4``."""
     core = torch.ones(prime + 1, prime + 1, dtype=torch.float64)
     core[1:, 1:] = _residues(prime)
     core[0, 0] = 0

@@ -1,4 +1,4 @@
-"""The mean and covariance of features, gathered over the first batches of a training."""
+"""Running mean and covariance of features."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from lit_distill.utils.distributed import sum_over_processes
 
 
 class Statistics(nn.Module):
-    """Mean and covariance of vectors, over all batches so far and all processes.
-
-    All is in buffers, so that it is checkpointed.
+    """Mean and covariance of vectors over all batches so far and all processes, in buffers that are checkpointed.
 
     Args:
-        width: D, of the vectors.
-        full: Whether to keep the whole covariance ``[D, D]`` or its diagonal ``[D]`` alone.
+        width: D, the width of the vectors.
+        full: Whether to keep the whole covariance ``[D, D]`` or only its diagonal ``[D]``.
     """
 
     count: Tensor
@@ -42,7 +40,7 @@ class Statistics(nn.Module):
         self.count.copy_(total)
 
     def moments(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean ``[D]`` and covariance so far; those of ``rows`` where nothing was added yet."""
+        """Return the mean ``[D]`` and covariance so far; those of ``rows`` if nothing has been added yet."""
         if int(self.count) == 0:
             count, mean, scatter = self._of(rows, alone=True)
             return mean, scatter / count
@@ -50,7 +48,7 @@ class Statistics(nn.Module):
 
     @torch.no_grad()
     def _of(self, rows: Tensor, alone: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """Number of rows, their mean, and the sum of squares or products around it, over all processes."""
+        """Return the number of rows, their mean, and the sum of squares or products around it, over all processes."""
         shared = torch.cat([rows.new_tensor([len(rows)]), rows.sum(0)])
         shared = shared if alone else sum_over_processes(shared)
         count, mean = shared[0], shared[1:] / shared[0]

@@ -125,7 +125,7 @@ def mask(subject: Subject) -> list[Finding] | None:
             return finding(
                 subject.where,
                 f"goes from {before:.5g} to {after:.5g} when the {what} at masked positions change: padding is trained on.",
-                "leave masked positions out before the mean: lit_distill.criteria.base.paired_rows and valid_rows do.",
+                "leave masked positions out before the mean: lit_distill.criteria.ops.rows.paired_rows and valid_rows do.",
             )
     return []
 

@@ -56,7 +56,7 @@ def _rises(subject: Subject) -> bool:
 
 
 def _with_more_classes(sample: Sample, times: int, subject: Subject) -> Sample:
-    temperature = getattr(subject.criterion, "temperature", None)
+    temperature = subject.criterion.temperature
     low = _IMPOSSIBLE * (max(1.0, float(temperature)) if isinstance(temperature, (int, float)) else 4.0)
 
     def more(outputs: Outputs) -> Outputs:
@@ -87,12 +87,12 @@ def softmax(subject: Subject) -> list[Finding] | None:
     seen = [dim for dim, value in shifted.items() if close(before, value, 1e-6)]
     if right in seen or not seen:
         return []
-    meant = "about" in vars(type(subject.criterion))  # a published method is taken at its word
+    meant = "citation" in vars(type(subject.criterion))  # a published method is taken at its word
     names = {2: "[B, C]", 3: "[B, T, C]", 4: "[B, C, H, W]"}.get(logits.dim(), "[B, C, D, H, W]")
     return (warning if meant else bug)(
         subject.where,
         f"takes its softmax over dimension {seen[0]} of logits {names}; the classes are dimension {right}.",
-        f"softmax(…, dim={right}), or lay the logits out as rows first: lit_distill.criteria.base.valid_rows.",
+        f"softmax(…, dim={right}), or lay the logits out as rows first: lit_distill.criteria.ops.rows.valid_rows.",
     )
 
 

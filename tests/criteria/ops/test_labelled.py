@@ -97,7 +97,7 @@ def test_fewer_than_three_classes_are_refused(kind: type[Criterion], classes: in
 @every
 def test_labels_that_do_not_fit_are_refused(kind: type[Criterion]) -> None:
     student, teacher, target = logits_and_labels()
-    with pytest.raises(ValueError, match="labels are needed, and the batch has none"):
+    with pytest.raises(ValueError, match="the criterion needs labels, and the batch has none"):
         value_of(kind(), student, teacher)
     with pytest.raises(ValueError, match=r"labels \[4, 6\] do not fit logits \[24, 5\]|labels \[3\]"):
         value_of(kind(), student, teacher, target[:3])

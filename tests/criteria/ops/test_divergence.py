@@ -1,11 +1,11 @@
-"""Mixtures of distributions."""
+"""Divergences and mixtures of distributions."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from lit_distill.criteria.ops.mixture import favour_small, log_mixture, normalised
+from lit_distill.criteria.ops.divergence import favour_small, log_mixture, normalised
 
 
 @pytest.mark.parametrize("dim", [-1, 1])
