@@ -9,18 +9,13 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import StochasticWeightAveraging
 from torch import Tensor
 
 from lit_distill import EMATeacher, GradientNorm, Hint, SoftTarget, Uncertainty, strip
 from lit_distill.callbacks import strip_file
 from lit_distill.criteria import QueueKL
+from tests.averages import AVERAGES, averaging
 from tests.callbacks.guests import Theirs, distill, fit, loader, network, same, saving, theirs, weights
-
-try:
-    from lightning.pytorch.callbacks import EMAWeightAveraging
-except ImportError:  # Lightning before 2.6
-    EMAWeightAveraging = None  # type: ignore[assignment,misc]
 
 
 class Dropping(Theirs):
@@ -35,15 +30,6 @@ class Stop(Callback):
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         if trainer.current_epoch == 2:
             raise KeyboardInterrupt
-
-
-def averaging(kind: str) -> list[Callback]:
-    if kind == "ema":
-        return [EMAWeightAveraging(decay=0.5)]
-    return [StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=2)] if kind == "swa" else []
-
-
-AVERAGES = ["plain", "swa", *(["ema"] if EMAWeightAveraging is not None else [])]
 
 
 def train(folder: Path, guest: Any, extra: list[Callback], path: Path | None = None) -> Any:
@@ -68,7 +54,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize(
-    ("kind", "average"), [*((kind, "plain") for kind in KINDS), *(("hint", average) for average in AVERAGES[1:])]
+    ("kind", "average"), [*((kind, "plain") for kind in KINDS), *(("hint", average) for average in AVERAGES)]
 )
 def test_resume_is_exact(tmp_path: Path, kind: str, average: str) -> None:
     def make() -> Any:
@@ -133,7 +119,7 @@ class TestStripped:
         assert set(content["state_dict"]) == keys
         assert "lit_distill" in content
 
-    @pytest.mark.skipif(EMAWeightAveraging is None, reason="Lightning before 2.6")
+    @pytest.mark.skipif("ema" not in AVERAGES, reason="Lightning before 2.6")
     def test_averages_too(self, tmp_path: Path) -> None:
         train(tmp_path, distill(), averaging("ema"))
         stripped = strip(torch.load(tmp_path / "last.ckpt", weights_only=True))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Trainer, seed_everything
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, StochasticWeightAveraging
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
@@ -29,11 +29,7 @@ from lit_distill import (
     SupervisedModule,
 )
 from lit_distill.models import SmallCNN
-
-try:
-    from lightning.pytorch.callbacks import EMAWeightAveraging
-except ImportError:  # before Lightning 2.6
-    EMAWeightAveraging = None
+from tests.averages import AVERAGES, averaging
 
 
 class Net(nn.Module):
@@ -339,13 +335,7 @@ class Stop(Callback):
             raise KeyboardInterrupt
 
 
-def averaging(kind: str) -> list[Callback]:
-    if kind == "ema":
-        return [EMAWeightAveraging(decay=0.5)]
-    return [StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=2)] if kind == "swa" else []
-
-
-KINDS = ["plain", "swa", *(["ema"] if EMAWeightAveraging is not None else [])]
+KINDS = ["plain", *AVERAGES]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -20,7 +20,7 @@ class TeacherRuntime:
 
     Attributes:
         precision: ``32`` is the module's own type, and follows the Trainer's precision. The others do not: ``bf16`` and
-            ``fp16`` cast the copy; ``int8`` quantises weights and activations in PyTorch's FX graph mode, calibrated on a few
+            ``fp16`` cast the copy; ``int8`` quantises convolutions, linear layers and what they read, calibrated on a few
             training batches (CPU only; the network must be traceable); ``int8_dynamic`` quantises the weights of linear and
             recurrent layers (CPU only; any network). Logits come back in float32.
         channels_last: Keep images and convolutions in the NHWC layout.

@@ -5,28 +5,28 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from lit_distill.batch.batch import Inputs, call_model, positions_and_names, tensors_of
+from lit_distill.batch.batch import Inputs, call_model, positions_and_names
 from lit_distill.capture.capture import Capture
 from lit_distill.capture.hooks import select_tensor
 from lit_distill.outputs import Outputs
+from lit_distill.teachers.runtime.int8 import DynamicLinear, Ranges, lower
 from lit_distill.utils.names import chosen_call, hook_key, layer_path
 from lit_distill.utils.tensors import first_parameter
 
 Read = Callable[[Inputs], Outputs]
 
 _MOST_FAR = 0.3
-_BACKENDS = ("x86", "onednn", "qnnpack")
 
 
 def quantise(capture: Capture, batches: Sequence[Inputs], needs_logits: bool = True) -> Read:
-    """Quantise weights and activations (PyTorch's post-training static quantisation, FX graph mode).
+    """Quantise weights and activations, after training and with fixed ranges.
 
     Args:
         capture: The float32 network and its layers, on the CPU and in eval mode; it does not change.
@@ -41,6 +41,7 @@ def quantise(capture: Capture, batches: Sequence[Inputs], needs_logits: bool = T
             computes something else; or the int8 outputs are more than 30 % away from the float32 ones.
     """
     _refuse_other_devices(capture.model)
+    _refuse_without_kernels()
     try:
         graph = _trace(capture, batches[0], needs_logits)
         _check_equal(capture, graph, batches[0])
@@ -57,15 +58,31 @@ def quantise(capture: Capture, batches: Sequence[Inputs], needs_logits: bool = T
 def quantise_dynamically(model: nn.Module) -> None:
     """Quantise, in place, the weights of linear and recurrent layers; the module's structure stays.
 
+    Recurrent layers have their kernels in ``torch.ao`` only; they stay in float32 if PyTorch comes without it.
+
     Raises:
         ValueError: The network is not on the CPU.
     """
     _refuse_other_devices(model)
-    layers = {nn.Linear, nn.LSTM, nn.GRU, nn.LSTMCell, nn.GRUCell, nn.RNNCell}
-    with _quietly():
-        from torch.ao.quantization import quantize_dynamic
+    _refuse_without_kernels()
+    made: dict[nn.Module, DynamicLinear] = {}
+    for path, layer in list(model.named_modules(remove_duplicate=False)):
+        if type(layer) is nn.Linear and path:
+            made.setdefault(layer, DynamicLinear(layer))
+            model.set_submodule(path, made[layer])
+    recurrent = {nn.LSTM, nn.GRU, nn.LSTMCell, nn.GRUCell, nn.RNNCell}
+    if recurrent & {type(layer) for layer in model.modules()}:
+        with _quietly(), suppress(ImportError):
+            from torch.ao.quantization import quantize_dynamic
 
-        quantize_dynamic(model, layers, inplace=True)  # type: ignore[no-untyped-call]
+            quantize_dynamic(model, recurrent, inplace=True)  # type: ignore[no-untyped-call]
+
+
+def _refuse_without_kernels() -> None:
+    if not hasattr(torch.ops.onednn, "qconv2d_pointwise"):
+        raise ValueError(
+            "this build of PyTorch has no int8 kernels (oneDNN's); use precision 'bf16', or '32' with compile."
+        )
 
 
 def _refuse_other_devices(model: nn.Module) -> None:
@@ -186,25 +203,11 @@ def _as_float(value: Tensor | None) -> Tensor:
 
 
 def _convert(traced: fx.GraphModule, batches: Sequence[Inputs]) -> nn.Module:
-    with _quietly():
-        try:
-            from torch.ao.quantization import get_default_qconfig_mapping
-            from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
-        except ImportError as error:
-            raise ValueError("this PyTorch has no torch.ao.quantization.quantize_fx any more") from error
-        engine = next((name for name in _BACKENDS if name in torch.backends.quantized.supported_engines), None)
-        if engine is None:
-            raise ValueError("this build of PyTorch has no int8 kernels")
-        before = torch.backends.quantized.engine
-        torch.backends.quantized.engine = engine
-        try:
-            prepared = prepare_fx(traced, get_default_qconfig_mapping(engine), tuple(tensors_of(batches[0])))
-            for inputs in batches:
-                call_model(prepared, inputs)
-            converted: nn.Module = convert_fx(prepared)
-        finally:
-            torch.backends.quantized.engine = before
-    return converted
+    ranges = Ranges(traced)
+    with torch.no_grad():
+        for inputs in batches:
+            call_model(ranges, inputs)
+        return lower(ranges)
 
 
 @contextmanager
@@ -212,5 +215,4 @@ def _quietly() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"torch\.ao\..*")
         warnings.filterwarnings("ignore", message=".*torch.ao.quantization.*")
-        warnings.filterwarnings("ignore", message=".*(observer|reduce_range|TypedStorage|must run observer).*")
         yield
