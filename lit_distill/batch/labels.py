@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lit_distill.batch.batch import IGNORED_LABEL
-from lit_distill.utils.notices import tell
+from lit_distill.utils.notices import warn
 
 Task = Literal["multiclass", "binary", "multilabel", "regression", "embedding", "none"]
 TASKS: tuple[Task, ...] = get_args(Task)
@@ -187,7 +187,7 @@ def warn_of_ignored_numbers(labels: Tensor) -> None:
         labels: The labels; checked on the CPU only, because a GPU would have to wait.
     """
     if labels.is_floating_point() and labels.device.type == "cpu" and bool((labels == IGNORED_LABEL).any()):
-        tell(
+        warn(
             f"regression labels of {IGNORED_LABEL} are read as not known and count nothing; where {IGNORED_LABEL} is a "
             f"value like any other, rescale the labels; where it is not, set BatchFormat(missing_label={IGNORED_LABEL})."
         )

@@ -11,7 +11,7 @@ from torch import Tensor
 from lit_distill.batch.batch import IGNORED_LABEL, Arguments, Batch, Inputs, Target, positions_and_names, tensors_of
 from lit_distill.batch.entries import ID_KEYS, Roles
 from lit_distill.batch.reading import BatchReader
-from lit_distill.utils.notices import tell
+from lit_distill.utils.notices import warn
 
 
 def describe(batch: Any, reader: BatchReader, several: bool = False) -> list[str]:
@@ -59,7 +59,7 @@ def _warn_of_unused(roles: Roles, reader: BatchReader) -> None:
     meant = {str(name) for name in reader.format.unused or []} | set(ID_KEYS)
     lost = [str(n) for n in roles.left() if str(n) not in meant and isinstance(roles.entries[n], Tensor)]
     if lost and reader.inputs_are_read and reader.format.input_key is None:
-        tell(
+        warn(
             f"{', '.join(map(repr, lost))} of the batch reach{'es' * (len(lost) == 1)} neither network and no criterion. If "
             f"this is intended, set BatchFormat(unused={lost!r}); else name what is read, with input_key for example."
         )

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from lit_distill.engine.fit_length import fit_length
 from lit_distill.utils.arguments import check_flag, check_number, check_whole, layer_tuple, wrong_type
 from lit_distill.utils.names import match_layers
-from lit_distill.utils.notices import tell
+from lit_distill.utils.notices import warn
 
 _RATES = ("lr", "initial_lr", "max_lr", "min_lr")  # of an optimizer's group; the last two are OneCycleLR's
 _LISTS = ("base_lrs", "max_lrs", "min_lrs")  # of a scheduler, one entry for each group
@@ -88,7 +88,7 @@ class Unfreeze(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         end = fit_length(trainer)
         if self.epoch >= end and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            tell(
+            warn(
                 f"Unfreeze trains {', '.join(self.layers)} from epoch {self.epoch} on, and the fit ends at epoch {end:g}: they "
                 "stay frozen."
             )

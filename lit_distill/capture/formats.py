@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from lit_distill.batch.batch import Arguments, Inputs, tensors_of
 from lit_distill.utils.arguments import check_network, check_sizes
-from lit_distill.utils.notices import tell
+from lit_distill.utils.notices import warn
 
 _OTHER_SIZE = ("Guard failed", "Expected input", "expected shape")
 _QUANTISED = ("torch.ao.nn.quantized", "torch.nn.quantized")
@@ -74,7 +74,7 @@ def freeze(model: nn.Module) -> nn.Module:
     require_gradients(model, False)
     for part in model.modules():
         if is_exported(part) and _trains(part):
-            tell(
+            warn(
                 f"the teacher {_name(model)} was exported in training mode: its dropout or BatchNorm stays active. "
                 "Export it again after model.eval()."
             )

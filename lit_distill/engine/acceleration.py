@@ -15,7 +15,7 @@ from lit_distill.capture.capture import is_compiled
 from lit_distill.capture.formats import format_of
 from lit_distill.teachers import FrozenTeacher, Teacher, TeacherRuntime
 from lit_distill.utils.compiling import SteadySize, compile_in_place, eagerly, why_not_compile
-from lit_distill.utils.notices import tell
+from lit_distill.utils.notices import warn
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # of glibc's malloc.h
 
@@ -61,7 +61,7 @@ class Acceleration:
         self._twice = not compiled
         reason = why_not_compile(device)
         if reason is not None:
-            tell(f"fast: nothing is compiled, as torch.compile does not work here: {reason}")
+            warn(f"fast: nothing is compiled, as torch.compile does not work here: {reason}")
         elif not is_compiled(student):
             self._rearrange(student)
             if compiled:

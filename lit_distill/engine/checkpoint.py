@@ -18,7 +18,7 @@ from lit_distill.engine.settings_record import (
 from lit_distill.engine.weighted import WeightedCriteria
 from lit_distill.outputs import Outputs
 from lit_distill.teachers import Teacher
-from lit_distill.utils.notices import tell
+from lit_distill.utils.notices import warn
 from lit_distill.utils.plain import as_plain
 from lit_distill.utils.rng import collect_rng_state, collect_rng_states, restore_own_rng_state
 
@@ -164,7 +164,7 @@ class CheckpointEntry:
                 f"the checkpoint is damaged: its random states cannot be restored ({type(error).__name__}: {error})."
             ) from error
         if self._rng and not last and len(self._rng) != trainer.world_size:
-            tell(
+            warn(
                 f"the checkpoint holds the random states of {_processes(len(self._rng))}, and this run has "
                 f"{_processes(trainer.world_size)}: what is drawn from here on (augmentation, dropout, the order of samples) "
                 "is not what a run without a break would have drawn."

@@ -24,7 +24,7 @@ from lit_distill.teachers import Teacher
 from lit_distill.utils.arguments import check_choice, check_network
 from lit_distill.utils.graph import unreached_parameters
 from lit_distill.utils.lightning_names import has_forward, is_a
-from lit_distill.utils.notices import tell
+from lit_distill.utils.notices import warn
 from lit_distill.utils.tensors import count_parameters, parameters_in
 
 
@@ -188,7 +188,7 @@ def every_parameter_reached(loss: Tensor, module: LightningModule, criteria: Wei
         )
     waiting = any(criteria.trains(name) and not criteria.weights[name] for name in criteria.criteria())
     if not waiting:
-        tell(
+        warn(
             f"no criterion trains {names} ({len(unreached)} parameters of {type(module).__name__}): they stay as they are. "
             "Freeze them with requires_grad_(False), or add a criterion that reads their outputs."
         )

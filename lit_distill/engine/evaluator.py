@@ -20,7 +20,7 @@ from lit_distill.engine.teacher_cache import TeacherCache
 from lit_distill.outputs import UnreadLogits
 from lit_distill.teachers import Teacher
 from lit_distill.utils.distributed import distributed
-from lit_distill.utils.notices import tell
+from lit_distill.utils.notices import warn
 
 Place = tuple[str, int, int]
 _STAGES = {"val": "validation", "test": "test"}
@@ -144,7 +144,7 @@ class Evaluator:
             return
         self._told.add(name)
         whose = f"of the head {name!r} " if name != _ONLY else ""
-        tell(
+        warn(
             f"no metrics {whose}are reported for the task {self.tasks[name]!r}, which a batch does not fit: {reason} Set "
             f"{self.setting} to what the outputs are: 'regression' (numbers), 'embedding' (vectors), or 'none' (only "
             "your own metrics=…)."
@@ -244,7 +244,7 @@ class Evaluator:
         chance = 1 / max(2, classes)
         if float(accuracy) < 1.5 * chance and self.tasks[name] == "multiclass":
             where = f" in task {name!r}" if name != _ONLY else ""
-            tell(
+            warn(
                 f"the teacher's accuracy{where} is {float(accuracy):.1%}, near the {chance:.1%} of chance: was it trained, "
                 "were its weights loaded, and does it get the input size and normalisation that it was trained with?"
             )

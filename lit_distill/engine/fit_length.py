@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from lightning.pytorch import Trainer
 
 from lit_distill.schedules import Schedule
-from lit_distill.utils.notices import tell
+from lit_distill.utils.notices import warn
 
 _SHARE = 0.5  # of a schedule's span: a fit that is a little shorter is most likely meant
 
@@ -29,12 +29,12 @@ def warn_of_late_schedules(trainer: Trainer, schedules: Mapping[str, Schedule]) 
         unit, begin, until = span
         end = fit_length(trainer, unit)
         if begin >= end:
-            tell(
+            warn(
                 f"the schedule of {key!r} ({schedule}) starts at {unit} {begin:g}, and the fit ends at {unit} {end:g}: it "
                 "changes nothing. Give it earlier moments, or a longer fit."
             )
         elif math.isfinite(until) and end - begin < _SHARE * (until - begin):
-            tell(
+            warn(
                 f"the schedule of {key!r} ({schedule}) is done at {unit} {until:g}, and the fit ends at {unit} {end:g}: it "
                 "stops on the way. Give it earlier moments, or a longer fit."
             )

@@ -15,7 +15,7 @@ from lit_distill.teachers import Teacher
 from lit_distill.teachers.digest import network_digest
 from lit_distill.utils.names import unprefixed
 from lit_distill.utils.nested import differing
-from lit_distill.utils.notices import tell
+from lit_distill.utils.notices import warn
 from lit_distill.utils.plain import as_plain
 
 _MADE = "the checkpoint was made with"
@@ -127,7 +127,7 @@ def changes_of_teacher(saved: Any, present: Mapping[str, Any] | None) -> list[st
 def warn_of_changes(lines: Sequence[str]) -> None:
     """Warn of the differences between a run and the one that it continues."""
     if lines:
-        tell("this run differs from the one that it goes on from:\n  " + "\n  ".join(lines))
+        warn("this run differs from the one that it goes on from:\n  " + "\n  ".join(lines))
 
 
 def _changes(saved: Mapping[str, Any], present: Mapping[str, Any], path: str) -> list[str]:

@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 from lit_distill.files.checkpoint_file import first_line, is_remote, opened, read_opened, short_name
 from lit_distill.files.saving import WholeCheckpoints
 from lit_distill.utils.names import listed
-from lit_distill.utils.notices import tell
+from lit_distill.utils.notices import warn
 from lit_distill.utils.patches import Patches
 
 _GUARDED = ("load_checkpoint", "load_model_state_dict", "load_optimizer_state_dict")
@@ -257,4 +257,4 @@ def _warn_of_nan(state: Mapping[str, Any], name: str) -> None:
     tensors = {key: value for key, value in state.items() if isinstance(value, Tensor) and value.is_floating_point()}
     broken = [key for key, value in tensors.items() if value.layout == torch.strided and bool(value.isnan().any())]
     if broken:
-        tell(f"{name} holds NaN in {listed(broken, _SHOWN)}: the fit that made it had gone wrong.")
+        warn(f"{name} holds NaN in {listed(broken, _SHOWN)}: the fit that made it had gone wrong.")

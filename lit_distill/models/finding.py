@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from lit_distill.utils.notices import tell
+from lit_distill.utils.notices import warn
 
 COUNTER = "num_batches_tracked"  # BatchNorm's; older checkpoints lack it
 _END = "\U0010ffff"  # comes after whatever follows a prefix
@@ -182,7 +182,7 @@ def _one_of(fits: Sequence[_Fit], file: str) -> _Fit:
         )
     chosen = student or usual[0]
     where = repr(chosen.name) if chosen.name else repr(chosen.entries.place or "the top level")
-    tell(
+    warn(
         f"{file} holds {len(different)} networks of this architecture; that under {where} is loaded. The others: "
         f"{', '.join(repr(fit.name) for fit in different if fit is not chosen)}; prefix=... takes one of them."
     )

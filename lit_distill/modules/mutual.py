@@ -19,7 +19,7 @@ from lit_distill.modules.optimization import Interval, OptimizerFactory, Schedul
 from lit_distill.outputs import Outputs
 from lit_distill.schedules import Schedule
 from lit_distill.utils.arguments import check_temperature
-from lit_distill.utils.notices import tell
+from lit_distill.utils.notices import warn
 
 DEFAULT_TEMPERATURE = 1.0
 
@@ -118,7 +118,7 @@ def _warn_of_equal_peers(peers: Peers) -> None:
         weights = [list(peer.state_dict().values()) for peer in (one, other)]
         shapes = [[tensor.shape for tensor in tensors] for tensors in weights]
         if shapes[0] and shapes[0] == shapes[1] and all(torch.equal(a, b) for a, b in zip(*weights, strict=True)):
-            tell(
+            warn(
                 f"peers {first} and {second} start with the same weights, and will stay alike; build each anew rather than "
                 "copying one."
             )

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from lit_distill.modules.factories import OPTIMIZER, SCHEDULER, check_makes, made_by
 from lit_distill.modules.scheduler_lengths import made_for_steps, planned_steps, refuse_too_short
 from lit_distill.utils.arguments import check_choice, check_text
-from lit_distill.utils.notices import tell
+from lit_distill.utils.notices import warn
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
@@ -231,7 +231,7 @@ class Optimization:
 
 def _warn_of_steps(reason: str | None, epochs: int) -> None:
     if reason is not None:
-        tell(
+        warn(
             f"the learning-rate scheduler steps once per epoch, {epochs} times in this fit, and {reason}: it looks made for "
             "optimizer steps. Give the module lr_interval='step', or lr_interval='epoch' if it is right as it is."
         )
@@ -263,7 +263,7 @@ def _warn_of_own_rates(scheduler: Any, rate: float) -> bool:
     """Warn that a rate has no effect on a scheduler with its own rates; return True if it has them."""
     own = planned_steps(scheduler) is not None
     if own:
-        tell(
+        warn(
             f"the learning rate {rate:g} that was set has no effect on the scheduler {type(scheduler).__name__}, which has "
             "rates of its own; set its max_lr."
         )

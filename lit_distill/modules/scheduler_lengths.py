@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.optim import lr_scheduler
 
-from lit_distill.utils.notices import tell
+from lit_distill.utils.notices import warn
 
 _FAR = 3
 _POINTS = 8
@@ -63,7 +63,7 @@ def refuse_too_short(scheduler: Any, steps: int, epochs: int) -> None:
         )
     for part in _parts(scheduler):
         if isinstance(part, lr_scheduler.CosineAnnealingLR) and part.T_max * _FAR <= steps:
-            tell(
+            warn(
                 f"the scheduler CosineAnnealingLR steps with the optimizer, and its T_max is {part.T_max} in a fit of {steps} "
                 f"steps: the learning rate falls and rises again many times. Give T_max={steps}, or lr_interval='epoch' if "
                 "T_max counts epochs."

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from torch import nn
 from torch.optim import Optimizer
 
-from lit_distill.utils.notices import tell
+from lit_distill.utils.notices import warn
 
 _LIGHTNING = ("lightning.pytorch.core.", "pytorch_lightning.core.")
 
@@ -29,7 +29,7 @@ def warn_of_unused_hooks(student: nn.Module, optimizers: Iterable[Optimizer], ch
     instead = ", ".join(f"{type(made).__name__} at {float(made.param_groups[0]['lr']):g}" for made in optimizers)
     ways = [] if chosen else ["give `optimizer=` (and `lr_scheduler=`)"]
     ways.append("keep your module and add the callback Distill(teacher) to its Trainer")
-    tell(
+    warn(
         f"the student {whose} is a LightningModule, and its own {' and '.join(own)} {'are' if own[1:] else 'is'} not called "
         f"in a distillation: the optimizer {instead} and the criteria train it. If that is not meant, {', or '.join(ways)}."
     )

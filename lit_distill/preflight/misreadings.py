@@ -15,7 +15,7 @@ from lit_distill.criteria.task_loss import TaskLoss
 from lit_distill.engine.checks import task_of
 from lit_distill.engine.weighted import WeightedCriteria
 from lit_distill.outputs import Outputs
-from lit_distill.utils.notices import tell
+from lit_distill.utils.notices import warn
 
 _TOLERANCE = 0.02  # of a row of class probabilities to 1, as in ``labels``
 
@@ -37,7 +37,7 @@ def warn_of_other_tasks(criteria: WeightedCriteria, student: Outputs, target: Ta
             shown = " or ".join(map(repr, likely))
             remedy = f"If they are of the task {shown}, set task={likely[0]!r} in the module, or in Distill, "
             remedy += "and in its criteria" if likely[0] in CLASS_TASKS else "and compare the outputs by LogitMSE"
-            tell(
+            warn(
                 f"criterion {name!r} ({type(criterion).__name__}) compares the outputs as scores of classes (task {task!r}), "
                 f"and the labels {list(labels.shape)} for outputs {list(outputs.shape)} look like those of the task "
                 f"{shown}. {remedy}."
@@ -76,7 +76,7 @@ def warn_of_unread_weights(criteria: WeightedCriteria, format_: BatchFormat) -> 
     if format_.weight_key is None or any(criteria.trains(name) and may_weigh(one) for name, one in named.items()):
         return
     others = ", ".join(repr(name) for name, one in named.items() if not isinstance(one, TaskLoss))
-    tell(
+    warn(
         f"weight_key is set, and no criterion reads the samples' weights: {others} count{'s' * (', ' not in others)} all "
         "samples alike. HardTarget reads them; the loss of a training_step of your own does not see them. Add a HardTarget, or "
         "leave weight_key out."

@@ -14,7 +14,7 @@ from lit_distill.batch.batch import Target
 from lit_distill.batch.layout import usual_channel_dim
 from lit_distill.engine.weighted import WeightedCriteria
 from lit_distill.outputs import Outputs
-from lit_distill.utils.notices import tell
+from lit_distill.utils.notices import warn
 
 _TOLERANCE = 1e-3  # of a row's sum to 1: half precision
 
@@ -31,13 +31,13 @@ def warn_of_probabilities(student: Outputs, teacher: Outputs, squashed: Collecti
         key = f"{'teacher_' * (who == 'teacher')}output_key"
         rows = " (rows in [0, 1] that sum to 1)" if _rows_sum_to_one(outputs, logarithms=False) else ""
         if who in squashed:
-            tell(
+            warn(
                 f"the {who} ends in a sigmoid or a softmax and returns probabilities{rows}, and logits are expected: a "
                 "criterion would squash them once more. Take the last one out, or read what enters it: "
                 f"BatchFormat({key}=torch.logit), torch.log after a softmax."
             )
         elif rows:
-            tell(
+            warn(
                 f"the {who} returns probabilities{rows}, and logits are expected: a softmax of these is nearly uniform. Take "
                 f"the last softmax out, or read their logarithm: BatchFormat({key}=torch.log)."
             )
@@ -53,7 +53,7 @@ def warn_of_logarithms(student: Outputs, teacher: Outputs, criteria: WeightedCri
             _minding(criteria, student, teacher, who, target) if _rows_sum_to_one(outputs, logarithms=True) else []
         )
         if minding:
-            tell(
+            warn(
                 f"the {who} returns logarithms of probabilities (a log-softmax), and {', '.join(map(repr, minding))} "
                 f"compare{'s' * (len(minding) == 1)} logits as they are: each row is shifted by a constant of its own. "
                 "Take the log-softmax out, or use a criterion that is made of a softmax (SoftTarget)."

@@ -28,7 +28,7 @@ from lit_distill.recording.settings import Settings
 from lit_distill.recording.store import FolderStore, MemoryStore, stale
 from lit_distill.recording.trainer_patch import ReplayedFit
 from lit_distill.recording.watch import Watch
-from lit_distill.utils.notices import tell
+from lit_distill.utils.notices import warn
 from lit_distill.utils.signals import end_if_terminated
 
 _CALIBRATION_BATCHES = 4
@@ -155,7 +155,7 @@ class Session:
                 raise ValueError("several processes share a recording in a folder: give RecordedTeacher a path.")
             return MemoryStore(self._layout, self.encoding.dtype)
         if known and not self.encoding.marked:
-            tell(
+            warn(
                 f"the recording in {path} was made by an earlier version, which kept no marks of the samples: changed data "
                 "are noticed only in 16 samples and in the batches on which the live teacher runs. Delete it to record anew."
             )
@@ -198,12 +198,12 @@ class Session:
         recorder = Recorder(self._store, self._layout, self.encoding, data, loader, self._ask_raw, rank, of, show, look)
         self.report = report = recorder.run()
         self._trainer.strategy.barrier("recorded")
-        self._tell(report)
+        self._log(report)
 
     def _ask_raw(self, raw: Any, keys: Sequence[Key]) -> Outputs:
         return self._ask(self._batch(raw, keys))
 
-    def _tell(self, report: RecordingReport) -> None:
+    def _log(self, report: RecordingReport) -> None:
         rows, width = self._plan.rows, self.encoding.dtype.itemsize
         place = self._settings.path if self._settings.path is not None else "memory"
         what = f"{self._plan.samples:,} samples, {self._plan.views} view{'s' * (self._plan.views > 1)} of each"

@@ -68,6 +68,7 @@ class MemoryStore:
         dtype: The type of a row.
 
     Example:
+        >>> from lit_distill.recording.plan import Plan
         >>> layout = Layout(Plan(samples=3, views=1, batch_size=2))
         >>> store = MemoryStore(layout, np.dtype([("logits", "f4", 2)]))
         >>> store.write(0, np.ones(3, store.dtype))
@@ -108,6 +109,7 @@ class FolderStore:
 
     Example:
         >>> import tempfile
+        >>> from lit_distill.recording.plan import Plan
         >>> layout, dtype = Layout(Plan(samples=3, views=1, batch_size=2)), np.dtype([("logits", "f4", 2)])
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     FolderStore(Path(folder), layout, dtype, {"teacher": "a"}).write(0, np.zeros(3, dtype))

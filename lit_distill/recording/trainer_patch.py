@@ -12,6 +12,7 @@ from lightning.pytorch.trainer.connectors.data_connector import _DataLoaderSourc
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch.utils.data import DataLoader
 
+from lit_distill.batch.as_trained import on_device
 from lit_distill.batch.examples import Ahead
 from lit_distill.recording.replay import ReplayLoader
 from lit_distill.recording.seeding import Key, batch_seed, restored_generators, seed_generators
@@ -123,9 +124,7 @@ class ReplayedFit:
     def transfer(self, batch: Any) -> Any:
         """Prepare a loader's batch like a training batch, up to the training step."""
         trainer = self._trainer
-        batch = trainer.precision_plugin.convert_input(batch)
-        batch = trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
-        return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+        return on_device(trainer, trainer.lightning_module, batch, trainer.strategy.root_device)
 
     def end(self) -> None:
         """Restore the trainer's source and the hooks, once: a later fit may have set its own."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from lit_distill.recording.replay import Delivered
 from lit_distill.recording.store import StaleRecording
 from lit_distill.utils.names import listed
-from lit_distill.utils.notices import tell
+from lit_distill.utils.notices import warn
 
 EVERY = 64  # batches: at most 1.6 % of the teacher's passes, apart from the first batch of each epoch
 _ENOUGH = 8
@@ -81,7 +81,7 @@ class Watch:
     def _accept(self) -> None:
         if not self._warned:
             self._warned = True
-            tell(
+            warn(
                 f"{self._counted(self._changed)} are not bit for bit those recorded in {self._where}, and the teacher's "
                 "outputs are the same, so the recording is used: labels, paths or other numbers have changed, or another "
                 "number of threads rounds sums differently. The teacher runs on each such batch, which takes time; record "
@@ -90,7 +90,7 @@ class Watch:
         self._alike = self._alike + 1 if bool(self._changed.all()) else 0
         if self._alike == _ENOUGH:
             self._compares = False
-            tell(
+            warn(
                 f"every sample of {_ENOUGH} batches in a row differs in bits from those recorded in {self._where}, and the "
                 "teacher's outputs are the same: bits are no longer compared in this fit. The teacher runs on every "
                 f"{EVERY}th batch."

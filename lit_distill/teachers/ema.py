@@ -19,7 +19,7 @@ from lit_distill.outputs import Outputs
 from lit_distill.teachers.base import Teacher
 from lit_distill.utils.arguments import check_flag, check_number, check_whole
 from lit_distill.utils.copying import copied
-from lit_distill.utils.notices import tell
+from lit_distill.utils.notices import warn
 
 _LIKELY = 0.5  # with a smaller decay the teacher is nearly the student itself
 
@@ -143,7 +143,7 @@ def _checked_shares(decay: float, final_decay: float | None) -> tuple[float, flo
     if final_decay is not None:
         final_decay = check_number(f"final_decay, {kept},", final_decay, least=0, most=1)
     if 0 < decay < _LIKELY:
-        tell(
+        warn(
             f"decay {decay} keeps {decay:.0%} of the teacher at each step, so it is nearly the student; if you mean "
             f"the share that changes, set decay to {1 - decay:g}."
         )

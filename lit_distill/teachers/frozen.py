@@ -33,7 +33,7 @@ from lit_distill.teachers.calibration import calibration_inputs
 from lit_distill.teachers.runtime.options import TeacherRuntime
 from lit_distill.teachers.runtime.prepared import PreparedModel
 from lit_distill.utils.arguments import as_object
-from lit_distill.utils.notices import tell
+from lit_distill.utils.notices import warn
 
 _NOT_CAST = (torch.float32, torch.int64, torch.int32, torch.uint8, torch.bool)  # inputs of a network in float32
 
@@ -176,7 +176,7 @@ class FrozenTeacher(Teacher):
             return self._prepared
         if self.runtime.calibrated:
             self._prepared = None
-            tell(
+            warn(
                 f"the teacher's weights changed during the fit, and its copy in {self.runtime.precision!r} was calibrated "
                 "for the old ones: until the next fit the network itself runs."
             )

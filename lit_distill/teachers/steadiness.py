@@ -14,7 +14,7 @@ from lit_distill.outputs import Outputs
 from lit_distill.teachers.digest import combined, tensor_digests
 from lit_distill.utils.bits import value_digest
 from lit_distill.utils.compiling import uncompiled
-from lit_distill.utils.notices import tell
+from lit_distill.utils.notices import warn
 from lit_distill.utils.restoring import unchanged
 from lit_distill.utils.rng import collect_rng_state
 
@@ -110,7 +110,7 @@ def ask_steady(network: nn.Module, ask: Callable[[], Outputs]) -> Outputs:
     _refuse_changes(network, before, between, after)
     distance = _distance(outputs, again)
     if distance > _FAR:
-        tell(
+        warn(
             f"the frozen teacher {_name(network)} gives two outputs for one batch, which differ by {distance:.1%}: in eval "
             f"mode it still draws random numbers or keeps a state.{_still_training(network)} Use nn.Dropout, or pass "
             "training=self.training to its functions."
@@ -132,7 +132,7 @@ def _refuse_changes(network: nn.Module, before: NetworkState, between: NetworkSt
         )
     restless = [name for name in each_time if name in loose]
     if restless:
-        tell(
+        warn(
             f"the frozen teacher {_name(network)} changes its {_listed(restless, buffers)} at every call; it is in no "
             "checkpoint, but the outputs may depend on it."
         )
@@ -183,7 +183,7 @@ def warn_of_changed_teacher(network: nn.Module, start: NetworkState) -> None:
     buffers, loose = _buffers(network), _non_persistent(network)
     changed = [name for name in start.changes(state_of(network), buffers) if name not in loose]
     if changed:
-        tell(
+        warn(
             f"the frozen teacher {_name(network)} changed during the fit: its {_listed(changed, buffers)} "
             f"({len(changed)} of {len(start.digests)} tensors) differ from the start, so the student has learned from another "
             "network at the end. Look for a callback or an optimizer that trains the teacher, or for weights that it shares "

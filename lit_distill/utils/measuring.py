@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lit_distill.utils.compiling import eagerly
 from lit_distill.utils.graph import nodes_behind
-from lit_distill.utils.notices import tell
+from lit_distill.utils.notices import warn
 
 
 class Measured:
@@ -99,7 +99,7 @@ def through_compiled(*values: Tensor) -> bool:
 
 def warn_of_eager_steps() -> None:
     """Warn that a student that was compiled by hand gains nothing under an optimizer that differentiates twice."""
-    tell(
+    warn(
         "DOT differentiates each step twice, and the second gradient of a compiled network cannot be trusted: the student runs "
         "in training as if it were not compiled."
     )

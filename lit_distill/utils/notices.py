@@ -9,6 +9,6 @@ class DistillationWarning(UserWarning):
     """Something that runs, and may not be intended; ``lit-distill doctor`` reports each."""
 
 
-def tell(message: str) -> None:
+def warn(message: str) -> None:
     """Warn once per place, on the first process only."""
     rank_zero_warn(message, category=DistillationWarning, stacklevel=5)

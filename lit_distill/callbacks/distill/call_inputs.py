@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lit_distill.batch.batch import Arguments, Batch, Inputs, positions_and_names
 from lit_distill.capture.call import Call
 from lit_distill.utils.compiling import uncompiled
-from lit_distill.utils.notices import tell
+from lit_distill.utils.notices import warn
 
 _TOKENS = "attention_mask"
 
@@ -73,7 +73,7 @@ class CallInputs:
         new = [name for name in left if name not in self._told]
         if new:
             self._told.update(new)
-            tell(
+            warn(
                 f"the student {self._student!r} is called with {', '.join(f'{name}=' for name in new)}, which the teacher "
                 f"({type(teacher).__name__}) does not take: it is called without."
             )

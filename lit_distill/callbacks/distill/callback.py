@@ -52,7 +52,7 @@ from lit_distill.teachers import Teacher
 from lit_distill.utils.arguments import check_choice, check_flag, check_network, check_sizes, check_text, check_whole
 from lit_distill.utils.compiling import see_hooks
 from lit_distill.utils.lightning_names import is_overridden
-from lit_distill.utils.notices import tell
+from lit_distill.utils.notices import warn
 from lit_distill.utils.plain import make_scalars_plain
 from lit_distill.utils.restoring import as_in_evaluation
 from lit_distill.utils.signals import end_if_terminated, listen, listen_no_more, mark_terminated
@@ -396,7 +396,7 @@ class Distill(EvaluationHooks):
     def _warn_not_called(self, stepped: bool) -> None:
         if stepped and not self._warned:
             self._warned = True
-            tell(
+            warn(
                 f"a training step did not call the student {self.student!r} with gradients on: nothing was distilled in it. "
                 "Look whether that step is meant to train without the teacher."
             )

@@ -29,7 +29,7 @@ from lit_distill.engine.evaluator import Evaluator
 from lit_distill.engine.metrics import count_classes
 from lit_distill.teachers import Teacher
 from lit_distill.utils.lightning_names import is_overridden
-from lit_distill.utils.notices import tell
+from lit_distill.utils.notices import warn
 
 STEPS = {"val": "validation_step", "test": "test_step"}
 
@@ -181,7 +181,7 @@ class StepEvaluation:
             self._tell("call", f"{STEPS[self._place[0]]} does not call the student {self._student!r}")
         given = self._read(batch)
         if given is not None and given.target is None:
-            self._tell_of_no_labels(batch, chosen)
+            self._warn_of_no_labels(batch, chosen)
         for number, call in enumerate(chosen):
             self._add_call(call, given, number * 10**9)  # places of their own
 
@@ -223,7 +223,7 @@ class StepEvaluation:
             self._without_labels(f"the labels cannot be told in a batch ({error})")
             return None
 
-    def _tell_of_no_labels(self, batch: Any, calls: list[Call]) -> None:
+    def _warn_of_no_labels(self, batch: Any, calls: list[Call]) -> None:
         """Say that no entry of a batch has a usual name of labels, where some entry is left that may be them."""
         taken = [tensor for call in calls for tensor in tensors_of(call.inputs)]
         beside = {*MASK_KEYS, *ID_KEYS, *names_in(self._format.unused)}
@@ -267,7 +267,7 @@ class StepEvaluation:
             which = (
                 "accuracy and other figures that need labels" if kind == "labels" else "the figures of both networks"
             )
-            tell(f"Distill leaves out {which} in validation: {why}. Distill(evaluate=False) computes none.")
+            warn(f"Distill leaves out {which} in validation: {why}. Distill(evaluate=False) computes none.")
 
 
 def _no_labels(target: Any, logits: Tensor, call: Call, task: Task) -> str | None:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lit_distill.engine.checkpoint import ENTRY_KEY
-from lit_distill.utils.notices import tell
+from lit_distill.utils.notices import warn
 from lit_distill.utils.tensors import parameters_in
 
 
@@ -71,7 +71,7 @@ class TrainedAdditions:
                 f"{len(groups) - 1}."
             )
         if self.group is None:
-            _tell_of_learning_rates(groups, len(missing))
+            _warn_of_learning_rates(groups, len(missing))
         groups[index]["params"].extend(missing)
         self._added += missing
         self.count = len(self._added)
@@ -115,11 +115,11 @@ def _first_optimizer(made: Any) -> Optimizer | None:
     return made if isinstance(made, Optimizer) else None
 
 
-def _tell_of_learning_rates(groups: list[dict[str, Any]], count: int) -> None:
+def _warn_of_learning_rates(groups: list[dict[str, Any]], count: int) -> None:
     rates = [float(group.get("initial_lr", group.get("lr", 0.0))) for group in groups]
     if len(set(rates)) > 1:
         listed = ", ".join(f"{index}: {rate:g}" for index, rate in enumerate(rates))
-        tell(
+        warn(
             f"the criteria's own layers ({count} parameters) train at the learning rate {rates[0]:g}, that "
             f"of the optimizer's first parameter group; the groups have {listed}. Choose another group with "
             "Distill(parameter_group=…); parameter_group=0 keeps this one."

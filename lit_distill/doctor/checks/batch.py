@@ -95,7 +95,7 @@ def _evenly_masked(sample: Sample) -> Sample:
     return replace(sample, student=even(sample.student), teacher=even(sample.teacher))
 
 
-@check("mask", "what is masked does not count")
+@check("mask", "masked positions do not count")
 def mask(subject: Subject) -> list[Finding] | None:
     """Bug if logits at masked positions change the value. Warning if features at masked positions do."""
     sample = subject.draw(0)

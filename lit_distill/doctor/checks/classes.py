@@ -18,7 +18,7 @@ _EXACT = 1e-2  # the same, for a ratio that shows what went wrong
 _IMPOSSIBLE = -100.0  # logit, at temperature 1, of a class that has no probability
 
 
-@check("classes", "classes that nobody expects do not count")
+@check("classes", "classes of no probability do not count")
 def classes(subject: Subject) -> list[Finding] | None:
     """Bug if a divergence is a mean over classes (``reduction='mean'``): half as large with twice the classes."""
     sample = subject.draw(0)
@@ -71,7 +71,7 @@ def _with_more_classes(sample: Sample, times: int, subject: Subject) -> Sample:
 
 @check("softmax", "probabilities sum to 1 over the classes")
 def softmax(subject: Subject) -> list[Finding] | None:
-    """Bug if the softmax is over another dimension than the classes. Warning for a published method, which may intend it."""
+    """Bug if the softmax runs over a dimension other than the classes. Warning for a published method, which may intend it."""
     sample = subject.draw(0)
     if not subject.compares_classes(sample):
         return None

@@ -101,9 +101,9 @@ def _miss(subject: Subject, sample: Sample, seed: int) -> float:
     return abs(difference - slope) / largest
 
 
-@check("sign", "being as the teacher is better than being at random")
+@check("sign", "matching the teacher is better than random outputs")
 def sign(subject: Subject) -> list[Finding] | None:
-    """Bug if it is larger for a student like the teacher than at random: in all outputs, only logits, or one layer."""
+    """Bug if it is larger for a student equal to the teacher than at random: in all outputs, the logits, or one layer."""
     same = subject.alike
     if same is None or same.raw(same.draw(0)).dim():
         return None
@@ -134,9 +134,9 @@ def _range(values: list[float]) -> str:
     return f"{min(values):.4g} to {max(values):.4g}"
 
 
-@check("minimum", "nothing is better than being as the teacher")
+@check("minimum", "nothing is better than matching the teacher")
 def minimum(subject: Subject) -> list[Finding] | None:
-    """Bug if, without labels, something else is better than being as the teacher.
+    """Bug if, without labels, something else is better than matching the teacher.
 
     Probabilities instead of logs, or a temperature on one side, cause it. Warning if it compares samples with each other.
     """

@@ -36,7 +36,7 @@ def optimizer(trial: TrialFit) -> list[Finding] | None:
 
 @check("unregistered", "every tensor that the loss differentiates is a parameter that an optimizer holds")
 def unregistered(trial: TrialFit) -> list[Finding] | None:
-    """Bug if the loss is differentiated, step after step, for a tensor that is not a parameter, as in a plain list."""
+    """Bug if the loss is differentiated, step after step, with respect to a tensor that is not a parameter, as in a list."""
     seen, found = trial.seen, []
     if not seen.parameters:
         return None
@@ -79,7 +79,7 @@ def _path_to(leaf: Tensor, root: nn.Module, name: str) -> str | None:
 
 @check("reached", "every trainable parameter gets a gradient")
 def reached(trial: TrialFit) -> list[Finding] | None:
-    """Bug if a criterion's parameter gets no gradient, or only 0. Warning if the student's does, or if it is frozen."""
+    """Bug if a criterion's parameter gets no gradient, or only 0. Warning if one of the student does, or if it is frozen."""
     if not trial.seen.parameters or not trial.seen.updates:
         return None
     setup, seen = trial.setup, trial.seen

@@ -33,7 +33,7 @@ def teacher_mode(trial: TrialFit) -> list[Finding] | None:
 
 @check("teacher_drift", "a frozen teacher's parameters and buffers stay as they were")
 def teacher_drift(trial: TrialFit) -> list[Finding] | None:
-    """Bug if a parameter or buffer of a frozen teacher changed, bit for bit; mostly BatchNorm's statistics."""
+    """Bug if a parameter or buffer of a frozen teacher changed, bit for bit; usually BatchNorm's statistics."""
     seen, found = trial.seen, []
     if not seen.steps or not seen.before:
         return None
@@ -54,7 +54,7 @@ def teacher_drift(trial: TrialFit) -> list[Finding] | None:
 
 @check("teacher_repeats", "a frozen teacher gives the same answer for the same batch")
 def teacher_repeats(trial: TrialFit) -> list[Finding] | None:
-    """Bug if a frozen teacher answers one batch in two ways in evaluation mode (``F.dropout`` drops in every mode)."""
+    """Bug if a frozen teacher in evaluation mode gives two answers to one batch (``F.dropout`` drops in every mode)."""
     name = _frozen_teacher(trial)
     if name is None or not trial.seen.steps or not trial.seen.answers:
         return None
@@ -72,7 +72,7 @@ def teacher_repeats(trial: TrialFit) -> list[Finding] | None:
 
 @check("teacher_chance", "the teacher knows more of the labels than chance")
 def teacher_chance(trial: TrialFit) -> list[Finding] | None:
-    """Warning if the teacher knows no more labels of the batches than chance: not trained, not loaded, other classes."""
+    """Warning if the teacher gets no more labels right than chance: not trained, not loaded, other classes."""
     name, seen = _frozen_teacher(trial), trial.seen
     if name is None or not seen.steps or seen.labels < _LEAST_LABELS:
         return None

@@ -24,7 +24,7 @@ _NEGLIGIBLE = 5e-3  # seconds
 
 @check("balance", "no weighted criterion pulls 100 times harder than another")
 def balance(trial: TrialFit) -> list[Finding] | None:
-    """Warning if a criterion's weighted gradient over the student is 100 times smaller than another's."""
+    """Warning if a criterion's weighted gradient with respect to the student is 100 times smaller than another's."""
     pulls = {name: pull for name, pull in trial.seen.pulls.items() if math.isfinite(pull)}
     if not trial.seen.pulls:
         return None
