@@ -15,7 +15,7 @@ from lit_distill.outputs import Outputs
 def hard_distillation(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
     r"""Return the cross-entropy with the teacher's decision ([Touvron et al. 2021](https://arxiv.org/abs/2012.12877)).
 
-    $$ -\tfrac1N \sum_n \log \mathrm{softmax}(z^s_n)_{y_n}, \quad y_n = \arg\max_c z^t_{nc} $$ (equation 3, its second term)
+    $$ -\tfrac1N \sum_n \log \mathrm{softmax}(z^s_n)_{y_n}, \quad y_n = \mathrm{argmax}_c\; z^t_{nc} $$ (equation 3, its second term)
 
     Args:
         student: Logits ``[N, C]``, ``[B, T, C]`` or ``[B, C, H, W]``.
@@ -41,7 +41,7 @@ def hard_distillation(student: Tensor, teacher: Tensor, mask: Tensor | None = No
 class HardDistillation(Criterion):
     r"""Cross-entropy with the teacher's decision instead of the label.
 
-    $$ -\log p^s_y, \quad y = \arg\max_c z^t_c $$ ([Touvron et al. 2021](https://arxiv.org/abs/2012.12877)), see
+    $$ -\log p^s_y, \quad y = \mathrm{argmax}_c\; z^t_c $$ ([Touvron et al. 2021](https://arxiv.org/abs/2012.12877)), see
     ``hard_distillation``.
 
     DeiT's loss is half the labels' and half this one, with no temperature and no weight to tune; the labels are smoothed
