@@ -1,4 +1,7 @@
-"""Callbacks that every distillation brings along, and those that a user adds."""
+"""Callbacks: those that users add to a Trainer, and those that every distillation adds itself.
+
+May import everything but ``modules``, ``cli``, ``doctor`` and ``chain``.
+"""
 
 from lit_distill.callbacks.distill.callback import Distill
 from lit_distill.callbacks.distill.strip import strip, strip_file

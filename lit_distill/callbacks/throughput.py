@@ -1,7 +1,7 @@
-"""How fast a training goes.
+"""The throughput of training, measured with a clock.
 
-Lightning's ``ThroughputMonitor`` waits for the GPU at every batch, warns where no FLOPs are known, shows nothing
-until its window is full and never reaches the progress bar; this one reads a clock.
+Lightning's ``ThroughputMonitor`` waits for the GPU at every batch, warns if the FLOPs are unknown, logs nothing until its
+window is full, and never reaches the progress bar.
 """
 
 from __future__ import annotations
@@ -16,28 +16,33 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lit_distill.batch.batch import count_samples
 from lit_distill.utils.arguments import check_whole, wrong_type
 
-_PAUSE = 1.0  # seconds between two figures in the progress bar
+_PAUSE = 1.0  # seconds between two updates of the progress bar
 
 
 def is_logging_step(trainer: Trainer) -> bool:
-    """Whether this training step's figures are kept: written to the loggers, or left to callbacks by an epoch's last."""
+    """Return True if metrics logged in this training step are kept: at Lightning's logging steps and an epoch's last batch."""
     every = max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]
     return trainer.is_last_batch or not (trainer.global_step + 1) % every
 
 
 class Throughput(Callback):
-    """Logs ``train/samples_per_second``: of the last steps, validation left out, all processes together.
+    """Logs ``train/samples_per_second`` over the last steps, without validation, summed over all processes.
 
-    A step is from one batch's start to the next one's, and so counts its loading. The GPU is never waited for:
-    over a window of steps it cannot fall behind, as its queue is bounded. It is logged as often as the trainer logs.
+    A step lasts from one batch's start to the next one's, including data loading. The callback never waits for the GPU, whose
+    queue is bounded, so a window of steps is still measured right. It logs when the Trainer logs.
 
     Args:
-        window: Number of steps that are averaged, at least 1.
-        warm_up: First steps of a fit that are left out: they compile and fill caches.
-        clock: Seconds, always rising.
+        window: Number of steps to average, at least 1.
+        warm_up: Number of first steps of a fit to leave out, as they compile and fill caches.
+        clock: Returns seconds that never decrease.
 
     Raises:
+        TypeError: ``clock`` is not a function.
         ValueError: ``window`` is below 1 or ``warm_up`` below 0.
+
+    Examples:
+        >>> from lightning.pytorch import Trainer
+        >>> trainer = Trainer(callbacks=[Throughput(window=20)], logger=False, enable_checkpointing=False)
     """
 
     def __init__(self, window: int = 50, warm_up: int = 2, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -48,7 +53,7 @@ class Throughput(Callback):
         self._clock = clock
         self._steps: deque[tuple[float, int]] = deque(maxlen=window)  # seconds and samples
         self._seen = 0
-        self._running: tuple[float, int] | None = None  # the start of the step under way, and its samples
+        self._running: tuple[float, int] | None = None  # start and samples of the present step
         self._paused_at = self._shown_at = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

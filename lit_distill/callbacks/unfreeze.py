@@ -1,4 +1,4 @@
-"""Layers that join the training later."""
+"""Trains layers only from a given epoch on."""
 
 from __future__ import annotations
 
@@ -15,30 +15,35 @@ from lit_distill.utils.names import match_layers
 from lit_distill.utils.notices import warn
 
 _RATES = ("lr", "initial_lr", "max_lr", "min_lr")  # of an optimizer's group; the last two are OneCycleLR's
-_LISTS = ("base_lrs", "max_lrs", "min_lrs")  # of a scheduler, one entry for each group
+_LISTS = ("base_lrs", "max_lrs", "min_lrs")  # of a scheduler, one entry per group
 
 
 class Unfreeze(Callback):
-    """Keeps layers as they are until an epoch, and trains them from then on.
+    """Freezes layers until an epoch, and trains them from then on.
 
-    A head, or what was not inherited, learns first; the layers that know something already follow at a lower learning
-    rate. They join the optimizer as a group of their own, with the settings of its first group; schedulers carry the
-    factor on. Several of these, in the order of their epochs, unfreeze a network step by step (Howard and Ruder 2018,
-    "Universal Language Model Fine-tuning", section 3.3).
+    New layers learn first; pretrained layers follow at a lower learning rate. They join the optimizer as a group of their own,
+    with the settings of its first group, and schedulers keep the factor. Several ``Unfreeze``, in the order of their epochs,
+    unfreeze a network gradually (Howard and Ruder 2018, "Universal Language Model Fine-tuning", section 3.3).
 
-    Lightning's ``BaseFinetuning`` is not used: after a resume its layers stay frozen, it takes two parameters of equal
-    values for one, and ``LambdaLR`` and ``OneCycleLR`` fail at the group that it adds.
+    Lightning's ``BaseFinetuning`` is not used: after a resume its layers stay frozen, it confuses two parameters of equal
+    values, and ``LambdaLR`` and ``OneCycleLR`` fail at the group that it adds.
 
     Args:
-        layers: Layers of the module, by paths or globs: ``stage1``, ``encoder.layer.*``.
-        epoch: The first epoch that trains them, from 0.
+        layers: Layers of the network, by paths or globs: ``stage1``, ``encoder.layer.*``.
+        epoch: First epoch (counted from 0) that trains them, at least 1.
         lr_factor: Their learning rate as a multiple of the first group's, above 0.
-        train_batch_norm: Train their BatchNorm from the start; else it is in eval mode until then, with its statistics.
+        train_batch_norm: Train their BatchNorm from the start; if False, it keeps its statistics, in eval mode, until then.
         module: Path of the network in the LightningModule: ``student`` in every module of this library.
 
     Raises:
+        TypeError: An argument has the wrong type.
         ValueError: An argument is out of range; in ``fit``: a layer is unknown, nothing else would be trained, there are
-            several processes, or another ``Unfreeze`` after this one has an earlier epoch.
+            several processes, or a later ``Unfreeze`` in the list has an earlier epoch.
+
+    Examples:
+        >>> from lightning.pytorch import Trainer
+        >>> callback = Unfreeze(["stage1", "stage2"], epoch=5, lr_factor=0.1)
+        >>> trainer = Trainer(callbacks=[callback], logger=False, enable_checkpointing=False)
     """
 
     def __init__(
@@ -82,7 +87,7 @@ class Unfreeze(Callback):
         self._freeze(pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._joined:  # before the checkpoint that a run goes on from; the optimizer's state is loaded after this
+        if self._joined:  # in the checkpoint that a run continues from; the optimizer's state is loaded after this
             self._join(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -112,7 +117,7 @@ class Unfreeze(Callback):
     def _check(self, trainer: Trainer) -> None:
         if trainer.world_size > 1:
             raise ValueError(
-                "Unfreeze works in one process: DDP does not keep parameters equal that were frozen when it began."
+                "Unfreeze works in one process: DDP does not keep parameters equal that were frozen when it started."
             )
         epochs = [callback.epoch for callback in trainer.callbacks if isinstance(callback, Unfreeze)]  # type: ignore[attr-defined]
         if epochs != sorted(epochs):
@@ -139,7 +144,7 @@ class Unfreeze(Callback):
             parameter.requires_grad_(False)
         if not any(parameter.requires_grad for parameter in pl_module.parameters()):
             raise ValueError(
-                f"Unfreeze freezes all there is to train ({', '.join(self.layers)}); leave some layers out."
+                f"Unfreeze freezes everything that would train ({', '.join(self.layers)}); leave some layers out."
             )
 
     def _join(self, trainer: Trainer) -> None:
@@ -150,7 +155,7 @@ class Unfreeze(Callback):
         settings |= {key: first[key] * self.lr_factor for key in _RATES if key in first}
         optimizer.add_param_group({**settings, "params": self._parameters})
         for config in trainer.lr_scheduler_configs:
-            self._tell(config.scheduler, optimizer)
+            self._add_group(config.scheduler, optimizer)
 
     def _thaw(self) -> None:
         for parameter in self._parameters:
@@ -158,10 +163,10 @@ class Unfreeze(Callback):
         for norm in self._norms:
             norm.train()
 
-    def _tell(self, scheduler: Any, optimizer: Optimizer) -> None:
-        """Give a scheduler an entry for the group that was added to its optimizer."""
+    def _add_group(self, scheduler: Any, optimizer: Optimizer) -> None:
+        """Add an entry to a scheduler for the new group of its optimizer."""
         for inner in getattr(scheduler, "_schedulers", ()):  # of one that chains others
-            self._tell(inner, optimizer)
+            self._add_group(inner, optimizer)
         if getattr(scheduler, "optimizer", None) is not optimizer:
             return
         for name in _LISTS:

@@ -19,7 +19,7 @@ from lit_distill.capture.hooks import LayerCalls
 
 @dataclass
 class Call:
-    """One call of the model.
+    """A call of the model.
 
     Attributes:
         inputs: The arguments.

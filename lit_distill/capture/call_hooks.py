@@ -28,20 +28,13 @@ class Recording:
     announced: bool = False  # a call of the model's own ``__call__`` has begun, whose forward comes next
     under_way: Call | None = None
 
-    def begin(self, into: list[Call], args: Any, kwargs: Any, name: str = "") -> None:
-        """Start to record a call.
-
-        Args:
-            into: The list that the call is added to.
-            args: Its positional arguments.
-            kwargs: Its arguments by name.
-            name: The part of the model that is called; empty for the model itself.
-        """
+    def begin(self, args: Any, kwargs: Any, part: str = "") -> None:
+        """Start to record a call of the model, or of a part of it."""
         self.store.calls, self.store.recording = {}, True
         inputs = inputs_of(args, kwargs)
         watch = None if torch.compiler.is_compiling() else self.guard.watch({"inputs": inputs})
-        self.under_way = Call(inputs, torch.is_grad_enabled(), watch, name, mask_keys=self.mask_keys)
-        into.append(self.under_way)
+        self.under_way = Call(inputs, torch.is_grad_enabled(), watch, part, mask_keys=self.mask_keys)
+        (self.parts if part else self.calls).append(self.under_way)
 
     def end(self, output: Any) -> None:
         """Record the output of the call under way."""
@@ -57,46 +50,25 @@ class Recording:
 
 
 class Begin:
-    """A forward pre-hook of the model."""
+    """A forward pre-hook of the model, or of a part of it; a part's calls inside another call are not recorded."""
 
-    def __init__(self, recording: Recording) -> None:
+    def __init__(self, recording: Recording, part: str = "") -> None:
         self.recording = recording
+        self.part = part
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        if self.recording.active:
-            self.recording.begin(self.recording.calls, args, kwargs)
-            self.recording.announced = True
+        recording = self.recording
+        if recording.active and (not self.part or recording.under_way is None):
+            recording.begin(args, kwargs, self.part)
+            recording.announced = recording.announced or not self.part
 
 
-class End:
-    """A forward hook of the model."""
-
-    def __init__(self, recording: Recording) -> None:
-        self.recording = recording
-
-    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
-        if self.recording.active:
-            self.recording.end(output)
-
-
-class BeginPart:
-    """A forward pre-hook of a part of the model; calls inside another call are not recorded."""
-
-    def __init__(self, recording: Recording, name: str) -> None:
-        self.recording = recording
-        self.name = name
-
-    def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        if self.recording.active and self.recording.under_way is None:
-            self.recording.begin(self.recording.parts, args, kwargs, self.name)
-
-
-class EndPart(BeginPart):
-    """A forward hook of a part, which also runs if the part raised an error."""
+class End(Begin):
+    """A forward hook of the model, or of a part of it; a part's also runs if the part raised an error."""
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
         call = self.recording.under_way
-        if self.recording.active and call is not None and call.name == self.name:
+        if self.recording.active and (not self.part or (call is not None and call.name == self.part)):
             self.recording.end(output)
 
 
@@ -113,7 +85,7 @@ class RecordedMethod:
         expected, recording.announced = recording.announced and not self._part, False
         inside = expected or (bool(self._part) and recording.under_way is not None)
         if not inside:
-            recording.begin(recording.parts if self._part else recording.calls, args, kwargs, self._part)
+            recording.begin(args, kwargs, self._part)
         try:
             output = self.__wrapped__(*args, **kwargs)
         except BaseException as error:

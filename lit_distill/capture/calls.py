@@ -16,7 +16,7 @@ from lit_distill.batch.entries import mask_keys_for
 from lit_distill.batch.signatures import signature_of
 from lit_distill.batch.untouched import Guard, refusal
 from lit_distill.capture.call import Call
-from lit_distill.capture.call_hooks import Begin, BeginPart, End, EndPart, RecordedMethod, Recording
+from lit_distill.capture.call_hooks import Begin, End, RecordedMethod, Recording
 from lit_distill.capture.capture import Capture, is_compiled
 from lit_distill.capture.parts import join_parts
 from lit_distill.outputs import Outputs
@@ -106,7 +106,7 @@ class CallRecorder:
         for name, part in root.named_modules():
             if not name or (names is not None and name not in names) or isinstance(part, (_Loss, Metric)):
                 continue
-            begin, end = BeginPart(self._recording, name), EndPart(self._recording, name)
+            begin, end = Begin(self._recording, name), End(self._recording, name)
             self._part_handles += [
                 part.register_forward_pre_hook(begin, with_kwargs=True, prepend=True),  # before a layer's input is read
                 part.register_forward_hook(end, always_call=True),

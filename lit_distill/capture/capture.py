@@ -282,12 +282,7 @@ def _no_logits(features: Mapping[str, Tensor]) -> Tensor:
 
 
 def is_compiled(model: nn.Module, itself: bool = False) -> bool:
-    """Return True if a model, or a part of it, runs compiled.
-
-    Args:
-        model: The model.
-        itself: Leave out its parts.
-    """
+    """Return True if a model, or a part of it, runs compiled."""
     return any(
         hasattr(part, "_orig_mod") or getattr(part, "_compiled_call_impl", None) is not None
         for part in ([model] if itself else model.modules())

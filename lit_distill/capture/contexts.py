@@ -12,11 +12,7 @@ from torch import nn
 
 @contextmanager
 def muted(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Turn off logging of LightningModules in the block: a Trainer only lets its own module log.
-
-    Args:
-        modules: The LightningModules.
-    """
+    """Turn off logging of LightningModules in the block: a Trainer only lets its own module log."""
     before = [vars(module).get("log") for module in modules]
     for module in modules:
         vars(module)["log"] = _log_nothing

@@ -39,12 +39,7 @@ def format_of(module: nn.Module) -> str | None:
 
 
 def set_mode(model: nn.Module, training: bool) -> None:
-    """Put a network in train or eval mode, except exported parts, whose mode is fixed.
-
-    Args:
-        model: The network.
-        training: The mode.
-    """
+    """Put a network in train or eval mode, except exported parts, whose mode is fixed."""
     try:
         model.train(training)
     except NotImplementedError:
@@ -61,9 +56,6 @@ def require_gradients(model: nn.Module, wanted: bool) -> None:
 
 def freeze(model: nn.Module) -> nn.Module:
     """Put a network in eval mode and turn off its parameters' gradients, in any format.
-
-    Args:
-        model: The network, which is returned.
 
     Raises:
         TypeError: It is not a network.
@@ -174,12 +166,7 @@ def floating_type(model: nn.Module) -> torch.dtype | None:
 
 
 def own_precision(model: nn.Module, inputs: Inputs) -> AbstractContextManager[None]:
-    """Turn off the Trainer's autocast for a network with its own precision: another type than float32, or int8.
-
-    Args:
-        model: The network.
-        inputs: Its inputs.
-    """
+    """Turn off the Trainer's autocast for a network with its own precision: another type than float32, or int8."""
     if floating_type(model) in (None, torch.float32) and not has_packed_weights(model):
         return nullcontext()
     device = next((tensor.device for tensor in tensors_of(inputs)), torch.device("cpu"))

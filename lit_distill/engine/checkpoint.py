@@ -90,15 +90,15 @@ class CheckpointEntry:
                         f"{_width(known)[1]} before ({known[1:]})."
                     )
 
-    def write(self, checkpoint: dict[str, Any], criteria: WeightedCriteria, alone: bool = False) -> None:
+    def write(self, checkpoint: dict[str, Any], criteria: WeightedCriteria, this_rank_only: bool = False) -> None:
         """Add the entry to a checkpoint.
 
         Args:
             checkpoint: The checkpoint.
             criteria: The criteria of the fit.
-            alone: Only this process may be saving, as after an error in it.
+            this_rank_only: The other processes may not be saving, as after an error in this one.
         """
-        states = [collect_rng_state()] if alone else collect_rng_states()
+        states = [collect_rng_state()] if this_rank_only else collect_rng_states()
         entry = {
             "criteria": {name: class_name(criterion) for name, criterion in criteria.criteria().items()},
             "shapes": self._shapes,
@@ -119,7 +119,7 @@ class CheckpointEntry:
         entry = checkpoint.get(ENTRY_KEY)
         if entry is None:
             raise ValueError(
-                "this checkpoint was not made by lit-distill, so a run cannot go on from it. To use its weights, load "
+                "this checkpoint was not made by lit-distill, so a run cannot continue from it. To use its weights, load "
                 "them into the teacher or the student: lit_distill.models.load(model, checkpoint)."
             )
         try:

@@ -50,11 +50,6 @@ def module_arguments(
 def same_task(criteria: Mapping[str, Criterion], task: Task, whose: str = "the module's") -> None:
     """Refuse a criterion made for another task than the module's.
 
-    Args:
-        criteria: By name.
-        task: What the outputs are.
-        whose: Who was given the task, for the message.
-
     Raises:
         ValueError: A criterion's task differs.
     """
@@ -189,17 +184,13 @@ def every_parameter_reached(loss: Tensor, module: LightningModule, criteria: Wei
     waiting = any(criteria.trains(name) and not criteria.weights[name] for name in criteria.criteria())
     if not waiting:
         warn(
-            f"no criterion trains {names} ({len(unreached)} parameters of {type(module).__name__}): they stay as they are. "
+            f"no criterion trains {names} ({len(unreached)} parameters of {type(module).__name__}): they do not change. "
             "Freeze them with requires_grad_(False), or add a criterion that reads their outputs."
         )
 
 
 def same_on_every_rank(module: LightningModule, digest: str) -> None:
     """Check that every process has the same teacher: DDP does not synchronise a frozen one.
-
-    Args:
-        module: The module, in a fit.
-        digest: Digest of this process's teacher, in hexadecimal digits.
 
     Raises:
         ValueError: The digests differ.

@@ -15,11 +15,6 @@ from lit_distill.criteria import Criterion
 def raise_named(name: str, criterion: Criterion, error: Exception) -> NoReturn:
     """Raise an error of a criterion again, with the criterion's name before its message.
 
-    Args:
-        name: The criterion's name.
-        criterion: The criterion.
-        error: The error, while it is handled.
-
     Raises:
         Exception: Always.
     """
@@ -34,12 +29,6 @@ def raise_named(name: str, criterion: Criterion, error: Exception) -> NoReturn:
 
 def check_value_of(name: str, criterion: Criterion, value: Any, device: torch.device) -> None:
     """Refuse a criterion's value that cannot be a loss.
-
-    Args:
-        name: The criterion's name.
-        criterion: The criterion.
-        value: The value that it returned.
-        device: Device of the networks' outputs.
 
     Raises:
         ValueError: The value is not a floating-point scalar on that device.

@@ -102,21 +102,23 @@ class Evaluator:
             target, taught = self._labels(data.target, name), teacher.get(name)
             if taught is not None and taught.shape != logits.shape:
                 taught = None  # matched by features only, it has other classes: there is nothing to compare
-            where = (place[1], name)
-            if where not in self._running:
-                self._begin(where, logits)
-            evaluation = self._running[where]
+            if (place[1], name) not in self._running:
+                self._begin((place[1], name), logits)
+            evaluation = self._running[place[1], name]
             evaluation.update(logits, taught, target, data.mask)
             for member, own in (members or {}).items():
                 evaluation.update_member(member, own, target, data.mask)
-            # Not with several processes: one that stops would leave the others waiting for it.
-            if evaluation.misfit is not None and self.strict and evaluation.wrong_label and not distributed():
-                raise ValueError(f"{_STAGES.get(place[0], place[0])}, batch {place[2]}: {evaluation.misfit}")
-            if evaluation.misfit is not None:
-                self._warn_of_misfit(name, evaluation.misfit)
+            self._report_misfit(place, name, evaluation)
             networks = {"student": logits, **({"teacher": taught} if taught is not None else {}), **(members or {})}
             for who, outputs in networks.items():
-                self._own[where].update(who, outputs, target, data.mask, fits=evaluation.misfit is None)
+                self._own[place[1], name].update(who, outputs, target, data.mask, fits=evaluation.misfit is None)
+
+    def _report_misfit(self, place: Place, name: str, evaluation: Evaluation) -> None:
+        # Not refused with several processes: one that stops would leave the others waiting for it.
+        if evaluation.misfit is not None and self.strict and evaluation.wrong_label and not distributed():
+            raise ValueError(f"{_STAGES.get(place[0], place[0])}, batch {place[2]}: {evaluation.misfit}")
+        if evaluation.misfit is not None:
+            self._warn_of_misfit(name, evaluation.misfit)
 
     def _skips(self, student: object, target: Target | None) -> bool:
         """Return True if a batch has no metrics: none are asked for, or the student's output has no known logits."""
@@ -251,11 +253,7 @@ class Evaluator:
 
 
 def mean_accuracies(tasks: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Return the mean over tasks of each accuracy that every task has.
-
-    Args:
-        tasks: Metrics by name, by task.
-    """
+    """Return the mean over tasks of each accuracy that every task has."""
     shared = set.intersection(*(set(metrics) for metrics in tasks.values())) if tasks else set()
     names = sorted(name for name in shared if name.startswith("accuracy/"))
     return {name: torch.stack([metrics[name] for metrics in tasks.values()]).mean() for name in names}

@@ -157,7 +157,7 @@ def refuse_loss(
         found = not_finite(network)
         if found and not (data is not None and cause_of(data, {})):
             trained = owner == "student" and step > 0
-            late = " An earlier step applied a gradient that was not: go on from the last checkpoint." * trained
+            late = " An earlier step applied a gradient that was not: continue from the last checkpoint." * trained
             raise FloatingPointError(f"{head} The {owner} {found}.{late} {_ADVICE}")
     cause = cause_of(data, {}) if data is not None else None
     reason = f" In this batch {cause}." if cause else ""
@@ -214,7 +214,7 @@ def blamed_criterion(distiller: Distiller, data: Batch) -> str | None:
     """Run a batch once more to find the criterion whose gradient is not finite.
 
     Args:
-        distiller: The distillation; it stays as it is.
+        distiller: The distillation; it does not change.
         data: The batch.
 
     Returns:

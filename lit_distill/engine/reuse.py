@@ -64,9 +64,6 @@ class ReuseGuard:
     def claim(self, parts: Mapping[str, nn.Module]) -> None:
         """Take over parts at the start of a fit.
 
-        Args:
-            parts: Criteria by name, and the balance.
-
         Raises:
             ValueError: A part has learned for another owner.
         """
@@ -93,11 +90,7 @@ class ReuseGuard:
             setattr(part, _MARK, _Made(self.token, now, ""))
 
     def record_loaded(self, parts: Mapping[str, nn.Module]) -> None:
-        """Take over parts whose state a checkpoint of this owner replaces.
-
-        Args:
-            parts: Criteria by name, and the balance.
-        """
+        """Take over parts whose state a checkpoint of this owner replaces."""
         self.loaded = True
         for part in parts.values():
             setattr(part, _MARK, _Made(self.token, _LOADED, ""))

@@ -52,12 +52,7 @@ def settings(name: str, criterion: Criterion) -> list[str]:
 
 
 def keep_settings(criteria: Mapping[str, Criterion], schedules: Mapping[str, Schedule]) -> None:
-    """Save on each criterion the user's values of the settings that schedules will set.
-
-    Args:
-        criteria: Criteria by name.
-        schedules: Schedules by key.
-    """
+    """Save on each criterion the user's values of the settings that schedules will set."""
     for key in schedules:
         if not sets_weight(key):
             owner, _, setting = key.rpartition(".")
@@ -67,11 +62,7 @@ def keep_settings(criteria: Mapping[str, Criterion], schedules: Mapping[str, Sch
 
 
 def forget_schedules(criteria: Mapping[str, Criterion]) -> None:
-    """Restore the user's settings of criteria that another module's schedules have changed.
-
-    Args:
-        criteria: Criteria by name.
-    """
+    """Restore the user's settings of criteria that another module's schedules have changed."""
     for criterion in criteria.values():
         for module in criterion.modules():
             for setting, value in vars(module).pop(_GIVEN, {}).items():
@@ -95,11 +86,6 @@ def can_rise(schedule: Schedule) -> bool:
 
 def check_value(key: str, value: float, found: str) -> None:
     """Refuse a scheduled value out of its range: weights are at least 0, temperatures above 0.
-
-    Args:
-        key: The schedule's key.
-        value: The value.
-        found: The value in words, for the message.
 
     Raises:
         ValueError: The value is out of range.

@@ -30,12 +30,7 @@ def class_name(thing: object) -> str:
 
 
 def describe_settings(criteria: WeightedCriteria, task: str | None = None) -> dict[str, Any]:
-    """Return the settings of a distillation, in plain types and without scheduled values.
-
-    Args:
-        criteria: The criteria, before the first batch.
-        task: The module's task, or None.
-    """
+    """Return the settings of a distillation, in plain types and without scheduled values."""
     scheduled = criteria.schedules
     settings: dict[str, Any] = {"task": task} if task is not None else {}
     settings["weights"] = {
@@ -127,7 +122,7 @@ def changes_of_teacher(saved: Any, present: Mapping[str, Any] | None) -> list[st
 def warn_of_changes(lines: Sequence[str]) -> None:
     """Warn of the differences between a run and the one that it continues."""
     if lines:
-        warn("this run differs from the one that it goes on from:\n  " + "\n  ".join(lines))
+        warn("this run differs from the one that it continues:\n  " + "\n  ".join(lines))
 
 
 def _changes(saved: Mapping[str, Any], present: Mapping[str, Any], path: str) -> list[str]:
@@ -149,10 +144,6 @@ def _shown(value: Any) -> str:
 
 def differences(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
     """Compare a checkpoint's hyperparameters with a config's.
-
-    Args:
-        saved: The checkpoint's hyperparameters.
-        asked: The config's.
 
     Returns:
         A line for each value that both have and that differs.

@@ -36,7 +36,7 @@ from lit_distill.utils.plain import make_settings_plain
 
 @dataclass(frozen=True)
 class Losses:
-    """One batch's losses.
+    """The losses of one batch.
 
     Attributes:
         total: The weighted sum, a scalar with a gradient.
@@ -125,12 +125,12 @@ class WeightedCriteria(nn.ModuleDict):
 
     @property
     def student_layers(self) -> list[str]:
-        """Every student layer that a criterion reads."""
+        """The student's layers that criteria read."""
         return [layer for criterion in self.criteria().values() for layer in criterion.student_layers]
 
     @property
     def teacher_layers(self) -> list[str]:
-        """Every teacher layer that a criterion reads."""
+        """The teacher's layers that criteria read."""
         return [layer for criterion in self.criteria().values() for layer in criterion.teacher_layers]
 
     def trains(self, name: str) -> bool:
@@ -228,36 +228,35 @@ class WeightedCriteria(nn.ModuleDict):
                     continue
                 if criterion.needs_target and target is None and not self.trains(name):
                     continue
-                labels = labels_for(name, criterion, target)
                 tracked = torch.is_grad_enabled() and self.weights[name] != 0
+                unchanged = _unchanged(student, teacher, target) if watched else nullcontext()
                 try:
-                    with (
-                        torch.set_grad_enabled(tracked),
-                        _unchanged(student, teacher, target) if watched else nullcontext(),
-                    ):
-                        value = criterion(student, teacher, labels)
+                    with torch.set_grad_enabled(tracked), unchanged:
+                        value = criterion(student, teacher, labels_for(name, criterion, target))
                 except Exception as error:
                     raise_named(name, criterion, error)
                 check_value_of(name, criterion, value, device)
                 raw[name] = value.detach()
                 if self.weights[name] != 0:
                     terms[name] = value
-            total, weights = self._combine(terms, parameters or ())
-            total = _zero_through(student.tensors()) if total is None else total
-            if len(terms) < len(self) and distributed():
-                total = self._reach_waiting(total, student, bool(terms))
+            total, weights = self._combine(terms, parameters or (), student)
         return Losses(total, raw, weights, terms, self._scheduled_settings() if self.schedules else {})
 
     def _combine(
-        self, terms: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]
-    ) -> tuple[Tensor | None, dict[str, float]]:
-        """Return the total, or None if no criterion has a weight now, and every criterion's weight in it."""
+        self, terms: Mapping[str, Tensor], parameters: Sequence[nn.Parameter], student: Outputs
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Return the total, and every criterion's weight in it."""
+        weights = dict(self.weights)
         if not terms:
-            return None, dict(self.weights)
-        if self.balance is None:
-            return weighted_sum(terms, self.weights), dict(self.weights)
-        total, effective = self.balance(terms, {name: self.weights[name] for name in terms}, parameters)
-        return total, {**self.weights, **effective}
+            total = _zero_through(student.tensors())
+        elif self.balance is None:
+            total = weighted_sum(terms, weights)
+        else:
+            total, effective = self.balance(terms, {name: weights[name] for name in terms}, parameters)
+            weights |= effective
+        if len(terms) < len(self) and distributed():
+            total = self._reach_waiting(total, student, bool(terms))
+        return total, weights
 
     def _reach_waiting(self, total: Tensor, student: Outputs, weighted: bool) -> Tensor:
         """Add 0 times the parameters of criteria whose weight is 0 now and will rise: DDP expects every gradient."""

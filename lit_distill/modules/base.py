@@ -67,7 +67,7 @@ class DistillationModule(Revivable, EvaluationSteps):
             the hardware has it). Evaluation does not change.
         schedules: Values that change during training, by key: ``soft.weight``, ``soft.temperature`` or any other number of
             a criterion. A schedule replaces the given value.
-        balance: Finds the weights during training; ``weights`` stay as they are if None.
+        balance: Finds the weights during training; ``weights`` stay fixed if None.
         metrics: Torchmetrics by name, or a ``MetricCollection``, computed for both networks in validation and test, and
             logged as ``val/<name>/student`` and so on.
         lr_interval: When the scheduler steps: ``epoch`` or ``step``. If None, per epoch; schedulers such as OneCycleLR
@@ -149,7 +149,8 @@ class DistillationModule(Revivable, EvaluationSteps):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         self._last_batch = batch
         data = self._read_training(batch)
-        sides = self.distiller.run(data, within=self._acceleration.training(data.size))
+        fast = self._acceleration
+        sides = self.distiller.run(data, within=fast.training(data.size) if fast.on else None)
         with self.distiller.measuring():
             losses = self.criteria(sides.student, sides.teacher, sides.target, sides.parameters)
         loss = self.distiller.step_loss(losses, sides)
@@ -271,7 +272,7 @@ class DistillationModule(Revivable, EvaluationSteps):
     # Checkpoints and devices ---------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.distiller.checkpoint_entry.write(checkpoint, self.criteria, alone=self.trainer.interrupted)
+        self.distiller.checkpoint_entry.write(checkpoint, self.criteria, this_rank_only=self.trainer.interrupted)
         make_scalars_plain(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

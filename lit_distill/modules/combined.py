@@ -46,7 +46,7 @@ class CombinedDistillation(DistillationModule):
         batch_format: Names of the entries in dict batches and outputs.
         fast: Compile the student, and give a frozen teacher the fastest runtime of the device.
         schedules: Values that change during training, by key: ``soft.weight``, ``soft.temperature``.
-        balance: Finds the weights during training; ``weights`` stay as they are if None.
+        balance: Finds the weights during training; ``weights`` stay fixed if None.
         metrics: Torchmetrics by name, computed for both networks in validation and test.
         lr_interval: When the scheduler steps: ``epoch`` or ``step``; depends on the scheduler if None.
         lr_monitor: The logged metric that ``ReduceLROnPlateau`` watches, such as ``val/cross_entropy/student``.
@@ -97,20 +97,6 @@ class CombinedDistillation(DistillationModule):
                 f"CombinedDistillation needs a criterion that compares logits (SoftTarget), and was given "
                 f"{', '.join(map(repr, chosen))}; use FeatureDistillation."
             )
-        super().__init__(
-            student,
-            teacher,
-            chosen,
-            weighting,
-            task,
-            optimizer,
-            lr_scheduler,
-            batch_format,
-            fast,
-            schedules,
-            balance,
-            metrics,
-            lr_interval,
-            lr_monitor,
-        )
+        rest = (optimizer, lr_scheduler, batch_format, fast, schedules, balance, metrics, lr_interval, lr_monitor)
+        super().__init__(student, teacher, chosen, weighting, task, *rest)
         record_hyperparameters(self, {**given, "temperature": temperature})

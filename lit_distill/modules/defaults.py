@@ -83,12 +83,6 @@ def refuse_temperature(task: Task, temperature: float) -> None:
 def refuse_task(owner: str, task: Task, known: Sequence[Task], reason: str) -> None:
     """Refuse a task that a module does not support.
 
-    Args:
-        owner: The module, for the message.
-        task: The task.
-        known: The tasks that the module supports.
-        reason: The end of the message's first sentence.
-
     Raises:
         ValueError: The task is not in ``known``.
     """

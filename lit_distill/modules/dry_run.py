@@ -110,10 +110,6 @@ class ModuleDryRun:
     def check_lone_batches(self, trainer: Trainer, batch: Any) -> None:
         """Refuse batches of one sample that BatchNorm cannot train on, before the first batch of a fit.
 
-        Args:
-            trainer: The running trainer.
-            batch: The first batch.
-
         Raises:
             ValueError: Some batch holds one sample, and a BatchNorm in train mode gets one value per channel.
         """

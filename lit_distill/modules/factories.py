@@ -19,11 +19,6 @@ SCHEDULER = "functools.partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max
 def check_makes(name: str, given: Any, example: str) -> None:
     """Refuse an argument that is not a factory of one argument.
 
-    Args:
-        name: Name of the argument.
-        given: Its value, or None.
-        example: A right value, for the message.
-
     Raises:
         TypeError: The value is an optimizer or a scheduler itself, is not callable, or needs other arguments.
     """
@@ -48,11 +43,6 @@ def check_makes(name: str, given: Any, example: str) -> None:
 
 def made_by(name: str, make: Callable[[Any], Any], of: Any) -> Any:
     """Call a factory, and name the argument if it fails.
-
-    Args:
-        name: Name of the argument.
-        make: The factory.
-        of: The optimizer's parameters, or the scheduler's optimizer.
 
     Raises:
         TypeError: The factory raised it; so for ``ValueError`` and ``AttributeError``.

@@ -26,10 +26,6 @@ def record_hyperparameters(module: LightningModule, plain: Mapping[str, Any]) ->
 
     For a module made from a config, save the config, so that ``load_from_checkpoint`` needs no argument. Otherwise save the
     plain values, and only the names of the networks: Lightning would deep-copy networks and write them into every checkpoint.
-
-    Args:
-        module: The module, in its constructor.
-        plain: Values of plain types, by name.
     """
     if _given_hyperparameters.get() is not None:
         module.save_hyperparameters()
@@ -65,13 +61,7 @@ def _print_differences(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> No
 
 
 def describe_module(distiller: Distiller, task: Task, fast: bool) -> dict[str, Any]:
-    """Return the hyperparameters of a distillation.
-
-    Args:
-        distiller: Its networks and criteria.
-        task: What the outputs are.
-        fast: The module's argument.
-    """
+    """Return the hyperparameters of a distillation."""
     criteria, teacher = distiller.criteria, distiller.teacher
     return {
         "task": task,

@@ -58,7 +58,7 @@ class MultiTaskDistillation(DistillationModule):
             is not given.
         fast: Compile the student, and give a frozen teacher the fastest runtime of the device.
         schedules: Values that change during training, by key: ``soft.weight``, ``soft.temperature``.
-        balance: Finds the weights during training; ``weights`` stay as they are if None.
+        balance: Finds the weights during training; ``weights`` stay fixed if None.
         metrics: Torchmetrics by name, computed for both networks in validation and test.
         lr_interval: When the scheduler steps: ``epoch`` or ``step``; depends on the scheduler if None.
         lr_monitor: The logged metric that ``ReduceLROnPlateau`` watches, such as ``val/cross_entropy/student``.
@@ -67,9 +67,9 @@ class MultiTaskDistillation(DistillationModule):
         ValueError: A task has no head, no criterion trains a task's head, or an argument is wrong.
 
     Examples:
-        >>> from torch import nn
-        >>> student = nn.ModuleDict({"colour": nn.Linear(4, 3), "shape": nn.Linear(4, 2)})
-        >>> module = MultiTaskDistillation(student, {"colour": "colour", "shape": "shape"})
+        >>> from lit_distill.models import MultiHeadCNN
+        >>> student = MultiHeadCNN({"colour": 3, "shape": 2})
+        >>> module = MultiTaskDistillation(student, {"colour": "heads.colour", "shape": "heads.shape"})
         >>> list(module.criteria.criteria())
         ['hard_colour', 'hard_shape']
     """
@@ -110,22 +110,8 @@ class MultiTaskDistillation(DistillationModule):
         refuse_for_heads(layout, ("mask_from_labels", "resize_logits"), "the option is of one task's labels")
         if layout.output_key is None:
             layout = replace(layout, output_key=next(iter(heads)))
-        super().__init__(
-            student,
-            teacher,
-            chosen,
-            weighting,
-            "none",
-            optimizer,
-            lr_scheduler,
-            layout,
-            fast,
-            schedules,
-            balance,
-            metrics,
-            lr_interval,
-            lr_monitor,
-        )
+        rest = (optimizer, lr_scheduler, layout, fast, schedules, balance, metrics, lr_interval, lr_monitor)
+        super().__init__(student, teacher, chosen, weighting, "none", *rest)
         self.heads = dict(heads)
         read = {name: layer for name, layer in taught.items() if layer in self.criteria.teacher_layers}
         self._evaluator = Evaluator(kinds, self._teacher, read, metrics, strict=self.distiller.reads_labels)
@@ -139,10 +125,6 @@ class MultiTaskDistillation(DistillationModule):
 
 def task_kinds(heads: Mapping[str, str], task: Task | Mapping[str, Task]) -> dict[str, Task]:
     """Return what each head's outputs are, by task.
-
-    Args:
-        heads: The student's layer for each task.
-        task: One for all heads, or one per task.
 
     Raises:
         ValueError: A kind is none of the choices, or the mapping and the heads name different tasks.

@@ -67,10 +67,6 @@ class Optimization:
     def configure(self, parameters: Iterable[nn.Parameter], trainer: Trainer | None) -> Any:
         """Return what Lightning expects of ``configure_optimizers``.
 
-        Args:
-            parameters: The trainable parameters.
-            trainer: The running trainer, or None.
-
         Raises:
             ValueError: ``ReduceLROnPlateau`` has no metric to watch, or an argument of the scheduler would have no effect.
         """
@@ -89,11 +85,6 @@ class Optimization:
     def take(self, optimizer: Optimizer, scheduler: Any, trainer: Trainer | None) -> Any:
         """Return what Lightning expects of ``configure_optimizers``, for an optimizer that a config has made.
 
-        Args:
-            optimizer: The optimizer.
-            scheduler: The scheduler, or None.
-            trainer: The running trainer, or None.
-
         Raises:
             ValueError: ``ReduceLROnPlateau`` has no metric to watch, or an argument of the scheduler would have no effect.
         """
@@ -106,9 +97,6 @@ class Optimization:
 
     def make(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
         """Make the optimizer.
-
-        Args:
-            parameters: The trainable parameters.
 
         Raises:
             TypeError: The factory makes something else.
@@ -124,11 +112,7 @@ class Optimization:
         return made
 
     def first_rate(self, parameters: Iterable[nn.Parameter]) -> float:
-        """Return the learning rate of the first group at the start of training.
-
-        Args:
-            parameters: The trainable parameters.
-        """
+        """Return the learning rate of the first group at the start of training."""
         chosen = self.learning_rate
         return chosen if chosen is not None else float(self.make(parameters).param_groups[0]["lr"])
 
@@ -238,13 +222,7 @@ def _warn_of_steps(reason: str | None, epochs: int) -> None:
 
 
 def rescale(optimizer: Optimizer, schedulers: Iterable[Any], rate: float) -> None:
-    """Set an optimizer's learning rate, and restart its schedulers from it.
-
-    Args:
-        optimizer: Its groups are changed.
-        schedulers: Those of this optimizer are changed.
-        rate: The rate that the schedulers start from.
-    """
+    """Set an optimizer's learning rate, and restart its schedulers from it."""
     for group in optimizer.param_groups:
         before = float(group.get("initial_lr", rate))
         now = float(group["lr"])

@@ -26,13 +26,7 @@ def planned_steps(scheduler: Any) -> int | None:
 
 
 def made_for_steps(scheduler: Any, steps: int, epochs: int) -> str | None:
-    """Return the reason why a scheduler that steps per epoch looks made for optimizer steps, or None.
-
-    Args:
-        scheduler: The scheduler.
-        steps: Optimizer steps of the fit.
-        epochs: Epochs of the fit.
-    """
+    """Return the reason why a scheduler that steps per epoch looks made for optimizer steps, or None."""
     for part in _parts(scheduler):
         for name, planned in _plans(part):
             near = planned > epochs and abs(planned - steps) <= 0.1 * steps
@@ -47,11 +41,6 @@ def made_for_steps(scheduler: Any, steps: int, epochs: int) -> str | None:
 
 def refuse_too_short(scheduler: Any, steps: int, epochs: int) -> None:
     """Refuse a scheduler that steps per optimizer step and ends before the fit; warn of one that starts again.
-
-    Args:
-        scheduler: The scheduler.
-        steps: Optimizer steps of the fit.
-        epochs: Epochs of the fit.
 
     Raises:
         ValueError: The scheduler ends before the fit.

@@ -34,7 +34,7 @@ class SelfDistillation(DistillationModule):
         batch_format: Names of the entries in dict batches and outputs.
         fast: Compile the student, and give a frozen teacher the fastest runtime of the device.
         schedules: Values that change during training, by key: ``soft.weight``, ``soft.temperature``.
-        balance: Finds the weights during training; ``weights`` stay as they are if None.
+        balance: Finds the weights during training; ``weights`` stay fixed if None.
         metrics: Torchmetrics by name, computed for both networks in validation and test.
         lr_interval: When the scheduler steps: ``epoch`` or ``step``; depends on the scheduler if None.
         lr_monitor: The logged metric that ``ReduceLROnPlateau`` watches, such as ``val/cross_entropy/student``.
@@ -79,20 +79,6 @@ class SelfDistillation(DistillationModule):
             refuse_task("SelfDistillation", task, CLASS_TASKS, "its exits classify; give your own criteria")
             default = {"hard": HardTarget(task=task), "own": OwnTeacher(student_layer, deepest_layer, task=task)}
         chosen, weighting = choose(criteria, weights, default, {"hard": 1.0, "own": 1.0})
-        super().__init__(
-            student,
-            None,
-            chosen,
-            weighting,
-            task,
-            optimizer,
-            lr_scheduler,
-            batch_format,
-            fast,
-            schedules,
-            balance,
-            metrics,
-            lr_interval,
-            lr_monitor,
-        )
+        rest = (optimizer, lr_scheduler, batch_format, fast, schedules, balance, metrics, lr_interval, lr_monitor)
+        super().__init__(student, None, chosen, weighting, task, *rest)
         record_hyperparameters(self, given)

@@ -13,13 +13,7 @@ _LIGHTNING = ("lightning.pytorch.core.", "pytorch_lightning.core.")
 
 
 def warn_of_unused_hooks(student: nn.Module, optimizers: Iterable[Optimizer], chosen: bool) -> None:
-    """Warn that a distillation calls neither the student's ``configure_optimizers`` nor its ``training_step``.
-
-    Args:
-        student: The student, which may contain LightningModules.
-        optimizers: The optimizers that train it instead.
-        chosen: The user gave these optimizers.
-    """
+    """Warn that a distillation calls neither the student's ``configure_optimizers`` nor its ``training_step``."""
     names = ("training_step",) if chosen else ("configure_optimizers", "training_step")
     found = [(type(part).__name__, name) for part in student.modules() for name in names if _defines(part, name)]
     if not found:

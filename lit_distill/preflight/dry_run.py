@@ -72,16 +72,16 @@ class DryRun:
         Raises:
             ValueError: The networks, the criteria and the data do not fit; the message says which and why.
         """
-        note = self.distiller.checkpoint_entry
+        entry = self.distiller.checkpoint_entry
         check_networks(self.student, self.teacher.model if self.teacher is not None else None)
         if count_samples(data.inputs) == 0:
             raise ValueError(
                 "the first training batch is empty: its tensors have 0 samples; check the collate function."
             )
         self.criteria.advance(0, 0.0)  # an earlier fit may have left it at its schedules' end
-        note.record_settings(self.criteria, self.teacher)
+        entry.record_settings(self.criteria, self.teacher)
         teacher = self._ask_teacher(data)
-        note.check_shapes(student, teacher)
+        entry.check_shapes(student, teacher)
         self._build(student, teacher)
         with unchanged(self.criteria):
             self.criteria.eval()
@@ -92,8 +92,8 @@ class DryRun:
         self._warn_of_misreadings(sides, labels)
         if module is not None:
             checks.every_parameter_reached(loss.total, module, self.criteria)
-        note.record_shapes(student, teacher)
-        note.record_reading(read)
+        entry.record_shapes(student, teacher)
+        entry.record_reading(read)
         lines = [checks.summary(self.student, self.teacher, self.criteria, student, teacher), *read, *self._layouts()]
         rank_zero_info("\n".join(lines))
 

@@ -108,11 +108,11 @@ class Teacher(ABC):
             layers: Layer names.
             format_: How to read the teacher's outputs.
         """
-        told = format_ or BatchFormat()
-        key = told.teacher_output_key if told.teacher_output_key is not None else told.output_key
-        class_dim = told.teacher_class_dim if told.teacher_class_dim is not None else told.class_dim
+        given = format_ or BatchFormat()
+        key = given.teacher_output_key if given.teacher_output_key is not None else given.output_key
+        class_dim = given.teacher_class_dim if given.teacher_class_dim is not None else given.class_dim
         self.capture.remove()
-        self.capture = Capture(self.model, layers, key, "teacher", told.teacher_layout, class_dim)
+        self.capture = Capture(self.model, layers, key, "teacher", given.teacher_layout, class_dim)
         self.needs_logits = True
 
     def skip_logits(self, skip: bool = True) -> None:
@@ -160,7 +160,7 @@ class Teacher(ABC):
         """Called after each training batch.
 
         Args:
-            student: The student as it is now.
+            student: The student after the batch.
             step: Number of optimizer steps so far; with accumulation it stays the same for several batches.
         """
 

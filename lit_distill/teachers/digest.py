@@ -42,11 +42,7 @@ def combined(digests: dict[str, str]) -> str:
 
 @torch.no_grad()
 def tensor_digests(module: nn.Module) -> dict[str, str]:
-    """Return a digest of each parameter, buffer and other part of a network's state, by name.
-
-    Args:
-        module: The network.
-    """
+    """Return a digest of each parameter, buffer and other part of a network's state, by name."""
     known: dict[Any, str] = {}  # tied weights are read once
     found: dict[str, str] = {}
     with torch.inference_mode(False):

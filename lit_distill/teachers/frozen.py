@@ -118,7 +118,7 @@ class FrozenTeacher(Teacher):
         self._student, self._is_plain = weakref.ref(student), None
 
     def _in_student_type(self, outputs: Outputs) -> Outputs:
-        """Cast outputs to the student's type; float32 outputs for a student in half precision stay as they are."""
+        """Cast outputs to the student's type; float32 outputs for a student in half precision do not change."""
         student = self._student() if self._student is not None else None
         wanted = floating_type(student) if student is not None else None
         own = floating_type(self.model)

@@ -42,12 +42,7 @@ class NetworkState:
         return combined(self.digests)
 
     def changes(self, later: NetworkState, caches: set[str] | None = None) -> list[str]:
-        """Return the names of the tensors whose values differ later, without buffers that were resized: these are caches.
-
-        Args:
-            later: The later state.
-            caches: Names of the network's buffers.
-        """
+        """Return the names of the tensors whose values differ later, without buffers that were resized: these are caches."""
         changed = [name for name in self.digests if self.digests[name] != later.digests.get(name)]
         return [
             name for name in changed if self.shapes.get(name) == later.shapes.get(name) or name not in (caches or ())
@@ -55,11 +50,7 @@ class NetworkState:
 
 
 def state_of(network: nn.Module) -> NetworkState:
-    """Return the present state of a network.
-
-    Args:
-        network: The network.
-    """
+    """Return the present state of a network."""
     named = dict(_named(network))
     shapes = {name: tuple(tensor.shape) for name, tensor in named.items() if not (is_lazy(tensor) or tensor.is_nested)}
     return NetworkState(tensor_digests(network), shapes, weights_mark(network))
@@ -163,7 +154,7 @@ def _distance(one: Outputs, other: Outputs) -> float:
             found.append(
                 float((wide - second).abs().pow(2).sum().sqrt() / wide.abs().pow(2).sum().sqrt().clamp(min=1e-12))
             )
-    return max(distance for distance in found if distance == distance)  # noqa: PLR0124  # NaN is told elsewhere
+    return max(distance for distance in found if distance == distance)  # noqa: PLR0124  # NaN is reported elsewhere
 
 
 def _name(network: nn.Module) -> str:
@@ -174,12 +165,7 @@ def _name(network: nn.Module) -> str:
 
 
 def warn_of_changed_teacher(network: nn.Module, start: NetworkState) -> None:
-    """Warn if a frozen network changed during a fit, through the user's code, a callback or shared weights.
-
-    Args:
-        network: The network.
-        start: Its state at the start of the fit.
-    """
+    """Warn if a frozen network changed during a fit, through the user's code, a callback or shared weights."""
     buffers, loose = _buffers(network), _non_persistent(network)
     changed = [name for name in start.changes(state_of(network), buffers) if name not in loose]
     if changed:

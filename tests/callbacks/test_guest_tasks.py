@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lit_distill import BatchFormat, Distill, Hint, OnHead, SoftTarget
-from lit_distill.callbacks.distill.evaluation import common_task
+from lit_distill.callbacks.distill.defaults import common_task
 from lit_distill.criteria import LogitMSE
 from lit_distill.utils.notices import DistillationWarning
 from tests.callbacks.guests import Theirs, fit, teacher, theirs

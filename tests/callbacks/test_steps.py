@@ -163,8 +163,8 @@ class Elsewhere(Theirs):
     ("kind", "message"),
     [
         (TwoViews, r"parts of the student and not the student itself \(0, 2\).*'0' ran 2 times"),
-        (TwoHeads, r"\(0, 2, 1\).*'1' does not take what '2' gives"),
-        (Elsewhere, r"\(0, 2\).*'2' does not take what '0' gives"),
+        (TwoHeads, r"\(0, 2, 1\).*'1' does not take only the output of '2'"),
+        (Elsewhere, r"\(0, 2\).*'2' does not take only the output of '0'"),
     ],
 )
 def test_parts_that_are_no_one_call_are_refused_by_name(tmp_path: Path, kind: Any, message: str) -> None:

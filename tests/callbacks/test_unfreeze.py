@@ -216,7 +216,7 @@ def test_wrong_arguments(arguments: dict[str, Any], message: str) -> None:
     ("callbacks", "message"),
     [
         ([Unfreeze(["stage9"], 1)], "no layer 'stage9' in the student SmallCNN; did you mean 'stage"),
-        ([Unfreeze(list(STAGES), 1)], "freezes all there is to train"),
+        ([Unfreeze(list(STAGES), 1)], "freezes everything that would train"),
         ([Unfreeze(["stage1"], 2), Unfreeze(["stage2"], 1)], r"order of their epochs; they have \[2, 1\]"),
         ([Unfreeze(["stage1"], 1, module="pupil")], "no network 'pupil' in the LogitDistillation"),
     ],

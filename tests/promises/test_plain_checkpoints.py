@@ -76,7 +76,7 @@ def test_every_criterions_settings_are_saved_as_plain_types(
     made = DistillationModule(network(), network(), {"one": criterion, "hard": HardTarget()}, weights)  # type: ignore[arg-type]
     made.distiller.checkpoint_entry.record_settings(made.criteria, made._teacher)
     content: dict[str, Any] = {"hyper_parameters": dict(made.hparams), "state_dict": made.state_dict()}
-    made.distiller.checkpoint_entry.write(content, made.criteria, alone=True)
+    made.distiller.checkpoint_entry.write(content, made.criteria, this_rank_only=True)
     make_scalars_plain(content)
     torch.save(content, tmp_path / "own.ckpt")
     found = torch.load(tmp_path / "own.ckpt", weights_only=True)
@@ -193,7 +193,7 @@ def said(action: Callable[[], Any]) -> str:
         warnings.simplefilter("always")
         action()
     lines = [str(one.message) for one in caught if issubclass(one.category, DistillationWarning)]
-    return "\n".join(line for line in lines if "differs from the one that it goes on from" in line)
+    return "\n".join(line for line in lines if "differs from the one that it continues" in line)
 
 
 class Other(nn.Sequential):

@@ -1,4 +1,7 @@
-"""``Distill``: distillation added to a LightningModule that knows nothing of it."""
+"""``Distill``: adds distillation to a LightningModule of your own.
+
+May import ``preflight``, ``engine`` and what lies below them.
+"""
 
 from lit_distill.callbacks.distill.callback import Distill
 

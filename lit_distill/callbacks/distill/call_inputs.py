@@ -1,4 +1,4 @@
-"""What a call of the student says: the batch that the teacher and the criteria see, and its size."""
+"""Turns a call of the student into the batch that the teacher and the criteria read."""
 
 from __future__ import annotations
 
@@ -18,24 +18,19 @@ _TOKENS = "attention_mask"
 
 
 def mask_is_certain(given: Batch, call: Call) -> bool:
-    """Whether the batch's mask goes before the call's: it was told, or the call has none and it can be no encoder's."""
+    """Return True if the batch's mask overrides the call's: the user named it, or the call has none and is no encoder's."""
     return given.mask_is_told or (call.mask is None and _TOKENS in call.mask_keys)
 
 
 def tokens_that_count(batch: Any, call: Call) -> Batch | None:
-    """A batch of which nothing but its ``attention_mask`` is read, where it has one that the student was not given.
-
-    Args:
-        batch: The step's.
-        call: A call of the student.
-    """
+    """Return a batch with only the step's ``attention_mask``; None if it has none that the student could take."""
     found = batch.get(_TOKENS) if isinstance(batch, Mapping) and _TOKENS in call.mask_keys else None
-    known = isinstance(found, Tensor) and not found.is_floating_point()  # one that is added to scores is the network's
+    known = isinstance(found, Tensor) and not found.is_floating_point()  # a float mask is added to the network's scores
     return Batch(call.inputs, mask=found.bool()) if known and isinstance(found, Tensor) else None
 
 
 class CallInputs:
-    """Makes batches of calls.
+    """Makes batches from calls of the student.
 
     Args:
         student: The student's name, for messages.
@@ -43,16 +38,16 @@ class CallInputs:
 
     def __init__(self, student: str) -> None:
         self._student = student
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
     def batch(self, call: Call, given: Batch | None, teacher: nn.Module | None) -> Batch:
-        """What the student was called with, beside the labels and the teacher's own inputs where those were read.
+        """Return the student's inputs, with the labels and the teacher's own inputs of the step's batch.
 
-        Arguments by name that the teacher's ``forward`` does not take are left out for it, and said once.
+        Named arguments that the teacher's ``forward`` does not take are left out for it, with one warning.
 
         Args:
             call: A call of the student.
-            given: The step's batch, taken apart; None where nothing of it is read.
+            given: The entries read of the step's batch, or None.
             teacher: The teacher's network.
         """
         rest = given if given is not None else Batch(call.inputs)
@@ -70,9 +65,9 @@ class CallInputs:
         left = [name for name in named if taken is not None and name not in taken]
         if not left:
             return None
-        new = [name for name in left if name not in self._told]
+        new = [name for name in left if name not in self._warned]
         if new:
-            self._told.update(new)
+            self._warned.update(new)
             warn(
                 f"the student {self._student!r} is called with {', '.join(f'{name}=' for name in new)}, which the teacher "
                 f"({type(teacher).__name__}) does not take: it is called without."
@@ -82,7 +77,7 @@ class CallInputs:
 
 
 def _names_taken(network: nn.Module) -> set[str] | None:
-    """The names of the arguments of a network's ``forward``; None where it takes any, or they cannot be told."""
+    """Return the names of the arguments of a network's ``forward``; None if it takes any, or they are unknown."""
     try:
         parameters = inspect.signature(uncompiled(network).forward).parameters.values()
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""One training step of somebody else's LightningModule, run on a copy of it before the fit: nothing of theirs changes."""
+"""Runs one training step of the user's module on a copy before the fit; the module itself does not change."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from lit_distill.utils.tensors import first_parameter
 
 @dataclass
 class ObservedStep:
-    """What a training step did.
+    """The inputs and results of a training step.
 
     Attributes:
         batch: What it was given, on the module's device.
@@ -53,19 +53,19 @@ def run_step_on_copy(
     explain: Callable[[Exception, Any, list[Call]], None],
     whole: bool = False,
 ) -> ObservedStep:
-    """Run the module's training step on a copy, with two samples; with a whole batch where two do not do.
+    """Run the module's training step on a copy, on two samples; on a whole batch if two fail.
 
     Args:
         trainer: The running trainer.
         module: The user's module.
-        recorder: Listens to its student.
-        set_up: Whether the module's own ``setup`` has run already; else the copy's is called.
-        data: The fit's.
-        explain: Adds to an error what it knows of the batch and the student's calls.
-        whole: Run it with a whole batch at once.
+        recorder: Records its student's calls.
+        set_up: The module's own ``setup`` has run; otherwise the copy's is called.
+        data: The training data.
+        explain: Adds a note to an error, from the batch and the student's calls.
+        whole: Run it on a whole batch at once.
 
     Raises:
-        ValueError: It cannot be run before the fit.
+        ValueError: The step fails before the fit.
     """
     with isolate_rng(), torch.compiler.set_stance("force_eager"):
         try:
@@ -80,16 +80,16 @@ def run_step_on_copy(
             if why is not None:
                 raise ValueError(f"{type(module).__name__}.training_step failed before the fit: {why}") from error
             raise ValueError(
-                f"{type(module).__name__}.training_step failed on a batch before the fit, where Distill looks at shapes "
-                f"({reason}). If it does work in a fit, give Distill `example_inputs`: what the "
-                "student is called with, for a few samples."
+                f"{type(module).__name__}.training_step failed on a batch before the fit, in Distill's dry run "
+                f"({reason}). If it does work in a fit, give Distill `example_inputs`: the student's inputs "
+                "for a few samples."
             ) from error
 
 
 def _on_device(trainer: Trainer, module: LightningModule, batch: Any) -> Any:
     """Take a batch the way that Lightning takes it to the training step."""
     if batch is None:
-        raise ValueError("the training data are a stream, and the fit goes on from a checkpoint")
+        raise ValueError("the training data are a stream, and the fit continues from a checkpoint")
     weights = first_parameter(module)
     with unchanged(*networks_of(trainer, module)):
         return in_weights_type(trainer, on_device(trainer, module, batch, weights.device), weights)
@@ -103,10 +103,10 @@ def _run(
     batch: Any,
     explain: Callable[[Exception, Any, list[Call]], None],
 ) -> ObservedStep:
-    # Copied together, so that the copied recorder hears the copied student.
+    # Copied together, so that the copied recorder records the copied student.
     twin, recorder = copied((module, recorder))
     if not is_compiled(module) and getattr(module, "_compiler_ctx", None) is None:
-        recorder.record_parts()  # of the copy: on the module itself it would cost time in each step
+        recorder.record_parts()  # on the copy only: on the module it would cost time in each step
     call_own_methods(twin)
     parameter = first_parameter(module)
     twin.to(parameter.device)  # Lightning pretends the final device during setup

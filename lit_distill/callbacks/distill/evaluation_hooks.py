@@ -1,4 +1,4 @@
-"""The hooks of ``Distill`` in the validation and test of a module that it is a guest of."""
+"""The hooks of ``Distill`` in the module's validation and test."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from lit_distill.teachers import Teacher, as_teacher
 
 
 class EvaluationHooks(Callback):
-    """The hooks of a callback that has a ``StepEvaluation``; with None, they do nothing.
+    """The evaluation hooks of ``Distill``; without a ``StepEvaluation`` they do nothing.
 
     Attributes:
         student: The student's name in the module.
-        teacher: As the callback was given it.
-        distiller: The engine; None before the first fit.
+        teacher: The user's argument.
+        distiller: The distillation; None before the first fit.
     """
 
     student: str
@@ -42,7 +42,7 @@ class EvaluationHooks(Callback):
         self._evaluation.begin(module, student, teacher, self._calls.parts or (), stage, layouts)
 
     def _untrained_teacher(self, student: nn.Module) -> Teacher | None:
-        """The teacher where there was no fit; none where it learns in one."""
+        """Return the teacher if there was no fit; None if it learns in a fit."""
         assert self._evaluation is not None
         known = self._evaluation.teacher
         teacher = known if known is not None else as_teacher(self.teacher).for_student(student)

@@ -1,4 +1,4 @@
-"""What ``Distill`` does to the LightningModule that it is a guest of, and what it refuses."""
+"""Changes of the user's LightningModule (the host module) by ``Distill``, and checks of it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from lit_distill.callbacks.distill.strip import strip
 from lit_distill.engine.checkpoint import ENTRY_KEY
 from lit_distill.engine.distiller import Distiller
+from lit_distill.engine.settings_record import warn_of_changes
+from lit_distill.files.resuming import naming_file
 from lit_distill.outputs import Outputs
 from lit_distill.teachers import Teacher
 from lit_distill.utils.lightning_names import has_forward, keeps_parameters_whole
@@ -24,7 +26,7 @@ Wrapper = Callable[..., Any]
 
 
 class _Wrapped:
-    """A method of one instance with something around it; Lightning looks through it for the method's signature."""
+    """A wrapped method of one instance; Lightning reads the original's signature."""
 
     def __init__(self, original: Callable[..., Any], wrapper: Wrapper) -> None:
         self.__wrapped__ = original
@@ -38,39 +40,51 @@ class _Wrapped:
 
 
 class Additions(nn.ModuleDict):
-    """What is registered on the module: the criteria, and the teacher where it changes in training."""
+    """The networks that are registered on the module: the criteria, and the teacher if it changes in training."""
 
 
 class Host:
-    """Remembers what was changed on a module, to undo it."""
+    """Records the changes of a module, to undo them."""
 
     def __init__(self) -> None:
         self._patches = Patches()
 
     def wrap(self, module: LightningModule, name: str, wrapper: Wrapper) -> None:
-        """Put something around a method of this instance.
-
-        Args:
-            module: The instance.
-            name: The method's.
-            wrapper: Called with the method and the arguments in its place.
-        """
+        """Wrap a method of an instance."""
         self._patches.set(module, name, _Wrapped(getattr(module, name), wrapper))
 
     def unwrap(self) -> None:
-        """Give every method back as it was."""
+        """Restore every method."""
         self._patches.restore()
 
 
 def without_additions(original: Callable[..., Any], checkpoint: dict[str, Any]) -> None:
-    """Load a checkpoint's weights for evaluation: what was added in training is left out."""
+    """Load a checkpoint for evaluation without the additions of a fit."""
     for name, value in strip(checkpoint).items():
         checkpoint[name] = value
     original(checkpoint)
 
 
+def with_additions(module: LightningModule, distiller: Distiller) -> Wrapper:
+    """Return a wrapper of ``on_load_checkpoint`` that also reads the entry of ``Distill``, to continue a fit."""
+
+    def load(original: Callable[..., Any], checkpoint: dict[str, Any]) -> None:
+        saved = any(key.startswith(f"{ENTRY_KEY}.") for key in checkpoint.get("state_dict", {}))
+        if ENTRY_KEY in checkpoint:
+            entry = distiller.checkpoint_entry
+            with naming_file(module.trainer.ckpt_path):
+                entry.read(checkpoint, distiller.criteria)
+                entry.restore_rng(module.trainer, last=False)
+            warn_of_changes(entry.changes(checkpoint))
+        elif not saved:
+            check_no_state(getattr(module, ENTRY_KEY))
+        original(checkpoint)
+
+    return load
+
+
 def find(module: LightningModule, name: str) -> nn.Module | None:
-    """The student: the submodule of that name, the module itself for ``.``, or None where there is none (yet)."""
+    """Return the student: the submodule of that name, the module itself for ``.``, or None if there is none (yet)."""
     if name == ".":
         return module
     found: Any = module
@@ -80,19 +94,19 @@ def find(module: LightningModule, name: str) -> nn.Module | None:
 
 
 def submodules(module: LightningModule) -> str:
-    """Say which submodules there are."""
+    """List the submodules, for messages."""
     names = ", ".join(name for name, _ in module.named_children()) or "none"
     return f"Its submodules: {names}; '.' is the module itself."
 
 
 def not_found(module: LightningModule, name: str) -> str:
-    """Say that the student is not there, and what is."""
+    """Return the message for a student that does not exist."""
     hint = nearest(name, [known for known, _ in module.named_modules() if known])
     return f"{type(module).__name__} has no submodule {name!r} to distil into.{hint} {submodules(module)}"
 
 
 def not_called(module: LightningModule, name: str, refusal: str | None) -> str:
-    """Say that the training step does not call the student, and what it calls instead where that is known."""
+    """Return the message for a training step that does not call the student, with the parts that it calls, if any."""
     kind = type(module).__name__
     if refusal is not None:
         whole = "self" if name == "." else f"self.{name}"
@@ -106,7 +120,7 @@ def not_called(module: LightningModule, name: str, refusal: str | None) -> str:
 
 
 def _parts(module: LightningModule, name: str) -> list[str]:
-    """The parts of the student that can be distilled into, the largest first, as ``student`` names them; two at most."""
+    """Return the names of the two largest parts of the student that can be distilled into."""
     student = find(module, name)
     if student is None:
         return []
@@ -117,10 +131,10 @@ def _parts(module: LightningModule, name: str) -> list[str]:
 
 
 def loss_of(returned: Any, module: LightningModule) -> Tensor:
-    """The loss that a training step returned.
+    """Return the loss in a training step's return value.
 
     Raises:
-        ValueError: There is none, or it is no scalar.
+        ValueError: There is none, or it is not a scalar.
     """
     loss = returned.get("loss") if isinstance(returned, Mapping) else returned
     name = type(module).__name__
@@ -133,24 +147,18 @@ def loss_of(returned: Any, module: LightningModule) -> Tensor:
 
 
 def check_trains(loss: Tensor, module: LightningModule, student: nn.Module, outputs: Outputs) -> None:
-    """Refuse a training step whose loss carries no gradient; 0 stands for no loss of its own.
-
-    Args:
-        loss: What it returned.
-        module: The user's module.
-        student: The network in it.
-        outputs: The student's, with their graph.
+    """Refuse a training step whose loss carries no gradient, unless it is 0 (no loss of its own).
 
     Raises:
-        ValueError: It would train nothing.
+        ValueError: The step would train nothing.
     """
     if loss.requires_grad or not bool(loss.detach() != 0) or not any(p.requires_grad for p in student.parameters()):
         return
     kind = type(module).__name__
     if not any(tensor.requires_grad for tensor in outputs.tensors()):
         raise ValueError(
-            f"no gradient reaches the student {type(student).__name__} in {kind}.training_step: its forward detaches what it "
-            "puts out, or computes it without gradients (torch.no_grad, argmax, .item(), NumPy). Take that out."
+            f"no gradient reaches the student {type(student).__name__} in {kind}.training_step: its forward detaches its "
+            "output, or computes it without gradients (torch.no_grad, argmax, .item(), NumPy). Take that out."
         )
     raise ValueError(
         f"{kind}.training_step returned a loss without a gradient (detached, of .item(), or under no_grad): it would train "
@@ -159,37 +167,44 @@ def check_trains(loss: Tensor, module: LightningModule, student: nn.Module, outp
 
 
 def needs_optimizer(trainer: Trainer, module: LightningModule) -> None:
-    """Refuse a module without an optimizer: what is distilled would train nothing.
+    """Refuse a module without an optimizer: nothing would be distilled.
 
     Raises:
-        ValueError: There is none.
+        ValueError: The module has no optimizer.
     """
     if all(type(optimizer).__name__ == "_MockOptimizer" for optimizer in trainer.optimizers):  # Lightning's, for none
         raise ValueError(
-            f"there is no optimizer: {type(module).__name__}.configure_optimizers returned none, so that nothing would be "
+            f"there is no optimizer: {type(module).__name__}.configure_optimizers returned none, so nothing would be "
             "distilled. Return one of the student's parameters."
         )
 
 
-def check_host(trainer: Trainer, module: LightningModule, guest: Callback) -> None:
-    """Refuse what cannot work, before anything is changed.
+def check_host(trainer: Trainer, module: LightningModule, distill: Callback) -> None:
+    """Refuse modules and Trainers that ``Distill`` does not work with, before anything is changed.
 
     Raises:
-        ValueError: It cannot.
+        ValueError: It does not work; the message says why.
     """
+    _check_callbacks(trainer.callbacks, distill)  # type: ignore[attr-defined]
+    _check_step(module)
     kind = type(module).__name__
-    callbacks: Iterable[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    if sum(callback is guest for callback in callbacks) > 1:
+    if isinstance(getattr(module, "distiller", None), Distiller):
+        raise ValueError(f"{kind} is a distillation itself; give it the criteria and leave Distill out.")
+    if isinstance(getattr(module, ENTRY_KEY, None), Additions):
+        delattr(module, ENTRY_KEY)  # an error ended a fit with another Distill
+    if hasattr(module, ENTRY_KEY):
+        raise ValueError(f"{kind} has an attribute {ENTRY_KEY!r}, the name under which Distill adds to it; rename it.")
+
+
+def _check_callbacks(callbacks: Iterable[Callback], distill: Callback) -> None:
+    if sum(callback is distill for callback in callbacks) > 1:
         raise ValueError("the Trainer has one Distill callback twice; give it once.")
+    if any(isinstance(callback, type(distill)) and callback is not distill for callback in callbacks):
+        raise ValueError(
+            "the Trainer has two Distill callbacks; one takes several criteria, and an ensemble of teachers."
+        )
     for callback in callbacks:
-        if callback is guest:
-            continue
-        if isinstance(callback, type(guest)):
-            raise ValueError(
-                "the Trainer has two Distill callbacks; one takes several criteria, and an ensemble of teachers."
-            )
-    for callback in callbacks:
-        if callback is guest:
+        if callback is distill:
             break
         kinds = {kind.__name__ for kind in type(callback).mro()}
         if kinds & {"StochasticWeightAveraging", "WeightAveraging"}:
@@ -197,9 +212,13 @@ def check_host(trainer: Trainer, module: LightningModule, guest: Callback) -> No
                 f"{type(callback).__name__} copies the module before Distill has added to it; put Distill before it in the "
                 "Trainer's callbacks."
             )
+
+
+def _check_step(module: LightningModule) -> None:
+    kind = type(module).__name__
     if is_param_in_hook_signature(module.training_step, "dataloader_iter", explicit=True):
         raise ValueError(
-            f"{kind}.training_step takes the iterator dataloader_iter and reads its batches itself, so that Distill cannot see "
+            f"{kind}.training_step takes the iterator dataloader_iter and reads its batches itself, so Distill cannot read "
             "them; take a batch, training_step(self, batch, batch_idx)."
         )
     if not module.automatic_optimization:
@@ -207,19 +226,13 @@ def check_host(trainer: Trainer, module: LightningModule, guest: Callback) -> No
             f"{kind} optimizes manually: it calls backward itself, and what is added to the loss that it returns would "
             "train nothing. Use automatic optimization, or compute the criteria in its training_step."
         )
-    if isinstance(getattr(module, "distiller", None), Distiller):
-        raise ValueError(f"{kind} is a distillation itself; give it the criteria and leave Distill out.")
-    if isinstance(getattr(module, ENTRY_KEY, None), Additions):
-        delattr(module, ENTRY_KEY)  # a fit with another Distill ended by an error
-    if hasattr(module, ENTRY_KEY):
-        raise ValueError(f"{kind} has an attribute {ENTRY_KEY!r}, the name under which Distill adds to it; rename it.")
 
 
 def check_teacher(module: LightningModule, student: nn.Module, teacher: nn.Module | Teacher) -> None:
-    """Refuse a teacher that the module holds too.
+    """Refuse a teacher that the module also holds.
 
     Raises:
-        ValueError: It does, within the student or beside it.
+        ValueError: The module holds it, inside the student or outside.
     """
     network = teacher.model if isinstance(teacher, Teacher) else teacher
     mine = {id(parameter) for parameter in network.parameters()}
@@ -230,15 +243,15 @@ def check_teacher(module: LightningModule, student: nn.Module, teacher: nn.Modul
     if held:
         raise ValueError(
             f"{type(module).__name__} already holds the teacher ({held[0]}, …): it would be in the optimizer and in every "
-            "checkpoint. Take it out of the module; Distill keeps it beside."
+            "checkpoint. Take it out of the module; Distill keeps it."
         )
 
 
 def check_strategy(trainer: Trainer, additions: nn.Module) -> None:
-    """Refuse strategies that shard parameters, where there are some to add.
+    """Refuse strategies that shard parameters if the criteria have parameters.
 
     Raises:
-        ValueError: The strategy is one.
+        ValueError: The strategy shards parameters.
     """
     if keeps_parameters_whole(trainer.strategy):
         return
@@ -250,10 +263,10 @@ def check_strategy(trainer: Trainer, additions: nn.Module) -> None:
 
 
 def check_no_state(additions: Additions) -> None:
-    """Refuse a checkpoint from before ``Distill`` where the additions have a state, which it lacks.
+    """Refuse a checkpoint without the additions if these have a state.
 
     Raises:
-        ValueError: They have.
+        ValueError: They have a state.
     """
     if additions.state_dict():
         raise ValueError(

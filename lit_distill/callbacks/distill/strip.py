@@ -1,4 +1,4 @@
-"""Takes what ``Distill`` added out of a checkpoint, so that the module loads it as if it had never been there."""
+"""Removes what ``Distill`` added to a checkpoint, so that the module loads it without ``Distill``."""
 
 from __future__ import annotations
 
@@ -18,13 +18,16 @@ _WEIGHTS = ("state_dict", "current_model_state", "averaging_state")
 
 
 def strip(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """A Lightning checkpoint without projectors, learned weights and notes of ``Distill``.
+    """Return a Lightning checkpoint without the projectors, learned weights and entries of ``Distill``.
 
-    Weights, weight averages, optimizer states and all else of the module and of other callbacks stay, so that a
-    training without ``Distill`` can go on from it.
+    Everything of the module and of other callbacks stays, optimizer states included, so that a training without ``Distill``
+    can continue from it.
 
     Args:
-        checkpoint: As ``torch.load`` gives it; it stays as it is.
+        checkpoint: The result of ``torch.load``; it does not change.
+
+    Raises:
+        TypeError: It is not a mapping.
     """
     if not isinstance(checkpoint, Mapping):
         remedy = "give what torch.load gives; `lit-distill strip IN OUT` takes a file."
@@ -33,9 +36,9 @@ def strip(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     for name in _WEIGHTS:
         if isinstance(checkpoint.get(name), Mapping):
             stripped[name] = {key: value for key, value in checkpoint[name].items() if not _is_ours(key)}
-    note = stripped.pop(ENTRY_KEY, None)
-    added = note.get("in_optimizer", 0) if isinstance(note, Mapping) else 0
-    group = note.get("parameter_group", 0) if isinstance(note, Mapping) else 0  # none in a note of an older version
+    entry = stripped.pop(ENTRY_KEY, None)
+    added = entry.get("in_optimizer", 0) if isinstance(entry, Mapping) else 0
+    group = entry.get("parameter_group", 0) if isinstance(entry, Mapping) else 0  # missing in older versions
     if added and checkpoint.get("optimizer_states"):
         first, *others = checkpoint["optimizer_states"]
         stripped["optimizer_states"] = [_without_last(first, added, group), *others]
@@ -47,14 +50,14 @@ def strip_file(source: str | Path, destination: str | Path, trust: bool = False)
 
     Args:
         source: The checkpoint.
-        destination: Where to write the stripped one; may be the same file.
-        trust: Read a file that holds Python objects too, as hyper-parameters may be; loading it can run code.
+        destination: Path of the stripped checkpoint; may be the same file.
+        trust: Also read a file that holds Python objects, as hyperparameters may be; loading it can run code.
 
     Returns:
-        What was done, in lines to print.
+        A report in lines to print.
 
     Raises:
-        ValueError: The file is no Lightning checkpoint, or holds Python objects and is not trusted.
+        ValueError: The file is not a Lightning checkpoint, or holds Python objects and is not trusted.
     """
     checkpoint = read_checkpoint(Path(source), trust)
     if not isinstance(checkpoint, Mapping) or "state_dict" not in checkpoint:
@@ -66,7 +69,7 @@ def strip_file(source: str | Path, destination: str | Path, trust: bool = False)
         raise ValueError(f"{source} is damaged: it is not as Lightning and Distill write it ({error!r}).") from error
     content = io.BytesIO()
     torch.save(stripped, content)
-    write_whole(destination, content.getbuffer())  # the source may be the destination, and must not be lost half way
+    write_whole(destination, content.getbuffer())  # the source may be the destination, and must not be lost
     what = (
         f"{len(gone)} tensors taken out ({', '.join(gone[:3])}{', …' if gone[3:] else ''})"
         if gone
@@ -80,7 +83,7 @@ def _is_ours(key: str) -> bool:
 
 
 def _without_last(optimizer: Mapping[str, Any], count: int, index: int) -> dict[str, Any]:
-    """An optimizer's state without the last parameters of one of its groups."""
+    """Return an optimizer's state without the last parameters of one of its groups."""
     groups = list(optimizer["param_groups"])
     kept = groups[index]["params"]
     gone = set(kept[-count:])

@@ -1,4 +1,4 @@
-"""The student's calls in the steps of somebody else's module."""
+"""The student's calls in the module's training steps."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from lit_distill.capture.parts import check_parts
 
 
 class StudentCalls:
-    """Hears them, and chooses those that count.
+    """Records the student's calls, and chooses those to distil.
 
     Args:
         student: The student's name.
-        which: Which of several calls counts, as for ``Distill``.
+        which: The chosen call of several: 0 is the first, -1 the last, ``all`` all of them; None if there is only one.
 
     Attributes:
-        recorder: Hears the student; None outside a fit.
-        parts: What the steps call in the student's place, part by part; empty where they call the student, None as long as
-            that is not known.
+        recorder: Records the calls; None outside a fit.
+        parts: The parts of the student that the steps call instead of the student; empty if they call the student, None if
+            that is not known yet.
     """
 
     def __init__(self, student: str, which: WhichCall) -> None:
@@ -31,36 +31,36 @@ class StudentCalls:
         self.parts: tuple[str, ...] | None = ()
 
     def start(self, capture: Capture) -> None:
-        """Begin to listen to the student."""
+        """Start to record the student's calls."""
         self.recorder = CallRecorder(capture)
         self.parts = ()
 
     def stop(self) -> None:
-        """Leave the student as it was."""
+        """Remove all hooks from the student."""
         if self.recorder is not None:
             self.recorder.remove()
             self.recorder = None
 
     def active(self) -> CallRecorder:
-        """The recorder of this fit."""
+        """Return the recorder of this fit."""
         assert self.recorder is not None, "start comes first"
         return self.recorder
 
     def expect_parts(self) -> None:
-        """Let the first step tell whether the student is called, or its parts."""
+        """Find in the first step whether the student is called, or its parts."""
         self.parts = None
         self.active().record_parts()
 
     def learn(self, module: LightningModule, calls: list[Call], recorder: CallRecorder) -> Call:
-        """Take the call that counts from a rehearsal, and listen to these parts of the student from now on, if to any.
+        """Choose the call to distil from the dry run, and record its parts of the student from then on.
 
         Args:
             module: The user's module.
-            calls: The rehearsal's.
-            recorder: What heard them, on a copy of the student.
+            calls: The calls in the dry run.
+            recorder: The recorder of these calls, on a copy of the student.
 
         Raises:
-            ValueError: The student is not called, and its parts not in a way that can be read as one call.
+            ValueError: The student is not called, and calls of its parts do not make one call.
         """
         chosen = choose_calls(calls, self._which, self._student)
         if not chosen:
@@ -76,14 +76,10 @@ class StudentCalls:
         return call
 
     def choose(self, module: LightningModule, calls: list[Call]) -> list[Call]:
-        """The calls of a training step that count.
-
-        Args:
-            module: The user's module.
-            calls: The step's.
+        """Return the calls of a training step to distil.
 
         Raises:
-            ValueError: Parts of the student are called that were not before, or in another way.
+            ValueError: The step calls other parts of the student than the dry run, or in another order.
         """
         chosen = choose_calls(calls, self._which, self._student)
         refusal = self.active().refusal
@@ -92,7 +88,7 @@ class StudentCalls:
             self.active().record_parts(self.parts)
         for call in chosen:
             if call.parts and call.parts != self.parts:
-                refusal = f"it called {', '.join(self.parts or ())} before, and now {', '.join(call.parts)} alone."
+                refusal = f"it called {', '.join(self.parts or ())} before, and now only {', '.join(call.parts)}."
         if refusal is not None:
             raise ValueError(hosting.not_called(module, self._student, refusal))
         return chosen

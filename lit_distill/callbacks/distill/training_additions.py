@@ -1,4 +1,4 @@
-"""Has the optimizer of somebody else's module train what ``Distill`` adds to it."""
+"""Adds the criteria's parameters to the optimizer of the user's module."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lit_distill.engine.checkpoint import ENTRY_KEY
+from lit_distill.utils.arguments import check_whole
 from lit_distill.utils.notices import warn
 from lit_distill.utils.tensors import parameters_in
 
@@ -17,22 +18,25 @@ from lit_distill.utils.tensors import parameters_in
 class TrainedAdditions:
     """Adds the projectors and other parameters of the criteria to a parameter group of the module's first optimizer.
 
-    A group of their own would not do: the schedulers exist already, and count groups.
+    A new group would not work: the schedulers already exist, and have one entry per group.
 
     Args:
-        group: Index of the group; the first where None.
+        group: Index of the group; the first if None.
+
+    Raises:
+        ValueError: The index is not a whole number.
     """
 
     def __init__(self, group: int | None = None) -> None:
-        self.group = group
+        self.group = None if group is None else check_whole("parameter_group", group)
         self.count = 0
         self._optimizer: Optimizer | None = None
         self._added: list[nn.Parameter] = []
 
     def around_configure_optimizers(self, module: LightningModule) -> Callable[..., Any]:
-        """Have the module make its optimizer as if nothing had been added, and add to it at once.
+        """Return a wrapper that makes the module's optimizer without the additions, and then adds them.
 
-        So the projectors are in the optimizer before anything runs, a learning-rate finder's trial steps included.
+        The projectors are thus in the optimizer before anything runs, including a learning-rate finder's trial steps.
         """
 
         def make(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -50,10 +54,10 @@ class TrainedAdditions:
         return make
 
     def add(self, optimizer: Optimizer | None, additions: nn.Module) -> None:
-        """Add what is to be trained and is in no group yet.
+        """Add the trainable parameters that are in no group yet.
 
         Raises:
-            ValueError: The optimizer has no such group.
+            ValueError: The optimizer has no group of this index.
         """
         if optimizer is not self._optimizer:
             self._optimizer, self.count, self._added = optimizer, 0, []
@@ -76,13 +80,13 @@ class TrainedAdditions:
         self._added += missing
         self.count = len(self._added)
 
-    def note(self) -> dict[str, int]:
-        """What ``strip`` needs to know: how many parameters were added, to which group."""
+    def checkpoint_entry(self) -> dict[str, int]:
+        """Return what ``strip`` needs: the number of added parameters, and their group."""
         groups = len(self._optimizer.param_groups) if self._optimizer is not None else 1
         return {"in_optimizer": self.count, "parameter_group": (self.group or 0) % groups}
 
     def take_back(self) -> None:
-        """Take out again what was added."""
+        """Remove the added parameters."""
         if self._optimizer is not None and self._added:
             gone = {id(p) for p in self._added}
             for group in self._optimizer.param_groups:
@@ -93,10 +97,10 @@ class TrainedAdditions:
 
 
 def _refuse_no_optimizer(module: LightningModule, made: Any, additions: nn.Module) -> None:
-    """Refuse layers of the criteria's that nothing would train.
+    """Refuse layers of the criteria that no optimizer would train.
 
     Raises:
-        ValueError: ``configure_optimizers`` gave no optimizer, and there are some.
+        ValueError: ``configure_optimizers`` returned no optimizer, and there are such layers.
     """
     count = sum(parameter.requires_grad for parameter in additions.parameters())
     if not made and count:
@@ -107,7 +111,7 @@ def _refuse_no_optimizer(module: LightningModule, made: Any, additions: nn.Modul
 
 
 def _first_optimizer(made: Any) -> Optimizer | None:
-    """The first optimizer of what ``configure_optimizers`` may return."""
+    """Return the first optimizer among the return values of ``configure_optimizers``."""
     if isinstance(made, Mapping):
         return _first_optimizer(made.get("optimizer"))
     if isinstance(made, (list, tuple)):

@@ -1,4 +1,4 @@
-"""How a frozen teacher runs on training batches: precision, layout, int8, folded BatchNorm.
+"""The runtime of a frozen teacher on training batches: precision, layout, int8, folded BatchNorm.
 
 May import ``capture``, ``batch`` and what lies below them.
 """

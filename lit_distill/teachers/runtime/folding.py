@@ -20,9 +20,6 @@ def fold_batch_norm(model: nn.Module) -> int:
     hooks is not folded, as the values between the two would change. $w' = w \gamma / \sqrt{\mathrm{var} + \epsilon}$,
     $b' = (b - \mathrm{mean}) \gamma / \sqrt{\mathrm{var} + \epsilon} + \beta$.
 
-    Args:
-        model: The network, in eval mode.
-
     Returns:
         Number of pairs folded.
 

@@ -13,7 +13,7 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 @dataclass(frozen=True)
 class TeacherRuntime:
-    """How a frozen teacher runs on training batches: on a copy prepared for speed.
+    """The runtime of a frozen teacher on training batches: a copy prepared for speed.
 
     The network itself does not change; evaluation, checks and checkpoints use it, not the copy. Layers have the same names in
     every precision. Which option is faster depends on the machine; all can be combined except those named under Raises.

@@ -54,10 +54,6 @@ class PreparedModel:
     def __call__(self, inputs: Inputs, mask: Tensor | None = None) -> Outputs:
         """Return the outputs for a batch, without gradients.
 
-        Args:
-            inputs: The model's inputs.
-            mask: Passed on to the outputs.
-
         Raises:
             ValueError: ``batch_size`` is set, and an input or a feature does not have the samples first.
         """

@@ -428,7 +428,7 @@ LATER = {
     "NaN in an image": (
         Case(data=lambda: loader(with_value(images(), 6, NAN))),
         FloatingPointError,
-        r"loss is nan at step 1.*In this batch the inputs hold NaN, sample 2 of 4.*weights are as they were",
+        r"loss is nan at step 1.*In this batch the inputs hold NaN, sample 2 of 4.*weights are those of",
     ),
     "a regression label of NaN": (
         of_task("regression", 1, lambda: with_value(torch.randn(8), 6, NAN)),
