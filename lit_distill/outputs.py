@@ -79,7 +79,7 @@ class Outputs:
     @property
     def device(self) -> torch.device:
         """The device of the tensors."""
-        if self.has_logits:
+        if isinstance(self.logits, Tensor):
             return self.logits.device
         return next((tensor.device for tensor in self.features.values()), torch.device("cpu"))
 

@@ -39,7 +39,7 @@ def settle(
     """
     limits = (data.mask, data.lengths, data.sample_weight, student.mask, student.sample_weight)
     limited = any(value is not None for value in limits) or format_.mask_from_labels or format_.resize_logits
-    if not limited and student.has_logits and student.logits.dim() < 3:
+    if not limited and isinstance(student.logits, Tensor) and student.logits.dim() < 3:
         return data, student, teacher  # samples and their classes: every position counts
     if layouts is not None and isinstance(data.target, Tensor) and student.has_logits:
         data = replace(data, target=layouts.arrange_target(data.target, student.logits))

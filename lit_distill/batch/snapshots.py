@@ -76,7 +76,8 @@ class Snapshot:
     def __init__(self, values: Mapping[str, Any], closely: bool = False) -> None:
         self._values = values
         self._closely = closely or _CLOSELY.get()
-        flat = None if self._closely else _flat(values)
+        tensors = [value for value in values.values() if isinstance(value, Tensor)]
+        flat = None if self._closely else tensors if len(tensors) == len(values) else _flat(values)
         # Most batches; no path is needed as long as nothing was written to.
         self._counts = None if flat is None else [(t, None if t.is_inference() else t._version) for t in flat]
         self._leaves = {} if flat is not None else {path: self._seen(leaf) for path, leaf in _leaves_of(values)}

@@ -246,10 +246,8 @@ def summary(
     lines = [f"Student: {type(student_model).__name__}, {size:,} parameters."]
     if teacher is not None:
         size_t = count_parameters(teacher.model)
-        lines.append(
-            f"Teacher: {type(teacher.model).__name__}, {size_t:,} parameters ({size_t / max(size, 1):.1f} times as many), "
-            f"{teacher.role}."
-        )
+        sizes = f" {size_t:,} parameters ({size_t / max(size, 1):.1f} times as many)," if size_t else ""
+        lines.append(f"Teacher: {teacher.name},{sizes} {teacher.role}.")
     for name, criterion in criteria.criteria().items():
         changes = [
             f"{key.partition('.')[2]} {plan}" for key, plan in criteria.schedules.items() if key.startswith(f"{name}.")

@@ -133,7 +133,7 @@ class Distiller:
         """
         if self.teacher is None:
             return Outputs.nothing()
-        with self.guard.teacher_on(type(self.teacher.model).__name__, data, training=True):
+        with self.guard.teacher_on(self.teacher.name, data, training=True):
             return self.teacher(data.for_teacher, input_mask(data))
 
     def sides(self, student: Outputs, teacher: Outputs, data: Batch) -> Sides:

@@ -19,6 +19,7 @@ from lit_distill.engine.own_metrics import OwnMetrics, named_metrics
 from lit_distill.engine.teacher_cache import TeacherCache
 from lit_distill.outputs import UnreadLogits
 from lit_distill.teachers import Teacher
+from lit_distill.teachers.base import check_outputs
 from lit_distill.utils.distributed import distributed
 from lit_distill.utils.notices import warn
 
@@ -202,8 +203,8 @@ class Evaluator:
         self._running, self._own = {}, {}
 
     def _ask(self, teacher: Teacher, data: Batch) -> dict[str, Tensor]:
-        with self._guard.teacher_on(type(teacher.model).__name__, data):
-            outputs = teacher.predict(data.for_teacher, data.mask)
+        with self._guard.teacher_on(teacher.name, data):
+            outputs = check_outputs(teacher, teacher.predict(data.for_teacher, data.mask), "predict")
         if _ONLY in self.tasks:
             return {_ONLY: outputs.logits} if outputs.has_logits else {}
         return {task: outputs.features[layer] for task, layer in self.teacher_heads.items()}

@@ -49,7 +49,7 @@ def describe_teacher(teacher: Teacher | None) -> dict[str, Any] | None:
     """Return the class of a teacher's network, and the digest of its weights if it is frozen."""
     if teacher is None:
         return None
-    kind = class_name(teacher.model)
+    kind = class_name(teacher if teacher.network is None and teacher.frozen else teacher.model)
     return {"class": kind, "digest": network_digest(teacher.model) if teacher.frozen else None}
 
 

@@ -28,6 +28,7 @@ from lit_distill.preflight.misreadings import warn_of_other_tasks, warn_of_unrea
 from lit_distill.preflight.networks import check_logits, check_networks, have_values
 from lit_distill.preflight.probabilities import warn_of_logarithms, warn_of_probabilities
 from lit_distill.teachers import FrozenTeacher
+from lit_distill.teachers.base import check_outputs
 from lit_distill.teachers.steadiness import ask_steady
 from lit_distill.utils.restoring import unchanged
 
@@ -102,10 +103,11 @@ class DryRun:
         teacher = self.teacher
         if teacher is None:
             return Outputs.nothing()
-        guarded = self.distiller.guard.teacher_on(type(teacher.model).__name__, data, training=True)
+        guarded = self.distiller.guard.teacher_on(teacher.name, data, training=True)
         with comparing_values(), guarded, teacher.capture.finding_overwrites():
             ask = partial(teacher, data.for_teacher, input_mask(data))
-            return ask_steady(teacher.model, ask) if isinstance(teacher, FrozenTeacher) else ask()
+            outputs = ask_steady(teacher.model, ask) if isinstance(teacher, FrozenTeacher) else ask()
+        return check_outputs(teacher, outputs, "__call__")
 
     def _build(self, student: Outputs, teacher: Outputs) -> None:
         self.criteria.build(student, teacher)

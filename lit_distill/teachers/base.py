@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from lit_distill.batch.batch import Batch, BatchFormat, Inputs, Target
 from lit_distill.capture.capture import Capture
-from lit_distill.outputs import Outputs
+from lit_distill.outputs import Outputs, UnreadLogits
 
 _RENAMED = {
     "serving": "for_student",
@@ -43,7 +44,7 @@ class Teacher(ABC):
     average, and never into train mode.
 
     Args:
-        model: The network.
+        model: The network; None for a teacher that has none (a table, a service).
 
     Attributes:
         frozen: The network never changes, so its outputs for the same inputs never do.
@@ -59,10 +60,11 @@ class Teacher(ABC):
     needs_target: ClassVar[bool] = False
     follows: bool = False
     needs_logits: bool = True
+    _serves: weakref.ref[nn.Module] | None = None
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-        self.capture = Capture(model, owner="teacher")
+    def __init__(self, model: nn.Module | None = None) -> None:
+        self.model = model if model is not None else NoNetwork()
+        self.capture = Capture(self.model, owner="teacher")
         self.trained_in: str | None = None
 
     def __init_subclass__(cls) -> None:
@@ -73,6 +75,10 @@ class Teacher(ABC):
                 setattr(cls, new, vars(cls)[old])
 
     def __getattr__(self, name: str) -> Any:
+        if "trained_in" not in vars(self) and not name.startswith("__"):
+            raise AttributeError(
+                f"{type(self).__name__} has no {name!r}: call super().__init__() in its __init__ first."
+            )
         if name not in _RENAMED:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         _warn_renamed(name, _RENAMED[name])
@@ -83,7 +89,12 @@ class Teacher(ABC):
     @property
     def network(self) -> nn.Module | None:
         """The network whose ``forward`` says what inputs the teacher takes; None if it takes what the student takes."""
-        return self.model
+        return None if isinstance(self.model, NoNetwork) else self.model
+
+    @property
+    def name(self) -> str:
+        """The class of the network, or of the teacher itself if it has none, for messages."""
+        return type(self if isinstance(self.model, NoNetwork) else self.model).__name__
 
     @property
     def registered(self) -> nn.Module | None:
@@ -95,7 +106,17 @@ class Teacher(ABC):
 
         Args:
             student: The network to train.
+
+        Raises:
+            ValueError: The teacher is made from its student (it defines ``set_student``), and already serves another.
         """
+        serves = self._serves() if self._serves is not None else None
+        if serves not in (None, student) and type(self).set_student is not Teacher.set_student:
+            raise ValueError(
+                f"this {type(self).__name__} already serves another student, and is made from its student: give each student a "
+                "teacher of its own, or return a new one from for_student."
+            )
+        self._serves = weakref.ref(student)
         return self
 
     def set_student(self, student: nn.Module) -> None:
@@ -108,6 +129,12 @@ class Teacher(ABC):
             layers: Layer names.
             format_: How to read the teacher's outputs.
         """
+        layers = list(layers)
+        if layers and isinstance(self.model, NoNetwork):
+            raise ValueError(
+                f"the teacher {self.name} has no network, and so no layer {layers[0]!r}: use criteria on logits, give "
+                "super().__init__() the network, or override capture_layers and fill Outputs.features yourself."
+            )
         given = format_ or BatchFormat()
         key = given.teacher_output_key if given.teacher_output_key is not None else given.output_key
         class_dim = given.teacher_class_dim if given.teacher_class_dim is not None else given.class_dim
@@ -206,6 +233,30 @@ class Teacher(ABC):
 
     def apply(self, fn: Callable[[Tensor], Tensor]) -> None:
         """Follow the student to another device."""
+
+
+class NoNetwork(nn.Module):
+    """Stands for the network of a teacher that has none."""
+
+
+def check_outputs(teacher: Teacher, outputs: object, method: str) -> Outputs:
+    """Refuse what a teacher returned if it is not ``Outputs`` of tensors.
+
+    Args:
+        teacher: The teacher.
+        outputs: What it returned.
+        method: ``__call__`` or ``predict``.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    where = f"{type(teacher).__name__}.{method} returned"
+    if not isinstance(outputs, Outputs):
+        what = "None" if outputs is None else f"a {type(outputs).__name__}"
+        raise TypeError(f"{where} {what}; return lit_distill.Outputs(logits, mask=mask).")
+    if not isinstance(outputs.logits, (Tensor, UnreadLogits)):
+        raise TypeError(f"{where} Outputs whose logits are a {type(outputs.logits).__name__}; they must be a tensor.")
+    return outputs
 
 
 def _warn_renamed(old: str, new: str) -> None:

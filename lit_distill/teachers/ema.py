@@ -55,7 +55,7 @@ class EMATeacher(Teacher):
     def __init__(
         self, decay: float = 0.999, warm_up: bool = True, final_decay: float | None = None, steps: int | None = None
     ) -> None:
-        super().__init__(nn.Identity())
+        super().__init__()
         self.decay, self.final_decay = _checked_shares(decay, final_decay)
         self.warm_up = check_flag("warm_up", warm_up)
         self.steps = None if steps is None else check_whole("steps", steps, least=1)

@@ -173,5 +173,5 @@ def warn_of_changed_teacher(network: nn.Module, start: NetworkState) -> None:
             f"the frozen teacher {_name(network)} changed during the fit: its {_listed(changed, buffers)} "
             f"({len(changed)} of {len(start.digests)} tensors) differ from the start, so the student has learned from another "
             "network at the end. Look for a callback or an optimizer that trains the teacher, or for weights that it shares "
-            "with a network that trains."
+            "with a network that trains; a teacher of your own that changes by design sets frozen = False."
         )

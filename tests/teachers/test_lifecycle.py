@@ -7,13 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lit_distill import LogitDistillation, Outputs, Teacher
+from lit_distill import FeatureDistillation, Hint, LogitDistillation, Outputs, Teacher
 from lit_distill.models import MLP
 from lit_distill.teachers.base import _RENAMED
 
@@ -71,10 +72,75 @@ def test_the_page_names_every_hook() -> None:
         assert f"`{old}`" in page
 
 
-def test_the_pages_teacher_distils(quick_trainer: Callable[..., Trainer]) -> None:
-    code = re.findall(r"```python\n(.*?)```", _PAGE.read_text(encoding="utf-8"), re.DOTALL)[0]
+def classes_of_the_page() -> dict[str, Any]:
     made: dict[str, Any] = {}
-    exec(code, made)
+    for code in re.findall(r"```python\n(.*?)```", _PAGE.read_text(encoding="utf-8"), re.DOTALL):
+        exec(code, made)
+    return made
+
+
+def test_the_pages_teacher_without_a_network_distils(quick_trainer: Callable[..., Trainer]) -> None:
+    means = torch.randn(10, 1, 8, 8)
+    teacher = classes_of_the_page()["NearestMean"](means)
+    assert teacher(means).logits.argmax(1).tolist() == list(range(10))
+    quick_trainer(limit_val_batches=1).fit(LogitDistillation(MLP(), teacher), loader(), loader())
+    assert (teacher.name, teacher.network) == ("NearestMean", None)
+    with pytest.raises(ValueError, match="the teacher NearestMean has no network, and so no layer '1'"):
+        FeatureDistillation(MLP(), teacher, {"hint": Hint("1", "1")})
+
+
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [
+        (torch.zeros(2, 10), "Wrong.__call__ returned a Tensor; return lit_distill.Outputs"),
+        (None, "Wrong.__call__ returned None"),
+        ((torch.zeros(2, 10),), "Wrong.__call__ returned a tuple"),
+        (Outputs(np.zeros((2, 10))), "Wrong.__call__ returned Outputs whose logits are a ndarray"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_no_outputs_is_refused_by_the_teachers_name(
+    quick_trainer: Callable[..., Trainer], returned: Any, words: str
+) -> None:
+    class Wrong(Noting):
+        def __call__(self, inputs: Any, mask: Tensor | None = None) -> Any:
+            return returned
+
+    with pytest.raises(TypeError, match=re.escape(words)):
+        quick_trainer().fit(LogitDistillation(MLP(), Wrong(MLP())), loader())
+
+
+def test_predict_is_refused_likewise(quick_trainer: Callable[..., Trainer]) -> None:
+    class Wrong(Noting):
+        def predict(self, inputs: Any, mask: Tensor | None = None) -> Any:
+            return self(inputs, mask).logits
+
+    with pytest.raises(TypeError, match="Wrong.predict returned a Tensor"):
+        quick_trainer().fit(LogitDistillation(MLP(), Wrong(MLP())), loader(), loader())
+
+
+def test_a_teacher_made_from_its_student_serves_one() -> None:
+    class Copy(Noting):
+        def set_student(self, student: nn.Module) -> None:
+            self.student = student
+
+    teacher, first = Copy(MLP()), MLP()
+    LogitDistillation(first, teacher)
+    LogitDistillation(first, teacher)  # again the same
+    with pytest.raises(ValueError, match="this Copy already serves another student"):
+        LogitDistillation(MLP(), teacher)
+
+
+def test_a_missing_super_init_is_named() -> None:
+    class Bare(Noting):
+        def __init__(self) -> None:
+            self.called = []
+
+    with pytest.raises(AttributeError, match=r"Bare has no '\w+': call super\(\).__init__\(\)"):
+        LogitDistillation(MLP(), Bare())
+
+
+def test_the_pages_teacher_distils(quick_trainer: Callable[..., Trainer]) -> None:
+    made = classes_of_the_page()
     first, second = MLP(), MLP()
     teacher = made["TwoTeachers"](first, second)
     x = torch.randn(4, 1, 8, 8)
