@@ -86,7 +86,7 @@ def test_the_pages_teacher_without_a_network_distils(quick_trainer: Callable[...
     quick_trainer(limit_val_batches=1).fit(LogitDistillation(MLP(), teacher), loader(), loader())
     assert (teacher.name, teacher.network) == ("NearestMean", None)
     with pytest.raises(ValueError, match="the teacher NearestMean has no network, and so no layer '1'"):
-        FeatureDistillation(MLP(), teacher, criteria={"hint": Hint("1", "1")}, weights={"hint": 1.0})
+        FeatureDistillation(MLP(), teacher, criteria={"hint": Hint("hidden", "1")}, weights={"hint": 1.0})
 
 
 @pytest.mark.parametrize(
