@@ -34,6 +34,7 @@ from lit_distill.criteria import (
 )
 from lit_distill.models import Ensemble
 from lit_distill.outputs import Outputs
+from tests.plain import quiet_trainer
 
 OVER_CLASSES: dict[str, Callable[[], Criterion]] = {
     "SoftTarget": SoftTarget,
@@ -93,17 +94,6 @@ def loader(target: Tensor) -> DataLoader[tuple[Tensor, ...]]:
     return DataLoader(TensorDataset(torch.randn(8, 4), target), batch_size=4)
 
 
-def quiet() -> Trainer:
-    return Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-
-
 @pytest.mark.parametrize("target", [torch.randint(0, 2, (8, 1)), torch.randint(0, 2, (8,)), torch.randn(8, 1)])
 @pytest.mark.parametrize(
     "make",
@@ -117,7 +107,7 @@ def quiet() -> Trainer:
 def test_every_module_refuses_it_before_the_first_batch(make: Callable[[], LightningModule], target: Tensor) -> None:
     module = make()
     with pytest.raises(ValueError, match="task='binary'"):
-        quiet().fit(module, loader(target))
+        quiet_trainer(enable_checkpointing=False).fit(module, loader(target))
     assert module.global_step == 0
 
 
@@ -144,7 +134,7 @@ def test_distill_refuses_it_and_takes_the_remedy() -> None:
 
 
 def quiet_with(callback: Distill) -> Trainer:
-    run = quiet()
+    run = quiet_trainer(enable_checkpointing=False)
     run.callbacks.append(callback)  # type: ignore[attr-defined]
     return run
 

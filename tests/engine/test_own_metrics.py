@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import MeanSquaredError, Metric, MetricCollection, R2Score
@@ -29,22 +28,11 @@ from lit_distill.batch.labels import Task
 from lit_distill.engine.evaluator import Evaluator
 from lit_distill.engine.own_metrics import as_metrics_take_them
 from lit_distill.teachers import FrozenTeacher
+from tests.plain import quiet_trainer
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def quiet(tmp_path: Path, **options: Any) -> Trainer:
-    return Trainer(
-        max_epochs=2,
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-        **options,
-    )
 
 
 def test_both_networks_are_measured_and_nothing_of_it_is_in_a_checkpoint(tmp_path: Path) -> None:
@@ -52,7 +40,7 @@ def test_both_networks_are_measured_and_nothing_of_it_is_in_a_checkpoint(tmp_pat
     x, y = draw(20, 4), torch.randint(0, 3, (20,))
     metric = MulticlassF1Score(3, average="macro")
     module = LogitDistillation(student, teacher, metrics={"f1": metric})
-    run = quiet(tmp_path)
+    run = quiet_trainer(max_epochs=2, default_root_dir=tmp_path)
     data = DataLoader(TensorDataset(x, y), batch_size=8)
     run.fit(module, data, data)
     for who, network in (("student", student), ("teacher", teacher)):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
@@ -29,6 +29,7 @@ from lit_distill import (
 )
 from lit_distill.criteria import DKD, LogitMSE, OnHead
 from lit_distill.utils.notices import DistillationWarning
+from tests.plain import quiet_trainer
 
 
 def still(parameters: Any) -> torch.optim.Optimizer:
@@ -45,15 +46,7 @@ def loader(target: Tensor, inputs: Tensor | None = None) -> DataLoader[Any]:
 
 
 def fit(module: LightningModule, data: DataLoader[Any]) -> Mapping[str, Tensor]:
-    run = Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-    )
+    run = quiet_trainer(enable_checkpointing=False, num_sanity_val_steps=0)
     run.fit(module, data, data)
     return run.callback_metrics
 

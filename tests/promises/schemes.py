@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 
@@ -32,6 +31,7 @@ from lit_distill import (
 from lit_distill.criteria import CRD, QueueKL
 from lit_distill.optim import DOT
 from lit_distill.schedules import Between, Linear
+from tests.plain import Plain
 
 Made = tuple[LightningModule, list[Callback]]
 
@@ -47,18 +47,6 @@ class Two(nn.Module):
     def forward(self, inputs: Tensor) -> dict[str, Tensor]:
         found = self.trunk(inputs)
         return {"one": self.one(found), "two": self.two(found)}
-
-
-class Theirs(LightningModule):
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return F.cross_entropy(self.model(batch[0]), batch[1])
-
-    def configure_optimizers(self) -> Any:
-        return torch.optim.SGD(self.model.parameters(), lr=0.1, momentum=0.9)
 
 
 def network(width: int, drop: float = 0.0) -> nn.Sequential:
@@ -148,7 +136,7 @@ def _crd(student: nn.Module, teacher: nn.Module, folder: Path) -> Made:
 
 def _distill(student: nn.Module, teacher: nn.Module, folder: Path) -> Made:
     criteria = {"soft": SoftTarget(), "hint": Hint("1", "1")}
-    return Theirs(student), [Distill(teacher, criteria, {"soft": 0.9, "hint": 0.5})]
+    return Plain(student, momentum=0.9), [Distill(teacher, criteria, {"soft": 0.9, "hint": 0.5})]
 
 
 _MAKERS: dict[str, Callable[[nn.Module, nn.Module, Path], Made]] = {

@@ -26,6 +26,7 @@ from lit_distill import (
 )
 from lit_distill.criteria import Criterion
 from lit_distill.utils.notices import DistillationWarning
+from tests.plain import Plain
 
 Tally = Callable[..., None]
 MakeTrainer = Callable[..., Trainer]
@@ -75,18 +76,6 @@ HARMLESS: dict[str, Callable[[Net, Tensor], Tensor]] = {
 }
 
 
-class Theirs(LightningModule):
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return F.cross_entropy(self.model(batch[0]), batch[1])
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), 0.1)
-
-
 def data() -> DataLoader[Any]:
     return DataLoader(TensorDataset(torch.randn(8, 6), torch.randint(0, 3, (8,))), batch_size=4)
 
@@ -112,7 +101,7 @@ def test_in_training(scheme: str, tally: Tally, quick_trainer: MakeTrainer) -> N
             quick_trainer().fit(SCHEMES[scheme](net), data())
             return
         student, teacher = (net, Net()) if scheme.endswith("student") else (Net(), net)
-        quick_trainer(callbacks=[Distill(teacher)]).fit(Theirs(student), data())
+        quick_trainer(callbacks=[Distill(teacher)]).fit(Plain(student), data())
 
     for change in WRONG.values():
         with pytest.raises(ValueError, match=r"changes what it is called with \(inputs.*x = x - mean"):
@@ -291,7 +280,7 @@ def test_a_teacher_that_changes_itself(
 ) -> None:
     teacher = kind()
     before = {name: value.clone() for name, value in teacher.named_buffers()}
-    module = LogitDistillation(Net(), teacher) if through == "module" else Theirs(Net())
+    module = LogitDistillation(Net(), teacher) if through == "module" else Plain(Net())
     guests = [Distill(teacher)] if through == "Distill" else []
     with pytest.raises(ValueError, match=f"the frozen teacher {kind.__name__} changes itself: its (buffer|parameter)"):
         quick_trainer(callbacks=guests).fit(module, data())

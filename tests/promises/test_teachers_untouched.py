@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lit_distill import Distill, FeatureDistillation, Hint, LogitDistillation, SoftTarget
 from lit_distill.models import SmallCNN
 from lit_distill.teachers.digest import network_digest
+from tests.plain import Plain
 from tests.promises.teachers import HIDDEN, IMAGES, TOKENS
 
 Tally = Callable[..., None]
@@ -37,19 +37,9 @@ class Reader(nn.Module):
         return self.head(self.embedding(input_ids).mean(1))
 
 
-class Theirs(LightningModule):
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return F.cross_entropy(self.model(batch[0]), batch[1])
-
+class Theirs(Plain):
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.model(batch[0])
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), 0.1)
 
 
 def loader(tokens: bool) -> DataLoader[Any]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -177,3 +178,18 @@ def through_callback(case: Case, make_trainer: Callable[..., Trainer], watch: Wa
 
 
 DOORS = {"module": through_module, "Distill": through_callback}
+
+
+def around(function: Callable[[nn.Module, Tensor], Any], **options: int) -> Callable[[], nn.Module]:
+    return lambda: Around(function, **options)
+
+
+def rows(bad: Mapping[str, Any]) -> list[Any]:
+    """Return a test's parameters for each bad set-up and each door that has words for it."""
+    found = []
+    for what, row in bad.items():
+        case, *words = row
+        for door, said in zip(DOORS, (words * 2)[:2], strict=True):
+            if said:
+                found.append(pytest.param(door, case, said, id=f"{door}: {what}"))
+    return found

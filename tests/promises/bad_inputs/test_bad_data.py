@@ -24,6 +24,7 @@ from tests.promises.bad_inputs.doors import (
     images,
     loader,
     of_the_outputs,
+    rows,
     with_value,
 )
 from tests.promises.conftest import Tally
@@ -356,17 +357,7 @@ class Named(nn.Module):
         return self.fc(x)
 
 
-def cases() -> list[Any]:
-    found = []
-    for what, row in BAD.items():
-        case, *words = row
-        for door, said in zip(DOORS, (words * 2)[:2], strict=True):
-            if said:
-                found.append(pytest.param(door, case, said, id=f"{door}: {what}"))
-    return found
-
-
-@pytest.mark.parametrize(("door", "case", "words"), cases())
+@pytest.mark.parametrize(("door", "case", "words"), rows(BAD))
 def test_bad_data_are_refused_before_the_first_batch(
     door: str, case: Case, words: str, quick_trainer: MakeTrainer, tally: Tally
 ) -> None:

@@ -17,25 +17,22 @@ from lit_distill.schedules import Linear
 from lit_distill.utils.notices import DistillationWarning
 from tests.promises.bad_inputs.doors import (
     DOORS,
-    Around,
     Case,
     Net,
     Own,
     Watch,
+    around,
     collated,
     images,
     loader,
     of_the_outputs,
+    rows,
 )
 from tests.promises.conftest import Tally
 
 NAN, INF = float("nan"), float("inf")
 pytestmark = pytest.mark.slow  # many small fits
 MakeTrainer = Callable[..., Trainer]
-
-
-def around(function: Callable[[nn.Module, Tensor], Any], **options: int) -> Callable[[], nn.Module]:
-    return lambda: Around(function, **options)
 
 
 def without_gradients(network: nn.Module, x: Tensor) -> Tensor:
@@ -382,18 +379,8 @@ BAD["hint on a layer that runs without gradients"] = (
 )
 
 
-def cases() -> list[Any]:
-    found = []
-    for what, row in BAD.items():
-        case, *words = row
-        for door, said in zip(DOORS, (words * 2)[:2], strict=True):
-            if said:
-                found.append(pytest.param(door, case, said, id=f"{door}: {what}"))
-    return found
-
-
 @pytest.mark.filterwarnings("ignore::lit_distill.utils.notices.DistillationWarning")
-@pytest.mark.parametrize(("door", "case", "words"), cases())
+@pytest.mark.parametrize(("door", "case", "words"), rows(BAD))
 def test_a_bad_network_is_refused_before_the_first_batch(
     door: str, case: Case, words: str, quick_trainer: MakeTrainer, tally: Tally
 ) -> None:

@@ -23,12 +23,12 @@ from lit_distill.teachers import JointTeacher
 from lit_distill.utils.notices import DistillationWarning
 from tests.promises.bad_inputs.doors import (
     DOORS,
-    Around,
     Case,
     Host,
     Net,
     Own,
     Watch,
+    around,
     classes,
     collated,
     images,
@@ -41,10 +41,6 @@ from tests.promises.conftest import Tally
 NAN, INF = float("nan"), float("inf")
 pytestmark = pytest.mark.slow  # many small fits
 MakeTrainer = Callable[..., Trainer]
-
-
-def around(function: Callable[[nn.Module, Tensor], Any], **options: int) -> Callable[[], nn.Module]:
-    return lambda: Around(function, **options)
 
 
 def partly_frozen(part: str) -> Callable[[], nn.Module]:
