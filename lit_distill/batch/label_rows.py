@@ -76,21 +76,14 @@ def counted_rows(logits: Tensor, mask: Tensor | None) -> Tensor:
     Raises:
         ValueError: The mask does not fit.
     """
-    if mask is None or logits.dim() < 3:
-        return as_rows(logits)
-    if mask.shape == logits.shape:  # one logit per position, without a dimension of classes
+    mask = mask if logits.dim() > 2 else None
+    if mask is not None and mask.shape == logits.shape:  # one logit per position, without a dimension of classes
         logits = logits.unsqueeze(1)
-    if mask.shape != positions(logits):
+    if mask is not None and mask.shape != positions(logits):
         raise ValueError(f"a mask of shape {list(mask.shape)} does not fit logits {list(logits.shape)}.")
-    return as_rows(logits, mask)
-
-
-def as_rows(values: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Return logits, or labels of their shape, as rows ``[N, C]``: those where the mask is True."""
-    if values.dim() == 1:
-        values = values.unsqueeze(1)
-    last = values.movedim(class_dim(values), -1)
-    return last.flatten(0, -2) if mask is None else last[mask.bool()]
+    logits = logits.unsqueeze(1) if logits.dim() == 1 else logits
+    rows = logits.movedim(class_dim(logits), -1)
+    return rows.flatten(0, -2) if mask is None else rows[mask.bool()]
 
 
 def _row_weight(weight: Tensor, logits: Tensor, look: bool) -> Tensor:
