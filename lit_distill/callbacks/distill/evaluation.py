@@ -154,7 +154,7 @@ class StepEvaluation:
             call.with_grad = True  # validation has no gradients
         chosen = choose_calls(usable, self._call, self._student, STEPS[self._place[0]])
         if not chosen:
-            self._tell("call", f"{STEPS[self._place[0]]} does not call the student {self._student!r}")
+            self._warn("call", f"{STEPS[self._place[0]]} does not call the student {self._student!r}")
         given = self._read(batch)
         if given is not None and given.target is None:
             self._warn_of_no_labels(batch, chosen)
@@ -170,7 +170,7 @@ class StepEvaluation:
         arrange = partial(settled_logits, whole, self._format, raw)
         logits = outputs.logits
         if self._task == "multiclass" and count_classes(logits) < 2:
-            self._tell(
+            self._warn(
                 "classes",
                 f"the student gives one number ({list(logits.shape)}), which is no choice of a class; "
                 "Distill(task=…) sets what it is",
@@ -210,7 +210,7 @@ class StepEvaluation:
         left = [name for name, value in found.items() if not any(value is tensor for tensor in taken)]
         left = [str(name) for name in left if name not in INPUT_KEYS]
         if left and self._format.target_key is None:
-            self._tell(
+            self._warn(
                 "labels",
                 f"no entry of the batch has a usual name of labels, and {', '.join(map(repr, left))} may be them"
                 "; BatchFormat(target_key=…) names them, if there are any",
@@ -229,13 +229,13 @@ class StepEvaluation:
 
     def _without_labels(self, why: str) -> None:
         self._reads_labels = False
-        self._tell("labels", f"{why}; BatchFormat(target_key=…) names them, if there are any")
+        self._warn("labels", f"{why}; BatchFormat(target_key=…) names them, if there are any")
 
     def _give_up(self, error: Exception) -> None:
         self._evaluator = None
-        self._tell("given up", f"they failed with {type(error).__name__}: {error}")
+        self._warn("given up", f"they failed with {type(error).__name__}: {error}")
 
-    def _tell(self, kind: str, why: str) -> None:
+    def _warn(self, kind: str, why: str) -> None:
         if kind == "labels" and self._task in ("embedding", "none"):  # whose metrics need none
             return
         if kind not in self._told:
