@@ -66,7 +66,8 @@ def plot_terms(metrics: Mapping[str, Tensor | float], axes: Axes | None = None) 
             "no weighted terms among the metrics; give those that a distillation has logged: trainer.callback_metrics."
         )
     axes = axes_or_new(axes)
-    axes.bar_label(axes.barh(list(terms), list(terms.values())), fmt="%.3g")
+    axes.bar_label(axes.barh(list(terms), list(terms.values())), fmt="%.3g", padding=3)
+    axes.margins(x=0.15)  # room for the numbers
     axes.invert_yaxis()
     axes.set_xlabel("weight × value")
     return axes
