@@ -18,6 +18,7 @@ from lit_distill.criteria import (
     TeacherFree,
 )
 from lit_distill.criteria.projectors import Projector
+from lit_distill.engine.charts import plot_terms
 from lit_distill.models import Ensemble, adapt, build, create_model, inherit, load
 from lit_distill.modules import (
     BatchFormat,
@@ -80,5 +81,6 @@ __all__ = [
     "functional",
     "inherit",
     "load",
+    "plot_terms",
     "strip",
 ]

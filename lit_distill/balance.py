@@ -1,4 +1,4 @@
-"""Automatic balance: the losses' weights found in training, in place of tuned by hand."""
+"""Automatic balance: weights of the losses found during training instead of tuned by hand."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ _LARGEST_LOG_VARIANCE = 20.0  # keeps exp finite
 
 
 class Balance(nn.Module, ABC):
-    """Puts the criteria's values together, and finds their weights while doing so.
+    """Combines the criteria's values into one loss, and finds their weights.
 
-    What it learns or measures belongs into parameters and buffers, so that it is trained and checkpointed.
+    Keep learned and measured values in parameters and buffers, so that they are trained and checkpointed.
     """
 
     def build(self, names: Sequence[str]) -> None:
-        """Make what is kept for each criterion; called once, before any optimizer is made.
+        """Make the state of each criterion; called once, before any optimizer is made.
 
         Args:
             names: The criteria that can train.
         """
 
     def measures(self, names: Collection[str]) -> bool:
-        """Whether the next batch's terms will be differentiated here; compiled networks then run eagerly.
+        """Return True if this differentiates the next batch's terms; compiled networks then run eagerly.
 
-        Asked before each training batch. One that differentiates its terms (``gradient_norm``) has to say so.
+        Called before each training batch. A balance that calls ``gradient_norm`` must override it.
 
         Args:
             names: The criteria that have a weight above 0 now.
@@ -46,14 +46,14 @@ class Balance(nn.Module, ABC):
     def forward(
         self, terms: Mapping[str, Tensor], weights: Mapping[str, float], parameters: Sequence[nn.Parameter]
     ) -> tuple[Tensor, dict[str, float]]:
-        """Put the terms of a batch together.
+        """Combine the terms of a batch.
 
         In evaluation mode, or without gradients, nothing is measured and no state changes.
 
         Args:
-            terms: The criteria's values that have a weight above 0 now: scalars.
-            weights: Their weights, as the user gave or scheduled them.
-            parameters: The student's that train.
+            terms: The values, scalars, of the criteria that have a weight above 0 now.
+            weights: Their weights, given or scheduled.
+            parameters: The trained parameters of the student.
 
         Returns:
             The total, a scalar, and the weight that each term's gradient has in it.
@@ -61,35 +61,43 @@ class Balance(nn.Module, ABC):
 
 
 class GradientNorm(Balance):
-    """Weights that are ratios of gradient norms, in place of ratios of losses.
+    r"""Weights that are ratios of gradient norms instead of ratios of losses.
 
-    With ``g_i`` the norm of criterion ``i``'s gradient over all of the student's parameters, and ``r`` the reference,
-    ``i`` gets the effective weight ``w_i · ratio · g_r / g_i``, and the reference ``w_r``. So the weighted gradients'
-    norms stand to each other as the weights do: weights 1 and 0.5 mean that the second pulls half as hard as the first,
-    whatever their losses' scales. Multiplying a criterion by a constant changes nothing.
+    $$ \sum_i w_i\,\rho_i \frac{g_r}{g_i} L_i, \quad \rho_r = 1, \; \rho_{i \neq r} = \mathrm{ratio} $$
 
-    The norms are measured every ``every`` batches, at the cost of one more backward pass for each criterion, and kept
-    as a moving average that starts at the first one measured. A norm of 0, or one that is not finite, is left out.
-    Until both norms are known, a criterion has its weight as it is. In a batch that measures, a compiled student runs eagerly:
-    no more than one gradient of a compiled network can be relied on (``lit_distill.utils.measuring``).
+    $g_i$ is the norm of the gradient of criterion $i$ over all of the student's parameters, and $r$ the reference. The norms
+    of the weighted gradients thus have the ratios of the weights: weights 1 and 0.5 mean that the second pulls half as hard as
+    the first, whatever the scales of their losses. Multiplying a criterion by a constant changes nothing.
 
-    The aim is that of Chen et al. 2018, *GradNorm*, section 3, the means are simpler: no weights learned by gradient
-    descent, no target from relative training rates (the paper's ``alpha`` is 0), one reference in place of the mean, and
-    all parameters in place of the last shared layer's. In distributed training the norm is that of the gradient averaged over
-    processes, so that their number does not matter.
+    The norms are measured once in ``every`` batches, at the cost of one more backward pass per criterion, and kept
+    as a moving average that starts at the first measurement. A norm of 0, or one that is not finite, is left out.
+    Until both norms are known, a criterion keeps its given weight. In a batch that measures, a compiled student runs eagerly,
+    as only one gradient of a compiled network is reliable (``lit_distill.utils.measuring``).
 
-    As a criterion is fitted its gradient shrinks and its effective weight grows; as the reference is fitted the others
-    shrink with it. Choose a reference that keeps teaching, and look at the logged weights. Under ``16-mixed`` precision
-    small gradients may vanish in the measurement, which no loss scaler guards.
+    The aim is that of GradNorm ([Chen et al. 2018](https://arxiv.org/abs/1711.02257), section 3), with simpler means: no
+    weights learned by gradient descent, no target from relative training rates (the paper's ``alpha`` is 0), one reference
+    instead of the mean, and all parameters instead of those of the last shared layer. In distributed training the norm is that
+    of the gradient averaged over processes, so that their number does not matter.
+
+    As a criterion is fitted, its gradient shrinks and its effective weight grows; as the reference is fitted, the others
+    shrink with it. Choose a reference that keeps teaching, and watch the logged weights. In ``16-mixed`` precision
+    small gradients may vanish in the measurement, as no loss scaler guards it.
 
     Args:
         reference: The criterion that the others are measured by.
         ratio: Multiplies all weights but the reference's; above 0.
-        every: Batches from one measurement to the next, at least 1.
+        every: Number of batches from one measurement to the next, at least 1.
         momentum: Of the moving average, in [0, 1).
 
     Raises:
         ValueError: An argument is out of range.
+
+    Examples:
+        >>> weight = torch.nn.Parameter(torch.tensor(1.0))
+        >>> balance = GradientNorm(reference="hard")
+        >>> balance.build(["hard", "soft"])
+        >>> balance({"hard": 3 * weight, "soft": 60 * weight}, {"hard": 1.0, "soft": 1.0}, [weight])[1]
+        {'hard': 1.0, 'soft': 0.05}
     """
 
     seen: Tensor
@@ -102,36 +110,36 @@ class GradientNorm(Balance):
         self.every = check_whole("every", every, least=1)
         self.momentum = check_number("momentum", momentum, least=0, below=1)
         self.names: list[str] = []
-        self._said: bool | None = None  # what it told of the present batch; None where nobody asks
+        self._said: bool | None = None  # the answer of `measures` for the present batch; None if not called
         self._late = False
 
     def build(self, names: Sequence[str]) -> None:
-        """Make room for the norms.
+        """Make the buffers of the norms.
 
         Raises:
-            ValueError: The reference is none of the criteria.
+            ValueError: The reference is not one of the criteria.
         """
         if self.reference not in names:
             raise ValueError(
-                f"the balance's reference {self.reference!r} is none of the criteria that train: {', '.join(names)}."
+                f"the balance's reference {self.reference!r} is not one of the criteria that train: {', '.join(names)}."
                 f"{nearest(self.reference, names)}"
             )
         self.names = list(names)
         self.register_buffer("seen", torch.zeros((), dtype=torch.long))
-        self.register_buffer("norms", torch.full((len(names),), math.nan))  # NaN: not known yet
+        self.register_buffer("norms", torch.full((len(names),), math.nan))  # NaN: not measured yet
 
     def forward(
         self, terms: Mapping[str, Tensor], weights: Mapping[str, float], parameters: Sequence[nn.Parameter]
     ) -> tuple[Tensor, dict[str, float]]:
-        """Put the terms together.
+        """Combine the terms.
 
         Raises:
             ValueError: The reference has the weight 0 before its norm was ever measured, or there are no parameters.
         """
         if self.reference not in terms and math.isnan(self._known()[self.reference]):
             raise ValueError(
-                f"the balance's reference {self.reference!r} has the weight 0 at the start, so that nothing can be measured "
-                "by it; choose a criterion that trains from the first batch on."
+                f"the balance's reference {self.reference!r} has the weight 0 at the start, so nothing can be compared with "
+                "it; choose a criterion that trains from the first batch on."
             )
         if self.training and torch.is_grad_enabled():
             self._observe(terms, parameters)
@@ -156,14 +164,14 @@ class GradientNorm(Balance):
         return self.ratio * norms[self.reference] / norms[name]
 
     def _observe(self, terms: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]) -> None:
-        """Measure the norms where it is time to, or where one is not known."""
+        """Measure the norms if it is time to, or if one is not known."""
         if not parameters:
-            raise ValueError("GradientNorm measures gradients over the student's parameters, and was given none.")
+            raise ValueError("GradientNorm measures gradients over the student's parameters, and there are none.")
         due = self._late or self._due(terms)
         self.seen += 1
         if not due:
             return
-        # A step with several calls of the student counts each, and may begin before it is time, compiled.
+        # A step may call the student several times, each of which counts, and start compiled before a measurement is due.
         self._late = self._said is False and through_compiled(*terms.values())
         if self._late:
             return
@@ -176,28 +184,37 @@ class GradientNorm(Balance):
 
 
 class Uncertainty(Balance):
-    """Weights learned beside the student's: a criterion that cannot be fitted well counts less.
+    r"""Weights learned together with the student: a criterion that cannot be fitted well counts less.
 
-    ``total = sum_i w_i (exp(-s_i) L_i + s_i)``, with ``s_i = log sigma_i²`` learned from 0, so that training starts as
-    the plain weighted sum. It is twice the regression form of Kendall, Gal and Cipolla 2018, *Multi-Task Learning Using
-    Uncertainty to Weigh Losses* (section 3.2, equation 7: ``L / (2 sigma²) + log sigma``), for every criterion; their
-    form for classification has ``s_i / 2`` in place of ``s_i``, which only halves the weight at the fixed point.
+    $$ \sum_i w_i\,(e^{-s_i} L_i + s_i), \quad s_i = \log \sigma_i^2 $$
 
-    The effective weight is ``w_i exp(-s_i)``. It is at rest at ``s_i = log L_i``, where the weighted term is ``w_i``
-    whatever the loss's scale. Losses must be 0 or more: below, the total would have no lower bound. A loss that reaches
-    0 drives its own weight up without end; it is held at ``exp(20)``. ``s`` is in the module's optimizer, whose weight
-    decay pulls it towards 0, and its sum is in ``train/loss`` but in no weighted criterion.
+    ``s`` is learned from 0, so that training starts with
+    the plain weighted sum. It is twice the regression form of [Kendall et al. 2018](https://arxiv.org/abs/1705.07115)
+    (section 3.2, equation 7: ``L / (2 sigma²) + log sigma``), for every criterion; their
+    form for classification has ``s_i / 2`` instead of ``s_i``, which only halves the weight at the fixed point.
+
+    The effective weight is ``w_i exp(-s_i)``. Its fixed point is ``s_i = log L_i``, where the weighted term is ``w_i``
+    whatever the scale of the loss. Losses must be 0 or more: otherwise the total has no lower bound. A loss that reaches
+    0 raises its own weight without bound; it is limited to ``exp(20)``. ``s`` is in the module's optimizer, whose weight
+    decay pulls it towards 0; its sum is part of ``train/loss`` but of no weighted criterion.
+
+    Examples:
+        >>> balance = Uncertainty()
+        >>> balance.build(["hard", "soft"])
+        >>> terms = {"hard": torch.tensor(3.0), "soft": torch.tensor(0.5)}
+        >>> round(balance(terms, {"hard": 1.0, "soft": 2.0}, [])[0].item(), 4)  # the weighted sum, at first
+        4.0
     """
 
     def build(self, names: Sequence[str]) -> None:
-        """Make the log variances, one for each criterion."""
+        """Make the log variances, one per criterion."""
         self.names = list(names)
         self.log_variance = nn.Parameter(torch.zeros(len(names)))
 
     def forward(
         self, terms: Mapping[str, Tensor], weights: Mapping[str, float], parameters: Sequence[nn.Parameter]
     ) -> tuple[Tensor, dict[str, float]]:
-        """Put the terms together.
+        """Combine the terms.
 
         Raises:
             ValueError: A term is negative.
@@ -216,25 +233,25 @@ class Uncertainty(Balance):
 
 
 def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    """``sum_i w_i L_i``, a scalar."""
+    """Return ``sum_i w_i L_i``, a scalar."""
     return torch.stack([weights[name] * value for name, value in terms.items()]).sum()
 
 
 def gradient_norm(value: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
-    """The L2 norm of a value's gradient over all parameters together; no parameter's ``grad`` is touched.
+    """Return the L2 norm of a value's gradient over all parameters together; no parameter's ``grad`` is changed.
 
-    Among processes it is the norm of the averaged gradient: that of a small batch is larger, and by how much depends on
-    the criterion, so that an average of norms would change with the number of processes.
+    With several processes it is the norm of the averaged gradient: the gradient of a smaller batch is larger, by an amount
+    that depends on the criterion, so that an average of norms would change with the number of processes.
 
     Args:
         value: A scalar; its graph is kept.
-        parameters: Those that it does not reach count as 0.
+        parameters: The parameters; those that the value does not depend on count as 0.
 
     Returns:
         A scalar in float32.
 
     Raises:
-        RuntimeError: The gradient goes through a compiled function, which may give another one each time.
+        RuntimeError: The gradient goes through a compiled function, which may return another gradient each time.
     """
     if not value.requires_grad:
         return value.new_zeros((), dtype=torch.float32)

@@ -1,6 +1,6 @@
 """Values that follow the training: a weight or a temperature that rises, falls, begins or ends.
 
-A schedule has no state. Its value is a function of the progress alone, so that a resumed run goes on exactly.
+A schedule has no state. Its value depends only on the progress, so that a resumed run continues exactly.
 """
 
 from __future__ import annotations
@@ -8,36 +8,84 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from lit_distill.utils.arguments import as_float, check_choice, check_number, wrong_type
+from lit_distill.utils.plotting import axes_or_new
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Unit = Literal["epoch", "step"]
 UNITS: tuple[Unit, ...] = ("epoch", "step")
 
 
 class Schedule(ABC):
-    """A number as a function of the training's progress: the value itself, not a factor of another."""
+    """A number as a function of the training's progress: the value itself, not a factor of another.
+
+    Examples:
+        >>> class Halving(Schedule):
+        ...     def value(self, step, epoch):
+        ...         return 0.5 ** int(epoch)
+        >>> Halving().value(step=0, epoch=2.5)
+        0.25
+    """
+
+    unit: Unit = "epoch"
 
     @abstractmethod
     def value(self, step: int, epoch: float) -> float:
-        """The value in force for a batch.
+        """Return the value in force for a batch.
 
         Args:
             step: Number of optimizer steps so far.
-            epoch: Number of epochs so far, with the part of the present one that is done: 2.5 in the middle of the third.
+            epoch: Number of epochs so far, including the completed part of the present one: 2.5 halfway through the third.
         """
 
     def bounds(self) -> tuple[float, float] | None:
-        """The smallest and the largest value that it can take, or None where that is not known.
-
-        What is known is checked before the training starts.
-        """
+        """Return the smallest and the largest value that it can take, which are checked before training; None if unknown."""
         return None
 
     def span(self) -> tuple[Unit, float, float] | None:
-        """The unit of its moments, when it first changes, and when the first change is done; None where that is not known."""
+        """Return the unit of its moments and the begin and end of the first change; None if unknown."""
         return None
+
+    def moments(self) -> tuple[float, ...]:
+        """Return the moments, in its unit, at which a change begins or ends; none if unknown."""
+        return ()
+
+    def plot(self, until: float | None = None, steps_per_epoch: int = 1, axes: Axes | None = None) -> Axes:
+        """Draw the value over the training; needs the extra ``lit-distill[plot]``.
+
+        Args:
+            until: The last moment to draw, in the schedule's unit; a quarter past its last change if None.
+            steps_per_epoch: Optimizer steps per epoch, for a schedule of your own that reads both steps and epochs.
+            axes: Matplotlib axes to draw into; new ones if None.
+
+        Returns:
+            The axes.
+
+        Raises:
+            ImportError: Matplotlib is not installed.
+            ValueError: ``until`` is not above 0, or it is None and the schedule has no moments.
+        """
+        moments = self.moments()
+        if until is None and not moments:
+            raise ValueError(f"{type(self).__name__} has no moments(); give until, the last {self.unit} to draw.")
+        last = check_number("until", 1.25 * (max(moments) or 1.0) if until is None else until, above=0)
+        # Just before each moment as well: there the value may jump.
+        fine = [last * part / 200 for part in range(201)]
+        edges = [edge for moment in moments for edge in (math.nextafter(moment, -1), moment) if 0 <= edge <= last]
+        axes = axes_or_new(axes)
+        if self.unit == "step":
+            steps = sorted({math.floor(moment) for moment in (*fine, *edges)})
+            axes.plot(steps, [self.value(step, step / steps_per_epoch) for step in steps], label=str(self))
+        else:
+            epochs = sorted({*fine, *edges})
+            axes.plot(epochs, [self.value(int(epoch * steps_per_epoch), epoch) for epoch in epochs], label=str(self))
+        axes.set_xlabel(f"{self.unit}s")
+        axes.set_ylabel("value")
+        return axes
 
 
 class TimedSchedule(Schedule):
@@ -52,25 +100,32 @@ class TimedSchedule(Schedule):
 
     def __init__(self, unit: Unit) -> None:
         check_choice("unit", unit, UNITS)
-        self.unit: Unit = unit
+        self.unit = unit
 
     def now(self, step: int, epoch: float) -> float:
-        """The progress in the schedule's unit."""
+        """Return the progress in the schedule's unit."""
         return float(step) if self.unit == "step" else epoch
 
 
 class Ramp(TimedSchedule):
-    """Goes from one value to another between two moments, and stays there; subclasses give the way.
+    """Goes from one value to another between two moments, and stays there; subclasses define the curve.
 
     Args:
         start: The value up to ``begin``.
         end: The value from ``until`` on.
         until: When the end is reached, after ``begin``.
         begin: When the start is left, 0 or later.
-        unit: What ``begin`` and ``until`` count: ``epoch`` (fractions allowed) or optimizer ``step``.
+        unit: The unit of ``begin`` and ``until``: ``epoch`` (fractions allowed) or optimizer ``step``.
 
     Raises:
         ValueError: A value is not finite, or the moments are not in order.
+
+    Examples:
+        >>> class Quadratic(Ramp):
+        ...     def shape(self, fraction):
+        ...         return fraction**2
+        >>> Quadratic(0.0, 1.0, until=10).value(step=0, epoch=5)
+        0.25
     """
 
     def __init__(self, start: float, end: float, until: float, begin: float = 0.0, unit: Unit = "epoch") -> None:
@@ -81,7 +136,7 @@ class Ramp(TimedSchedule):
 
     @abstractmethod
     def shape(self, fraction: float) -> float:
-        """How much of the way is done, from 0 to 1, when a ``fraction`` of the time is gone."""
+        """Return the completed part of the change, from 0 to 1, after a ``fraction`` of its time."""
 
     def value(self, step: int, epoch: float) -> float:
         now = self.now(step, epoch)
@@ -94,6 +149,9 @@ class Ramp(TimedSchedule):
     def bounds(self) -> tuple[float, float]:
         return min(self.start, self.end), max(self.start, self.end)
 
+    def moments(self) -> tuple[float, ...]:
+        return self.begin, self.until
+
     def span(self) -> tuple[Unit, float, float] | None:
         return (self.unit, self.begin, self.until) if self.start != self.end else None
 
@@ -103,17 +161,24 @@ class Ramp(TimedSchedule):
 
 
 class Linear(Ramp):
-    """Goes from one value to another in a straight line: ``start + (end - start) t`` with ``t`` from 0 to 1.
+    r"""Goes from one value to another in a straight line.
+
+    $$ \mathrm{start} + (\mathrm{end} - \mathrm{start})\,
+    \frac{\mathrm{now} - \mathrm{begin}}{\mathrm{until} - \mathrm{begin}} $$
 
     Args:
         start: The value up to ``begin``.
         end: The value from ``until`` on.
         until: When the end is reached, after ``begin``.
         begin: When the start is left, 0 or later.
-        unit: What ``begin`` and ``until`` count: ``epoch`` (fractions allowed) or optimizer ``step``.
+        unit: The unit of ``begin`` and ``until``: ``epoch`` (fractions allowed) or optimizer ``step``.
 
     Raises:
         ValueError: A value is not finite, or the moments are not in order.
+
+    Examples:
+        >>> Linear(0.0, 1.0, until=10).value(step=0, epoch=2.5)
+        0.25
     """
 
     def shape(self, fraction: float) -> float:
@@ -121,19 +186,25 @@ class Linear(Ramp):
 
 
 class Cosine(Ramp):
-    """Goes from one value to another in half a cosine wave: ``end + (start - end) (1 + cos(pi t)) / 2``.
+    r"""Goes from one value to another in half a cosine wave.
 
-    It is the shape of Loshchilov and Hutter 2017, *SGDR*, equation 5, with one period.
+    $$ \mathrm{end} + (\mathrm{start} - \mathrm{end})\,(1 + \cos \pi t) / 2 $$
+
+    It is the shape of one period of SGDR ([Loshchilov and Hutter 2017](https://arxiv.org/abs/1608.03983), equation 5).
 
     Args:
         start: The value up to ``begin``.
         end: The value from ``until`` on.
         until: When the end is reached, after ``begin``.
         begin: When the start is left, 0 or later.
-        unit: What ``begin`` and ``until`` count: ``epoch`` (fractions allowed) or optimizer ``step``.
+        unit: The unit of ``begin`` and ``until``: ``epoch`` (fractions allowed) or optimizer ``step``.
 
     Raises:
         ValueError: A value is not finite, or the moments are not in order.
+
+    Examples:
+        >>> round(Cosine(0.0, 1.0, until=10).value(step=0, epoch=2.5), 4)
+        0.1464
     """
 
     def shape(self, fraction: float) -> float:
@@ -146,10 +217,14 @@ class Step(TimedSchedule):
     Args:
         start: The value before the first change.
         changes: The value from each moment on: ``{20: 0.5, 40: 0.0}``; moments are above 0.
-        unit: What the moments count: ``epoch`` or optimizer ``step``.
+        unit: The unit of the moments: ``epoch`` or optimizer ``step``.
 
     Raises:
         ValueError: There is no change, a moment is not above 0, or a value is not finite.
+
+    Examples:
+        >>> Step(1.0, {20: 0.5, 40: 0.0}).value(step=0, epoch=25)
+        0.5
     """
 
     def __init__(self, start: float, changes: dict[int, float], unit: Unit = "epoch") -> None:
@@ -162,7 +237,7 @@ class Step(TimedSchedule):
         for moment in moments:
             if moment <= 0:
                 raise ValueError(
-                    f"a change at {unit} {moment:g} is none: moments are above 0, and start holds before them."
+                    f"a change at {unit} {moment:g} has no effect: changes must be above 0; use start for the initial value."
                 )
         self.start = check_number("start", start)
         self.changes = {
@@ -176,6 +251,9 @@ class Step(TimedSchedule):
     def span(self) -> tuple[Unit, float, float]:
         first = next(iter(self.changes))
         return self.unit, first, first
+
+    def moments(self) -> tuple[float, ...]:
+        return tuple(self.changes)
 
     def bounds(self) -> tuple[float, float]:
         values = [self.start, *self.changes.values()]
@@ -192,12 +270,17 @@ class Between(TimedSchedule):
     Args:
         value: The value from ``begin`` on and before ``end``.
         begin: When it starts to hold, 0 or later.
-        end: When it no longer holds, after ``begin``; never where None.
+        end: When it no longer holds, after ``begin``; it always holds if None.
         outside: The value before and after.
-        unit: What the moments count: ``epoch`` (fractions allowed) or optimizer ``step``.
+        unit: The unit of the moments: ``epoch`` (fractions allowed) or optimizer ``step``.
 
     Raises:
         ValueError: A value is not finite, or the moments are not in order.
+
+    Examples:
+        >>> schedule = Between(0.5, begin=10, end=20)
+        >>> schedule.value(step=0, epoch=9.9), schedule.value(step=0, epoch=10)
+        (0.0, 0.5)
     """
 
     def __init__(
@@ -215,6 +298,9 @@ class Between(TimedSchedule):
     def span(self) -> tuple[Unit, float, float]:
         return self.unit, self.begin, self.begin
 
+    def moments(self) -> tuple[float, ...]:
+        return (self.begin,) if self.end is None else (self.begin, self.end)
+
     def bounds(self) -> tuple[float, float]:
         always = self.begin == 0 and self.end is None
         values = [self.inside] if always else [self.inside, self.outside]
@@ -226,7 +312,7 @@ class Between(TimedSchedule):
 
 
 def _later(first: str, begin: float, last: str, end: float) -> float:
-    """The second of two moments.
+    """Return the second of two moments.
 
     Raises:
         ValueError: It is not after the first.

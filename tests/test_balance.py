@@ -305,9 +305,9 @@ def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> N
         (
             "sotf",
             {"hard": 1.0, "soft": 1.0},
-            "reference 'sotf' is none of the criteria that train: hard, soft. Did you mean 'soft'",
+            "reference 'sotf' is not one of the criteria that train: hard, soft. Did you mean 'soft'",
         ),
-        ("soft", {"hard": 1.0, "soft": 0.0}, r"reference 'soft' is none of the criteria that train: hard\."),
+        ("soft", {"hard": 1.0, "soft": 0.0}, r"reference 'soft' is not one of the criteria that train: hard\."),
     ],
 )
 def test_a_reference_that_never_trains_is_refused(reference: str, weights: dict[str, float], message: str) -> None:
@@ -359,7 +359,7 @@ def test_nothing_is_measured_through_a_compiled_student() -> None:
 def test_parameters_are_needed_in_training() -> None:
     setup = Student(GradientNorm("soft"), {"soft": 1.0})
     x = draw(6, 5)
-    with pytest.raises(ValueError, match="over the student's parameters, and was given none"):
+    with pytest.raises(ValueError, match="over the student's parameters, and there are none"):
         setup.criteria(setup.student(x), setup.teacher(x), LABELS)
 
 

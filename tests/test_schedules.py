@@ -1,12 +1,17 @@
 import copy
 import math
 import pickle
+import sys
 from collections.abc import Callable
 from typing import Any
 
+import matplotlib as mpl
+import matplotlib.pyplot as plt
 import pytest
 
 from lit_distill.schedules import Between, Cosine, Linear, Schedule, Step
+
+mpl.use("Agg")
 
 
 class Wave(Schedule):
@@ -113,11 +118,67 @@ def test_they_say_what_they_do() -> None:
         (lambda: Between(1, 2, outside=math.inf), "outside must be finite, not inf"),
         (lambda: Step(1, {4: math.nan}), r"changes\[4\] must be finite, not nan"),
         (lambda: Step(1, {}), "changes is empty; give the value from some epoch on"),
-        (lambda: Step(1, {0: 2.0}), "a change at epoch 0 is none: moments are above 0"),
-        (lambda: Step(1, {-2: 2.0}, unit="step"), "a change at step -2 is none"),
+        (lambda: Step(1, {0: 2.0}), "a change at epoch 0 has no effect: changes must be above 0"),
+        (lambda: Step(1, {-2: 2.0}, unit="step"), "a change at step -2 has no effect"),
         (lambda: Linear(0, 1, until=3, unit="batch"), "unit must be one of 'epoch', 'step', not 'batch'"),  # type: ignore[arg-type]
     ],
 )
 def test_bad_arguments_are_refused(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def drawn(schedule: Schedule, **options: Any) -> dict[float, float]:
+    axes = schedule.plot(**options)
+    (line,) = axes.get_lines()
+    points = dict(zip(line.get_xdata(), line.get_ydata(), strict=True))
+    plt.close(axes.figure)
+    return points
+
+
+@pytest.mark.parametrize(
+    ("schedule", "points", "last"),
+    [
+        (Linear(4.0, 1.0, begin=2, until=8), {0: 4.0, 2: 4.0, 5: 2.5, 8: 1.0, 10: 1.0}, 10.0),
+        (Cosine(1.0, 0.0, until=4), {0: 1.0, 2: 0.5, 4: 0.0}, 5.0),
+        (Step(0.1, {8: 1.0, 5: 0.5}), {4: 0.1, math.nextafter(5, 0): 0.1, 5: 0.5, 8: 1.0}, 10.0),
+        (Between(2.0, begin=1.5, end=3, outside=0.5), {math.nextafter(1.5, 0): 0.5, 1.5: 2.0, 3: 0.5}, 3.75),
+        (Between(2.0), {0: 2.0}, 1.25),
+        (Step(1.0, {40: 0.0}, unit="step"), {0: 1.0, 39: 1.0, 40: 0.0}, 50.0),
+        (Linear(0.0, 1.0, until=1000, unit="step"), {0: 0.0, 500: 0.5, 1000: 1.0}, 1250.0),
+    ],
+)
+def test_a_plot_goes_through_its_values(schedule: Schedule, points: dict[float, float], last: float) -> None:
+    found = drawn(schedule)
+    assert max(found) == pytest.approx(last)
+    for moment, value in points.items():
+        near = min(found, key=lambda x: abs(x - moment))
+        assert near == pytest.approx(moment, abs=1e-12)
+        assert found[near if moment not in found else moment] == pytest.approx(value)
+
+
+def test_a_plot_says_what_it_shows_and_goes_into_given_axes() -> None:
+    _, axes = plt.subplots()
+    assert Linear(0, 1, until=10).plot(until=4, axes=axes) is axes
+    assert Step(1, {3: 0}, unit="step").plot(until=4, axes=axes) is axes
+    assert [line.get_label() for line in axes.get_lines()] == ["0 to 1, linear, epochs 0 to 10", "1, 0 from step 3"]
+    assert axes.get_xlabel() == "steps"
+    assert axes.get_ylabel() == "value"
+    assert max(axes.get_lines()[0].get_xdata()) == 4
+    plt.close(axes.figure)
+
+
+def test_a_schedule_of_your_own_is_drawn_as_far_as_it_is_told() -> None:
+    found = drawn(Wave(), until=2, steps_per_epoch=10)
+    assert found[0] == 1
+    assert found[2] == pytest.approx(1 + math.sin(20))
+    with pytest.raises(ValueError, match=r"Wave has no moments\(\); give until, the last epoch to draw"):
+        Wave().plot()
+    with pytest.raises(ValueError, match="until must be above 0 and finite, not 0"):
+        Wave().plot(until=0)
+
+
+def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ImportError, match=r"pip install 'lit-distill\[plot\]'"):
+        Linear(0, 1, until=3).plot()

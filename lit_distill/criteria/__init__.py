@@ -1,4 +1,4 @@
-"""Distillation criteria: one file a method, the formula beside its module."""
+"""Distillation criteria, one file per method: the formula, and the module that applies it."""
 
 from lit_distill.criteria.ab import AB
 from lit_distill.criteria.attention_transfer import AttentionTransfer

@@ -1,4 +1,4 @@
-"""Optimizers that know labels and teacher apart."""
+"""Optimizers that separate the gradients of labels and teacher."""
 
 from lit_distill.optim.dot import DOT
 

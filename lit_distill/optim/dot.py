@@ -1,4 +1,4 @@
-"""DOT: stochastic gradient descent with one momentum for the teacher and a smaller one for the labels."""
+"""DOT: SGD with one momentum for the teacher and a smaller one for the labels."""
 
 from __future__ import annotations
 
@@ -16,22 +16,25 @@ _TASK, _DISTILL = "momentum_task", "momentum_distill"
 
 
 class DOT(Optimizer):
-    """The distillation-oriented trainer: the teacher's gradient has the longer memory.
+    r"""Distillation-oriented trainer: SGD in which the teacher's gradient has the longer memory.
 
-    ``v_task = (μ - Δ) v_task + g_task + λ θ``, ``v_distill = (μ + Δ) v_distill + g_distill`` and
-    ``θ = θ - lr (v_task + v_distill)``, both velocities starting at their first gradient. ``g_task`` is the gradient of the
-    weighted criteria that need no teacher (``HardTarget``, the module's own loss under ``Distill``), ``g_distill`` of all
+    $$ v_{\mathrm{task}} \leftarrow (\mu - \Delta)\,v_{\mathrm{task}} + g_{\mathrm{task}} + \lambda\theta, \quad
+    v_{\mathrm{distill}} \leftarrow (\mu + \Delta)\,v_{\mathrm{distill}} + g_{\mathrm{distill}}, \quad
+    \theta \leftarrow \theta - \mathrm{lr}\,(v_{\mathrm{task}} + v_{\mathrm{distill}}) $$
+
+    Both velocities start at their first gradient. ``g_task`` is the gradient of the
+    weighted criteria that need no teacher (``HardTarget``, the module's own loss under ``Distill``), ``g_distill`` that of all
     others. Weight decay ``λ`` counts once, with the task, as in the authors' code. With ``Δ = 0`` it is SGD with momentum.
 
-    A parameter that only one of the two reaches, as a projector, has ``v_task`` alone, for whichever it is, and ``μ``; a
-    ``v_distill`` from before decays with ``μ``. So a schedule may begin or end either of the two.
+    A parameter that only one of the two losses reaches, such as a projector's, has only ``v_task``, with ``μ``; an earlier
+    ``v_distill`` decays with ``μ``. A schedule may therefore begin or end either of the two.
 
-    Source: Zhao, Cui and Liang 2023, *DOT: A Distillation-Oriented Trainer*, ICCV; ``Δ`` is 0.075 on CIFAR-100
-    and 0.09 on ImageNet, ``μ`` 0.9. Their code freezes a velocity whose gradient ends; here it decays.
+    In the paper ([Zhao, Cui and Liang 2023](https://arxiv.org/abs/2307.08436), ICCV) ``Δ`` is 0.075 on CIFAR-100
+    and 0.09 on ImageNet, and ``μ`` 0.9. The authors' code freezes a velocity whose gradient ends; here it decays.
 
-    It works in any distillation of the library and in a module that ``Distill`` is added to: the second gradient is handed
-    over by ``hold`` in each training step, and costs one more backward pass. What changes ``grad`` between the
-    backward pass and the step counts as the teacher's, so clipping is refused before the first batch.
+    It works in any distillation of the library and in a module that ``Distill`` is added to: they call ``hold`` in
+    each training step, at the cost of one more backward pass. A change of ``grad`` between the
+    backward pass and the step would count as the teacher's, so clipping is refused before the first batch.
 
     Args:
         params: Parameters, or groups of them.
@@ -42,6 +45,15 @@ class DOT(Optimizer):
 
     Raises:
         ValueError: An argument is out of range.
+
+    Examples:
+        >>> weight = torch.nn.Parameter(torch.tensor(1.0))
+        >>> optimizer = DOT([weight], lr=0.1)
+        >>> (3 * weight).backward()  # the gradient of labels and teacher together
+        >>> optimizer.hold({weight: torch.tensor(1.0)})  # that of the labels
+        >>> _ = optimizer.step()
+        >>> round(weight.item(), 4)
+        0.7
     """
 
     def __init__(
@@ -66,8 +78,8 @@ class DOT(Optimizer):
         """Add to the task's gradient of the next step.
 
         Args:
-            gradients: Of the parameters that the task and the teacher both reach, each scaled as its ``grad`` will be: over
-                accumulated batches the sum is the mean. Of this process alone; ``step`` averages them.
+            gradients: Of the parameters that both the task and the teacher reach, each scaled like its ``grad``: over
+                accumulated batches, the sum is the mean. Only those of this process; ``step`` averages them.
         """
         held = self._held if self._held is not None else {}
         for parameter, gradient in gradients.items():
@@ -75,7 +87,7 @@ class DOT(Optimizer):
         self._held = held
 
     def drop(self) -> None:
-        """Forget what is held, as where a fit was cut off between two steps."""
+        """Forget the held gradients, such as those of a fit that stopped between two steps."""
         self._held = None
 
     @torch.no_grad()
@@ -83,10 +95,10 @@ class DOT(Optimizer):
         """Take a step.
 
         Args:
-            closure: Computes the loss and the gradients, and has the task's held.
+            closure: Computes the loss and the gradients, and calls ``hold``.
 
         Returns:
-            What the closure does.
+            The closure's return value.
 
         Raises:
             RuntimeError: There are gradients, and nothing was held since the last step.
@@ -136,7 +148,7 @@ def _check_delta(momentum: float, delta: float) -> None:
 
 
 def _averaged(held: dict[Tensor, Tensor], parameters: Sequence[Tensor]) -> dict[Tensor, Tensor]:
-    """The mean over all processes of what each holds; one that holds nothing for a parameter counts as 0.
+    """Average the held gradients over all processes; a process that holds none for a parameter counts as 0.
 
     Args:
         held: Gradients by parameter.

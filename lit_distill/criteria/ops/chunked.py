@@ -18,7 +18,7 @@ RowLoss = Callable[[Tensor, Tensor], Tensor]
 # accelerator wants to be kept busy between two kernel launches.
 _CPU_CHUNK = 2**19
 _DEVICE_CHUNK = 2**24
-_LEAST_CHUNKS = 8  # for fewer, the temporaries are small beside the rest of a training step
+_LEAST_CHUNKS = 8  # for fewer, the temporaries are small next to the rest of a training step
 
 
 def mean_over_rows(loss: RowLoss, student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:

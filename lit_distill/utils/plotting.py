@@ -1,0 +1,23 @@
+"""Matplotlib, which is an extra, imported when a plot is drawn."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def axes_or_new(axes: Axes | None) -> Axes:
+    """Return the axes, or new ones of a new figure if None.
+
+    Raises:
+        ImportError: Matplotlib is not installed.
+    """
+    if axes is not None:
+        return axes
+    try:
+        from matplotlib import pyplot
+    except ImportError as error:
+        raise ImportError("plots need Matplotlib: pip install 'lit-distill[plot]'.") from error
+    return pyplot.subplots()[1]
