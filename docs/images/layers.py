@@ -19,7 +19,7 @@ HOLDS = {
     "preflight": "the dry run before the first batch",
     "engine": "Distiller, weighted criteria, metrics, checkpoints",
     "data": "DataModules",
-    "models": "load, build, adapt",
+    "models": "load, create_model, adapt",
     "optim": "DOT",
     "teachers": "frozen, joint, recorded",
     "recording": "a teacher's outputs on disk",
