@@ -26,7 +26,7 @@ from lit_distill.outputs import Outputs
 from lit_distill.teachers import Teacher, as_teacher
 from lit_distill.teachers.steadiness import NetworkState, state_of, warn_of_changed_teacher
 from lit_distill.utils.compiling import steps_are_compiled
-from lit_distill.utils.measuring import Measured, kept_buffers, warn_of_eager_steps
+from lit_distill.utils.measuring import EagerSteps, kept_buffers, warn_of_eager_steps
 
 
 class Distiller:
@@ -72,7 +72,7 @@ class Distiller:
         self.checkpoint_entry = CheckpointEntry()
         self.guard = Guard()
         self._at_start: NetworkState | None = None
-        self.measured = Measured()
+        self.eager_steps = EagerSteps()
         self._splits = False  # DOT trains
         self._step_losses: list[Losses] = []  # of the present step, for DOT
 
@@ -109,7 +109,7 @@ class Distiller:
         """
         if self.teacher is not None:
             self.teacher.prefetch(data.for_teacher, input_mask(data))
-        eagerly = self.measured.eagerly() if self.measured.now else nullcontext()
+        eagerly = self.eager_steps.eagerly() if self.eager_steps.active else nullcontext()
         with self.guarded_student(data), within or nullcontext(), eagerly:
             student = self.capture.run(data.inputs, need_grad=True)
         return self.sides(student, self.run_teacher(data), data)
@@ -156,12 +156,12 @@ class Distiller:
         return Sides(student, settled if self.teacher.follows else settled.detach(), data.target, parameters, own)
 
     @contextmanager
-    def measuring(self) -> Iterator[None]:
+    def repeated_backward(self) -> Iterator[None]:
         """Run the criteria eagerly in the block, if this step is differentiated more than once."""
-        if not self.measured.now:
+        if not self.eager_steps.active:
             yield
             return
-        with self.measured.eagerly(), kept_buffers(self.student, but=self.criteria):
+        with self.eager_steps.eagerly(), kept_buffers(self.student, but=self.criteria):
             yield
 
     def step_loss(self, losses: Losses, sides: Sides) -> StepLoss:
@@ -247,13 +247,13 @@ class Distiller:
         balance, weights = self.criteria.balance, self.criteria.weights
         due = balance is not None and balance.measures([name for name, weight in weights.items() if weight])
         self._step_losses = []
-        self.measured.begin(due or self._splits, steps_are_compiled(trainer.lightning_module))
+        self.eager_steps.begin(due or self._splits, steps_are_compiled(trainer.lightning_module))
         if self.teacher is not None:
             self.teacher.on_train_batch_start()
 
     def on_train_batch_end(self, trainer: Trainer) -> None:
         """Called after each training batch."""
-        self.measured.end()
+        self.eager_steps.end()
         if self.teacher is not None:
             self.teacher.on_train_batch_end(self.student, trainer.global_step)
 
@@ -266,7 +266,7 @@ class Distiller:
 
     def release(self) -> None:
         """End a run: remove all hooks, so that both networks are plain modules."""
-        self.measured.end()
+        self.eager_steps.end()
         self.capture.remove()
         self.guard.forget()
         self._at_start, self._splits, self._step_losses = None, False, []

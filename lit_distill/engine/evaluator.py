@@ -64,7 +64,7 @@ class Evaluator:
         self._own: dict[tuple[int, str], OwnMetrics] = {}
         self._warned: set[str] = set()
         self._guard = Guard()
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Evaluator:
         # A copy of the module needs no copy of the cache.
@@ -143,9 +143,9 @@ class Evaluator:
         self._own[where] = OwnMetrics(own, self.tasks[name], logits.device)
 
     def _warn_of_misfit(self, name: str, reason: str) -> None:
-        if name in self._told:
+        if name in self._reported:
             return
-        self._told.add(name)
+        self._reported.add(name)
         whose = f"of the head {name!r} " if name != _ONLY else ""
         warn(
             f"no metrics {whose}are reported for the task {self.tasks[name]!r}, which a batch does not fit: {reason} Set "

@@ -152,7 +152,7 @@ class DistillationModule(Revivable, EvaluationSteps):
         data = self._read_training(batch)
         fast = self._acceleration
         sides = self.distiller.run(data, within=fast.training(data.size) if fast.on else None)
-        with self.distiller.measuring() if self.distiller.measured.now else nullcontext():
+        with self.distiller.repeated_backward() if self.distiller.eager_steps.active else nullcontext():
             losses = self.criteria(sides.student, sides.teacher, sides.target, sides.parameters)
         loss = self.distiller.step_loss(losses, sides)
         if not torch.isfinite(loss.total):

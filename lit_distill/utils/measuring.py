@@ -18,39 +18,39 @@ from lit_distill.utils.graph import nodes_behind
 from lit_distill.utils.notices import warn
 
 
-class Measured:
+class EagerSteps:
     """Runs compiled networks eagerly in the training steps that are differentiated more than once.
 
     Attributes:
-        now: True in such a step.
+        active: True in such a step.
     """
 
     def __init__(self) -> None:
-        self.now = False
+        self.active = False
         self._whole = ExitStack()
 
-    def begin(self, now: bool, whole: bool) -> None:
+    def begin(self, active: bool, whole: bool) -> None:
         """Begin a training step.
 
         Args:
-            now: True if it will be differentiated more than once.
+            active: True if it will be differentiated more than once.
             whole: True if the step itself is compiled, so that all of it has to run eagerly, not only student and criteria.
         """
         self.end()
-        self.now = now
-        if now and whole:
+        self.active = active
+        if active and whole:
             self._whole.enter_context(eagerly())
 
     def end(self) -> None:
         """End a step, even an unfinished one."""
-        self.now = False
+        self.active = False
         self._whole.close()
 
     @contextmanager
     def eagerly(self) -> Iterator[None]:
         """Run the student and the criteria eagerly in such a step."""
         # A step that is compiled itself may not change the stance, which was set before it began.
-        if not self.now or torch.compiler.is_compiling():
+        if not self.active or torch.compiler.is_compiling():
             yield
             return
         with eagerly():

@@ -59,7 +59,7 @@ class StepEvaluation:
         self._seen = False
         self._reads_labels = True
         self._reader = BatchReader(batch_format, inputs_are_read=False)
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
         self._guard = Guard()
 
     def begin(
@@ -82,7 +82,7 @@ class StepEvaluation:
             layouts: Layouts of the student's outputs that a fit has found, or None.
         """
         self.end()
-        if "given up" in self._told or not is_overridden(STEPS[stage], module):
+        if "given up" in self._reported or not is_overridden(STEPS[stage], module):
             return
         if self._evaluator is None or teacher is not self.teacher:
             self._evaluator, self.teacher = self._new_evaluator(teacher), teacher
@@ -127,7 +127,7 @@ class StepEvaluation:
 
     def restart(self) -> None:
         """Prepare for a new run."""
-        self._told, self._reads_labels = set(), True
+        self._reported, self._reads_labels = set(), True
         if self._evaluator is not None:
             self._evaluator.forget()
         self._guard.forget()
@@ -238,8 +238,8 @@ class StepEvaluation:
     def _warn(self, kind: str, why: str) -> None:
         if kind == "labels" and self._task in ("embedding", "none"):  # whose metrics need none
             return
-        if kind not in self._told:
-            self._told.add(kind)
+        if kind not in self._reported:
+            self._reported.add(kind)
             which = (
                 "accuracy and other metrics that need labels" if kind == "labels" else "the metrics of both networks"
             )

@@ -42,7 +42,7 @@ class DistilledStep:
             if not module.trainer.training:  # their validation_step calls it
                 return original(batch, *rest)
             self.follow(module.device)  # a learning-rate finder's trial steps come before on_fit_start
-            with self.calls.active().record() as calls, self.distiller.measured.eagerly():
+            with self.calls.active().record() as calls, self.distiller.eager_steps.eagerly():
                 try:
                     returned = original(batch, *rest)
                 except Exception as error:
@@ -74,7 +74,7 @@ class DistilledStep:
         data = self.reader.read(batch, call, distiller.networks().get("teacher"))
         student = self.calls.active().read(call, data.mask, reader=data.for_teacher)
         sides = distiller.sides(student, distiller.run_teacher(data), data)
-        with distiller.measuring():
+        with distiller.repeated_backward():
             losses = distiller.criteria(sides.student, sides.teacher, sides.target, sides.parameters)
         return distiller.step_loss(losses, sides)
 
