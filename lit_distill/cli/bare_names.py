@@ -70,6 +70,9 @@ def full_path(wanted: Any, name: str) -> str:
     found |= {path for path in _functions(kinds) if path.endswith(f".{name}")}
     if len(found) > 1:
         raise ImportError(f"{name!r} can be {' or '.join(sorted(found))}; write which, as an import path.")
+    if not found and name in public_names() and kinds != (object,):
+        needed = " or ".join(kind.__name__ for kind in kinds)
+        raise ImportError(f"{public_names()[name]} does not make a {needed}, which is needed here.")
     if not found:
         known = list(public_names()) if kinds == (object,) else [one.__name__ for one in _classes(kinds)]
         known = [*known, *(path.rpartition(".")[2] for path in _functions(kinds))]

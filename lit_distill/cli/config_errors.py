@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lit_distill.cli.config_classes import SECTIONS
 from lit_distill.utils.names import nearest
 
 _ROOTS = (
@@ -101,7 +102,8 @@ def explain(message: str, options: Iterable[str] = ()) -> str:
     deepest = max(leaf.depth for leaf in leaves)
     chosen = [leaf for leaf in leaves if leaf.depth == deepest]
     # What a class says of its own values, rather than that it is none of the other classes that could stand there.
-    chosen = [leaf for leaf in chosen if "does not correspond to a subclass" not in leaf.text] or chosen
+    for other in ("does not correspond to a subclass", "needed here.$", "to use here.$", "^Not a valid subclass"):
+        chosen = [leaf for leaf in chosen if not re.search(other, leaf.text)] or chosen
     told = list(dict.fromkeys(_in_words(leaf) for leaf in _together(chosen)))
     place = chosen[0].place
     return f"{place}: {' Or: '.join(told)}" if place else " Or: ".join(told)
@@ -136,7 +138,7 @@ def _leaves(message: str) -> list[Leaf]:
         else:
             found.append((indent, text, tuple((kind, name) for _, kind, name in above)))
     return [
-        Leaf(text, keys, _value_of(index, indent, values), len(keys))
+        Leaf(text, keys, _value_of(index, indent, values), len(keys) - text.startswith("there is no class"))
         for index, (indent, text, keys) in enumerate(found)
     ]
 
@@ -195,6 +197,8 @@ def _no_module(leaf: Leaf, name: str) -> str:
 
 
 def _missing(leaf: Leaf, names: str) -> str:
+    if not leaf.keys:
+        return "no model and no data are given; name a config: --config configs/digits/logit.yaml, say."
     return f"{leaf.owner or 'it'} needs {names}, which {'is' if ',' not in names else 'are'} not given."
 
 
@@ -212,6 +216,8 @@ def _choice(leaf: Leaf, choices: str, value: str | None) -> str:
 def _no_object(leaf: Leaf, kind: str, value: str | None) -> str:
     given = value if value is not None else leaf.value
     found = _literal(given)
+    if isinstance(found, dict) and all(str(key).startswith("init_args.") for key in found):
+        return f"options are given for an entry that has no class: {', '.join(found)}. Is its name misspelt?"
     beside = (
         [key for key in found if key not in ("class_path", "init_args", "dict_kwargs")]
         if isinstance(found, dict)
@@ -251,6 +257,10 @@ _RULES: tuple[tuple[str, Callable[..., str]], ...] = (
 
 def _unknown_option(name: str, options: Iterable[str]) -> str:
     known = sorted({option.lstrip("-") for option in options if not option.endswith(".help")})
+    section = name.partition(".")[0]
+    meant = nearest(section, SECTIONS) if section not in (name, *SECTIONS) else ""
+    if meant:
+        return f"there is no option {name!r}.{meant}"
     if name.endswith((".yaml", ".yml")):
         return f"{name!r} stands there alone; a config is given as --config {name}."
     hint = nearest(name, known)

@@ -15,6 +15,20 @@ _ENDINGS = (".yaml", ".yml", ".json")
 _WEIGHTS = (".ckpt", ".pt", ".pth", ".th", ".safetensors")
 _OPTIONS = ("--config", "-c")
 _MERGE = "tag:yaml.org,2002:merge"
+_PACKAGE = Path(__file__).parents[1]
+_HOMES = (_PACKAGE, _PACKAGE.parent)  # the folders that can hold the shipped configs
+
+
+def find_configs(arguments: Sequence[str]) -> list[str]:
+    """Let ``configs/…`` name a config that comes with the package, if there is no such file here."""
+    found = []
+    for argument in arguments:
+        option, equals, value = argument.rpartition("=")
+        name = Path(value)
+        if value.startswith("configs/") and value.endswith((".yaml", ".yml")) and not name.exists():
+            name = next((home / value for home in _HOMES if (home / value).is_file()), name)
+        found.append(f"{option}{equals}{name if value.startswith('configs/') else value}")
+    return found
 
 
 def read_config(path: Path) -> Any:
@@ -53,7 +67,7 @@ def check_words(words: Sequence[str]) -> None:
 
 def _check_all(words: Sequence[str]) -> None:
     seen: set[Path] = set()
-    for option, value in _values(words):
+    for option, value in option_values(words):
         if option in _OPTIONS:
             if _is_inline(value):
                 check_classes(_parsed(value, option), option)
@@ -65,11 +79,11 @@ def _check_all(words: Sequence[str]) -> None:
 
 def config_files(words: Sequence[str]) -> list[str]:
     """The config files that a command names, as it names them."""
-    return [value for option, value in _values(words) if option in _OPTIONS and not _is_inline(value)]
+    return [value for option, value in option_values(words) if option in _OPTIONS and not _is_inline(value)]
 
 
-def _values(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Options and their values, be they one word or two."""
+def option_values(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield options and their values, be they one word or two."""
     for index, word in enumerate(words):
         option, equals, value = word.partition("=")
         if equals and word.startswith("-"):
@@ -128,10 +142,8 @@ def _text_of(path: Path) -> str:
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give the config file in it.")
     if not path.is_file():
-        folder = path.parent
-        known = (
-            [str(folder / one.name) for one in folder.iterdir() if one.suffix in _ENDINGS] if folder.is_dir() else []
-        )
+        folders = [(path.parent, home / path.parent) for home in (Path(), *_HOMES) if (home / path.parent).is_dir()]
+        known = [str(name / one.name) for name, place in folders for one in place.iterdir() if one.suffix in _ENDINGS]
         raise ValueError(f"there is no file {path} (looked in {Path.cwd()}).{nearest(str(path), known)}")
     try:
         return path.read_text(encoding="utf-8")

@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
+from lit_distill.cli.words import Parser
 from lit_distill.data import Digits
 from lit_distill.models import SmallCNN
 from lit_distill.modules import DistillationModule, LogitDistillation, SupervisedModule
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: ``--seeds``, ``--epochs`` and ``--logs``; the process's own where None.
     """
-    parser = argparse.ArgumentParser(prog="lit-distill demo", description=__doc__)
+    parser = Parser("demo", __doc__)
     parser.add_argument("--seeds", type=_count, default=3, help="students trained each way (default: 3)")
     parser.add_argument("--epochs", type=_count, default=60, help="epochs of a student (default: 60)")
     parser.add_argument("--logs", default="runs/demo", help="TensorBoard folder (default: runs/demo)")

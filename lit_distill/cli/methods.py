@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import re
 import time
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from lit_distill.batch.batch import Batch, BatchFormat
 from lit_distill.cli.bare_names import bare_names, imported
+from lit_distill.cli.words import Parser
 from lit_distill.criteria import Criterion, FeatureCriterion, HardTarget, SoftTarget
 from lit_distill.criteria.base import Citation
 from lit_distill.engine.distiller import Distiller
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str]) -> None:
     Args:
         arguments: ``--time`` measures a training step with each; a minute.
     """
-    parser = argparse.ArgumentParser(prog="lit-distill methods", description=__doc__)
+    parser = Parser("methods", __doc__)
     parser.add_argument("--time", action="store_true", help="measure a training step with each method (a minute)")
     options = parser.parse_args(list(arguments))
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # each method would print its layers
