@@ -63,7 +63,8 @@ def _run(given: list[str]) -> None:
     line, module = VERBS.get(verb, ("", ""))
     if verb in FIT_VERBS and asks_for_help(rest):
         print(verb_help(verb, line, find_configs(rest)))
-    elif module:
+        sys.exit(0)
+    if module:
         failed = importlib.import_module(module).main(rest)
         if failed:
             sys.exit(failed)
