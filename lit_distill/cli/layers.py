@@ -12,13 +12,15 @@ from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from lit_distill.batch.batch import Inputs, call_model
-from lit_distill.batch.examples import as_in_evaluation, count_parameters, has_numbered_samples, numbered_samples
+from lit_distill.batch.examples import has_numbered_samples, numbered_samples
 from lit_distill.capture.hooks import select_tensor
 from lit_distill.cli.bare_names import full_path, imported
 from lit_distill.cli.config_files import find_configs
 from lit_distill.cli.fit import DistillationCLI
 from lit_distill.cli.refusal import refuse
 from lit_distill.cli.words import Parser
+from lit_distill.utils.restoring import as_in_evaluation
+from lit_distill.utils.tensors import count_parameters
 
 _WIDTH = 100
 
