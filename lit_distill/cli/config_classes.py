@@ -1,4 +1,4 @@
-"""Looks at how a config writes its classes: ``class_path``, and their options under ``init_args``."""
+"""Checks a config's sections and classes before the parser reads them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def check_sections(content: Any, where: str) -> None:
     """Refuse a misspelt section, a ``trainer`` that is no mapping, and callbacks in a file that is not there.
 
     Args:
-        content: What a config file holds.
+        content: Content of a config file.
         where: The file's name.
 
     Raises:
@@ -50,14 +50,14 @@ def check_sections(content: Any, where: str) -> None:
 
 
 def check_classes(content: Any, where: str) -> None:
-    """Refuse a class that is written in a way that no parser reads, before one tries.
+    """Refuse a class whose ``class_path`` or ``init_args`` no parser reads.
 
     Args:
-        content: What a config file holds.
+        content: Content of a config file.
         where: The file's name.
 
     Raises:
-        ValueError: A ``class_path`` is no import path, its options are no mapping, or something else stands beside them.
+        ValueError: A ``class_path`` is no import path, its options are no mapping, or other keys are next to them.
     """
     for place, mapping in _mappings(content, ""):
         why = _wrong(mapping) if "class_path" in mapping else _misspelt(mapping)
@@ -66,7 +66,7 @@ def check_classes(content: Any, where: str) -> None:
 
 
 def _mappings(content: Any, place: str) -> Iterator[tuple[str, Mapping[Any, Any]]]:
-    """Every mapping of a config, and its place in it."""
+    """Yield every mapping of a config and its place."""
     if isinstance(content, Mapping):
         yield place, content
         for key, value in content.items():
@@ -77,7 +77,7 @@ def _mappings(content: Any, place: str) -> Iterator[tuple[str, Mapping[Any, Any]
 
 
 def _wrong(mapping: Mapping[Any, Any]) -> str:
-    """What is wrong with a class and its options, in a sentence; empty where nothing is."""
+    """Return the error in how a class is written; empty if there is none."""
     path, options = mapping["class_path"], mapping.get("init_args")
     if not isinstance(path, str):
         return f"class_path is {described(path)}; write a class's import path, such as lit_distill.models.SmallCNN."

@@ -1,4 +1,4 @@
-"""Says in one paragraph what is wrong with a config, in place of all that the parser tried with it.
+"""Turns the parser's account of all that it tried with a config into one line.
 
 The parser's message is a tree: keys and classes lead to what was refused, every alternative of a type is a branch, and each
 level repeats the values given. Here the branch that led deepest is taken, and its path written as the config has it.
@@ -55,12 +55,12 @@ _UNKNOWN = r"(?:Subcommand '\w+' does not accept option '(.+)'|[Uu]nrecognized a
 
 @dataclass(frozen=True)
 class Leaf:
-    """What was refused, and where.
+    """A value that was refused.
 
     Attributes:
         text: The parser's words.
         keys: The path to it: keys, and the classes whose options they are.
-        value: What was given there, as Python writes it; empty where it is not known.
+        value: The value given, as Python writes it; empty if unknown.
         depth: How far down the tree it stands.
     """
 
@@ -71,7 +71,7 @@ class Leaf:
 
     @property
     def owner(self) -> str:
-        """The class that refused it; empty where it is none."""
+        """The class that refused it; empty if none did."""
         return next((name for kind, name in reversed(self.keys) if kind == "class"), "")
 
     @property
@@ -87,7 +87,7 @@ class Leaf:
 
 
 def explain(message: str, options: Iterable[str] = ()) -> str:
-    """A parser's message in one paragraph.
+    """Return a parser's message in one line.
 
     Args:
         message: As jsonargparse writes it.
@@ -110,7 +110,7 @@ def explain(message: str, options: Iterable[str] = ()) -> str:
 
 
 def _together(leaves: Sequence[Leaf]) -> list[Leaf]:
-    """One leaf in place of those that want an object of several kinds."""
+    """Merge the leaves that want an object of several kinds into one."""
     kinds = [
         found[1] for leaf in leaves if (found := re.match(r"Not a valid subclass of (\w+)", leaf.text)) is not None
     ]
@@ -120,7 +120,7 @@ def _together(leaves: Sequence[Leaf]) -> list[Leaf]:
 
 
 def _leaves(message: str) -> list[Leaf]:
-    """What was refused, branch by branch, each with what led to it."""
+    """Return what was refused, branch by branch, each with the path to it."""
     found: list[tuple[int, str, tuple[tuple[str, str], ...]]] = []
     values: list[tuple[int, int, str]] = []
     above: list[tuple[int, str, str]] = []
@@ -144,7 +144,7 @@ def _leaves(message: str) -> list[Leaf]:
 
 
 def _step(text: str) -> tuple[str, str] | None:
-    """A key or a class on the way to what was refused; None for anything else."""
+    """Return a key or a class on the way to a refused value; None for anything else."""
     key = re.fullmatch(r'Parser key "([^"]+)":', text)
     if key is not None:
         return "key", key[1]
@@ -153,7 +153,7 @@ def _step(text: str) -> tuple[str, str] | None:
 
 
 def _value_of(index: int, indent: int, values: Sequence[tuple[int, int, str]]) -> str:
-    """The first value that is told after a leaf, and no deeper than it."""
+    """Return the first value reported after a leaf, and no deeper than it."""
     return next((value for after, level, value in values if after > index and level <= indent), "")
 
 
@@ -270,7 +270,7 @@ def _unknown_option(name: str, options: Iterable[str]) -> str:
 
 
 def _shown(value: str) -> str:
-    """A value as it was given, cut where it is long."""
+    """Return a value as it was given, cut if it is long."""
     text = value if len(value) <= _SHOWN else f"{value[:_SHOWN]}…"
     return repr(text) if re.fullmatch(r"[^\[({'\"].*\D.*|[^\W\d]", text) else text
 
@@ -290,7 +290,7 @@ def _imported(module: str) -> Any:
 
 
 def _parameters(path: str) -> list[str]:
-    """The options of a class or a function."""
+    """Return the options of a class or a function."""
     try:
         return [name for name in inspect.signature(pkgutil.resolve_name(path)).parameters if name != "self"]
     except Exception:  # there is none, or it says nothing of its arguments

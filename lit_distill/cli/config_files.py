@@ -1,4 +1,4 @@
-"""Reads config files, and refuses what YAML would take in silence: a key given twice, of which the first would be lost."""
+"""Finds and reads config files, and refuses a key given twice, whose first value YAML would drop in silence."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def find_configs(arguments: Sequence[str]) -> list[str]:
 
 
 def read_config(path: Path) -> Any:
-    """What a config file holds.
+    """Return the content of a config file.
 
     Raises:
         ValueError: There is no such file, it is no YAML, or a key is in it twice; the message names the file.
@@ -51,7 +51,7 @@ def _parsed(text: str, where: str) -> Any:
 
 
 def check_words(words: Sequence[str]) -> None:
-    """Look at every config file that a command names, and at those that these name.
+    """Check every config file that a command names, and those that these name.
 
     Args:
         words: The command's, as ``--config FILE``.
@@ -78,7 +78,7 @@ def _check_all(words: Sequence[str]) -> None:
 
 
 def config_files(words: Sequence[str]) -> list[str]:
-    """The config files that a command names, as it names them."""
+    """Return the config files that a command names, as it names them."""
     return [value for option, value in option_values(words) if option in _OPTIONS and not _is_inline(value)]
 
 
@@ -93,17 +93,17 @@ def option_values(words: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _is_inline(value: str) -> bool:
-    """Whether a config's text stands in the place of a file."""
+    """Return True if a word is a config's text rather than a file."""
     return value.lstrip().startswith("{") or "\n" in value or (": " in value and not Path(value).exists())
 
 
 def _check_file(path: Path, seen: set[Path], whole: bool = False) -> None:
-    """Look at a file and those that it names.
+    """Check a file and those that it names.
 
     Args:
         path: The file.
-        seen: Files that were looked at.
-        whole: It is the config itself, and no value in one.
+        seen: Files checked before.
+        whole: It is a config itself, not a value in one.
     """
     if path.absolute() in seen:
         return
@@ -126,7 +126,7 @@ def _check_file(path: Path, seen: set[Path], whole: bool = False) -> None:
 
 
 def _texts(content: Any) -> Iterator[str]:
-    """Every text among a config's values."""
+    """Yield every text among a config's values."""
     if isinstance(content, str):
         yield content
     elif isinstance(content, (Mapping, list)):
@@ -154,7 +154,7 @@ def _text_of(path: Path) -> str:
 
 
 def _in_one_line(error: Exception) -> str:
-    """What a YAML parser found, and where."""
+    """Return a YAML error and its place in one line."""
     mark = getattr(error, "problem_mark", None)
     problem = str(getattr(error, "problem", None) or error).splitlines()[0].rstrip(".")
     if "'\\t'" in problem:

@@ -1,4 +1,4 @@
-"""The whole story in a minute: a teacher, a student alone, and the same student distilled."""
+"""Train a teacher, a student without it, and the same student distilled, on handwritten digits."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Distil on scikit-learn's handwritten digits and print the outcome.
 
     Args:
-        arguments: ``--seeds``, ``--epochs`` and ``--logs``; the process's own where None.
+        arguments: ``--seeds``, ``--epochs`` and ``--logs``; if None, the process's own.
     """
     parser = Parser("demo", __doc__)
     parser.add_argument("--seeds", type=_count, default=3, help="students trained each way (default: 3)")
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
-    # Networks this small gain nothing from threads, which wait for each other where something else runs beside them.
+    # Networks this small gain nothing from threads, which wait for each other if something else runs.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -40,13 +40,13 @@ class _Parser(LightningArgumentParser):
     files: Sequence[str] = ()
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        if not self.exit_on_error:  # of a class inside the config: the parser around it says where it is
+        if not self.exit_on_error:  # a class inside the config: the outer parser reports its place
             super().error(message, ex)
         refuse(explain(message, _options_of(self)), self.files)
 
 
 def _options_of(parser: argparse.ArgumentParser) -> list[str]:
-    """Every option of a parser, and of those of its verbs."""
+    """Return every option of a parser and of its verbs."""
     own = [option for action in parser._actions for option in action.option_strings]
     verbs = [action.choices for action in parser._actions if isinstance(action.choices, Mapping)]
     return own + [option for inner in verbs for verb in inner.values() for option in _options_of(verb)]
@@ -91,7 +91,7 @@ class DistillationCLI(LightningCLI):
             self.config = parser.parse_object(args) if isinstance(args, dict) else parser.parse_args(args)  # type: ignore[arg-type]
 
     def _parse_ckpt_path(self) -> None:
-        """Keep the config as it is written; the module says where the checkpoint was made with other values.
+        """Keep the config as it is written; the module reports a checkpoint made with other values.
 
         Lightning merges the checkpoint's values over the config, silently undoing what was asked for.
         """
@@ -105,7 +105,7 @@ class DistillationCLI(LightningCLI):
             check_file(file, short_name(path))
 
     def _refuse_missing(self, path: str) -> None:
-        """Refuse a checkpoint that is not there before the networks are made; ``best``, ``last`` and URLs are no paths."""
+        """Refuse a missing checkpoint before the networks are made; ``best``, ``last`` and URLs are no paths."""
         local = "://" not in path and path not in ("best", "last", "hpc") and not path.startswith("registry")
         if local and not Path(path).exists():
             folder = Path(path).parent
@@ -124,7 +124,7 @@ class DistillationCLI(LightningCLI):
                 self._refuse_values(error)
 
     def _refuse_values(self, error: Exception) -> NoReturn:
-        """Say what a class in the config refused; an error in the user's own code comes as it is."""
+        """Report what a class in the config refused; an error in the user's own code is raised as it is."""
         cause = root_cause(error)
         if is_ours(cause):
             if isinstance(cause, (ValueError, TypeError, OSError)):
@@ -163,7 +163,7 @@ class DistillationCLI(LightningCLI):
 
 
 def _joined(batches: Sequence[Any]) -> Any:
-    """All batches' outputs as one tensor, one mapping of tensors, or the list of what they are."""
+    """Join the batches' outputs to one tensor or one mapping of tensors, if they are such; else return them as a list."""
     first = batches[0]
     if isinstance(first, Tensor):
         return torch.cat([batch.cpu() for batch in batches])
