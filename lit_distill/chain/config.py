@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_distill.chain.link import Link
-from lit_distill.cli.command import find_configs
-from lit_distill.cli.config_files import read_config
+from lit_distill.cli.config_files import find_configs, read_config
 from lit_distill.utils.names import nearest
 
 _KEYS = ("folder", "config", "links")

@@ -12,7 +12,8 @@ from typing import Any, Literal
 import yaml
 
 from lit_distill.chain.link import Link, Record, flatten
-from lit_distill.cli.command import DistillationCLI, find_configs
+from lit_distill.cli.config_files import find_configs
+from lit_distill.cli.fit import DistillationCLI
 
 _LOOKS = ("trainer.enable_progress_bar", "trainer.enable_model_summary")  # change nothing that a link leaves
 
@@ -82,16 +83,15 @@ def settings_of(link: Link, further: Sequence[str] = ()) -> dict[str, Any]:
         further: Words that come after the link's own.
 
     Raises:
-        SystemExit: The fit would refuse its options; what is wrong has been printed.
+        SystemExit: The fit would refuse its options.
     """
-    printed = io.StringIO()
+    printed, said = io.StringIO(), io.StringIO()
     try:
-        with contextlib.redirect_stdout(printed):
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(said):
             DistillationCLI([*find_configs(link.command(further)), "--print_config"])
     except SystemExit as done:
         if done.code:
-            raise SystemExit(
-                f"lit-distill chain: link {link.name!r} cannot run, as said above. Nothing was run."
-            ) from done
+            why = said.getvalue().strip().removeprefix("lit-distill: ")
+            raise SystemExit(f"lit-distill chain: link {link.name!r} cannot run, and nothing was run: {why}") from done
     values = flatten(yaml.safe_load(printed.getvalue()))
     return {path: value for path, value in values.items() if path not in _LOOKS}

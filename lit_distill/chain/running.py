@@ -6,7 +6,6 @@ for further devices, and so that it can be repeated by hand.
 
 from __future__ import annotations
 
-import argparse
 import os
 import shlex
 import signal
@@ -21,7 +20,8 @@ from filelock import FileLock, Timeout
 from lit_distill.chain.config import read_chain
 from lit_distill.chain.link import Link, Record
 from lit_distill.chain.planning import PlannedLink, plan, settings_of
-from lit_distill.cli.command import find_configs
+from lit_distill.cli.config_files import find_configs
+from lit_distill.cli.words import Parser
 from lit_distill.utils.signals import TERMINATED
 
 Launch = Callable[[list[str]], int]
@@ -133,18 +133,17 @@ def main(arguments: Sequence[str] | None = None, launch: Launch | None = None) -
         arguments: The words after ``lit-distill chain``; the process's own where None.
         launch: As in ``run``.
     """
-    parser = argparse.ArgumentParser(
-        prog="lit-distill chain",
-        usage="lit-distill chain --config FILE [--folder FOLDER] [--dry_run] [--again] [--OPTION VALUE ...]",
-        description="Run a chain of fits, each link's student being the next one's teacher. A chain that was interrupted "
-        "goes on where it was. Further options are those of `lit-distill fit`, and apply to every link.",
-        allow_abbrev=False,
+    parser = Parser(
+        "chain",
+        "Run a chain of fits, each link's student being the next one's teacher. A chain that was interrupted goes on where it "
+        "was. Further options are those of `lit-distill fit`, and apply to every link.",
+        "--config FILE [--folder FOLDER] [--dry_run] [--again] [--OPTION VALUE ...]",
     )
-    parser.add_argument("--config", required=True, action="append", help="the chain: folder, config and links")
+    parser.add_argument("-c", "--config", required=True, action="append", help="the chain: folder, config and links")
     parser.add_argument("--folder", type=Path, help="in place of the config's")
     parser.add_argument("--dry_run", action="store_true", help="print the commands, and run nothing")
     parser.add_argument("--again", action="store_true", help="make links again whose settings have changed")
-    options, further = parser.parse_known_args(arguments)
+    options, further = parser.parse_some(arguments)
     if len(options.config) > 1:
         parser.error("one chain at a time; further configs of the links belong into the chain's 'config' list.")
     try:

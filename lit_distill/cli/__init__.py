@@ -1,6 +1,6 @@
 """The command line: ``lit-distill VERB …``, its config files and their errors.
 
-May import ``modules`` and all that lies below them; ``chain`` and ``doctor`` lie above.
+May import ``modules`` and everything below; ``chain`` and ``doctor`` are above.
 """
 
 from lit_distill.cli.command import DistillationCLI, find_configs, main

@@ -70,6 +70,9 @@ def full_path(wanted: Any, name: str) -> str:
     found |= {path for path in _functions(kinds) if path.endswith(f".{name}")}
     if len(found) > 1:
         raise ImportError(f"{name!r} can be {' or '.join(sorted(found))}; write which, as an import path.")
+    if not found and name in public_names() and kinds != (object,):
+        needed = " or ".join(kind.__name__ for kind in kinds)
+        raise ImportError(f"{public_names()[name]} does not make a {needed}, which is needed here.")
     if not found:
         known = list(public_names()) if kinds == (object,) else [one.__name__ for one in _classes(kinds)]
         known = [*known, *(path.rpartition(".")[2] for path in _functions(kinds))]
@@ -119,10 +122,17 @@ def _functions(kinds: tuple[type, ...]) -> Iterator[str]:
     """Yield the import paths of our public functions that return one of some kinds."""
     for path in public_names().values():
         one = imported(path)
-        if isinstance(one, types.FunctionType):
-            returned = tuple(_kinds(typing.get_type_hints(one).get("return")))
-            if kinds == (object,) or (returned and issubclass(returned[0], kinds)):
-                yield path
+        returned = tuple(_kinds(_hint(one))) if isinstance(one, types.FunctionType) else ()
+        if returned and (kinds == (object,) or issubclass(returned[0], kinds)):
+            yield path
+
+
+def _hint(function: types.FunctionType) -> Any:
+    """Return a function's declared return type; None if it names what is imported only for type checkers."""
+    try:
+        return typing.get_type_hints(function).get("return")
+    except NameError:
+        return None
 
 
 def imported(path: str) -> Any:

@@ -1,27 +1,29 @@
-"""Looks at how a config writes its classes: ``class_path``, and their options under ``init_args``."""
+"""Checks a config's sections and classes before the parser reads them."""
 
 from __future__ import annotations
 
 import difflib
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+from lit_distill.cli.bare_names import public_names
 from lit_distill.utils.arguments import described
 from lit_distill.utils.names import nearest
 
 _KEYS = ("class_path", "init_args", "dict_kwargs")
 _IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 _NEAR = 0.85
-_SECTIONS = ("model", "data", "trainer", "optimizer", "lr_scheduler", "seed_everything", "ckpt_path")
+SECTIONS = ("model", "data", "trainer", "optimizer", "lr_scheduler", "seed_everything", "ckpt_path")
 _ENDINGS = (".yaml", ".yml", ".json")
 
 
 def check_sections(content: Any, where: str) -> None:
-    """Refuse sections that the parser would pass over in silence: a ``trainer`` that is no mapping, a misspelt empty one.
+    """Refuse a misspelt section, a ``trainer`` that is no mapping, and callbacks in a file that is not there.
 
     Args:
-        content: What a config file holds.
+        content: Content of a config file.
         where: The file's name.
 
     Raises:
@@ -29,12 +31,14 @@ def check_sections(content: Any, where: str) -> None:
     """
     if not isinstance(content, Mapping):
         return
-    for name, value in content.items():
-        if not value and name not in _SECTIONS and isinstance(name, str):
-            hint = nearest(name, _SECTIONS)
-            if hint:
-                raise ValueError(f"{where}: there is no option {name!r}.{hint}")
+    for name in content:
+        hint = nearest(name, SECTIONS) if isinstance(name, str) and name not in SECTIONS else ""
+        if hint:
+            raise ValueError(f"{where}: there is no option {name!r}.{hint}")
     trainer = content.get("trainer")
+    callbacks = trainer.get("callbacks") if isinstance(trainer, Mapping) else None
+    if isinstance(callbacks, str) and callbacks.endswith(_ENDINGS) and not (Path(where).parent / callbacks).is_file():
+        raise ValueError(f"{where}: trainer.callbacks: there is no file {callbacks} (looked in {Path(where).parent}).")
     if trainer is not None and not isinstance(trainer, (Mapping, str)):
         raise ValueError(
             f"{where}: trainer is {described(trainer)}; a mapping (name: value) is needed: max_epochs: 10, say."
@@ -46,14 +50,14 @@ def check_sections(content: Any, where: str) -> None:
 
 
 def check_classes(content: Any, where: str) -> None:
-    """Refuse a class that is written in a way that no parser reads, before one tries.
+    """Refuse a class whose ``class_path`` or ``init_args`` no parser reads.
 
     Args:
-        content: What a config file holds.
+        content: Content of a config file.
         where: The file's name.
 
     Raises:
-        ValueError: A ``class_path`` is no import path, its options are no mapping, or something else stands beside them.
+        ValueError: A ``class_path`` is no import path, its options are no mapping, or other keys are next to them.
     """
     for place, mapping in _mappings(content, ""):
         why = _wrong(mapping) if "class_path" in mapping else _misspelt(mapping)
@@ -62,7 +66,7 @@ def check_classes(content: Any, where: str) -> None:
 
 
 def _mappings(content: Any, place: str) -> Iterator[tuple[str, Mapping[Any, Any]]]:
-    """Every mapping of a config, and its place in it."""
+    """Yield every mapping of a config and its place."""
     if isinstance(content, Mapping):
         yield place, content
         for key, value in content.items():
@@ -73,7 +77,7 @@ def _mappings(content: Any, place: str) -> Iterator[tuple[str, Mapping[Any, Any]
 
 
 def _wrong(mapping: Mapping[Any, Any]) -> str:
-    """What is wrong with a class and its options, in a sentence; empty where nothing is."""
+    """Return the error in how a class is written; empty if there is none."""
     path, options = mapping["class_path"], mapping.get("init_args")
     if not isinstance(path, str):
         return f"class_path is {described(path)}; write a class's import path, such as lit_distill.models.SmallCNN."
@@ -93,10 +97,11 @@ def _wrong(mapping: Mapping[Any, Any]) -> str:
 
 
 def _misspelt(mapping: Mapping[Any, Any]) -> str:
-    """Whether one of a mapping's keys was to be ``class_path``: it is near that, and holds an import path."""
+    """Return an error if one of a mapping's keys is nearly ``class_path`` and holds the name of a class."""
     for key, value in mapping.items():
         name = str(key).lower().replace("-", "_").replace(" ", "_")
         near = difflib.SequenceMatcher(None, name, "class_path").ratio() >= _NEAR
-        if near and isinstance(value, str) and "." in value and _IMPORT_PATH.fullmatch(value):
+        named = isinstance(value, str) and _IMPORT_PATH.fullmatch(value) and ("." in value or value in public_names())
+        if near and named:
             return f"no option {key!r}. Did you mean 'class_path'?"
     return ""

@@ -1,4 +1,4 @@
-"""Says in one paragraph what is wrong with a config, in place of all that the parser tried with it.
+"""Turns the parser's account of all that it tried with a config into one line.
 
 The parser's message is a tree: keys and classes lead to what was refused, every alternative of a type is a branch, and each
 level repeats the values given. Here the branch that led deepest is taken, and its path written as the config has it.
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lit_distill.cli.config_classes import SECTIONS
 from lit_distill.utils.names import nearest
 
 _ROOTS = (
@@ -54,12 +55,12 @@ _UNKNOWN = r"(?:Subcommand '\w+' does not accept option '(.+)'|[Uu]nrecognized a
 
 @dataclass(frozen=True)
 class Leaf:
-    """What was refused, and where.
+    """A value that was refused.
 
     Attributes:
         text: The parser's words.
         keys: The path to it: keys, and the classes whose options they are.
-        value: What was given there, as Python writes it; empty where it is not known.
+        value: The value given, as Python writes it; empty if unknown.
         depth: How far down the tree it stands.
     """
 
@@ -70,7 +71,7 @@ class Leaf:
 
     @property
     def owner(self) -> str:
-        """The class that refused it; empty where it is none."""
+        """The class that refused it; empty if none did."""
         return next((name for kind, name in reversed(self.keys) if kind == "class"), "")
 
     @property
@@ -86,7 +87,7 @@ class Leaf:
 
 
 def explain(message: str, options: Iterable[str] = ()) -> str:
-    """A parser's message in one paragraph.
+    """Return a parser's message in one line.
 
     Args:
         message: As jsonargparse writes it.
@@ -101,14 +102,15 @@ def explain(message: str, options: Iterable[str] = ()) -> str:
     deepest = max(leaf.depth for leaf in leaves)
     chosen = [leaf for leaf in leaves if leaf.depth == deepest]
     # What a class says of its own values, rather than that it is none of the other classes that could stand there.
-    chosen = [leaf for leaf in chosen if "does not correspond to a subclass" not in leaf.text] or chosen
+    for other in ("does not correspond to a subclass", "needed here.$", "to use here.$", "^Not a valid subclass"):
+        chosen = [leaf for leaf in chosen if not re.search(other, leaf.text)] or chosen
     told = list(dict.fromkeys(_in_words(leaf) for leaf in _together(chosen)))
     place = chosen[0].place
     return f"{place}: {' Or: '.join(told)}" if place else " Or: ".join(told)
 
 
 def _together(leaves: Sequence[Leaf]) -> list[Leaf]:
-    """One leaf in place of those that want an object of several kinds."""
+    """Merge the leaves that want an object of several kinds into one."""
     kinds = [
         found[1] for leaf in leaves if (found := re.match(r"Not a valid subclass of (\w+)", leaf.text)) is not None
     ]
@@ -118,7 +120,7 @@ def _together(leaves: Sequence[Leaf]) -> list[Leaf]:
 
 
 def _leaves(message: str) -> list[Leaf]:
-    """What was refused, branch by branch, each with what led to it."""
+    """Return what was refused, branch by branch, each with the path to it."""
     found: list[tuple[int, str, tuple[tuple[str, str], ...]]] = []
     values: list[tuple[int, int, str]] = []
     above: list[tuple[int, str, str]] = []
@@ -136,13 +138,13 @@ def _leaves(message: str) -> list[Leaf]:
         else:
             found.append((indent, text, tuple((kind, name) for _, kind, name in above)))
     return [
-        Leaf(text, keys, _value_of(index, indent, values), len(keys))
+        Leaf(text, keys, _value_of(index, indent, values), len(keys) - text.startswith("there is no class"))
         for index, (indent, text, keys) in enumerate(found)
     ]
 
 
 def _step(text: str) -> tuple[str, str] | None:
-    """A key or a class on the way to what was refused; None for anything else."""
+    """Return a key or a class on the way to a refused value; None for anything else."""
     key = re.fullmatch(r'Parser key "([^"]+)":', text)
     if key is not None:
         return "key", key[1]
@@ -151,7 +153,7 @@ def _step(text: str) -> tuple[str, str] | None:
 
 
 def _value_of(index: int, indent: int, values: Sequence[tuple[int, int, str]]) -> str:
-    """The first value that is told after a leaf, and no deeper than it."""
+    """Return the first value reported after a leaf, and no deeper than it."""
     return next((value for after, level, value in values if after > index and level <= indent), "")
 
 
@@ -195,6 +197,8 @@ def _no_module(leaf: Leaf, name: str) -> str:
 
 
 def _missing(leaf: Leaf, names: str) -> str:
+    if not leaf.keys:
+        return "no model and no data are given; name a config: --config configs/digits/logit.yaml, say."
     return f"{leaf.owner or 'it'} needs {names}, which {'is' if ',' not in names else 'are'} not given."
 
 
@@ -212,6 +216,8 @@ def _choice(leaf: Leaf, choices: str, value: str | None) -> str:
 def _no_object(leaf: Leaf, kind: str, value: str | None) -> str:
     given = value if value is not None else leaf.value
     found = _literal(given)
+    if isinstance(found, dict) and all(str(key).startswith("init_args.") for key in found):
+        return f"options are given for an entry that has no class: {', '.join(found)}. Is its name misspelt?"
     beside = (
         [key for key in found if key not in ("class_path", "init_args", "dict_kwargs")]
         if isinstance(found, dict)
@@ -251,6 +257,10 @@ _RULES: tuple[tuple[str, Callable[..., str]], ...] = (
 
 def _unknown_option(name: str, options: Iterable[str]) -> str:
     known = sorted({option.lstrip("-") for option in options if not option.endswith(".help")})
+    section = name.partition(".")[0]
+    meant = nearest(section, SECTIONS) if section not in (name, *SECTIONS) else ""
+    if meant:
+        return f"there is no option {name!r}.{meant}"
     if name.endswith((".yaml", ".yml")):
         return f"{name!r} stands there alone; a config is given as --config {name}."
     hint = nearest(name, known)
@@ -260,7 +270,7 @@ def _unknown_option(name: str, options: Iterable[str]) -> str:
 
 
 def _shown(value: str) -> str:
-    """A value as it was given, cut where it is long."""
+    """Return a value as it was given, cut if it is long."""
     text = value if len(value) <= _SHOWN else f"{value[:_SHOWN]}…"
     return repr(text) if re.fullmatch(r"[^\[({'\"].*\D.*|[^\W\d]", text) else text
 
@@ -280,7 +290,7 @@ def _imported(module: str) -> Any:
 
 
 def _parameters(path: str) -> list[str]:
-    """The options of a class or a function."""
+    """Return the options of a class or a function."""
     try:
         return [name for name in inspect.signature(pkgutil.resolve_name(path)).parameters if name != "self"]
     except Exception:  # there is none, or it says nothing of its arguments

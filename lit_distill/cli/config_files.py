@@ -1,4 +1,4 @@
-"""Reads config files, and refuses what YAML would take in silence: a key given twice, of which the first would be lost."""
+"""Finds and reads config files, and refuses a key given twice, whose first value YAML would drop in silence."""
 
 from __future__ import annotations
 
@@ -15,10 +15,24 @@ _ENDINGS = (".yaml", ".yml", ".json")
 _WEIGHTS = (".ckpt", ".pt", ".pth", ".th", ".safetensors")
 _OPTIONS = ("--config", "-c")
 _MERGE = "tag:yaml.org,2002:merge"
+_PACKAGE = Path(__file__).parents[1]
+_HOMES = (_PACKAGE, _PACKAGE.parent)  # the folders that can hold the shipped configs
+
+
+def find_configs(arguments: Sequence[str]) -> list[str]:
+    """Let ``configs/…`` name a config that comes with the package, if there is no such file here."""
+    found = []
+    for argument in arguments:
+        option, equals, value = argument.rpartition("=")
+        name = Path(value)
+        if value.startswith("configs/") and value.endswith((".yaml", ".yml")) and not name.exists():
+            name = next((home / value for home in _HOMES if (home / value).is_file()), name)
+        found.append(f"{option}{equals}{name if value.startswith('configs/') else value}")
+    return found
 
 
 def read_config(path: Path) -> Any:
-    """What a config file holds.
+    """Return the content of a config file.
 
     Raises:
         ValueError: There is no such file, it is no YAML, or a key is in it twice; the message names the file.
@@ -37,7 +51,7 @@ def _parsed(text: str, where: str) -> Any:
 
 
 def check_words(words: Sequence[str]) -> None:
-    """Look at every config file that a command names, and at those that these name.
+    """Check every config file that a command names, and those that these name.
 
     Args:
         words: The command's, as ``--config FILE``.
@@ -53,7 +67,7 @@ def check_words(words: Sequence[str]) -> None:
 
 def _check_all(words: Sequence[str]) -> None:
     seen: set[Path] = set()
-    for option, value in _values(words):
+    for option, value in option_values(words):
         if option in _OPTIONS:
             if _is_inline(value):
                 check_classes(_parsed(value, option), option)
@@ -64,12 +78,12 @@ def _check_all(words: Sequence[str]) -> None:
 
 
 def config_files(words: Sequence[str]) -> list[str]:
-    """The config files that a command names, as it names them."""
-    return [value for option, value in _values(words) if option in _OPTIONS and not _is_inline(value)]
+    """Return the config files that a command names, as it names them."""
+    return [value for option, value in option_values(words) if option in _OPTIONS and not _is_inline(value)]
 
 
-def _values(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Options and their values, be they one word or two."""
+def option_values(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield options and their values, be they one word or two."""
     for index, word in enumerate(words):
         option, equals, value = word.partition("=")
         if equals and word.startswith("-"):
@@ -79,17 +93,17 @@ def _values(words: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _is_inline(value: str) -> bool:
-    """Whether a config's text stands in the place of a file."""
+    """Return True if a word is a config's text rather than a file."""
     return value.lstrip().startswith("{") or "\n" in value or (": " in value and not Path(value).exists())
 
 
 def _check_file(path: Path, seen: set[Path], whole: bool = False) -> None:
-    """Look at a file and those that it names.
+    """Check a file and those that it names.
 
     Args:
         path: The file.
-        seen: Files that were looked at.
-        whole: It is the config itself, and no value in one.
+        seen: Files checked before.
+        whole: It is a config itself, not a value in one.
     """
     if path.absolute() in seen:
         return
@@ -112,7 +126,7 @@ def _check_file(path: Path, seen: set[Path], whole: bool = False) -> None:
 
 
 def _texts(content: Any) -> Iterator[str]:
-    """Every text among a config's values."""
+    """Yield every text among a config's values."""
     if isinstance(content, str):
         yield content
     elif isinstance(content, (Mapping, list)):
@@ -128,10 +142,8 @@ def _text_of(path: Path) -> str:
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give the config file in it.")
     if not path.is_file():
-        folder = path.parent
-        known = (
-            [str(folder / one.name) for one in folder.iterdir() if one.suffix in _ENDINGS] if folder.is_dir() else []
-        )
+        folders = [(path.parent, home / path.parent) for home in (Path(), *_HOMES) if (home / path.parent).is_dir()]
+        known = [str(name / one.name) for name, place in folders for one in place.iterdir() if one.suffix in _ENDINGS]
         raise ValueError(f"there is no file {path} (looked in {Path.cwd()}).{nearest(str(path), known)}")
     try:
         return path.read_text(encoding="utf-8")
@@ -142,7 +154,7 @@ def _text_of(path: Path) -> str:
 
 
 def _in_one_line(error: Exception) -> str:
-    """What a YAML parser found, and where."""
+    """Return a YAML error and its place in one line."""
     mark = getattr(error, "problem_mark", None)
     problem = str(getattr(error, "problem", None) or error).splitlines()[0].rstrip(".")
     if "'\\t'" in problem:

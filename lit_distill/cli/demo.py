@@ -1,4 +1,4 @@
-"""The whole story in a minute: a teacher, a student alone, and the same student distilled."""
+"""Train a teacher, a student without it, and the same student distilled, on handwritten digits."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
+from lit_distill.cli.words import Parser
 from lit_distill.data import Digits
 from lit_distill.models import SmallCNN
 from lit_distill.modules import DistillationModule, LogitDistillation, SupervisedModule
@@ -36,9 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Distil on scikit-learn's handwritten digits and print the outcome.
 
     Args:
-        arguments: ``--seeds``, ``--epochs`` and ``--logs``; the process's own where None.
+        arguments: ``--seeds``, ``--epochs`` and ``--logs``; if None, the process's own.
     """
-    parser = argparse.ArgumentParser(prog="lit-distill demo", description=__doc__)
+    parser = Parser("demo", __doc__)
     parser.add_argument("--seeds", type=_count, default=3, help="students trained each way (default: 3)")
     parser.add_argument("--epochs", type=_count, default=60, help="epochs of a student (default: 60)")
     parser.add_argument("--logs", default="runs/demo", help="TensorBoard folder (default: runs/demo)")
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
-    # Networks this small gain nothing from threads, which wait for each other where something else runs beside them.
+    # Networks this small gain nothing from threads, which wait for each other if something else runs.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

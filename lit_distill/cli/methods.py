@@ -1,8 +1,7 @@
-"""``lit-distill methods``: every method with what it needs, where it is from, and what it costs."""
+"""``lit-distill methods``: the methods, with what they read, their papers and their costs."""
 
 from __future__ import annotations
 
-import argparse
 import logging
 import re
 import time
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from lit_distill.batch.batch import Batch, BatchFormat
 from lit_distill.cli.bare_names import bare_names, imported
+from lit_distill.cli.words import Parser
 from lit_distill.criteria import Criterion, FeatureCriterion, HardTarget, SoftTarget
 from lit_distill.criteria.base import Citation
 from lit_distill.engine.distiller import Distiller
@@ -34,7 +34,7 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class Row:
-    """A method's line.
+    """One line of the table.
 
     Attributes:
         config: The file in ``configs/methods``, without its ending.
@@ -42,10 +42,10 @@ class Row:
         method: Name in the literature.
         year: Of the paper.
         paper: Authors, year and title.
-        needs: What it reads.
-        weight: The config's, the largest where it is scheduled.
-        parameters: Number that it trains beside the student, for ResNet-56 to ResNet-20.
-        time: A training step's time over that with plain soft targets; None where it was not measured.
+        needs: The inputs that it reads.
+        weight: The config's; the largest of its schedule if it has one.
+        parameters: Number that it trains in addition to the student, for ResNet-56 to ResNet-20.
+        time: A training step's time relative to plain soft targets; None if not measured.
     """
 
     config: str
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str]) -> None:
     Args:
         arguments: ``--time`` measures a training step with each; a minute.
     """
-    parser = argparse.ArgumentParser(prog="lit-distill methods", description=__doc__)
+    parser = Parser("methods", __doc__)
     parser.add_argument("--time", action="store_true", help="measure a training step with each method (a minute)")
     options = parser.parse_args(list(arguments))
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # each method would print its layers
@@ -73,17 +73,17 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def rows(timed: bool = False) -> list[Row]:
-    """A line for every config in ``configs/methods``.
+    """Return a line for each config in ``configs/methods``.
 
     Args:
-        timed: Measure a training step with each.
+        timed: Measure a training step of each.
     """
     found = [row for path in method_configs() for row in _rows_of(path, timed)]
     return sorted(found, key=lambda row: (row.needs, row.year, row.name))
 
 
 def method_configs() -> list[Path]:
-    """The methods' configs, those that come with the package or lie beside it."""
+    """Return the paths of the methods' configs."""
     folder = next(
         home / "configs/methods" for home in (_PACKAGE, _PACKAGE.parent) if (home / "configs/methods").is_dir()
     )
@@ -91,7 +91,7 @@ def method_configs() -> list[Path]:
 
 
 def as_markdown(found: Sequence[Row]) -> str:
-    """The table in Markdown."""
+    """Return the table in Markdown."""
     timed = any(row.time is not None for row in found)
     heads = [
         "config",
@@ -166,7 +166,7 @@ def _rows_of(path: Path, timed: bool) -> list[Row]:
 
 
 def _origin(citation: Citation, path: Path) -> tuple[str, int, str]:
-    """Method, year and paper; those of the config's heading where its options make another paper's method."""
+    """Return method, year and paper: the config's heading wins if its options make another paper's method."""
     year = int(re.findall(r"(?:19|20)\d\d", citation.paper)[0])
     heading = " ".join(line.removeprefix("# ") for line in path.read_text().splitlines()[1:4] if line.startswith("# "))
     named = re.search(r"\(([^()]*?((?:19|20)\d\d)[^()]*)\)", heading)
@@ -176,7 +176,7 @@ def _origin(citation: Citation, path: Path) -> tuple[str, int, str]:
 
 
 def _is_the_method(criterion: Criterion, criteria: Mapping[str, Criterion]) -> bool:
-    """Whether a criterion is what its config is about: not the labels, nor soft targets beside something else."""
+    """Return True if a config is about this criterion, and it does not merely accompany another."""
     others = [other for other in criteria.values() if not isinstance(other, (HardTarget, SoftTarget))]
     return criterion in others if others else isinstance(criterion, SoftTarget)
 
@@ -187,7 +187,7 @@ def _batch(size: int) -> Batch:
 
 
 def weight_of(settings: Mapping[str, Any], name: str) -> float:
-    """A criterion's weight in a config; the largest of its schedule where it has one."""
+    """Return a criterion's weight in a config; the largest of its schedule if it has one."""
     schedule = (settings.get("schedules") or {}).get(f"{name}.weight")
     if schedule is None:
         return float(settings["weights"][name])
@@ -220,7 +220,7 @@ def instantiate(spec: Any) -> Any:
 
 
 def needs(criterion: Criterion) -> str:
-    """What a criterion reads of the two networks and the batch."""
+    """Return what a criterion reads of the networks and the batch."""
     found = []
     if criterion.student_layers or isinstance(criterion, FeatureCriterion):
         found.append("features")
@@ -232,7 +232,7 @@ def needs(criterion: Criterion) -> str:
 
 
 def step_time(distiller: Distiller, data: Batch, rounds: int = 3) -> float:
-    """Seconds of the fastest of a few training steps: both networks, the criteria and the backward pass."""
+    """Return the seconds of the fastest of a few training steps: both networks, the criteria and the backward pass."""
     assert isinstance(data.inputs, Tensor)
     distiller.student.train()
     best = float("inf")

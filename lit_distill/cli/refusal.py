@@ -1,4 +1,4 @@
-"""How a command ends that cannot be run: with what first went wrong, in one paragraph."""
+"""Ends a command that cannot run, with its first error in one line."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _PACKAGE = Path(__file__).parents[1]
 
 
 def refuse(reason: str, files: Sequence[str] = ()) -> NoReturn:
-    """End the command with what is wrong, in one paragraph.
+    """End the command with an error in one line.
 
     Args:
-        reason: What is wrong.
-        files: The config files in which it is.
+        reason: The error.
+        files: The config files that it is in.
     """
     where = f"{', '.join(files)}: " if files else ""
     print(f"lit-distill: {where}{reason}", file=sys.stderr)
@@ -23,7 +23,7 @@ def refuse(reason: str, files: Sequence[str] = ()) -> NoReturn:
 
 
 def origin(error: BaseException) -> str:
-    """The file in which an error was raised."""
+    """Return the file that raised an error."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -31,12 +31,12 @@ def origin(error: BaseException) -> str:
 
 
 def is_ours(error: BaseException) -> bool:
-    """Whether an error was raised in this package."""
+    """Return True if this package raised an error."""
     return origin(error).startswith(str(_PACKAGE))
 
 
 def behind(error: BaseException) -> Iterator[BaseException]:
-    """An error, and those that it was raised in answer to, the first one last."""
+    """Yield an error and its causes, the first cause last."""
     seen: set[int] = set()
     inner: BaseException | None = error
     while inner is not None and id(inner) not in seen:  # one that is raised again may be behind itself
@@ -46,10 +46,10 @@ def behind(error: BaseException) -> Iterator[BaseException]:
 
 
 def without_parser(error: BaseException) -> BaseException:
-    """The error behind those that the parser wraps around it; itself where it is the parser's own."""
+    """Return the error behind those of the parser; the error itself if only the parser raised."""
     return next((inner for inner in behind(error) if "jsonargparse" not in origin(inner)), error)
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """What first went wrong in this package, behind the errors that a parser wraps around it; else the error itself."""
+    """Return the first error of this package among an error's causes; else the error itself."""
     return next((inner for inner in reversed(list(behind(error))) if is_ours(inner)), error)

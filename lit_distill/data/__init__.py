@@ -1,4 +1,4 @@
-"""DataModules that the configs and tests need; bring your own for all else."""
+"""DataModules for the configs and tests; bring your own for anything else."""
 
 from lit_distill.data.base import ImageDataModule
 from lit_distill.data.cifar import CIFAR10, CIFAR100

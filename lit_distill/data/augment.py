@@ -1,4 +1,4 @@
-"""torchvision's commonest random transforms, for a batch at once, each sample from a seed of its own."""
+"""torchvision's most common random transforms on a whole batch, with one seed per sample."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class BatchAugment:
 
         Args:
             images: ``[B, C, H, W]``.
-            seeds: ``[B]``, int64; sample ``i`` depends on ``images[i]`` and ``seeds[i]`` alone.
+            seeds: ``[B]``, int64; sample ``i`` depends only on ``images[i]`` and ``seeds[i]``.
         """
         for position, transform in enumerate(self.transforms):
             own = hashed(seeds, position)
@@ -52,7 +52,7 @@ class BatchAugment:
 
 
 def hashed(seeds: Tensor, stream: int) -> Tensor:
-    """Independent 64-bit numbers from seeds and a stream's number: splitmix64 (Steele et al. 2014), in int64.
+    """Return independent 64-bit numbers from seeds and a stream number: splitmix64 (Steele et al. 2014), in int64.
 
     Args:
         seeds: Any shape, int64.
@@ -73,18 +73,18 @@ def _signed(value: int) -> int:
 
 
 def _shifted(z: Tensor, bits: int) -> Tensor:
-    """An unsigned shift to the right: torch's own copies the sign."""
+    """Shift to the right without a sign: torch's own shift copies it."""
     shifted: Tensor = (z >> bits) & (2 ** (64 - bits) - 1)
     return shifted
 
 
 def uniform(seeds: Tensor, stream: int) -> Tensor:
-    """Numbers in [0, 1), float64, of the seeds' shape."""
+    """Return numbers in [0, 1), float64, of the seeds' shape."""
     return _shifted(hashed(seeds, stream), 11).double().mul(2.0**-53)
 
 
 def integers(seeds: Tensor, stream: int, count: int) -> Tensor:
-    """Integers from 0 to ``count - 1``, of the seeds' shape."""
+    """Return integers from 0 to ``count - 1``, of the seeds' shape."""
     return (uniform(seeds, stream) * count).long()
 
 
@@ -99,7 +99,7 @@ def flip(images: Tensor, chosen: Tensor) -> Tensor:
 
 
 def crop(images: Tensor, top: Tensor, left: Tensor, height: int, width: int) -> Tensor:
-    """Cut a window of one size, at a place of its own, out of every image.
+    """Cut a window of one size out of every image, each at its own place.
 
     Args:
         images: ``[B, C, H, W]``.
@@ -108,7 +108,7 @@ def crop(images: Tensor, top: Tensor, left: Tensor, height: int, width: int) -> 
         height: Of the window.
         width: Of the window.
     """
-    # A view of every possible window, of which one an image is copied.
+    # A view of every possible window, of which one per image is copied.
     windows = images.unfold(2, height, 1).unfold(3, width, 1)
     index = torch.arange(len(images), device=images.device)
     cut: Tensor = windows[index, :, top.to(images.device), left.to(images.device)]

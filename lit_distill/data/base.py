@@ -1,4 +1,4 @@
-"""What the image DataModules share: splits that never overlap, transforms, MixUp, loaders."""
+"""Base of the image DataModules: splits that never overlap, transforms, MixUp, loaders."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ class ImageDataModule(Revivable, LightningDataModule, ABC):  # type: ignore[misc
     """Training, validation and test images.
 
     The validation data are held out from the training data by a seeded split of each class, unless the data
-    set brings its own; the test data are opened by ``test`` and ``predict`` alone.
+    set brings its own; only ``test`` and ``predict`` open the test data.
 
     Args:
-        batch_size: Images a batch, of one process.
-        num_workers: Processes that load; 0 loads in the main one. Where None, one a usable core, at most 8.
+        batch_size: Images per batch and process.
+        num_workers: Processes that load; 0 loads in the main one. If None, one per available core, up to 8.
         val_fraction: Share of the training data held out for validation, in (0, 1).
-        train_size: Keep so many training images, evenly from each class; all where None.
-        split_seed: Of the split and of ``train_size``, apart from the seed of the training.
-        augment: Transforms of the training images alone, before they become floats.
+        train_size: Number of training images to keep, evenly from each class; all if None.
+        split_seed: Seed of the split and of ``train_size``, separate from the seed of the training.
+        augment: Transforms of the training images only, before they become floats.
         mix: MixUp or CutMix (``torchvision.transforms.v2``) of training batches, before both networks.
-        in_memory: True decodes every image once, when it is opened, and makes batches out of memory; ``device``
+        in_memory: True decodes every image once, when the data are opened, and makes batches from memory; ``device``
             keeps the images on the trainer's device and makes the batches there. For images of one size that
             take less than half of the free memory. A sample is augmented as before, by other random numbers;
             images are brought to their size before it.
-        labelled: Keep the labels of so many training images, evenly from each class (those that ``train_size`` would keep);
-            the others get -100, which trains nothing. All labels are kept where None.
+        labelled: Number of training images that keep their label, evenly from each class (those that ``train_size`` would
+            keep); the others get -100, which trains nothing. All keep it if None.
 
     Raises:
         ValueError: An argument is out of range.
@@ -90,11 +90,11 @@ class ImageDataModule(Revivable, LightningDataModule, ABC):  # type: ignore[misc
 
     @abstractmethod
     def open_training(self) -> tuple[Dataset[Sample], Dataset[Sample]]:
-        """The training and the validation data."""
+        """Open the training and the validation data."""
 
     @abstractmethod
     def open_test(self) -> Dataset[Sample]:
-        """The test data."""
+        """Open the test data."""
 
     def setup(self, stage: str) -> None:
         """Open what a stage needs, once."""
@@ -104,7 +104,7 @@ class ImageDataModule(Revivable, LightningDataModule, ABC):  # type: ignore[misc
             self.test_data = self._place(self.open_test())
 
     def _place(self, data: Dataset[Sample]) -> Dataset[Sample]:
-        """Put data in memory where their batches are to be made."""
+        """Move data in memory to the device that makes their batches."""
         if self.in_memory == "device" and isinstance(data, MemoryDataset) and self.trainer is not None:
             return data.to(self.trainer.strategy.root_device)
         return data
@@ -150,7 +150,7 @@ class ImageDataModule(Revivable, LightningDataModule, ABC):  # type: ignore[misc
     ) -> tuple[Dataset[Sample], Dataset[Sample]]:
         """Split one data set, seen with and without augmentation, into training and validation.
 
-        ``labels`` are those of the indices ``among``; of the whole data set where that is None.
+        ``labels`` are those of the indices ``among``; of the whole data set if that is None.
         """
         held, kept = split_by_class(labels, self.val_fraction, self.split_seed)
         places = among if among is not None else range(len(labels))
@@ -166,7 +166,7 @@ class ImageDataModule(Revivable, LightningDataModule, ABC):  # type: ignore[misc
         return hide_labels(part, [place for place, index in enumerate(chosen) if index not in shown])
 
     def _limit(self, name: str, size: int | None, labels: Sequence[int], indices: list[int]) -> list[int]:
-        """Keep so many of the training images, evenly from each class."""
+        """Return the given number of training images, evenly from each class."""
         if size is None:
             return indices
         if not 0 < size <= len(indices):
@@ -176,7 +176,7 @@ class ImageDataModule(Revivable, LightningDataModule, ABC):  # type: ignore[misc
         return [indices[i] for i in chosen]
 
     def _part(self, data: Dataset[Sample], indices: Sequence[int], augmented: bool = False) -> Dataset[Sample]:
-        """Some of a data set's samples, kept in memory if that is wanted."""
+        """Return some of a data set's samples, in memory if ``in_memory`` is set."""
         return self._remember(data, indices, augmented) if self.in_memory else Subset(data, indices)
 
     def _remember(self, data: Any, indices: Sequence[int], augmented: bool) -> MemoryDataset:

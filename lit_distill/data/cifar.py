@@ -20,18 +20,18 @@ class CIFAR10(ImageDataModule):
     Args:
         root: Folder of the data set.
         download: Fetch it if it is not there.
-        batch_size: As in ``ImageDataModule``.
-        num_workers: As in ``ImageDataModule``.
-        val_fraction: As in ``ImageDataModule``.
-        train_size: As in ``ImageDataModule``.
-        split_seed: As in ``ImageDataModule``.
-        augment: As in ``ImageDataModule``; a random crop of the image padded by 4, and a horizontal flip,
-            where None.
-        mix: As in ``ImageDataModule``.
+        batch_size: Images per batch and process.
+        num_workers: Processes that load; 0 loads in the main one. If None, one per available core, up to 8.
+        val_fraction: Share of the training data held out for validation, in (0, 1).
+        train_size: Number of training images to keep, evenly from each class; all if None.
+        split_seed: Seed of the split and of ``train_size``, separate from the seed of the training.
+        augment: Transforms of the training images only, before they become floats; if None, a random crop of the image
+            padded by 4, and a horizontal flip.
+        mix: MixUp or CutMix (``torchvision.transforms.v2``) of training batches, before both networks.
         mean: Per channel, of images in [0, 1]; ImageNet's, which the shared CIFAR weights were trained with.
         std: Per channel.
-        in_memory: As in ``ImageDataModule``.
-        labelled: As in ``ImageDataModule``.
+        in_memory: True decodes every image once and makes batches from memory; ``device`` makes them on the trainer's device.
+        labelled: Number of training images that keep their label, evenly from each class; the others train nothing.
     """
 
     dataset: ClassVar[type[TorchvisionCIFAR10]] = TorchvisionCIFAR10

@@ -17,12 +17,12 @@ class DigitTasks(Digits):
     A batch is ``(images, {"digit": [B], "parity": [B]})``.
 
     Args:
-        batch_size: As in ``ImageDataModule``.
-        num_workers: As in ``ImageDataModule``.
-        val_fraction: As in ``ImageDataModule``.
-        train_size: As in ``ImageDataModule``.
-        split_seed: As in ``ImageDataModule``.
-        augment: As in ``ImageDataModule``.
+        batch_size: Images per batch and process.
+        num_workers: Processes that load; 0 loads in the main one. If None, one per available core, up to 8.
+        val_fraction: Share of the training data held out for validation, in (0, 1).
+        train_size: Number of training images to keep, evenly from each class; all if None.
+        split_seed: Seed of the split and of ``train_size``, separate from the seed of the training.
+        augment: Transforms of the training images only, before they become floats.
     """
 
     def __init__(

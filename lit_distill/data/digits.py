@@ -22,15 +22,15 @@ class Digits(ImageDataModule):
     A quarter is the test set, the same whatever the seeds. Inputs are ``[1, 8, 8]`` in [0, 1].
 
     Args:
-        batch_size: As in ``ImageDataModule``.
-        num_workers: As in ``ImageDataModule``.
-        val_fraction: As in ``ImageDataModule``.
-        train_size: As in ``ImageDataModule``.
-        split_seed: As in ``ImageDataModule``.
-        augment: As in ``ImageDataModule``.
-        mix: As in ``ImageDataModule``.
-        in_memory: As in ``ImageDataModule``; the digits are in memory as it is, and True augments in batches.
-        labelled: As in ``ImageDataModule``.
+        batch_size: Images per batch and process.
+        num_workers: Processes that load; 0 loads in the main one. If None, one per available core, up to 8.
+        val_fraction: Share of the training data held out for validation, in (0, 1).
+        train_size: Number of training images to keep, evenly from each class; all if None.
+        split_seed: Seed of the split and of ``train_size``, separate from the seed of the training.
+        augment: Transforms of the training images only, before they become floats.
+        mix: MixUp or CutMix (``torchvision.transforms.v2``) of training batches, before both networks.
+        in_memory: True augments in batches; the digits are in memory either way.
+        labelled: Number of training images that keep their label, evenly from each class; the others train nothing.
 
     Raises:
         ImportError: scikit-learn is missing.

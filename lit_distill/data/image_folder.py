@@ -1,4 +1,4 @@
-"""Your own images, in a folder a class."""
+"""Images of your own, one folder per class."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from lit_distill.utils.arguments import check_folder, check_number, check_whole
 class ImageFolder(ImageDataModule):
     """Images as ``root/train/<class>/…``, ``root/val/<class>/…`` and ``root/test/<class>/…``.
 
-    Without ``val``, it is split off ``train``. Without ``train``, the classes lie right under ``root`` and
-    all three are split off them.
+    Without ``val``, validation data are split off ``train``. Without ``train``, the classes lie directly under ``root``,
+    and all three parts are split off them.
 
     Args:
         root: Folder of the data set.
-        batch_size: As in ``ImageDataModule``.
-        num_workers: As in ``ImageDataModule``.
-        val_fraction: As in ``ImageDataModule``; read where there is no ``val`` folder.
-        test_fraction: Share held out for the test, in (0, 1); read where there is no ``train`` folder.
-        train_size: As in ``ImageDataModule``.
-        split_seed: As in ``ImageDataModule``.
-        augment: As in ``ImageDataModule``.
-        mix: As in ``ImageDataModule``.
-        image_size: Bring every image to this size; images are taken as they are where None.
+        batch_size: Images per batch and process.
+        num_workers: Processes that load; 0 loads in the main one. If None, one per available core, up to 8.
+        val_fraction: Share of the training data held out for validation, in (0, 1), if there is no ``val`` folder.
+        test_fraction: Share held out for the test, in (0, 1), if there is no ``train`` folder.
+        train_size: Number of training images to keep, evenly from each class; all if None.
+        split_seed: Seed of the split and of ``train_size``, separate from the seed of the training.
+        augment: Transforms of the training images only, before they become floats.
+        mix: MixUp or CutMix (``torchvision.transforms.v2``) of training batches, before both networks.
+        image_size: Bring every image to this size; if None, they keep their size.
         mean: Per channel, of images in [0, 1].
         std: Per channel.
-        in_memory: As in ``ImageDataModule``.
-        labelled: As in ``ImageDataModule``.
+        in_memory: True decodes every image once and makes batches from memory; ``device`` makes them on the trainer's device.
+        labelled: Number of training images that keep their label, evenly from each class; the others train nothing.
 
     Raises:
         FileNotFoundError: A folder is missing or has no images.

@@ -1,4 +1,4 @@
-"""Training data of which only a part is labelled."""
+"""Training data that are labelled only in part."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from lit_distill.data.memory import MemoryDataset
 
 
 def hide_labels(data: Dataset[tuple[Any, Any]], hidden: Sequence[int]) -> Dataset[tuple[Any, Any]]:
-    """The same samples, some of them with the label -100, which trains nothing.
+    """Return the same samples, some of them with the label -100, which trains nothing.
 
     Args:
         data: Samples and integer labels.
-        hidden: The places of those whose labels are hidden.
+        hidden: Indices of the samples whose labels are hidden.
     """
     if not hidden:
         return data

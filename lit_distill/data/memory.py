@@ -67,12 +67,12 @@ class MemoryDataset(Dataset[MemoryBatch]):
         return images[0], labels[0]
 
     def __getitems__(self, indices: Sequence[int]) -> MemoryBatch:
-        """A batch, collated; its seeds are drawn from torch's global generator where there is augmentation."""
+        """Return a collated batch, with seeds of torch's global generator if there is augmentation."""
         seeds = torch.randint(2**63 - 1, (len(indices),)).tolist() if self.augment else [0] * len(indices)
         return self.get_seeded(indices, seeds)
 
     def get_seeded(self, indices: Sequence[int], seeds: Sequence[int]) -> MemoryBatch:
-        """A batch, collated, in which sample ``i`` is augmented as ``seeds[i]`` says, whatever its neighbours.
+        """Return a collated batch in which only ``seeds[i]`` decides how sample ``i`` is augmented.
 
         Args:
             indices: Which samples.
@@ -86,9 +86,9 @@ class MemoryDataset(Dataset[MemoryBatch]):
         return self.finish(images), self.labels[chosen]
 
     def get_marks(self, indices: Sequence[int]) -> Marks:
-        """32 bits of each stored image and its label, by which a recording notices other ones.
+        """Return 32 bits of each stored image and its label, by which a recording notices changed data.
 
-        They are taken once, and again where the images were changed in place.
+        They are computed once, and again if the images were changed in place.
         """
         stored = [(id(part), part._version) for part in (self.images, self.labels)]
         if self._marks is None or self._marks[0] != stored:
@@ -97,7 +97,7 @@ class MemoryDataset(Dataset[MemoryBatch]):
 
 
 def collate(batch: Any) -> Any:
-    """The collate function of a loader whose data set collates: a list of single samples alone needs it."""
+    """Collate a list of single samples; a batch that the data set has collated is returned as it is."""
     return default_collate(batch) if isinstance(batch, list) else batch
 
 
@@ -107,7 +107,7 @@ def decode(read: Callable[[int], Any], indices: Sequence[int], fit: Callable[[Te
     Args:
         read: From an index to an image: PIL, array or tensor.
         indices: Which images, in order.
-        fit: Brings each to one size; images keep theirs where None.
+        fit: Brings each to one size; if None, they keep their size.
 
     Returns:
         ``[N, C, H, W]`` of the images' own type.
@@ -145,7 +145,7 @@ def decode(read: Callable[[int], Any], indices: Sequence[int], fit: Callable[[Te
 
 
 def refuse_too_large(needed: int, count: int, free: int | None) -> None:
-    """Refuse images that need more than half of the free memory; pass where the system does not tell.
+    """Refuse images that need more than half of the free memory; pass if the system does not report it.
 
     Raises:
         MemoryError: They do.
@@ -158,7 +158,7 @@ def refuse_too_large(needed: int, count: int, free: int | None) -> None:
 
 
 def free_memory() -> int | None:
-    """Bytes of memory that programs can still have, as Linux counts them; None elsewhere."""
+    """Return the bytes of memory available to programs on Linux; None elsewhere."""
     try:
         with open("/proc/meminfo") as lines:
             return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
@@ -167,6 +167,6 @@ def free_memory() -> int | None:
 
 
 def usable_cores() -> int:
-    """Cores that this process may use, at most 8: more loaders seldom load faster."""
+    """Return the number of cores that this process may use, up to 8: more loaders seldom load faster."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, _MOST_CORES)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch import Trainer
 
-from lit_distill.cli.command import DistillationCLI, find_configs
+from lit_distill.cli.config_files import find_configs
+from lit_distill.cli.fit import DistillationCLI
+from lit_distill.cli.words import Parser
 from lit_distill.doctor.examining import diagnose
 from lit_distill.doctor.setup import setup_of
 from lit_distill.doctor.trainer import MOST_STEPS, quiet_trainer
@@ -18,9 +19,11 @@ from lit_distill.doctor.trainer import MOST_STEPS, quiet_trainer
 class _Fit(DistillationCLI):
     """Builds what ``fit`` would, with a Trainer that writes nothing."""
 
+    saves_config = False
+
     def __init__(self, arguments: list[str], steps: int) -> None:
         self._steps = steps
-        super().__init__(arguments, run=False, record=True)  # record: the config is saved nowhere
+        super().__init__(arguments, run=False)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         return quiet_trainer({**self.config_init["trainer"], **kwargs}, self._steps)
@@ -35,16 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 1 if a bug was found.
     """
-    parser = argparse.ArgumentParser(
-        prog="lit-distill doctor",
-        usage="lit-distill doctor --config FILE [--config FILE ...] [--steps N] [--OPTION VALUE ...]",
-        description="Run a set-up for a few training steps and look for mistakes in it: in the teacher, the criteria, what "
-        "trains, and the numbers. Takes what `lit-distill fit` takes. Nothing is logged or saved.",
-        allow_abbrev=False,
+    parser = Parser(
+        "doctor",
+        "Run a set-up for a few training steps and look for mistakes in it: in the teacher, the criteria, what trains, and the "
+        "numbers. Takes what `lit-distill fit` takes. Nothing is logged or saved.",
+        "--config FILE [--config FILE ...] [--steps N] [--OPTION VALUE ...]",
     )
-    parser.add_argument("--config", required=True, action="append", help="as for fit")
+    parser.add_argument("-c", "--config", required=True, action="append", help="as for fit")
     parser.add_argument("--steps", type=int, default=MOST_STEPS, help=f"training batches to run, 1 to {MOST_STEPS}")
-    options, further = parser.parse_known_args(arguments)
+    options, further = parser.parse_some(arguments)
     if not 1 <= options.steps <= MOST_STEPS:
         parser.error(f"--steps must be 1 to {MOST_STEPS}, not {options.steps}.")
     words = [word for path in find_configs(options.config) for word in ("--config", path)]

@@ -15,6 +15,7 @@ from lit_distill.files.checkpoint_file import first_line, read_checkpoint
 from lit_distill.models.finding import Entries, choose_network, same_tensors
 from lit_distill.models.suitable import add_tied, mismatches, optional_names, refuse_unfillable, unsuitable
 from lit_distill.utils.arguments import check_flag, check_named, check_network, wrong_type
+from lit_distill.utils.names import nearest
 
 _NESTED_KEYS = ("state_dict", "model_state_dict", "model", "net", "student", "module", "weights")
 _WRAPPERS = (
@@ -130,7 +131,8 @@ def _existing(checkpoint: str | Path) -> Path:
             f"load reads files of this machine: download {checkpoint} first, and give the file's path."
         )
     kind = "it is a folder" if path.is_dir() else f"looked in {path.parent.absolute()}"
-    raise FileNotFoundError(f"no checkpoint at {path} ({kind}).")
+    known = [str(path.parent / one.name) for one in path.parent.glob("*")] if path.parent.is_dir() else []
+    raise FileNotFoundError(f"no checkpoint at {path} ({kind}).{nearest(str(path), known)}")
 
 
 def _read(path: Path, trust: bool) -> Any:

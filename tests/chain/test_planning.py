@@ -113,9 +113,9 @@ def test_settings_are_the_whole_config_defaults_included(capsys: pytest.CaptureF
 
 
 def test_an_option_that_fit_would_refuse_is_refused_before_anything_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="link 'one' cannot run"):
+    with pytest.raises(SystemExit, match=r"link 'one' cannot run, and nothing was run: .*'trainer\.epochs'"):
         settings_of(link_with(**{"trainer.epochs": 12}))
-    assert "trainer.epochs" in capsys.readouterr().err
+    assert capsys.readouterr().err == ""
 
 
 def test_the_old_name_of_a_planned_link_still_works_with_a_warning() -> None:

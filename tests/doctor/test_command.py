@@ -63,7 +63,7 @@ def test_refuses_wrong_words(words: list[str], capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit) as stopped:
         main(words)
     assert stopped.value.code == 2
-    assert re.search("--steps must be 1 to 20|required: --config", capsys.readouterr().err)
+    assert re.search("--steps must be 1 to 20|required: -c/--config", capsys.readouterr().err)
 
 
 def test_a_report_counts_and_explains() -> None:
