@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import lit_distill
+from lit_distill.cli.command import VERBS
 
 PAGES = sorted((Path(__file__).resolve().parents[2] / "docs" / "reference").glob("*.md"))
 NAMES = sorted({name for page in PAGES for name in re.findall(r"^::: (\S+)$", page.read_text(), re.MULTILINE)})
@@ -36,3 +37,9 @@ def test_functions_that_their_module_hides_are_named(module: str) -> None:
 def test_every_page_is_in_the_index() -> None:
     index = next(page for page in PAGES if page.name == "index.md").read_text()
     assert [page.name for page in PAGES if page.name != "index.md" and f"({page.name})" not in index] == []
+
+
+def test_every_verb_is_on_the_page_of_the_command_line() -> None:
+    page = next(page for page in PAGES if page.name == "cli.md").read_text()
+    verbs = {word for row in re.findall(r"^\| (`.+?) \|", page, re.MULTILINE) for word in re.findall(r"`(\w+)", row)}
+    assert verbs == set(VERBS)
