@@ -111,7 +111,7 @@ class TokenRelation(FeatureCriterion):
         student_layer: A layer reference, a glob or a list of them; feature maps or tokens.
         teacher_layer: The teacher's layers, as many.
         kind: ``gram`` or ``softmax``.
-        temperature: Above 0; only read by ``softmax``.
+        temperature: The softmax temperature, above 0; only read by ``softmax``.
 
     Raises:
         ValueError: An argument is none of its choices, or the temperature is not above 0.
