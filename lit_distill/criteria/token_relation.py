@@ -125,7 +125,7 @@ class TokenRelation(FeatureCriterion):
 
     citation = Citation(
         "Gram / token relation",
-        'Siméoni et al. 2025, "DINOv3", arXiv',
+        'Siméoni et al. 2025, "DINOv3", arXiv 2508.10104',
         weight=2,
         url="https://arxiv.org/abs/2508.10104",
     )
