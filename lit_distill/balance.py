@@ -87,7 +87,7 @@ class GradientNorm(Balance):
         reference: The criterion that the others are measured by.
         ratio: Multiplies all weights but the reference's; above 0.
         every: Number of batches from one measurement to the next, at least 1.
-        momentum: Of the moving average, in [0, 1).
+        momentum: The momentum of the moving average of the norms, in [0, 1).
 
     Raises:
         ValueError: An argument is out of range.

@@ -8,13 +8,10 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from lit_distill.utils.arguments import as_float, check_choice, check_number, wrong_type
-from lit_distill.utils.plotting import axes_or_new
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from lit_distill.utils.plotting import Axes, axes_or_new
 
 Unit = Literal["epoch", "step"]
 UNITS: tuple[Unit, ...] = ("epoch", "step")

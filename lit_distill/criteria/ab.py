@@ -47,7 +47,7 @@ class AB(FeatureCriterion):
     Args:
         student_layer: A layer reference, a glob or a list of them, from the first to the last.
         teacher_layer: The teacher's layers, as many.
-        margin: Above 0; 1 in the authors' code.
+        margin: The margin around the boundary, above 0; 1 in the authors' code.
 
     Raises:
         ValueError: The margin is out of range.

@@ -40,8 +40,8 @@ def correlation_congruence(student: Tensor, teacher: Tensor, gamma: float = 0.4,
     Args:
         student: Embeddings ``[B, …]``, flattened.
         teacher: ``[B, …]``; its other dimensions need not match.
-        gamma: Of the kernel, above 0.
-        order: Of the expansion, at least 1.
+        gamma: The scale of the Gaussian kernel, above 0.
+        order: The order of its expansion, at least 1.
 
     Examples:
         >>> student, teacher = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.0], [1.0, 0.0]])
@@ -66,8 +66,8 @@ class CC(FeatureCriterion):
     Args:
         student_layer: A layer reference, a glob or a list of them.
         teacher_layer: The teacher's layers, as many.
-        gamma: Of the kernel, above 0; 0.4 in the paper.
-        order: Of the expansion, at least 1; 2 in the paper.
+        gamma: The scale of the Gaussian kernel, above 0; 0.4 in the paper.
+        order: The order of the kernel's expansion, at least 1; 2 in the paper.
 
     Raises:
         ValueError: An argument is out of range.

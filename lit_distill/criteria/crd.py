@@ -42,7 +42,7 @@ def contrast(
         positive: One per anchor, ``[B, D]``.
         negatives: Shared by all anchors, ``[N, D]``.
         allowed: True if a negative counts for an anchor, ``[B, N]``.
-        temperature: Above 0.
+        temperature: The temperature of the similarities, above 0.
         objective: ``nce`` or ``info_nce``.
     """
     score_p = (anchor * positive).sum(1) / temperature
@@ -77,7 +77,7 @@ def crd(
         labels: The class of each sample, ``[B]`` (-1 if unknown): samples of one class are not negatives of each other.
             If None, every other sample is a negative.
         queue: Further negatives: the student's unit vectors ``[K, D]``, the teacher's, and their classes ``[K]``.
-        temperature: Above 0.
+        temperature: The temperature of the similarities, above 0.
         objective: ``nce`` (the paper's) or ``info_nce``, a softmax over the positive and the negatives.
 
     Examples:

@@ -39,7 +39,7 @@ def ctkd(student: Tensor, teacher: Tensor, temperature: Tensor, strength: float 
         student: Logits ``[N, C]``, in float32 or wider.
         teacher: Logits, the same shape.
         temperature: ``T``, a scalar above 0, which may require a gradient.
-        strength: Of the reversed gradient, at least 0.
+        strength: The factor of the reversed gradient, at least 0.
 
     Raises:
         ValueError: The shapes differ, or there is only one class.
@@ -74,7 +74,7 @@ class CTKD(Criterion):
     Args:
         low: The lowest temperature, above 0; 1 in the paper.
         span: The highest temperature minus the lowest, above 0; 20 in the paper.
-        strength: Of the reversed gradient, at least 0.
+        strength: The factor of the temperature's reversed gradient, at least 0.
         standardize: Whether to standardize each row of both networks' logits first (Sun et al. 2024).
 
     Raises:

@@ -61,7 +61,7 @@ class CWD(FeatureCriterion):
     Args:
         student_layer: A layer reference, a glob or a list of them; feature maps or tokens.
         teacher_layer: The teacher's layers, as many.
-        temperature: Above 0.
+        temperature: The softmax temperature, above 0.
 
     Raises:
         ValueError: The temperature is not above 0.
@@ -98,7 +98,7 @@ class CWDLogits(Criterion):
     are the tokens. It has no parameters.
 
     Args:
-        temperature: Above 0.
+        temperature: The softmax temperature, above 0.
 
     Raises:
         ValueError: The temperature is not above 0.

@@ -71,9 +71,9 @@ class DKD(Criterion):
     It has no parameters and costs a few softmaxes.
 
     Args:
-        alpha: The weight of TCKD, at least 0.
-        beta: The weight of NCKD, at least 0.
-        temperature: Above 0.
+        alpha: The weight of the label's class against the rest (TCKD), at least 0.
+        beta: The weight of the other classes among each other (NCKD), at least 0.
+        temperature: The temperature of both networks' softmax, above 0.
         standardize: Whether to standardize each row of both networks' logits first (Sun et al. 2024, with T 2).
 
     Raises:

@@ -176,10 +176,10 @@ class EnsembleTarget(Criterion):
     Args:
         teachers: The members to mix: layer references or globs. ``*`` is all of an ``Ensemble``.
         weighting: ``average``, ``confidence``, ``agreement`` or ``learned``.
-        temperature: Above 0.
-        weights: Of ``average``: finite and at least 0, one per teacher in the order of ``teachers``; made to sum to 1.
+        temperature: The softmax temperature, above 0.
+        weights: The weights for ``average``, at least 0, one per teacher in the order of ``teachers``; scaled to sum to 1.
             Equal if None.
-        tolerance: Of ``agreement``, in (0, 1]: the largest weight of one teacher. 0.6 in the authors' code.
+        tolerance: The largest weight of one teacher for ``agreement``, in (0, 1]; 0.6 in the authors' code.
         standardize: Whether to standardize each row of the student's and of every teacher's logits first (Sun et al. 2024),
             which makes the teachers equally sharp. Weights that depend on labels (``confidence``, ``learned``) are computed
             before.

@@ -170,7 +170,7 @@ def label_loss(
         task: ``multiclass``, ``binary``, ``multilabel`` or ``regression``.
         label_smoothing: In [0, 1); not for ``regression``.
         class_weights: One number per class, or None; not for ``regression``.
-        distance: Of ``regression``: ``l2``, ``l1`` or ``smooth_l1``.
+        distance: The distance for ``regression``: ``l2``, ``l1`` or ``smooth_l1``.
     """
     logits = at_least_float32(logits)
     if task == "multiclass":
@@ -200,7 +200,7 @@ class HardTarget(Criterion):
             mean; for ``binary`` and ``multilabel`` the weight of the positive term (``pos_weight``), one number for all
             classes or one for each. The modules' defaults have none: give ``criteria={"hard": HardTarget(class_weights=…),
             …}``.
-        distance: Of ``regression``: ``l2`` (mean squared error), ``l1`` or ``smooth_l1``.
+        distance: The distance for ``regression``: ``l2`` (mean squared error), ``l1`` or ``smooth_l1``.
 
     Raises:
         ValueError: An argument is out of range.

@@ -154,7 +154,7 @@ class MultiTeacher(FeatureCriterion):
         "RADIO / Theia / PHI-S",
         'Ranzinger et al. 2024, "AM-RADIO: Agglomerative Vision Foundation Model", CVPR; Shang et al. 2024, "Theia: '
         'Distilling Diverse Vision Foundation Models for Robot Learning", CoRL; Ranzinger et al. 2024, "PHI-S: '
-        'Distribution Balancing for Label-Free Multi-Teacher Distillation", arXiv',
+        'Distribution Balancing for Label-Free Multi-Teacher Distillation", arXiv 2410.01680',
         weight=1,
         url="https://arxiv.org/abs/2312.06709",
     )

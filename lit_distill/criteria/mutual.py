@@ -31,7 +31,7 @@ def mutual(
 
     Args:
         peers: Each peer's logits: ``[B, C]``, ``[B, T, C]`` or ``[B, C, H, W]``, all of one shape; 2 or more.
-        temperature: Above 0.
+        temperature: The softmax temperature, above 0.
         task: ``multiclass`` (softmax), ``binary`` or ``multilabel`` (sigmoid, mean over classes).
         mask: True at the rows that count: ``[N]``, ``[B, T]`` or ``[B, H, W]``; all if None.
         standardize: Whether to standardize each row first; not for sigmoids.
@@ -65,7 +65,7 @@ class Mutual(Criterion):
 
     Args:
         peers: The peers' layers, 2 or more.
-        temperature: Above 0; the paper's is 1.
+        temperature: The softmax temperature, above 0; the paper's is 1.
         task: ``multiclass``, ``binary`` or ``multilabel``.
         standardize: Whether to standardize each row of every peer's logits first (Sun et al. 2024); only ``multiclass``.
 

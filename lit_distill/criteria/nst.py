@@ -57,7 +57,7 @@ class NST(FeatureCriterion):
 
     citation = Citation(
         "NST",
-        'Huang and Wang 2017, "Like What You Like: Knowledge Distill via Neuron Selectivity Transfer", arXiv',
+        'Huang and Wang 2017, "Like What You Like: Knowledge Distill via Neuron Selectivity Transfer", arXiv 1707.01219',
         weight=50.0,
         url="https://arxiv.org/abs/1707.01219",
     )

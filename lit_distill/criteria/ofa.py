@@ -31,7 +31,7 @@ def ofa(student: Tensor, teacher: Tensor, target: Tensor, gamma: float = 1.5, te
         student: Logits ``[N, C]``, in float32 or wider.
         teacher: Logits, the same shape.
         target: Class indices ``[N]``; rows of -100 are left out, and the value is 0 if none is left.
-        gamma: At least 1.
+        gamma: The enhancement of the label, at least 1.
         temperature: ``T`` above 0.
 
     Raises:
@@ -116,7 +116,7 @@ class OFA(Criterion):
     Args:
         student_layer: The stages, a layer reference, a list of them or a glob.
         gamma: The enhancement of the label's part, at least 1.
-        temperature: Above 0; 1 in the authors' code.
+        temperature: The softmax temperature, above 0; 1 in the authors' code.
         output: Whether the student's own logits are taught in the same way.
         standardize: Whether to standardize each row of the exits' and the teacher's logits first (Sun et al. 2024, who did
             not try it here).

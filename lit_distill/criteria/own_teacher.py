@@ -37,7 +37,7 @@ def own_teacher(
         deepest: The network's own logits, the same shape.
         target: Class indices ``[B]`` or probabilities ``[B, C]``; 0, 1 or probabilities for ``binary`` and ``multilabel``.
         alpha: The deepest exit's share, in [0, 1].
-        temperature: Above 0, of both exits in the second term.
+        temperature: The softmax temperature of both exits in the second term, above 0.
         task: ``multiclass``, ``binary`` or ``multilabel``.
         sample_weight: How much each sample's labels count, ``[B]``; None if all count alike.
 
@@ -68,7 +68,7 @@ class OwnTeacher(Criterion):
         student_layer: The positions of the exits: a layer reference, a glob or a list of them, without the last layer.
         deepest_layer: The deepest feature, which the exits' features match through projectors; if None, they do not.
         alpha: The last layer's share of an exit's loss, in [0, 1]; the labels have the rest. The paper's code has 0.3.
-        temperature: Above 0; the paper's code has 3.
+        temperature: The softmax temperature, above 0; the paper's code has 3.
         feature_weight: λ, the weight of the feature term, at least 0; 0.03 is the usual setting.
         task: ``multiclass``, ``binary`` or ``multilabel``.
 

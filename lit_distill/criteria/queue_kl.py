@@ -68,8 +68,8 @@ class QueueKL(FeatureCriterion):
         student_layer: The layer that gives the student's embedding.
         teacher_layer: The teacher's.
         size: Length of the queue, at least 1.
-        temperature: Above 0.
-        teacher_temperature: Above 0; the same as ``temperature`` if None.
+        temperature: The temperature of the student's similarities, above 0.
+        teacher_temperature: That of the teacher's, above 0; the same as ``temperature`` if None.
 
     Raises:
         ValueError: An argument is out of range; or, when built, there is more than one layer per network.

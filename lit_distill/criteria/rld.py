@@ -79,8 +79,8 @@ class RLD(Criterion):
     Args:
         alpha: The weight of the confidence in the label, at least 0.
         beta: The weight of the classes below the label's, at least 0.
-        temperature: Of the second term, above 0.
-        confidence_temperature: Of the first term, above 0.
+        temperature: The temperature for the classes below the label's, above 0.
+        confidence_temperature: The temperature for the confidence in the label, above 0.
         standardize: Whether to standardize each row of both networks' logits first (Sun et al. 2024, CVPR).
 
     Raises:

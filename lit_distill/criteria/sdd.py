@@ -134,7 +134,7 @@ class SDD(FeatureCriterion):
     Args:
         student_layer: The regions' logits ``[B, R, C]``, the whole image first.
         teacher_layer: The teacher's.
-        temperature: Above 0; 4 in the paper.
+        temperature: The softmax temperature, above 0; 4 in the paper.
         complementary: Weight of regions for which the teacher is right while it is wrong on the whole, or the other way round,
             at least 0; 2 in the paper.
         standardize: Whether to standardize each region's logits of both networks first (Sun et al. 2024).

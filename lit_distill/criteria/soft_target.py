@@ -144,7 +144,7 @@ class SoftTarget(Criterion):
     ([Sun et al. 2024](https://arxiv.org/abs/2403.01427)): T = 2, weights 0.1 hard and 9 soft.
 
     Args:
-        temperature: Above 0.
+        temperature: The softmax temperature, above 0.
         divergence: ``forward`` (the paper's), ``reverse``, ``jensen_shannon`` or ``skew``.
         beta: The teacher's share of the Jensen-Shannon mixture, in (0, 1). A small one makes a small value.
         task: ``multiclass`` (softmax), ``binary`` or ``multilabel`` (sigmoid, one class at a time).

@@ -59,7 +59,7 @@ def teacher_free(logits: Tensor, target: Tensor, confidence: float = 0.99, tempe
         target: Class indices ``[N]`` (rows of -100 are left out, and the value is 0 if none is left), or class probabilities
             ``[N, K]``.
         confidence: ``a``, the virtual teacher's probability of the label, in (1 / K, 1).
-        temperature: Above 0.
+        temperature: The softmax temperature, above 0.
 
     Raises:
         ValueError: There is only one class, or ``a`` gives the label no more than an equal share.
@@ -90,7 +90,7 @@ class TeacherFree(Criterion):
     Args:
         confidence: ``a``: the label's probability before softening, in (0, 1) and above 1 / K. The paper asks for 0.9 or
             more; its code has 0.99.
-        temperature: Above 0; the paper's is 20 or more.
+        temperature: The softmax temperature, above 0; the paper's is 20 or more.
 
     Raises:
         ValueError: An argument is out of range.

@@ -111,7 +111,7 @@ class TokenRelation(FeatureCriterion):
         student_layer: A layer reference, a glob or a list of them; feature maps or tokens.
         teacher_layer: The teacher's layers, as many.
         kind: ``gram`` or ``softmax``.
-        temperature: Above 0; only read by ``softmax``.
+        temperature: The softmax temperature, above 0; only read by ``softmax``.
 
     Raises:
         ValueError: An argument is none of its choices, or the temperature is not above 0.
@@ -125,7 +125,7 @@ class TokenRelation(FeatureCriterion):
 
     citation = Citation(
         "Gram / token relation",
-        'Siméoni et al. 2025, "DINOv3", arXiv',
+        'Siméoni et al. 2025, "DINOv3", arXiv 2508.10104',
         weight=2,
         url="https://arxiv.org/abs/2508.10104",
     )

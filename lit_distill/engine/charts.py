@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from lit_distill.utils.lightning_names import is_a
-from lit_distill.utils.plotting import axes_or_new
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from lit_distill.utils.plotting import Axes, axes_or_new
 
 _LAYOUT = {
     "Student and teacher": {

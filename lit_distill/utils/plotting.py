@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+else:
+    Axes = Any  # so that type hints can be evaluated without Matplotlib
+
+
+__all__ = ["Axes", "axes_or_new"]
 
 
 def axes_or_new(axes: Axes | None) -> Axes:

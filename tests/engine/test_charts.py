@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_type_hints
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -59,3 +59,8 @@ def test_given_axes_are_drawn_into() -> None:
 def test_metrics_without_terms_are_refused() -> None:
     with pytest.raises(ValueError, match="no weighted terms among the metrics; give .* trainer.callback_metrics"):
         plot_terms(Trainer(logger=False, accelerator="cpu", barebones=True).callback_metrics)
+
+
+def test_hints_can_be_evaluated_without_matplotlib() -> None:
+    """The command line evaluates those of every function of the top package."""
+    assert set(get_type_hints(plot_terms)) == {"metrics", "axes", "return"}
