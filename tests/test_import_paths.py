@@ -228,6 +228,17 @@ def test_a_class_is_found_where_configs_import_it_from(path: str) -> None:
     assert isinstance(getattr(importlib.import_module(module), name), type)
 
 
+def test_every_exported_class_is_listed_twice() -> None:
+    """A new one is, before a checkpoint names it."""
+    for folder in ("criteria", "modules", "models", "data", "optim"):
+        package = importlib.import_module(f"lit_distill.{folder}")
+        for name in package.__all__:
+            found = getattr(package, name)
+            if isinstance(found, type) and found.__module__.startswith(f"lit_distill.{folder}."):
+                assert f"lit_distill.{folder}.{name}" in IMPORTED_FROM
+                assert f"{found.__module__}.{found.__qualname__}" in PERSISTED
+
+
 @pytest.mark.parametrize("path", PERSISTED)
 def test_a_class_calls_itself_what_checkpoints_call_it(path: str) -> None:
     module, _, name = path.rpartition(".")

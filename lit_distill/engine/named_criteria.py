@@ -24,6 +24,10 @@ def check_criteria(criteria: Mapping[str, Criterion]) -> None:
     for name, criterion in criteria.items():
         remedy = "give a lit_distill.criteria.Criterion, such as SoftTarget(); a loss of your own is a subclass of it."
         check_object(f"criterion {name!r}", criterion, Criterion, remedy)
+        if "_modules" not in vars(criterion):
+            raise TypeError(
+                f"criterion {name!r}: {type(criterion).__name__}.__init__ does not call super().__init__(); do so first."
+            )
 
 
 def check_weights(weights: Mapping[str, float]) -> None:

@@ -671,3 +671,12 @@ def test_layers_of_criteria_stay_wide_where_the_networks_are_narrowed(dtype: tor
     assert criteria(narrow[0], narrow[1], None).total.dtype == torch.float32
     criteria.to(torch.float64)
     assert all(value.dtype == torch.float64 for value in criteria.parameters())
+
+
+def test_a_criterion_without_super_init_is_named() -> None:
+    class Bare(SoftTarget):
+        def __init__(self) -> None:
+            pass
+
+    with pytest.raises(TypeError, match=r"criterion 'mine': Bare.__init__ does not call super\(\).__init__\(\)"):
+        WeightedCriteria({"mine": Bare()}, {"mine": 1.0})
