@@ -222,6 +222,7 @@ PERSISTED = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:lit_distill.chain.Step is now:DeprecationWarning")
 @pytest.mark.parametrize("path", IMPORTED_FROM)
 def test_a_class_is_found_where_configs_import_it_from(path: str) -> None:
     module, _, name = path.rpartition(".")

@@ -102,7 +102,9 @@ def _classes(kinds: tuple[type, ...]) -> Iterator[type]:
 
 
 def _is_public(one: type) -> bool:
-    """Return True if a class can be imported, and from no private module."""
+    """Return True if a class can be imported, from no private module, and not for ``pytorch_lightning``'s command line."""
+    if one.__module__ == "lit_distill.pytorch_lightning":
+        return False
     return getattr(sys.modules.get(one.__module__), one.__name__, None) is one and "._" not in f".{_path(one)}"
 
 

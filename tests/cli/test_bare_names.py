@@ -123,6 +123,7 @@ def test_a_parser_takes_names_at_any_depth_and_keeps_paths() -> None:
     assert found.data.class_path == "lit_distill.data.Digits"
 
 
+@pytest.mark.filterwarnings("ignore:\\s*Instantiating a subclass spec")
 def test_an_option_of_no_type_makes_what_its_bare_name_stands_for() -> None:
     arguments = {"typed": "resnet8", "loose": {"class_path": "SmallCNN", "init_args": {"width": 4}}}
     parser, found = parsed({"class_path": f"{__name__}.Pair", "init_args": arguments})
