@@ -1,4 +1,4 @@
-"""``Distill`` for the command line of ``pytorch_lightning``, whose configs take its own package's callbacks alone.
+"""``Distill`` for the command line of ``pytorch_lightning``, whose configs take only its own package's callbacks.
 
 In Python, ``lit_distill.Distill`` does in either package's Trainer; in a config of ``pytorch_lightning.cli.LightningCLI``,
 the ``class_path`` is ``lit_distill.pytorch_lightning.Distill``.

@@ -1,4 +1,4 @@
-"""Which positions count: one rule for logits and features, from a mask, lengths, or labels that are unknown.
+"""Positions that count: one rule for logits and features, from a mask, lengths, or labels that are unknown.
 
 A mask found by its name that does not fit the logits belongs to other positions (an encoder's, an audio's samples) and is
 left out; a mask that the user named is refused then.

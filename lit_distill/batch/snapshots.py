@@ -30,7 +30,7 @@ def values_are_compared() -> bool:
 
 @contextmanager
 def comparing_values() -> Iterator[None]:
-    """Compare values too, in the snapshots that are taken meanwhile."""
+    """Compare values too, in the snapshots taken in the block."""
     token = _CLOSELY.set(True)
     try:
         yield

@@ -1,4 +1,4 @@
-"""What a chain's config says."""
+"""Reads the config of a chain."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _read_configs(given: Any, name: str) -> tuple[str, ...]:
 
 
 def _fill(value: Any, checkpoints: dict[str, str], teachers: dict[str, None], where: str, names: list[Any]) -> Any:
-    """Put the checkpoint's path in place of every ``"{link}"``, and note the link."""
+    """Replace every ``"{link}"`` by the checkpoint's path, and note the link."""
     if isinstance(value, Mapping):
         if len(value) == 1 and next(iter(value)) in names and next(iter(value.values())) is None:
             raise ValueError(f'{where}: put it in quotes, "{{{next(iter(value))}}}": YAML reads braces as a mapping.')

@@ -1,4 +1,4 @@
-"""One link of a chain: its command, its checkpoint, and the record of how far it is."""
+"""A link of a chain: its command, its checkpoint, and the record of its progress."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _RECORD = "link.json"
 
 
 class LinkCheckpoint(Checkpoint):
-    """Writes ``last.ckpt`` at the end of every epoch, and notes in the link's record that the fit is finished once it is.
+    """Writes ``last.ckpt`` at the end of every epoch, and marks the link's record once the fit is finished.
 
     Only the fit knows: its process can end with 0 and be unfinished, and be killed between its last checkpoint and its end.
     A link that was killed there finishes at once when it goes on.
@@ -58,7 +58,7 @@ class LinkCheckpoint(Checkpoint):
 
 
 def _is_finished(trainer: Trainer) -> bool:
-    """Whether a fit has reached its epochs or steps, or was told to stop: by EarlyStopping, at its ``max_time``."""
+    """Return True if a fit has reached its epochs or steps, or was stopped by EarlyStopping or ``max_time``."""
     epochs, steps = trainer.max_epochs, trainer.max_steps
     reached = 0 <= steps <= trainer.global_step or (epochs is not None and 0 <= epochs <= trainer.current_epoch)
     return reached or trainer.should_stop
@@ -66,7 +66,7 @@ def _is_finished(trainer: Trainer) -> bool:
 
 @dataclass(frozen=True)
 class Link:
-    """One fit of a chain.
+    """A fit of a chain.
 
     Attributes:
         name: Of the link, and of its folder.
@@ -84,11 +84,11 @@ class Link:
 
     @property
     def checkpoint(self) -> Path:
-        """What the link leaves; the networks of later links are loaded from it."""
+        """The checkpoint that the link leaves, which later links load networks from."""
         return self.folder / _CHECKPOINT
 
     def settings(self, further: Sequence[str] = ()) -> list[str]:
-        """The configs and options of the fit, as words of a command line.
+        """Return the configs and options of the fit as words of a command line.
 
         Args:
             further: Words that come after the link's own, and so win.
@@ -97,7 +97,7 @@ class Link:
         return [*configs, *(f"--{path}={as_word(value)}" for path, value in self.options.items()), *further]
 
     def command(self, further: Sequence[str] = (), resume: bool = False) -> list[str]:
-        """The words after ``lit-distill`` that run the link.
+        """Return the words after ``lit-distill`` that run the link.
 
         Args:
             further: Words that come after the link's own, and so win.
@@ -109,12 +109,12 @@ class Link:
 
 
 def as_word(value: Any) -> str:
-    """A value as the command line reads it: text as it is, all else as JSON."""
+    """Return a value as the command line reads it: text as it is, everything else as JSON."""
     return value if isinstance(value, str) and _is_text(value) else json.dumps(value)
 
 
 def _is_text(value: str) -> bool:
-    """Whether the command line takes these characters for text, and not for a number, a list or the like."""
+    """Return True if the command line reads these characters as text, not as a number or a list."""
     try:
         return isinstance(yaml.safe_load(value or "''"), str)
     except yaml.YAMLError:  # "*stage3" is no YAML, and so it is text
@@ -123,7 +123,7 @@ def _is_text(value: str) -> bool:
 
 @dataclass(frozen=True)
 class Record:
-    """What a link's folder says of it.
+    """The progress of a link, kept in its folder.
 
     Attributes:
         run: Marks this making of the link: one made again has another.
@@ -139,7 +139,7 @@ class Record:
 
     @classmethod
     def read(cls, folder: Path) -> Record | None:
-        """The folder's record, or None where it has none."""
+        """Return the folder's record, or None if it has none."""
         path = folder / _RECORD
         return cls(**json.loads(path.read_text())) if path.is_file() else None
 
@@ -149,7 +149,7 @@ class Record:
         write_whole(folder / _RECORD, json.dumps(asdict(self), indent=1).encode())
 
     def changes(self, settings: Mapping[str, Any], teachers: Mapping[str, str]) -> list[str]:
-        """A line for everything that is otherwise now than when the link was made.
+        """Return a line for each setting that differs from when the link was made.
 
         Args:
             settings: Every value of the fit that is asked for.
@@ -178,7 +178,7 @@ def _shown(settings: Mapping[str, Any], path: str) -> str:
 
 
 def flatten(value: Any, path: str = "") -> dict[str, Any]:
-    """A nested config's values by dotted path; the entries of lists by their number.
+    """Return a nested config's values by dotted path; entries of lists by their number.
 
     Args:
         value: A mapping, a list, or a plain value.

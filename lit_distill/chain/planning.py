@@ -1,4 +1,4 @@
-"""What is to be done about each link of a chain."""
+"""Plans a chain: which links to skip, resume or start."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LOOKS = ("trainer.enable_progress_bar", "trainer.enable_model_summary")  # chan
 
 @dataclass(frozen=True)
 class PlannedLink:
-    """What is to be done about one link.
+    """A link, and what to do with it.
 
     Attributes:
         link: The link.
@@ -33,7 +33,7 @@ class PlannedLink:
     record: Record
 
     def command(self, further: Sequence[str] = ()) -> list[str]:
-        """The words after ``lit-distill`` that do it.
+        """Return the words after ``lit-distill`` that do it.
 
         Args:
             further: Words that come after the link's own, and so win.
@@ -42,7 +42,7 @@ class PlannedLink:
 
 
 def plan(links: Sequence[Link], settings: Mapping[str, Mapping[str, Any]], again: bool = False) -> list[PlannedLink]:
-    """Decide what is to be done about each link, from the records in the links' folders.
+    """Decide what to do with each link, from the records in the links' folders.
 
     Args:
         links: The chain.
@@ -76,7 +76,7 @@ def plan(links: Sequence[Link], settings: Mapping[str, Mapping[str, Any]], again
 
 
 def settings_of(link: Link, further: Sequence[str] = ()) -> dict[str, Any]:
-    """Every value that a link's fit would use, by dotted path, defaults included; nothing is run.
+    """Return every value that a link's fit would use, by dotted path, defaults included; nothing runs.
 
     Args:
         link: The link.

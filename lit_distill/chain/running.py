@@ -28,12 +28,12 @@ Launch = Callable[[list[str]], int]
 
 
 def run(steps: Sequence[PlannedLink], further: Sequence[str] = (), launch: Launch | None = None) -> None:
-    """Do what is to be done, one link after the other.
+    """Run the planned links, one after the other.
 
     Args:
         steps: From ``plan``.
         further: Words that come after each link's own.
-        launch: Runs the words after ``lit-distill`` and returns the exit code; in a process of its own where None.
+        launch: Runs the words after ``lit-distill`` and returns the exit code; in a process of its own if None.
 
     Raises:
         SystemExit: A link failed or was interrupted. The same chain, run again, goes on from its last epoch.
@@ -44,7 +44,7 @@ def run(steps: Sequence[PlannedLink], further: Sequence[str] = (), launch: Launc
         if step.action == "skip":
             continue
         if step.action == "start":
-            # Before the record: that of this making must never stand beside the checkpoint of another.
+            # Before the record is written: a new record must never lie next to an old checkpoint.
             link.checkpoint.unlink(missing_ok=True)
             step.record.write(link.folder)
         command = step.command(further)
@@ -130,8 +130,8 @@ def main(arguments: Sequence[str] | None = None, launch: Launch | None = None) -
     """Run a chain from the command line.
 
     Args:
-        arguments: The words after ``lit-distill chain``; the process's own where None.
-        launch: As in ``run``.
+        arguments: The words after ``lit-distill chain``; the process's own if None.
+        launch: Runs the words after ``lit-distill`` and returns the exit code; in a process of its own if None.
     """
     parser = Parser(
         "chain",
@@ -140,7 +140,7 @@ def main(arguments: Sequence[str] | None = None, launch: Launch | None = None) -
         "--config FILE [--folder FOLDER] [--dry_run] [--again] [--OPTION VALUE ...]",
     )
     parser.add_argument("-c", "--config", required=True, action="append", help="the chain: folder, config and links")
-    parser.add_argument("--folder", type=Path, help="in place of the config's")
+    parser.add_argument("--folder", type=Path, help="instead of the config's")
     parser.add_argument("--dry_run", action="store_true", help="print the commands, and run nothing")
     parser.add_argument("--again", action="store_true", help="make links again whose settings have changed")
     options, further = parser.parse_some(arguments)

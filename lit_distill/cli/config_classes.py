@@ -87,13 +87,13 @@ def _wrong(mapping: Mapping[Any, Any]) -> str:
         )
     if options is not None and not isinstance(options, Mapping):
         return f"init_args is {described(options)}; a mapping (name: value) is needed."
-    beside = [key for key in mapping if key not in _KEYS]
-    if not beside:
+    others = [key for key in mapping if key not in _KEYS]
+    if not others:
         return ""
-    several = ", ".join(map(repr, beside))
-    meant = difflib.get_close_matches(str(beside[0]), _KEYS, 1, _NEAR)
+    several = ", ".join(map(repr, others))
+    meant = difflib.get_close_matches(str(others[0]), _KEYS, 1, _NEAR)
     hint = f" Did you mean {meant[0]!r}?" if meant else ""
-    return f"{several} {'stand' if len(beside) > 1 else 'stands'} beside class_path; options go under init_args.{hint}"
+    return f"{several} {'stand' if len(others) > 1 else 'stands'} next to class_path; options go under init_args.{hint}"
 
 
 def _misspelt(mapping: Mapping[Any, Any]) -> str:

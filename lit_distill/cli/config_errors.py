@@ -174,7 +174,7 @@ def _no_option(leaf: Leaf, name: str) -> str:
     given = _literal(leaf.value)
     missing = ""
     if isinstance(given, dict) and "class_path" not in given and "init_args" in given:
-        missing = " No class_path is given beside init_args; write class_path: lit_distill.LogitDistillation, say."
+        missing = " init_args has no class_path next to it; write class_path: lit_distill.LogitDistillation, say."
     return f"{leaf.owner or 'it'} takes no {name!r}.{missing or hint}"
 
 
@@ -218,14 +218,14 @@ def _no_object(leaf: Leaf, kind: str, value: str | None) -> str:
     found = _literal(given)
     if isinstance(found, dict) and all(str(key).startswith("init_args.") for key in found):
         return f"options are given for an entry that has no class: {', '.join(found)}. Is its name misspelt?"
-    beside = (
+    others = (
         [key for key in found if key not in ("class_path", "init_args", "dict_kwargs")]
         if isinstance(found, dict)
         else []
     )
-    if isinstance(found, dict) and "class_path" in found and beside:
-        several = ", ".join(map(repr, beside))
-        return f"{several} {'stand' if len(beside) > 1 else 'stands'} beside class_path; options go under init_args."
+    if isinstance(found, dict) and "class_path" in found and others:
+        several = ", ".join(map(repr, others))
+        return f"{several} {'stand' if len(others) > 1 else 'stands'} next to class_path; options go under init_args."
     return f"a {kind} is needed, not {_shown(given)}; write its class_path, and its options under init_args."
 
 
@@ -234,7 +234,7 @@ def _other_class(leaf: Leaf, path: str, kind: str) -> str:
 
 
 def _abstract(leaf: Leaf, path: str) -> str:
-    return f"no class_path is given, and {path} is made of subclasses alone; write class_path: …, and init_args: …."
+    return f"no class_path is given, and {path} takes only subclasses; write class_path: …, and init_args: …."
 
 
 def _no_path(leaf: Leaf, value: str) -> str:

@@ -1,4 +1,4 @@
-"""What ``--help`` prints: the verbs, and a screen of options for a verb that reads configs."""
+"""Prints ``--help``: the verbs, and a screen of options for a verb that reads configs."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def activation_boundary(student: Tensor, teacher: Tensor, margin: float = 1.0) -
 
 
 class AB(FeatureCriterion):
-    r"""Which neurons are active, with a margin around the boundary; the weighted sum over pairs of layers.
+    r"""Compares which neurons are active, with a margin around the boundary; the weighted sum over pairs of layers.
 
     $$ \sum_{l=1}^n 2^{l-n}\,\mathrm{AB}(c(s_l), t_l) $$ ([Heo et al. 2019](https://arxiv.org/abs/1811.03233)), see
     ``activation_boundary``.

@@ -52,7 +52,7 @@ def correlation_congruence(student: Tensor, teacher: Tensor, gamma: float = 0.4,
 
 
 class CC(FeatureCriterion):
-    r"""How the samples of a batch correlate; the mean over pairs of layers.
+    r"""Compares how the samples of a batch correlate; the mean over pairs of layers.
 
     $$ \|C^s - C^t\|^2 / B^2 $$ ([Peng et al. 2019](https://arxiv.org/abs/1904.01802)), see ``correlation_congruence``.
 

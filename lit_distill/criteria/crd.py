@@ -109,7 +109,7 @@ def negatives_of(labels: Tensor, known: Tensor) -> Tensor:
 
 
 class CRD(FeatureCriterion):
-    r"""Both networks' embeddings of a sample brought together, and away from those of other samples.
+    r"""Brings both networks' embeddings of a sample together, and away from those of other samples.
 
     $$ -\log h(s_i, t_i) - \sum_n \log(1 - h(s_i, t_n)), \text{ both ways} $$
     ([Tian et al. 2020](https://arxiv.org/abs/1910.10699)), see ``crd``.

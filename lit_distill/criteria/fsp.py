@@ -50,7 +50,7 @@ def fsp(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
 
 
 class FSP(FeatureCriterion):
-    r"""How features change from layer to layer; the sum over consecutive layers.
+    r"""Compares how features change from layer to layer; the sum over consecutive layers.
 
     $$ \sum_l \mathrm{mean}\,(G^s_l - G^t_l)^2 $$ ([Yim et al. 2017](https://doi.org/10.1109/CVPR.2017.754)), see ``fsp``.
 

@@ -54,7 +54,7 @@ def logit_relation(
 
 
 class LogitRelation(Criterion):
-    r"""Which samples, and which classes, the networks predict alike; the mean over temperatures.
+    r"""Compares which samples, and which classes, each network predicts alike; the mean over temperatures.
 
     $$ \frac{w_b}{N} \|P^t P^{t\top} - P^s P^{s\top}\|^2 + \frac{w_c}{C} \|P^{t\top} P^t - P^{s\top} P^s\|^2 $$
     ([Jin et al. 2023](https://openaccess.thecvf.com/content/CVPR2023/html/Jin_Multi-Level_Logit_Distillation_CVPR_2023_paper.html)),

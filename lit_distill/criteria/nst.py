@@ -37,7 +37,7 @@ def _kernel(first: Tensor, second: Tensor) -> Tensor:
 
 
 class NST(FeatureCriterion):
-    r"""Where each channel is active, as a distribution over channels; the sum over pairs of layers.
+    r"""Compares where each channel is active, as a distribution over channels; the sum over pairs of layers.
 
     $$ \mathrm{MMD}^2(\{s_c\}, \{t_c\}) $$ ([Huang and Wang 2017](https://arxiv.org/abs/1707.01219)), see ``nst``.
 

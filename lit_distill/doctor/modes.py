@@ -1,4 +1,4 @@
-"""Which parts of a network are in training mode, and which in eval mode."""
+"""Finds the parts of a network that are in training mode, and those in eval mode."""
 
 from __future__ import annotations
 

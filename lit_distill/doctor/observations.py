@@ -1,4 +1,4 @@
-"""What was observed in a few training steps."""
+"""Observations of a few training steps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lit_distill.doctor.setup import Setup
 
 @dataclass
 class Watched:
-    """What was observed of a parameter.
+    """Observations of a parameter.
 
     Attributes:
         before: Its value before the first step.
@@ -35,7 +35,7 @@ class Watched:
 
 @dataclass
 class Observations:
-    """What was observed in a fit.
+    """Observations of a fit.
 
     Attributes:
         sample: The first training batch's outputs; those of the dry run if no batch was trained.

@@ -24,7 +24,7 @@ from lit_distill.utils.lightning_names import is_module
 
 @dataclass(frozen=True)
 class Setup:
-    """What the doctor reads of a distillation.
+    """The parts of a distillation that the doctor examines.
 
     Attributes:
         module: The module that the Trainer fits.

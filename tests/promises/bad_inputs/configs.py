@@ -139,7 +139,7 @@ CHANGES: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     (
         "an option beside a network's class",
         {"arg.student": {"class_path": "lit_distill.models.SmallCNN", "width": 4}},
-        ("model.init_args.student", "'width' stands beside class_path", "init_args"),
+        ("model.init_args.student", "'width' stands next to class_path", "init_args"),
     ),
     (
         "init_args misspelt",
@@ -181,7 +181,7 @@ CHANGES: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     (
         "an option beside the class",
         {"model.temperature": 4},
-        ("model:", "'temperature' stands beside class_path", "init_args"),
+        ("model:", "'temperature' stands next to class_path", "init_args"),
     ),
     ("an option at the top", {"temperature": 4}, ("no option 'temperature'", "init_args")),
     ("a misspelt task", {"arg.task": "multiclas"}, ("model.init_args.task", "Did you mean 'multiclass'")),
