@@ -123,7 +123,7 @@ def test_finds_no_bug_in_a_methods_config(path: Path, tmp_path: Path, monkeypatc
     # Read without the command's parser, which would take most of the time.
     monkeypatch.chdir(tmp_path)
     base, over = (yaml.safe_load(small(source))["model"] for source in (CONFIGS / "methods/base.yaml", path))
-    settings = {**base, "init_args": {**base["init_args"], **over}}
+    settings = {**base, "init_args": {**base["init_args"], **over.get("init_args", over)}}
     save_teachers(settings)
     parser = ArgumentParser()
     parser.add_subclass_arguments(DistillationModule, "model")

@@ -68,10 +68,10 @@ import torch
 from lightning.pytorch import LightningDataModule, Trainer, seed_everything
 from lit_distill import LogitDistillation, RecordedTeacher
 from lit_distill.models import MLP
-from lit_distill.recording import store
+from lit_distill.recording import plan
 from torch.utils.data import DataLoader, Dataset
 
-store._FEWEST_ROWS = 8
+plan._FEWEST_ROWS = 8
 
 
 class Noisy(Dataset):

@@ -65,7 +65,7 @@ def command(folder: Path) -> list[str]:
 def save_teachers(spec: Any) -> None:
     """Leave a checkpoint with random weights wherever a config loads one."""
     if isinstance(spec, dict):
-        if spec.get("class_path") == "lit_distill.load":
+        if str(spec.get("class_path")).rpartition(".")[2] == "load":
             path = Path(spec["init_args"]["checkpoint"])
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.save(instantiate(spec["init_args"]["model"]).state_dict(), path)

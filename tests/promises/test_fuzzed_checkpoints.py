@@ -258,7 +258,7 @@ def test_going_on_from_a_changed_file(
 
 
 def test_many_networks_names_are_read_in_time_that_grows_with_their_number(tmp_path: Path, tally: Tally) -> None:
-    from lit_distill.models.finding import Entries, choose
+    from lit_distill.models.finding import Entries, choose_network
 
     wanted = {f"layer.{number}.weight": torch.zeros(1) for number in range(50)}
     times = []
@@ -266,15 +266,15 @@ def test_many_networks_names_are_read_in_time_that_grows_with_their_number(tmp_p
         state = {f"model.{name}": value for name, value in wanted.items()}
         state |= {f"other.{number}.weight": torch.zeros(1) for number in range(others)}
         start = time.process_time()
-        found = choose([Entries("", state)], wanted, set(), None, "theirs.ckpt")
+        found = choose_network([Entries("", state)], wanted, set(), None, "theirs.ckpt")
         times.append(time.process_time() - start)
         assert found.keys() == wanted.keys()
     assert times[1] < 12 * times[0] + 1
     start = time.process_time()
     dotted = {"a." * 200_000 + "weight": torch.zeros(1), "x.layer.0.weight": torch.zeros(1)}
-    choose([Entries("", dotted)], {"layer.0.weight": torch.zeros(1)}, set(), None, "theirs.ckpt")
+    choose_network([Entries("", dotted)], {"layer.0.weight": torch.zeros(1)}, set(), None, "theirs.ckpt")
     nested = {"weight." * depth + "weight": torch.zeros(1) for depth in range(1500)}
-    choose([Entries("", nested)], {"weight": torch.zeros(1)}, set(), None, "theirs.ckpt")
+    choose_network([Entries("", nested)], {"weight": torch.zeros(1)}, set(), None, "theirs.ckpt")
     assert time.process_time() - start < 5
     tally("load is linear in the number of keys", cases=4)
 

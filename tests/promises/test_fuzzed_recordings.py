@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from lit_distill import LogitDistillation, RecordedTeacher, SoftTarget
-from lit_distill.recording import DamagedRecording, StaleRecording, store
+from lit_distill.recording import DamagedRecording, StaleRecording, plan
 
 pytestmark = [pytest.mark.slow, pytest.mark.no_cover]  # thousands of times the same lines
 PROMISE = "a damaged recording is refused by name or repaired, and never read wrongly"
@@ -68,7 +68,7 @@ def fit(folder: Path, seed: int = 1) -> Comparing:
 def shards() -> Iterator[None]:
     """Small shards, so that there are several; warnings are not what this is about."""
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-        patch.setattr(store, "_FEWEST_ROWS", COUNT // SHARDS)
+        patch.setattr(plan, "_FEWEST_ROWS", COUNT // SHARDS)
         warnings.simplefilter("ignore")
         yield
 

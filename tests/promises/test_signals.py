@@ -23,7 +23,7 @@ from lit_distill import Distill, LogitDistillation, RecordedTeacher
 from lit_distill.chain import LinkCheckpoint, Record
 from lit_distill.cli.command import main
 from lit_distill.models import MLP
-from lit_distill.recording import store
+from lit_distill.recording import plan
 from lit_distill.utils.signals import TERMINATED, exit_code_on_sigterm
 from tests.promises.conftest import Tally
 from tests.promises.forks import in_fork
@@ -231,7 +231,7 @@ def test_sigterm_from_outside_ends_the_command_line_with_143(baseline: Path, tal
 def test_sigterm_while_recording_ends_it_and_keeps_what_is_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tally: Tally
 ) -> None:
-    monkeypatch.setattr(store, "_FEWEST_ROWS", 8)
+    monkeypatch.setattr(plan, "_FEWEST_ROWS", 8)
 
     def record(send: bool) -> None:
         asked = 0

@@ -206,10 +206,10 @@ import torch
 from lightning.pytorch import Trainer
 from lit_distill import LogitDistillation, RecordedTeacher
 from lit_distill.models import MLP
-from lit_distill.recording import store
+from lit_distill.recording import plan
 from torch.utils.data import DataLoader, TensorDataset
 
-store._FEWEST_ROWS = 8
+plan._FEWEST_ROWS = 8
 data = TensorDataset(torch.randn(160, 8, generator=torch.Generator().manual_seed(0)), torch.arange(160) % 3)
 torch.manual_seed(1)
 pause = float(sys.argv[2])

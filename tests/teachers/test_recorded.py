@@ -440,10 +440,10 @@ import torch
 from lightning.pytorch import Trainer
 from lit_distill import LogitDistillation, RecordedTeacher
 from lit_distill.models import MLP
-from lit_distill.recording import store
+from lit_distill.recording import plan
 from torch.utils.data import DataLoader, TensorDataset
 
-store._FEWEST_ROWS = 8
+plan._FEWEST_ROWS = 8
 torch.manual_seed(0)
 data = TensorDataset(torch.randn(64, 8), torch.arange(64) % 3)
 torch.manual_seed(1)
