@@ -174,7 +174,7 @@ def _no_option(leaf: Leaf, name: str) -> str:
     given = _literal(leaf.value)
     missing = ""
     if isinstance(given, dict) and "class_path" not in given and "init_args" in given:
-        missing = " init_args has no class_path next to it; write class_path: lit_distill.LogitDistillation, say."
+        missing = " No class_path is given next to init_args; write class_path: lit_distill.LogitDistillation, say."
     return f"{leaf.owner or 'it'} takes no {name!r}.{missing or hint}"
 
 
