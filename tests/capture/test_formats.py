@@ -40,6 +40,7 @@ def network() -> nn.Module:
 
 
 def exported(net: nn.Module | None = None, train: bool = False) -> Any:
+    torch._dynamo.reset()  # PyTorch 2.6 exports no more than eight programs otherwise
     net = net or network()
     shapes = ({0: torch.export.Dim("batch")},)
     return torch.export.export(net.train(train), (torch.randn(2, 4),), dynamic_shapes=shapes)
