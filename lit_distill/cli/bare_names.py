@@ -129,6 +129,7 @@ def _functions(kinds: tuple[type, ...]) -> Iterator[str]:
             yield path
 
 
+@functools.cache
 def _hint(function: types.FunctionType) -> Any:
     """Return a function's declared return type; None if it names what is imported only for type checkers."""
     try:

@@ -87,6 +87,11 @@ def _wrong(mapping: Mapping[Any, Any]) -> str:
         )
     if options is not None and not isinstance(options, Mapping):
         return f"init_args is {described(options)}; a mapping (name: value) is needed."
+    return stray_keys(mapping)
+
+
+def stray_keys(mapping: Mapping[Any, Any]) -> str:
+    """Return the error for keys next to a class path that belong under its options; empty if there are none."""
     others = [key for key in mapping if key not in _KEYS]
     if not others:
         return ""

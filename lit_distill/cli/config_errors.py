@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lit_distill.cli.config_classes import SECTIONS
+from lit_distill.cli.config_classes import SECTIONS, stray_keys
 from lit_distill.utils.names import nearest
 
 _ROOTS = (
@@ -218,14 +218,9 @@ def _no_object(leaf: Leaf, kind: str, value: str | None) -> str:
     found = _literal(given)
     if isinstance(found, dict) and all(str(key).startswith("init_args.") for key in found):
         return f"options are given for an entry that has no class: {', '.join(found)}. Is its name misspelt?"
-    others = (
-        [key for key in found if key not in ("class_path", "init_args", "dict_kwargs")]
-        if isinstance(found, dict)
-        else []
-    )
-    if isinstance(found, dict) and "class_path" in found and others:
-        several = ", ".join(map(repr, others))
-        return f"{several} {'stand' if len(others) > 1 else 'stands'} next to class_path; options go under init_args."
+    stray = stray_keys(found) if isinstance(found, dict) and "class_path" in found else ""
+    if stray:
+        return stray
     return f"a {kind} is needed, not {_shown(given)}; write its class_path, and its options under init_args."
 
 

@@ -10,6 +10,19 @@ from typing import NoReturn
 from lit_distill.cli.refusal import refuse
 from lit_distill.utils.names import nearest
 
+_FIT_OPTIONS = frozenset(
+    [
+        "model",
+        "data",
+        "trainer",
+        "optimizer",
+        "lr_scheduler",
+        "seed_everything",
+        "ckpt_path",
+        "weights_only",
+        "print_config",
+    ]
+)
 _UNKNOWN = re.compile(r"unrecognized arguments: (\S+)")
 
 
@@ -48,18 +61,3 @@ class Parser(argparse.ArgumentParser):
             message = f"there is no option {name!r}.{nearest(name, self.options())}"
         end = "" if message.endswith((".", "?")) else "."
         refuse(f"{self.prog.removeprefix('lit-distill ')}: {message}{end} Help: {self.prog} --help")
-
-
-_FIT_OPTIONS = frozenset(
-    (
-        "model",
-        "data",
-        "trainer",
-        "optimizer",
-        "lr_scheduler",
-        "seed_everything",
-        "ckpt_path",
-        "weights_only",
-        "print_config",
-    )
-)
