@@ -13,10 +13,10 @@ from lit_distill.modules.defaults import (
     DEFAULT_TEMPERATURE,
     changed_temperature,
     choose,
-    comparing_logits,
     layer_pair,
     logit_criteria,
     need_layers,
+    need_logits,
     refuse_unused,
 )
 from lit_distill.modules.hyperparameters import record_hyperparameters
@@ -92,11 +92,7 @@ class CombinedDistillation(DistillationModule):
             default, shares = {**default, "hint": Hint(*layers, normalise="channel")}, {**shares, "hint": 1.0}
         chosen, weighting = choose(criteria, weights, default, shares)
         need_layers("CombinedDistillation", chosen)
-        if not comparing_logits(chosen):
-            raise ValueError(
-                f"CombinedDistillation needs a criterion that compares logits (SoftTarget), and was given "
-                f"{', '.join(map(repr, chosen))}; use FeatureDistillation."
-            )
+        need_logits("CombinedDistillation", chosen)
         rest = (optimizer, lr_scheduler, batch_format, fast, schedules, balance, metrics, lr_interval, lr_monitor)
         super().__init__(student, teacher, chosen, weighting, task, *rest)
         record_hyperparameters(self, {**given, "temperature": temperature})

@@ -20,12 +20,7 @@ def choose(
     default_criteria: Mapping[str, Criterion],
     default_weights: Mapping[str, float],
 ) -> tuple[Mapping[str, Criterion], Mapping[str, float]]:
-    """Return the user's criteria and weights if given, else the defaults.
-
-    Raises:
-        ValueError: Criteria were given without weights.
-        TypeError: The criteria or the weights are not a mapping by name, or a value is not a criterion.
-    """
+    """Return the user's criteria and weights if given, else the defaults."""
     if weights is not None:
         check_weights(weights)
     if criteria is None:
@@ -45,16 +40,9 @@ def label_criteria(task: Task) -> dict[str, Criterion]:
 def logit_criteria(
     owner: str, task: Task, temperature: float, weights: tuple[float, float] = (0.1, 0.9)
 ) -> tuple[dict[str, Criterion], dict[str, float]]:
-    """Return the default criteria on labels and logits, and their weights.
+    """Return the default criteria on labels and logits, and their weights, those of ``hard`` and ``soft``.
 
-    Args:
-        owner: The module, for messages.
-        task: What the outputs are.
-        temperature: Temperature of the soft target of classes.
-        weights: Weights of ``hard`` and ``soft``; for a task without labels, ``soft`` has weight 1.
-
-    Raises:
-        ValueError: The task has no default criteria, or does not use the temperature.
+    Without labels there is only ``soft``, with weight 1.
     """
     check_choice("task", task, TASKS)
     if task == "none":
@@ -69,11 +57,7 @@ def logit_criteria(
 
 
 def refuse_temperature(task: Task, temperature: float) -> None:
-    """Refuse a temperature for a task without soft targets of classes.
-
-    Raises:
-        ValueError: The temperature is not the default.
-    """
+    """Refuse a temperature for a task without soft targets of classes."""
     if temperature != DEFAULT_TEMPERATURE:
         raise ValueError(
             f"temperature {temperature:g} applies to soft targets of classes, and the task {task!r} has none; leave it out."
@@ -81,11 +65,7 @@ def refuse_temperature(task: Task, temperature: float) -> None:
 
 
 def refuse_task(owner: str, task: Task, known: Sequence[Task], reason: str) -> None:
-    """Refuse a task that a module does not support.
-
-    Raises:
-        ValueError: The task is not in ``known``.
-    """
+    """Refuse a task that a module does not support."""
     check_choice("task", task, TASKS)
     if task not in known:
         raise ValueError(
@@ -95,15 +75,7 @@ def refuse_task(owner: str, task: Task, known: Sequence[Task], reason: str) -> N
 
 
 def refuse_unused(given: Mapping[str, object], criteria: Mapping[str, Criterion] | None) -> None:
-    """Refuse settings of the default criteria if the user's own criteria replace these.
-
-    Args:
-        given: The settings by name; None for a default.
-        criteria: The user's criteria, or None.
-
-    Raises:
-        ValueError: Both were given; the settings would silently have no effect.
-    """
+    """Refuse settings of the default criteria if the user's own criteria replace these."""
     unused = [name for name, value in given.items() if value is not None]
     if criteria is not None and unused:
         raise ValueError(
@@ -117,48 +89,49 @@ def changed_temperature(temperature: float) -> float | None:
     return None if temperature == DEFAULT_TEMPERATURE else temperature
 
 
-def reading_layers(criteria: Mapping[str, Criterion]) -> list[str]:
-    """Return the names of the criteria that read layers."""
+def _reading_layers(criteria: Mapping[str, Criterion]) -> list[str]:
     return [name for name, criterion in criteria.items() if criterion.student_layers or criterion.teacher_layers]
 
 
-def comparing_logits(criteria: Mapping[str, Criterion]) -> list[str]:
-    """Return the names of the criteria that compare logits."""
+def _comparing_logits(criteria: Mapping[str, Criterion]) -> list[str]:
     return [name for name, criterion in criteria.items() if criterion.compares_logits]
 
 
 def refuse_layers(owner: str, criteria: Mapping[str, Criterion]) -> None:
-    """Refuse criteria that read layers.
+    """Refuse criteria that read layers."""
+    _refuse_any(owner, _reading_layers(criteria), "logits", "reads layers")
 
-    Raises:
-        ValueError: A criterion reads layers.
-    """
-    found = reading_layers(criteria)
+
+def refuse_logits(owner: str, criteria: Mapping[str, Criterion]) -> None:
+    """Refuse criteria that compare logits."""
+    _refuse_any(owner, _comparing_logits(criteria), "layers", "compares logits")
+
+
+def _refuse_any(owner: str, found: list[str], compared: str, does: str) -> None:
     if found:
-        raise ValueError(
-            f"{owner} compares only logits, and {', '.join(map(repr, found))} reads layers; use CombinedDistillation."
-        )
+        names = ", ".join(map(repr, found))
+        raise ValueError(f"{owner} compares only {compared}, and {names} {does}; use CombinedDistillation.")
 
 
 def need_layers(owner: str, criteria: Mapping[str, Criterion]) -> None:
-    """Require a criterion that reads layers.
+    """Require a criterion that reads layers."""
+    if not _reading_layers(criteria):
+        _refuse_lack(owner, criteria, "reads layers (Hint, AttentionTransfer)", "LogitDistillation")
 
-    Raises:
-        ValueError: None reads layers.
-    """
-    if not reading_layers(criteria):
-        raise ValueError(
-            f"{owner} needs a criterion that reads layers (Hint, AttentionTransfer), and was given "
-            f"{', '.join(map(repr, criteria))}; use LogitDistillation."
-        )
+
+def need_logits(owner: str, criteria: Mapping[str, Criterion]) -> None:
+    """Require a criterion that compares logits."""
+    if not _comparing_logits(criteria):
+        _refuse_lack(owner, criteria, "compares logits (SoftTarget)", "FeatureDistillation")
+
+
+def _refuse_lack(owner: str, criteria: Mapping[str, Criterion], does: str, other: str) -> None:
+    given = ", ".join(map(repr, criteria))
+    raise ValueError(f"{owner} needs a criterion that {does}, and was given {given}; use {other}.")
 
 
 def layer_pair(owner: str, student_layer: str | None, teacher_layer: str | None) -> tuple[str, str]:
-    """Return the two layers of the default hint.
-
-    Raises:
-        ValueError: A layer is missing.
-    """
+    """Return the two layers of the default hint."""
     if student_layer is None or teacher_layer is None:
         raise ValueError(
             f"{owner} needs layers to match: give student_layer and teacher_layer (such as 'layer2', or 'layer*' for "
@@ -168,11 +141,7 @@ def layer_pair(owner: str, student_layer: str | None, teacher_layer: str | None)
 
 
 def refuse_for_heads(format_: BatchFormat | None, options: Sequence[str], why: str) -> None:
-    """Refuse options of the batch format that need a network with one output.
-
-    Raises:
-        ValueError: An option is set.
-    """
+    """Refuse options of the batch format that need a network with one output."""
     for option in options:
         if format_ is not None and getattr(format_, option):
             raise ValueError(f"BatchFormat({option}=True) does nothing here, as {why}; leave it out.")

@@ -26,22 +26,13 @@ from lit_distill.utils.tensors import first_parameter
 
 
 class ModuleDryRun:
-    """Runs the networks and criteria of a module on training samples, once per fit.
-
-    Args:
-        distiller: The module's.
-        reader: Reads the module's batches.
-
-    Attributes:
-        done: The dry run of this fit has been.
-        several_loaders: A training batch consists of batches of several loaders.
-    """
+    """Runs the networks and criteria of a module on training samples, once per fit."""
 
     def __init__(self, distiller: Distiller, reader: BatchReader) -> None:
         self._distiller, self._reader = distiller, reader
-        self.several_loaders = False
+        self.several_loaders = False  # a training batch consists of batches of several loaders
         self._lone_batch: str | None = None  # why some batches hold one sample; None until it is known
-        self.done = False
+        self.done = False  # in this fit
 
     def restart(self) -> None:
         """Prepare for the next fit."""
@@ -52,11 +43,7 @@ class ModuleDryRun:
         return join(batch, self._reader) if self.several_loaders else self._reader.read(batch)
 
     def run_on_data(self, module: LightningModule) -> None:
-        """Run two training samples through the module; a whole batch if two samples fail.
-
-        Raises:
-            ValueError: The networks, the criteria and the data do not fit; the message says which and why.
-        """
+        """Run two training samples through the module; a whole batch if two samples fail."""
         self.done = True
         refuse_empty(module.trainer, *self._networks())
         check_networks(*self._networks())
@@ -89,16 +76,7 @@ class ModuleDryRun:
             raise
 
     def run(self, data: Batch, module: LightningModule, read: Sequence[str] = ()) -> None:
-        """Run an example through both networks and the criteria; nothing is trained.
-
-        Args:
-            data: The example.
-            module: The module, with or without a Trainer.
-            read: Lines that say what was read of the batch, to print.
-
-        Raises:
-            ValueError: The networks, the criteria and the data do not fit; the message says which and why.
-        """
+        """Run an example through both networks and the criteria, and print ``read``; nothing is trained."""
         distiller, trainer = self._distiller, module._trainer
         with unchanged(*distiller.networks().values()), torch.enable_grad():
             distiller.student.train()
@@ -108,11 +86,7 @@ class ModuleDryRun:
             DryRun(distiller).run(outputs, data, trained, read, later=unfreezes_later(trainer, module))
 
     def check_lone_batches(self, trainer: Trainer, batch: Any) -> None:
-        """Refuse batches of one sample that BatchNorm cannot train on, before the first batch of a fit.
-
-        Raises:
-            ValueError: Some batch holds one sample, and a BatchNorm in train mode gets one value per channel.
-        """
+        """Refuse batches of one sample that BatchNorm cannot train on, before the first batch of a fit."""
         if self._lone_batch is None:
             self._lone_batch = lone_batch(trainer) or ""
             if self._lone_batch:

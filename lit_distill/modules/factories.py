@@ -17,11 +17,7 @@ SCHEDULER = "functools.partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max
 
 
 def check_makes(name: str, given: Any, example: str) -> None:
-    """Refuse an argument that is not a factory of one argument.
-
-    Raises:
-        TypeError: The value is an optimizer or a scheduler itself, is not callable, or needs other arguments.
-    """
+    """Refuse an argument that is not a factory of one argument."""
     if given is None:
         return
     if not callable(given) or isinstance(given, nn.Module):

@@ -9,14 +9,7 @@ from lit_distill.batch.batch import BatchFormat
 from lit_distill.batch.labels import Task
 from lit_distill.criteria import Criterion, Hint
 from lit_distill.modules.base import DistillationModule, Metrics
-from lit_distill.modules.defaults import (
-    choose,
-    comparing_logits,
-    label_criteria,
-    layer_pair,
-    need_layers,
-    refuse_unused,
-)
+from lit_distill.modules.defaults import choose, label_criteria, layer_pair, need_layers, refuse_logits, refuse_unused
 from lit_distill.modules.hyperparameters import record_hyperparameters
 from lit_distill.modules.optimization import Interval, OptimizerFactory, SchedulerFactory
 from lit_distill.schedules import Schedule
@@ -85,12 +78,7 @@ class FeatureDistillation(DistillationModule):
             default = {**label_criteria(task), "hint": Hint(*layers, normalise="channel")}
         chosen, weighting = choose(criteria, weights, default, dict.fromkeys(default, 1.0))
         need_layers("FeatureDistillation", chosen)
-        logits = comparing_logits(chosen)
-        if logits:
-            raise ValueError(
-                f"FeatureDistillation compares only layers, and {', '.join(map(repr, logits))} compares logits; use "
-                "CombinedDistillation."
-            )
+        refuse_logits("FeatureDistillation", chosen)
         rest = (optimizer, lr_scheduler, batch_format, fast, schedules, balance, metrics, lr_interval, lr_monitor)
         super().__init__(student, teacher, chosen, weighting, task, *rest)
         record_hyperparameters(self, given)

@@ -38,13 +38,7 @@ def warn_of_changed_settings(
 ) -> None:
     """Warn if a run and the checkpoint that it continues from have different settings.
 
-    Two modules made from configs are compared by their configs, others by our entry in the checkpoint.
-
-    Args:
-        hparams: The module's hyperparameters.
-        checkpoint: The checkpoint.
-        entry: The module's checkpoint entry.
-        fitting: The run is a fit; in other runs only configs are compared.
+    Two modules made from configs are compared by their configs, others by our entry in the checkpoint, in fits only.
     """
     saved = checkpoint.get(LightningModule.CHECKPOINT_HYPER_PARAMS_KEY)
     configs = isinstance(saved, Mapping) and _INSTANTIATOR in saved and _INSTANTIATOR in hparams

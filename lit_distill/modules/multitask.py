@@ -124,11 +124,7 @@ class MultiTaskDistillation(DistillationModule):
 
 
 def task_kinds(heads: Mapping[str, str], task: Task | Mapping[str, Task]) -> dict[str, Task]:
-    """Return what each head's outputs are, by task.
-
-    Raises:
-        ValueError: A kind is none of the choices, or the mapping and the heads name different tasks.
-    """
+    """Return what each head's outputs are, by task."""
     if not isinstance(task, str):
         check_named("task", task, "{'colour': 'multiclass', 'shape': 'binary'}")
     kinds: dict[str, Task] = dict.fromkeys(heads, task) if isinstance(task, str) else dict(task)

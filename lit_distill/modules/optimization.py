@@ -65,11 +65,7 @@ class Optimization:
         return self._make_optimizer is not None
 
     def configure(self, parameters: Iterable[nn.Parameter], trainer: Trainer | None) -> Any:
-        """Return what Lightning expects of ``configure_optimizers``.
-
-        Raises:
-            ValueError: ``ReduceLROnPlateau`` has no metric to watch, or an argument of the scheduler would have no effect.
-        """
+        """Return what Lightning expects of ``configure_optimizers``."""
         optimizer = self.make(parameters)
         if self.learning_rate is not None:
             for group in optimizer.param_groups:
@@ -83,11 +79,7 @@ class Optimization:
         return self.with_schedule(optimizer, scheduler, trainer)
 
     def take(self, optimizer: Optimizer, scheduler: Any, trainer: Trainer | None) -> Any:
-        """Return what Lightning expects of ``configure_optimizers``, for an optimizer that a config has made.
-
-        Raises:
-            ValueError: ``ReduceLROnPlateau`` has no metric to watch, or an argument of the scheduler would have no effect.
-        """
+        """Return what Lightning expects of ``configure_optimizers``, for an optimizer that a config has made."""
         if self.learning_rate is not None:
             rescale(optimizer, [scheduler], self.learning_rate)
         if scheduler is None:
@@ -96,11 +88,7 @@ class Optimization:
         return self.with_schedule(optimizer, scheduler, trainer)
 
     def make(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
-        """Make the optimizer.
-
-        Raises:
-            TypeError: The factory makes something else.
-        """
+        """Make the optimizer; refuse a factory of something else."""
         if self._make_optimizer is None:
             return torch.optim.AdamW(parameters, lr=_DEFAULT_RATE)
         made: Optimizer = made_by("optimizer", self._make_optimizer, parameters)
@@ -117,17 +105,7 @@ class Optimization:
         return chosen if chosen is not None else float(self.make(parameters).param_groups[0]["lr"])
 
     def with_schedule(self, optimizer: Optimizer, scheduler: Any, trainer: Trainer | None) -> dict[str, Any]:
-        """Return an optimizer and its scheduler in the form that Lightning expects.
-
-        Args:
-            optimizer: The optimizer.
-            scheduler: A scheduler, or Lightning's mapping with one, whose entries take precedence.
-            trainer: The running trainer, or None.
-
-        Raises:
-            TypeError: The factory made no scheduler.
-            ValueError: ``ReduceLROnPlateau`` has no metric to watch, or ``lr_monitor`` is given for another scheduler.
-        """
+        """Return an optimizer and its scheduler, or Lightning's mapping with one, in the form that Lightning expects."""
         given = dict(scheduler) if isinstance(scheduler, Mapping) else {"scheduler": scheduler}
         inner = given.get("scheduler")
         if not hasattr(inner, "step") or isinstance(inner, Optimizer):
@@ -171,23 +149,14 @@ class Optimization:
                 raise ValueError(f"{name} is {value!r}, and there is no lr_scheduler; give one, or leave {name} out.")
 
     def adopt(self, rate: float | None, trainer: Trainer | None) -> None:
-        """Set the learning rate of the running optimizers and of those made later.
-
-        Args:
-            rate: The rate; None for the optimizer's own.
-            trainer: The running trainer, or None.
-        """
+        """Set the learning rate of the running optimizers and of those made later; None is the optimizer's own."""
         self.learning_rate = rate
         if rate is not None and trainer is not None:
             for optimizer in trainer.optimizers:
                 rescale(optimizer, [config.scheduler for config in trainer.lr_scheduler_configs], rate)
 
     def check(self, trainer: Trainer) -> None:
-        """Check that the schedulers match the length of the fit.
-
-        Raises:
-            ValueError: A scheduler ends before the fit, and cannot be stepped any further.
-        """
+        """Refuse a scheduler that ends before the fit, and warn of one that seems made for steps but steps per epoch."""
         steps = trainer.estimated_stepping_batches
         if trainer.fast_dev_run or steps in (-1, float("inf")) or not steps:  # type: ignore[attr-defined]
             return

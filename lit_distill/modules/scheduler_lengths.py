@@ -40,11 +40,7 @@ def made_for_steps(scheduler: Any, steps: int, epochs: int) -> str | None:
 
 
 def refuse_too_short(scheduler: Any, steps: int, epochs: int) -> None:
-    """Refuse a scheduler that steps per optimizer step and ends before the fit; warn of one that starts again.
-
-    Raises:
-        ValueError: The scheduler ends before the fit.
-    """
+    """Refuse a scheduler that steps per optimizer step and ends before the fit; warn of one that starts again."""
     if isinstance(scheduler, lr_scheduler.OneCycleLR) and scheduler.total_steps < steps:
         raise ValueError(
             f"the schedule OneCycleLR ends after {scheduler.total_steps} steps, and the fit takes {steps}, in {epochs} "

@@ -57,17 +57,5 @@ class SupervisedModule(DistillationModule):
         refuse_task("SupervisedModule", task, LABEL_TASKS, "it trains only on labels")
         check_network("model", model)
         criteria: dict[str, Criterion] = {"hard": HardTarget(label_smoothing, task)}
-        super().__init__(
-            model,
-            None,
-            criteria,
-            {"hard": 1.0},
-            task,
-            optimizer,
-            lr_scheduler,
-            batch_format,
-            fast,
-            metrics=metrics,
-            lr_interval=lr_interval,
-            lr_monitor=lr_monitor,
-        )
+        rest = (optimizer, lr_scheduler, batch_format, fast, None, None, metrics, lr_interval, lr_monitor)
+        super().__init__(model, None, criteria, {"hard": 1.0}, task, *rest)

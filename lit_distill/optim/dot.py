@@ -148,12 +148,7 @@ def _check_delta(momentum: float, delta: float) -> None:
 
 
 def _averaged(held: dict[Tensor, Tensor], parameters: Sequence[Tensor]) -> dict[Tensor, Tensor]:
-    """Average the held gradients over all processes; a process that holds none for a parameter counts as 0.
-
-    Args:
-        held: Gradients by parameter.
-        parameters: Every parameter with a gradient, the same in all processes.
-    """
+    """Average the held gradients over all processes; a process that holds none for a parameter counts as 0."""
     if not distributed() or not parameters:
         return held
     holds = torch.tensor([parameter in held for parameter in parameters], dtype=torch.float32).to(parameters[0].device)

@@ -17,7 +17,7 @@ from lit_distill.utils.notices import warn
 _TOKENS = "attention_mask"
 
 
-def mask_is_certain(given: Batch, call: Call) -> bool:
+def _mask_is_certain(given: Batch, call: Call) -> bool:
     """Return True if the batch's mask overrides the call's: the user named it, or the call has none and is no encoder's."""
     return given.mask_is_told or (call.mask is None and _TOKENS in call.mask_keys)
 
@@ -30,11 +30,7 @@ def tokens_that_count(batch: Any, call: Call) -> Batch | None:
 
 
 class CallInputs:
-    """Makes batches from calls of the student.
-
-    Args:
-        student: The student's name, for messages.
-    """
+    """Makes batches from calls of the student."""
 
     def __init__(self, student: str) -> None:
         self._student = student
@@ -44,19 +40,12 @@ class CallInputs:
         """Return the student's inputs, with the labels and the teacher's own inputs of the step's batch.
 
         Named arguments that the teacher's ``forward`` does not take are left out for it, with one warning.
-
-        Args:
-            call: A call of the student.
-            given: The entries read of the step's batch, or None.
-            teacher: The teacher's network.
         """
         rest = given if given is not None else Batch(call.inputs)
         own = rest.teacher_inputs
         if own is None and teacher is not None:
             own = self._for_teacher(call.inputs, teacher)
-        mask = rest.mask
-        if not mask_is_certain(rest, call):
-            mask = call.mask
+        mask = rest.mask if _mask_is_certain(rest, call) else call.mask
         return dataclasses.replace(rest, inputs=call.inputs, mask=mask, teacher_inputs=own)
 
     def _for_teacher(self, inputs: Inputs, teacher: nn.Module) -> Inputs | None:

@@ -128,8 +128,7 @@ class Distill(EvaluationHooks):
         self._trained = TrainedAdditions(parameter_group)
         meant = task if task is not None else common_task(self.criteria.criteria())
         self._reader = StepReader(student, self._format, meant, labels_are_read(self.criteria, teacher, self._format))
-        watched = check_flag("evaluate", evaluate)
-        self._evaluation = StepEvaluation(student, call, self._format, meant) if watched else None
+        self._evaluation = StepEvaluation(student, call, self._format, meant, check_flag("evaluate", evaluate))
         self._place: torch.device | None = None
         self._before = StateBefore()
         self._last_callback = LastCallback(self._leave)
@@ -144,8 +143,7 @@ class Distill(EvaluationHooks):
         self._before.record(pl_module)
         self._last_callback.join(trainer)
         guard(trainer)
-        if self._evaluation is not None:
-            self._evaluation.restart()
+        self._evaluation.restart()
         if stage != "fit":
             self._host.wrap(pl_module, "on_load_checkpoint", hosting.without_additions)
             return
@@ -291,8 +289,7 @@ class Distill(EvaluationHooks):
     def _stop_watching(self) -> None:
         self._task.value = torch.zeros(())  # a step that ended with an error has left its graph
         self._host.unwrap()
-        if self._evaluation is not None:
-            self._evaluation.end()
+        self._evaluation.end()
         self._calls.stop()
 
     def _active(self) -> Distiller:

@@ -23,12 +23,7 @@ def weighted_criteria(
     balance: Balance | None,
     task: Task | None,
 ) -> WeightedCriteria:
-    """Return the criteria of ``Distill``, with the module's own loss as ``task``.
-
-    Raises:
-        ValueError: An argument is wrong.
-        TypeError: An argument has the wrong type.
-    """
+    """Return the criteria of ``Distill``, with the module's own loss as ``task``."""
     chosen = criteria if criteria is not None else _default_criteria(task)
     check_criteria(chosen)
     if weights is not None:

@@ -29,19 +29,12 @@ from lit_distill.utils.tensors import first_parameter
 
 @dataclass
 class ObservedStep:
-    """The inputs and results of a training step.
+    """The inputs and results of a training step."""
 
-    Attributes:
-        batch: What it was given, on the module's device.
-        calls: The student's calls.
-        returned: What it returned.
-        recorder: The copy's, to read the calls with.
-    """
-
-    batch: Any
+    batch: Any  # on the module's device
     calls: list[Call]
     returned: Any
-    recorder: CallRecorder
+    recorder: CallRecorder  # the copy's, to read the calls with
 
 
 def run_step_on_copy(
@@ -55,17 +48,8 @@ def run_step_on_copy(
 ) -> ObservedStep:
     """Run the module's training step on a copy, on two samples; on a whole batch if two fail.
 
-    Args:
-        trainer: The running trainer.
-        module: The user's module.
-        recorder: Records its student's calls.
-        set_up: The module's own ``setup`` has run; otherwise the copy's is called.
-        data: The training data.
-        explain: Adds a note to an error, from the batch and the student's calls.
-        whole: Run it on a whole batch at once.
-
-    Raises:
-        ValueError: The step fails before the fit.
+    If the module's own ``setup`` has not run (``set_up``), the copy's is called. ``explain`` adds a note to an error, from the
+    batch and the student's calls.
     """
     with isolate_rng(), torch.compiler.set_stance("force_eager"):
         try:

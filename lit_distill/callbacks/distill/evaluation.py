@@ -36,23 +36,16 @@ class StepEvaluation:
     """Records the student in ``validation_step`` and ``test_step``, and runs the teacher on the same inputs.
 
     Batches that cannot be read are left out with one warning; the module's own validation never fails because of them.
-
-    Args:
-        student: The student's name.
-        call: The chosen call of several: 0 is the first, -1 the last, ``all`` all of them; None if there is only one.
-        batch_format: Names of the entries in dict batches and outputs.
-        task: What the logits mean.
-
-    Attributes:
-        teacher: The teacher of the last evaluation.
+    Nothing is recorded if ``on`` is False.
     """
 
-    def __init__(self, student: str, call: WhichCall, batch_format: BatchFormat, task: Task) -> None:
+    def __init__(self, student: str, call: WhichCall, batch_format: BatchFormat, task: Task, on: bool) -> None:
+        self.on = on
         self._student, self._call, self._format, self._task = student, call, batch_format, task
         self._call_inputs = CallInputs(student)
         self._host = hosting.Host()
         self._recorder: CallRecorder | None = None
-        self.teacher: Teacher | None = None
+        self.teacher: Teacher | None = None  # of the last evaluation
         self._evaluator: Evaluator | None = None
         self._parts: tuple[str, ...] = ()
         self._place = ("val", 0, 0)
@@ -71,16 +64,7 @@ class StepEvaluation:
         stage: str,
         layouts: Layouts | None = None,
     ) -> None:
-        """Start an epoch of a stage.
-
-        Args:
-            module: The user's module.
-            student: The network in it.
-            teacher: The teacher; None for the student's own metrics only.
-            parts: The student's parts, if the module calls these and not the student.
-            stage: ``val`` or ``test``.
-            layouts: Layouts of the student's outputs that a fit has found, or None.
-        """
+        """Start an epoch of a stage; ``parts`` are the student's, if the module calls these and not the student."""
         self.end()
         if "given up" in self._reported or not is_overridden(STEPS[stage], module):
             return
@@ -105,7 +89,7 @@ class StepEvaluation:
     def finish(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         """Log the epoch's metrics."""
         ready = self._recorder is not None and self._evaluator is not None and self._seen
-        if trainer.world_size > 1:  # metrics are gathered over all processes, or the others would wait
+        if self.on and trainer.world_size > 1:  # metrics are gathered over all processes, or the others would wait
             ready = trainer.strategy.reduce_boolean_decision(ready, all=True)
         if not ready:
             return
@@ -218,13 +202,11 @@ class StepEvaluation:
 
     def _fitting(self, target: Any, logits: Tensor, call: Call) -> Tensor | None:
         """Return the labels if they fit these logits."""
-        if target is None:
-            return None
-        why = _no_labels(target, logits, call, self._task)
+        why = _no_labels(target, logits, call, self._task) if target is not None else None
         if why is not None:
             self._without_labels(why)
             return None
-        assert isinstance(target, Tensor)
+        assert target is None or isinstance(target, Tensor)
         return target
 
     def _without_labels(self, why: str) -> None:

@@ -16,24 +16,18 @@ from lit_distill.teachers import Teacher, as_teacher
 
 
 class EvaluationHooks(Callback):
-    """The evaluation hooks of ``Distill``; without a ``StepEvaluation`` they do nothing.
-
-    Attributes:
-        student: The student's name in the module.
-        teacher: The user's argument.
-        distiller: The distillation; None before the first fit.
-    """
+    """The evaluation hooks of ``Distill``."""
 
     student: str
     teacher: nn.Module | Teacher
     distiller: Distiller | None
-    _evaluation: StepEvaluation | None
+    _evaluation: StepEvaluation
     _calls: StudentCalls
     _format: BatchFormat
 
     def _begin_evaluation(self, module: LightningModule, stage: str) -> None:
         student = hosting.find(module, self.student)
-        if self._evaluation is None or student is None or getattr(module, "_compiler_ctx", None) is not None:
+        if student is None or not self._evaluation.on or getattr(module, "_compiler_ctx", None) is not None:
             return
         teacher = self.distiller.teacher if self.distiller is not None else self._untrained_teacher(student)
         if teacher is not None:
@@ -43,7 +37,6 @@ class EvaluationHooks(Callback):
 
     def _untrained_teacher(self, student: nn.Module) -> Teacher | None:
         """Return the teacher if there was no fit; None if it learns in a fit."""
-        assert self._evaluation is not None
         known = self._evaluation.teacher
         teacher = known if known is not None else as_teacher(self.teacher).for_student(student)
         if not teacher.frozen:
@@ -61,27 +54,21 @@ class EvaluationHooks(Callback):
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        if self._evaluation is not None:
-            self._evaluation.at("val", dataloader_idx, batch_idx)
+        self._evaluation.at("val", dataloader_idx, batch_idx)
 
     def on_test_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        if self._evaluation is not None:
-            self._evaluation.at("test", dataloader_idx, batch_idx)
+        self._evaluation.at("test", dataloader_idx, batch_idx)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._evaluation is not None:
-            self._evaluation.finish(trainer, pl_module, "val")
+        self._evaluation.finish(trainer, pl_module, "val")
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._evaluation is not None:
-            self._evaluation.finish(trainer, pl_module, "test")
+        self._evaluation.finish(trainer, pl_module, "test")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._evaluation is not None:
-            self._evaluation.end()
+        self._evaluation.end()
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._evaluation is not None:
-            self._evaluation.end()
+        self._evaluation.end()

@@ -60,8 +60,7 @@ class Host:
 
 def without_additions(original: Callable[..., Any], checkpoint: dict[str, Any]) -> None:
     """Load a checkpoint for evaluation without the additions of a fit."""
-    for name, value in strip(checkpoint).items():
-        checkpoint[name] = value
+    checkpoint.update(strip(checkpoint))
     original(checkpoint)
 
 
@@ -131,11 +130,7 @@ def _parts(module: LightningModule, name: str) -> list[str]:
 
 
 def loss_of(returned: Any, module: LightningModule) -> Tensor:
-    """Return the loss in a training step's return value.
-
-    Raises:
-        ValueError: There is none, or it is not a scalar.
-    """
+    """Return the loss in a training step's return value; refuse one without a scalar."""
     loss = returned.get("loss") if isinstance(returned, Mapping) else returned
     name = type(module).__name__
     if not isinstance(loss, Tensor):
@@ -147,11 +142,7 @@ def loss_of(returned: Any, module: LightningModule) -> Tensor:
 
 
 def check_trains(loss: Tensor, module: LightningModule, student: nn.Module, outputs: Outputs) -> None:
-    """Refuse a training step whose loss carries no gradient, unless it is 0 (no loss of its own).
-
-    Raises:
-        ValueError: The step would train nothing.
-    """
+    """Refuse a training step whose loss carries no gradient, unless it is 0 (no loss of its own)."""
     if loss.requires_grad or not bool(loss.detach() != 0) or not any(p.requires_grad for p in student.parameters()):
         return
     kind = type(module).__name__
@@ -167,11 +158,7 @@ def check_trains(loss: Tensor, module: LightningModule, student: nn.Module, outp
 
 
 def needs_optimizer(trainer: Trainer, module: LightningModule) -> None:
-    """Refuse a module without an optimizer: nothing would be distilled.
-
-    Raises:
-        ValueError: The module has no optimizer.
-    """
+    """Refuse a module without an optimizer: nothing would be distilled."""
     if all(type(optimizer).__name__ == "_MockOptimizer" for optimizer in trainer.optimizers):  # Lightning's, for none
         raise ValueError(
             f"there is no optimizer: {type(module).__name__}.configure_optimizers returned none, so nothing would be "
@@ -180,11 +167,7 @@ def needs_optimizer(trainer: Trainer, module: LightningModule) -> None:
 
 
 def check_host(trainer: Trainer, module: LightningModule, distill: Callback) -> None:
-    """Refuse modules and Trainers that ``Distill`` does not work with, before anything is changed.
-
-    Raises:
-        ValueError: It does not work; the message says why.
-    """
+    """Refuse modules and Trainers that ``Distill`` does not work with, before anything is changed."""
     _check_callbacks(trainer.callbacks, distill)  # type: ignore[attr-defined]
     _check_step(module)
     kind = type(module).__name__
@@ -229,11 +212,7 @@ def _check_step(module: LightningModule) -> None:
 
 
 def check_teacher(module: LightningModule, student: nn.Module, teacher: nn.Module | Teacher) -> None:
-    """Refuse a teacher that the module also holds.
-
-    Raises:
-        ValueError: The module holds it, inside the student or outside.
-    """
+    """Refuse a teacher that the module also holds."""
     network = teacher.model if isinstance(teacher, Teacher) else teacher
     mine = {id(parameter) for parameter in network.parameters()}
     inside = {id(parameter) for parameter in student.parameters()}
@@ -248,11 +227,7 @@ def check_teacher(module: LightningModule, student: nn.Module, teacher: nn.Modul
 
 
 def check_strategy(trainer: Trainer, additions: nn.Module) -> None:
-    """Refuse strategies that shard parameters if the criteria have parameters.
-
-    Raises:
-        ValueError: The strategy shards parameters.
-    """
+    """Refuse strategies that shard parameters if the criteria have parameters."""
     if keeps_parameters_whole(trainer.strategy):
         return
     if any(parameter.requires_grad for parameter in additions.parameters()):
@@ -263,11 +238,7 @@ def check_strategy(trainer: Trainer, additions: nn.Module) -> None:
 
 
 def check_no_state(additions: Additions) -> None:
-    """Refuse a checkpoint without the additions if these have a state.
-
-    Raises:
-        ValueError: They have a state.
-    """
+    """Refuse a checkpoint without the additions if these have a state."""
     if additions.state_dict():
         raise ValueError(
             "the checkpoint was made without Distill, or after its fit, and the criteria or the teacher have a state of their "

@@ -16,14 +16,7 @@ from lit_distill.outputs import logits_or_reason
 
 
 class StepReader:
-    """Combines a batch and a call of the student to the batch that the teacher and the criteria read.
-
-    Args:
-        student: The student's name.
-        format_: The user's batch format.
-        task: What the student's outputs are.
-        reads_labels: A criterion or the teacher reads labels.
-    """
+    """Combines a batch and a call of the student to the batch that the teacher and the criteria read."""
 
     def __init__(self, student: str, format_: BatchFormat, task: Task, reads_labels: bool) -> None:
         self._format, self._task = format_, task
@@ -56,12 +49,12 @@ class StepReader:
         """Add a note to an error of a training step if its labels do not fit the student's logits."""
         if self._task not in CLASS_TASKS or not calls or isinstance(error, FloatingPointError):
             return
+        target = self.labels(batch)
         try:
-            target: Any = BatchReader(self._format, inputs_are_read=False).read(batch).target
             logits = logits_or_reason(calls[-1].raw, self._format.output_key, "student")
-        except Exception:  # the module reads its batches itself, and they may have any form
+        except Exception:  # of the user's function
             return
-        if not isinstance(logits, Tensor) or logits.dim() != 2:
+        if target is None or not isinstance(logits, Tensor) or logits.dim() != 2:
             return
         if not isinstance(target, Tensor):
             error.add_note(f"the labels of the batch are a {type(target).__name__}, not a tensor")

@@ -13,6 +13,7 @@ from lit_distill.engine.checkpoint import ENTRY_KEY
 from lit_distill.files.checkpoint_file import read_checkpoint
 from lit_distill.files.whole_file import write_whole
 from lit_distill.utils.arguments import wrong_type
+from lit_distill.utils.names import listed
 
 _WEIGHTS = ("state_dict", "current_model_state", "averaging_state")
 
@@ -70,11 +71,7 @@ def strip_file(source: str | Path, destination: str | Path, trust: bool = False)
     content = io.BytesIO()
     torch.save(stripped, content)
     write_whole(destination, content.getbuffer())  # the source may be the destination, and must not be lost
-    what = (
-        f"{len(gone)} tensors taken out ({', '.join(gone[:3])}{', …' if gone[3:] else ''})"
-        if gone
-        else "nothing to take out"
-    )
+    what = f"{len(gone)} tensors taken out ({listed(gone, 3)})" if gone else "nothing to take out"
     return [f"{source}: {what}.", f"Written: {destination}"]
 
 

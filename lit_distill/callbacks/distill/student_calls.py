@@ -12,23 +12,13 @@ from lit_distill.capture.parts import check_parts
 
 
 class StudentCalls:
-    """Records the student's calls, and chooses those to distil.
-
-    Args:
-        student: The student's name.
-        which: The chosen call of several: 0 is the first, -1 the last, ``all`` all of them; None if there is only one.
-
-    Attributes:
-        recorder: Records the calls; None outside a fit.
-        parts: The parts of the student that the steps call instead of the student; empty if they call the student, None if
-            that is not known yet.
-    """
+    """Records the student's calls, and chooses those to distil."""
 
     def __init__(self, student: str, which: WhichCall) -> None:
         self._student = student
         self._which = which
         self.recorder: CallRecorder | None = None
-        self.parts: tuple[str, ...] | None = ()
+        self.parts: tuple[str, ...] | None = ()  # that the steps call instead of the student; None if not known yet
 
     def start(self, capture: Capture) -> None:
         """Start to record the student's calls."""
@@ -52,16 +42,7 @@ class StudentCalls:
         self.active().record_parts()
 
     def learn(self, module: LightningModule, calls: list[Call], recorder: CallRecorder) -> Call:
-        """Choose the call to distil from the dry run, and record its parts of the student from then on.
-
-        Args:
-            module: The user's module.
-            calls: The calls in the dry run.
-            recorder: The recorder of these calls, on a copy of the student.
-
-        Raises:
-            ValueError: The student is not called, and calls of its parts do not make one call.
-        """
+        """Choose the call to distil from the dry run's, which ``recorder`` recorded, and record its parts from then on."""
         chosen = choose_calls(calls, self._which, self._student)
         if not chosen:
             raise ValueError(hosting.not_called(module, self._student, recorder.refusal))
@@ -76,11 +57,7 @@ class StudentCalls:
         return call
 
     def choose(self, module: LightningModule, calls: list[Call]) -> list[Call]:
-        """Return the calls of a training step to distil.
-
-        Raises:
-            ValueError: The step calls other parts of the student than the dry run, or in another order.
-        """
+        """Return the calls of a training step to distil; refuse other parts than those of the dry run, or in another order."""
         chosen = choose_calls(calls, self._which, self._student)
         refusal = self.active().refusal
         if self.parts is None and (chosen or refusal is None):

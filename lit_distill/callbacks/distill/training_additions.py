@@ -19,17 +19,10 @@ class TrainedAdditions:
     """Adds the projectors and other parameters of the criteria to a parameter group of the module's first optimizer.
 
     A new group would not work: the schedulers already exist, and have one entry per group.
-
-    Args:
-        group: Index of the group; the first if None.
-
-    Raises:
-        ValueError: The index is not a whole number.
     """
 
     def __init__(self, group: int | None = None) -> None:
         self.group = None if group is None else check_whole("parameter_group", group)
-        self.count = 0
         self._optimizer: Optimizer | None = None
         self._added: list[nn.Parameter] = []
 
@@ -54,13 +47,9 @@ class TrainedAdditions:
         return make
 
     def add(self, optimizer: Optimizer | None, additions: nn.Module) -> None:
-        """Add the trainable parameters that are in no group yet.
-
-        Raises:
-            ValueError: The optimizer has no group of this index.
-        """
+        """Add the trainable parameters that are in no group yet; refuse a group that the optimizer does not have."""
         if optimizer is not self._optimizer:
-            self._optimizer, self.count, self._added = optimizer, 0, []
+            self._optimizer, self._added = optimizer, []
         if optimizer is None:
             return
         held = parameters_in([optimizer])
@@ -78,12 +67,11 @@ class TrainedAdditions:
             _warn_of_learning_rates(groups, len(missing))
         groups[index]["params"].extend(missing)
         self._added += missing
-        self.count = len(self._added)
 
     def checkpoint_entry(self) -> dict[str, int]:
         """Return what ``strip`` needs: the number of added parameters, and their group."""
         groups = len(self._optimizer.param_groups) if self._optimizer is not None else 1
-        return {"in_optimizer": self.count, "parameter_group": (self.group or 0) % groups}
+        return {"in_optimizer": len(self._added), "parameter_group": (self.group or 0) % groups}
 
     def take_back(self) -> None:
         """Remove the added parameters."""
@@ -93,15 +81,11 @@ class TrainedAdditions:
                 group["params"] = [p for p in group["params"] if id(p) not in gone]
             for parameter in self._added:
                 self._optimizer.state.pop(parameter, None)
-        self._optimizer, self.count, self._added = None, 0, []
+        self._optimizer, self._added = None, []
 
 
 def _refuse_no_optimizer(module: LightningModule, made: Any, additions: nn.Module) -> None:
-    """Refuse layers of the criteria that no optimizer would train.
-
-    Raises:
-        ValueError: ``configure_optimizers`` returned no optimizer, and there are such layers.
-    """
+    """Refuse layers of the criteria that no optimizer would train."""
     count = sum(parameter.requires_grad for parameter in additions.parameters())
     if not made and count:
         raise ValueError(
