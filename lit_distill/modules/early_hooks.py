@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
@@ -13,18 +13,11 @@ from lit_distill.files.resuming import guard, unguard
 from lit_distill.files.saving import save_whole
 from lit_distill.utils.signals import end_if_terminated, listen, listen_no_more, mark_terminated
 
-
-class _Distillation(Protocol):
-    distiller: Distiller
-
-    def dry_run_on_data(self) -> None: ...
-
-    def check_lone_batches(self, batch: Any) -> None: ...
-
-    def leave_plain(self) -> None: ...
+if TYPE_CHECKING:
+    from lit_distill.modules.base import DistillationModule
 
 
-def _is_distillation(module: object) -> TypeGuard[_Distillation]:
+def _is_distillation(module: object) -> TypeGuard[DistillationModule]:
     return isinstance(getattr(module, "distiller", None), Distiller)
 
 

@@ -25,22 +25,7 @@ _DEFAULT_RATE = 1e-3
 
 
 class Optimization:
-    """Makes the optimizer of a module and its scheduler.
-
-    Args:
-        optimizer: Makes the optimizer from the trainable parameters; AdamW at 1e-3 if None.
-        lr_scheduler: Makes the scheduler from the optimizer.
-        interval: When the scheduler steps. If None, per epoch; per optimizer step for schedulers such as OneCycleLR that
-            plan more steps than the fit has epochs.
-        monitor: The logged metric that ``ReduceLROnPlateau`` watches.
-
-    Attributes:
-        learning_rate: Overrides the rate of every parameter group unless it is None.
-
-    Raises:
-        TypeError: An optimizer or a scheduler is given instead of a factory.
-        ValueError: The interval is neither ``epoch`` nor ``step``.
-    """
+    """Makes the optimizer of a module and its scheduler, from the module's options of the same names."""
 
     def __init__(
         self,
@@ -57,7 +42,7 @@ class Optimization:
             check_text("lr_monitor", monitor, "the name of a logged metric, such as 'val/cross_entropy/student'")
         self._make_optimizer, self._make_scheduler = optimizer, lr_scheduler
         self._interval, self._monitor = interval, monitor
-        self.learning_rate: float | None = None
+        self.learning_rate: float | None = None  # overrides the rate of every parameter group
 
     @property
     def is_given(self) -> bool:

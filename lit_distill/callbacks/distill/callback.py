@@ -203,7 +203,7 @@ class Distill(EvaluationHooks):
             additions["teacher"] = joint
         hosting.check_strategy(trainer, additions)
         module.add_module(ENTRY_KEY, additions)
-        step = DistilledStep(distiller, self._calls, self._reader, self._task, self._follow, self.student)
+        step = DistilledStep(distiller, self._calls, self._reader, self._task, self._follow)
         self._host.wrap(module, "training_step", step.of(module))
         self._host.wrap(module, "configure_optimizers", self._trained.around_configure_optimizers(module))
         self._host.wrap(module, "on_load_checkpoint", hosting.with_additions(module, distiller))

@@ -62,7 +62,7 @@ class StepEvaluation:
         teacher: Teacher | None,
         parts: tuple[str, ...],
         stage: str,
-        layouts: Layouts | None = None,
+        layouts: Layouts | None,
     ) -> None:
         """Start an epoch of a stage; ``parts`` are the student's, if the module calls these and not the student."""
         self.end()

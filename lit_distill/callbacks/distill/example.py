@@ -43,19 +43,9 @@ class ExampleRun:
         return self.distiller.networks().get("teacher")
 
     def run(self, trainer: Trainer, module: LightningModule, set_up: bool, inputs: Any = None) -> Batch | None:
-        """Run an example, and check all that it shows.
+        """Run an example, ``inputs`` or a training step on two samples, and check all that it shows.
 
-        Args:
-            trainer: The running trainer.
-            module: The user's module.
-            set_up: The module's own ``setup`` has run.
-            inputs: Example inputs of the student, instead of a training step on two samples.
-
-        Returns:
-            The example, to check batches of one sample with; None if it does not have the student's own inputs.
-
-        Raises:
-            ValueError: The networks, the criteria and the data do not fit; the message says which and why.
+        Return it, to check batches of one sample with; None if it does not have the student's own inputs.
         """
         refuse_empty(trainer, self.distiller.student, self._teacher)
         check_networks(self.distiller.student, self._teacher)

@@ -15,7 +15,7 @@ class StudentCalls:
     """Records the student's calls, and chooses those to distil."""
 
     def __init__(self, student: str, which: WhichCall) -> None:
-        self._student = student
+        self.student = student
         self._which = which
         self.recorder: CallRecorder | None = None
         self.parts: tuple[str, ...] | None = ()  # that the steps call instead of the student; None if not known yet
@@ -43,22 +43,22 @@ class StudentCalls:
 
     def learn(self, module: LightningModule, calls: list[Call], recorder: CallRecorder) -> Call:
         """Choose the call to distil from the dry run's, which ``recorder`` recorded, and record its parts from then on."""
-        chosen = choose_calls(calls, self._which, self._student)
+        chosen = choose_calls(calls, self._which, self.student)
         if not chosen:
-            raise ValueError(hosting.not_called(module, self._student, recorder.refusal))
+            raise ValueError(hosting.not_called(module, self.student, recorder.refusal))
         call = chosen[0]
         if call.parts:
             try:
                 check_parts(recorder.capture.model, call)
             except ValueError as error:
-                raise ValueError(hosting.not_called(module, self._student, str(error))) from error
+                raise ValueError(hosting.not_called(module, self.student, str(error))) from error
             self.parts = call.parts
             self.active().record_parts(call.parts)
         return call
 
     def choose(self, module: LightningModule, calls: list[Call]) -> list[Call]:
         """Return the calls of a training step to distil; refuse other parts than those of the dry run, or in another order."""
-        chosen = choose_calls(calls, self._which, self._student)
+        chosen = choose_calls(calls, self._which, self.student)
         refusal = self.active().refusal
         if self.parts is None and (chosen or refusal is None):
             self.parts = next((call.parts for call in chosen), ())
@@ -67,5 +67,5 @@ class StudentCalls:
             if call.parts and call.parts != self.parts:
                 refusal = f"it called {', '.join(self.parts or ())} before, and now only {', '.join(call.parts)}."
         if refusal is not None:
-            raise ValueError(hosting.not_called(module, self._student, refusal))
+            raise ValueError(hosting.not_called(module, self.student, refusal))
         return chosen

@@ -32,7 +32,6 @@ class DistilledStep:
     reader: StepReader
     task_loss: TaskLoss  # receives the loss of the module's own step
     follow: Callable[[torch.device], None]  # moves the teacher
-    student: str
     _warned: bool = False
 
     def of(self, module: LightningModule) -> hosting.Wrapper:
@@ -89,6 +88,6 @@ class DistilledStep:
         if stepped and not self._warned:
             self._warned = True
             warn(
-                f"a training step did not call the student {self.student!r} with gradients on: nothing was distilled in it. "
-                "Check that this step is meant to train without the teacher."
+                f"a training step did not call the student {self.calls.student!r} with gradients on: nothing was distilled in "
+                "it. Check that this step is meant to train without the teacher."
             )
