@@ -37,23 +37,19 @@ def label_criteria(task: Task) -> dict[str, Criterion]:
     return {"hard": HardTarget(task=task)} if task in LABEL_TASKS else {}
 
 
-def logit_criteria(
-    owner: str, task: Task, temperature: float, weights: tuple[float, float] = (0.1, 0.9)
-) -> tuple[dict[str, Criterion], dict[str, float]]:
-    """Return the default criteria on labels and logits, and their weights, those of ``hard`` and ``soft``.
+def logit_criteria(owner: str, task: Task, temperature: float) -> tuple[dict[str, Criterion], dict[str, float]]:
+    """Return the default criteria on labels and logits, ``hard`` and ``soft``, and their weights.
 
     Without labels there is only ``soft``, with weight 1.
     """
     check_choice("task", task, TASKS)
     if task == "none":
         raise ValueError(f"{owner} has no default criteria for the task 'none'; give criteria and weights.")
-    if task in CLASS_TASKS:
-        return {**label_criteria(task), "soft": SoftTarget(temperature, task=task)}, dict(
-            zip(("hard", "soft"), weights, strict=True)
-        )
-    refuse_temperature(task, temperature)
-    criteria = {**label_criteria(task), "soft": LogitMSE()}
-    return criteria, dict(zip(criteria, weights, strict=True)) if len(criteria) > 1 else {"soft": 1.0}
+    if task not in CLASS_TASKS:
+        refuse_temperature(task, temperature)
+    soft = SoftTarget(temperature, task=task) if task in CLASS_TASKS else LogitMSE()
+    criteria = {**label_criteria(task), "soft": soft}
+    return criteria, {"hard": 0.1, "soft": 0.9} if "hard" in criteria else {"soft": 1.0}
 
 
 def refuse_temperature(task: Task, temperature: float) -> None:
@@ -140,8 +136,8 @@ def layer_pair(owner: str, student_layer: str | None, teacher_layer: str | None)
     return student_layer, teacher_layer
 
 
-def refuse_for_heads(format_: BatchFormat | None, options: Sequence[str], why: str) -> None:
+def refuse_for_heads(format_: BatchFormat, options: Sequence[str], why: str) -> None:
     """Refuse options of the batch format that need a network with one output."""
     for option in options:
-        if format_ is not None and getattr(format_, option):
+        if getattr(format_, option):
             raise ValueError(f"BatchFormat({option}=True) does nothing here, as {why}; leave it out.")

@@ -41,7 +41,7 @@ class Optimization:
         if monitor is not None:
             check_text("lr_monitor", monitor, "the name of a logged metric, such as 'val/cross_entropy/student'")
         self._make_optimizer, self._make_scheduler = optimizer, lr_scheduler
-        self._interval, self._monitor = interval, monitor
+        self.interval, self._monitor = interval, monitor
         self.learning_rate: float | None = None  # overrides the rate of every parameter group
 
     @property
@@ -117,19 +117,14 @@ class Optimization:
         return str(watched)
 
     def _interval_of(self, scheduler: Any, trainer: Trainer | None) -> Interval:
-        if self._interval is not None:
-            return self._interval
+        if self.interval is not None:
+            return self.interval
         planned = planned_steps(scheduler)
         epochs = (trainer.max_epochs or -1) if trainer is not None else 0
         return "epoch" if planned is None or trainer is None or 0 <= epochs >= planned else "step"
 
-    @property
-    def interval_is_given(self) -> bool:
-        """True if the user set the scheduler's interval."""
-        return self._interval is not None
-
     def _refuse_without_schedule(self) -> None:
-        for name, value in {"lr_interval": self._interval, "lr_monitor": self._monitor}.items():
+        for name, value in {"lr_interval": self.interval, "lr_monitor": self._monitor}.items():
             if value is not None:
                 raise ValueError(f"{name} is {value!r}, and there is no lr_scheduler; give one, or leave {name} out.")
 
@@ -148,11 +143,11 @@ class Optimization:
         batches = max(1, int(trainer.num_training_batches) // max(1, trainer.accumulate_grad_batches))
         epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else -(-int(steps) // batches)
         for config in trainer.lr_scheduler_configs:
-            if self._interval is None and planned_steps(config.scheduler) is not None:
+            if self.interval is None and planned_steps(config.scheduler) is not None:
                 config.interval = self._choose(config.scheduler, int(steps), epochs)
             if config.interval == "step":
                 refuse_too_short(config.scheduler, int(steps), epochs)
-            elif self._interval is None and not config.reduce_on_plateau and config.frequency == 1:
+            elif self.interval is None and not config.reduce_on_plateau and config.frequency == 1:
                 _warn_of_steps(made_for_steps(config.scheduler, int(steps), epochs), epochs)
 
     def _choose(self, scheduler: Any, steps: int, epochs: int) -> Interval:

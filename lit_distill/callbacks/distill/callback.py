@@ -71,8 +71,7 @@ class Distill(EvaluationHooks):
         balance: Finds the weights during training; ``weights`` stay fixed if None.
         batch_format: Names of the entries of a batch that hold labels or the teacher's own inputs, if a criterion or the
             teacher needs them, and of the logits in dict outputs.
-        example_inputs: The student's inputs for a few samples; needed only if the module's training step fails on two samples
-            before the fit.
+        example_inputs: The student's inputs for a few samples, if the module's step fails on two samples before the fit.
         parameter_group: Index of the parameter group of the module's first optimizer that trains the projectors; the first
             if None, with a warning if the groups have different learning rates.
         evaluate: Compare student and teacher in the module's validation and test. The teacher runs once per batch there, a

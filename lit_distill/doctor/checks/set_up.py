@@ -41,7 +41,7 @@ def _schedules(trial: TrialFit) -> list[Finding]:
     """Find learning-rate schedules that move once per epoch and look made for steps, in the fit as it will be."""
     module, loader, epochs = trial.setup.module, trial.trainer.train_dataloader, trial.epochs
     batches = len(loader) if isinstance(loader, Sized) else 0
-    explicit = isinstance(module, DistillationModule) and module.optimization.interval_is_given
+    explicit = isinstance(module, DistillationModule) and module.optimization.interval is not None
     if not epochs or epochs < 1 or not batches or explicit:
         return []
     by_epoch = [config.scheduler for config in trial.trainer.lr_scheduler_configs if config.interval == "epoch"]
