@@ -159,12 +159,8 @@ def _default_criteria(
     criteria: dict[str, Criterion] = {}
     weights: dict[str, float] = {}
     for name, layer in heads.items():
-        classes = kinds[name] in CLASS_TASKS
-        found, shares = logit_criteria(
-            f"the task {name!r} of MultiTaskDistillation",
-            kinds[name],
-            temperature if classes else DEFAULT_TEMPERATURE,
-        )
+        kind, owner = kinds[name], f"the task {name!r} of MultiTaskDistillation"
+        found, shares = logit_criteria(owner, kind, temperature if kind in CLASS_TASKS else DEFAULT_TEMPERATURE)
         if "hard" in found:
             criteria[f"hard_{name}"] = OnHead(found["hard"], layer, task_name=name)
             weights[f"hard_{name}"] = shares["hard"] if name in taught else 1.0
