@@ -11,7 +11,6 @@ from lit_distill.criteria import Criterion, Hint
 from lit_distill.modules.base import DistillationModule, Metrics
 from lit_distill.modules.defaults import (
     DEFAULT_TEMPERATURE,
-    changed_temperature,
     choose,
     layer_pair,
     logit_criteria,
@@ -83,7 +82,7 @@ class CombinedDistillation(DistillationModule):
     ) -> None:
         temperature = check_temperature(temperature)
         given = {"student_layer": student_layer, "teacher_layer": teacher_layer}
-        refuse_unused({**given, "temperature": changed_temperature(temperature)}, criteria)
+        refuse_unused(given, criteria, temperature)
         default: dict[str, Criterion] = {}
         shares: dict[str, float] = {}
         if criteria is None:

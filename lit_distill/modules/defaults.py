@@ -70,19 +70,17 @@ def refuse_task(owner: str, task: Task, known: Sequence[Task], reason: str) -> N
         )
 
 
-def refuse_unused(given: Mapping[str, object], criteria: Mapping[str, Criterion] | None) -> None:
+def refuse_unused(
+    given: Mapping[str, object], criteria: Mapping[str, Criterion] | None, temperature: float = DEFAULT_TEMPERATURE
+) -> None:
     """Refuse settings of the default criteria if the user's own criteria replace these."""
     unused = [name for name, value in given.items() if value is not None]
+    unused += ["temperature"] * (temperature != DEFAULT_TEMPERATURE)
     if criteria is not None and unused:
         raise ValueError(
             f"{' and '.join(unused)} belong to the default criteria, and criteria were given instead; set them in "
             "the criteria themselves."
         )
-
-
-def changed_temperature(temperature: float) -> float | None:
-    """Return the temperature, or None if it is the default."""
-    return None if temperature == DEFAULT_TEMPERATURE else temperature
 
 
 def _reading_layers(criteria: Mapping[str, Criterion]) -> list[str]:

@@ -9,14 +9,7 @@ from lit_distill.batch.batch import BatchFormat
 from lit_distill.batch.labels import Task
 from lit_distill.criteria import Criterion
 from lit_distill.modules.base import DistillationModule, Metrics
-from lit_distill.modules.defaults import (
-    DEFAULT_TEMPERATURE,
-    changed_temperature,
-    choose,
-    logit_criteria,
-    refuse_layers,
-    refuse_unused,
-)
+from lit_distill.modules.defaults import DEFAULT_TEMPERATURE, choose, logit_criteria, refuse_layers, refuse_unused
 from lit_distill.modules.hyperparameters import record_hyperparameters
 from lit_distill.modules.optimization import Interval, OptimizerFactory, SchedulerFactory
 from lit_distill.schedules import Schedule
@@ -80,7 +73,7 @@ class LogitDistillation(DistillationModule):
         lr_monitor: str | None = None,
     ) -> None:
         temperature = check_temperature(temperature)
-        refuse_unused({"temperature": changed_temperature(temperature)}, criteria)
+        refuse_unused({}, criteria, temperature)
         default, shares = logit_criteria("LogitDistillation", task, temperature) if criteria is None else ({}, {})
         chosen, weighting = choose(criteria, weights, default, shares)
         refuse_layers("LogitDistillation", chosen)

@@ -16,7 +16,6 @@ from lit_distill.engine.evaluator import Evaluator
 from lit_distill.modules.base import DistillationModule, Metrics
 from lit_distill.modules.defaults import (
     DEFAULT_TEMPERATURE,
-    changed_temperature,
     choose,
     logit_criteria,
     refuse_for_heads,
@@ -97,7 +96,7 @@ class MultiTaskDistillation(DistillationModule):
         lr_monitor: str | None = None,
     ) -> None:
         temperature = check_temperature(temperature)
-        refuse_unused({"temperature": changed_temperature(temperature)}, criteria)
+        refuse_unused({}, criteria, temperature)
         _check_layers("heads", heads)
         if not heads:
             raise ValueError("heads is empty; name the student's layer of each task: {colour: heads.colour, …}.")
