@@ -72,7 +72,7 @@ class MemoryDataset(Dataset[MemoryBatch]):
         return self.get_seeded(indices, seeds)
 
     def get_seeded(self, indices: Sequence[int], seeds: Sequence[int]) -> MemoryBatch:
-        """Return inputs ``[B, C, H, W]`` and labels ``[B]``; only ``seeds[i]``, in [0, 2^63), decides sample i's augmentation."""
+        """Return inputs ``[B, C, H, W]`` and labels ``[B]``; only ``seeds[i]``, in [0, 2^63), augments sample i."""
         chosen = torch.as_tensor(indices, dtype=torch.int64).to(self.images.device)
         images = self.augment(self.images[chosen], torch.as_tensor(seeds, dtype=torch.int64))
         return self.finish(images), self.labels[chosen]
