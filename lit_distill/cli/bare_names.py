@@ -54,11 +54,7 @@ def public_names() -> dict[str, str]:
 
 
 def full_path(wanted: Any, name: str) -> str:
-    """Return the import path that a name stands for; an import path is returned as it is.
-
-    Args:
-        wanted: The type that is needed: a class, several in a tuple or a union, or ``object`` for anything.
-        name: A bare name or an import path.
+    """Return the import path of a kind (``object``: any) that a bare name stands for; an import path stays as it is.
 
     Raises:
         ImportError: Nothing imported has this name and type, or several things have.

@@ -22,10 +22,6 @@ _ENDINGS = (".yaml", ".yml", ".json")
 def check_sections(content: Any, where: str) -> None:
     """Refuse a misspelt section, a ``trainer`` that is no mapping, and callbacks in a file that is not there.
 
-    Args:
-        content: Content of a config file.
-        where: The file's name.
-
     Raises:
         ValueError: There is one.
     """
@@ -51,10 +47,6 @@ def check_sections(content: Any, where: str) -> None:
 
 def check_classes(content: Any, where: str) -> None:
     """Refuse a class whose ``class_path`` or ``init_args`` no parser reads.
-
-    Args:
-        content: Content of a config file.
-        where: The file's name.
 
     Raises:
         ValueError: A ``class_path`` is no import path, its options are no mapping, or other keys are next to them.

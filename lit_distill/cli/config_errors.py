@@ -87,12 +87,7 @@ class Leaf:
 
 
 def explain(message: str, options: Iterable[str] = ()) -> str:
-    """Return a parser's message in one line.
-
-    Args:
-        message: As jsonargparse writes it.
-        options: Every option that the parser knows.
-    """
+    """Return jsonargparse's message in one line; ``options`` are all that the parser knows."""
     unknown = re.fullmatch(_UNKNOWN, message.strip())
     if unknown is not None:
         return _unknown_option((unknown[1] or unknown[2]).lstrip("-").partition("=")[0], options)

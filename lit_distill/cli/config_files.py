@@ -53,9 +53,6 @@ def _parsed(text: str, where: str) -> Any:
 def check_words(words: Sequence[str]) -> None:
     """Check every config file that a command names, and those that these name.
 
-    Args:
-        words: The command's, as ``--config FILE``.
-
     Raises:
         ValueError: A file cannot be read, is no YAML, is empty or no mapping, or has a key twice.
     """
@@ -98,13 +95,7 @@ def _is_inline(value: str) -> bool:
 
 
 def _check_file(path: Path, seen: set[Path], whole: bool = False) -> None:
-    """Check a file and those that it names.
-
-    Args:
-        path: The file.
-        seen: Files checked before.
-        whole: It is a config itself, not a value in one.
-    """
+    """Check a file and those that it names; ``whole`` if it is a config itself, not a value in one."""
     if path.absolute() in seen:
         return
     seen.add(path.absolute())

@@ -34,11 +34,7 @@ def _count(text: str) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Distil on scikit-learn's handwritten digits and print the outcome.
-
-    Args:
-        arguments: ``--seeds``, ``--epochs`` and ``--logs``; if None, the process's own.
-    """
+    """Distil on scikit-learn's handwritten digits and print the outcome."""
     parser = Parser("demo", __doc__)
     parser.add_argument("--seeds", type=_count, default=3, help="students trained each way (default: 3)")
     parser.add_argument("--epochs", type=_count, default=60, help="epochs of a student (default: 60)")

@@ -54,11 +54,7 @@ class _Setup(DistillationCLI):
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Print the layers of a config's networks, or of one model.
-
-    Args:
-        arguments: ``--config`` and further words of ``fit``, or a model and ``--input``.
-    """
+    """Print the layers of a config's networks, or of one model."""
     parser = Parser(
         "layers",
         "List the layers of the student and the teacher of a config, or of one model: the shape of each output without the "
@@ -116,12 +112,7 @@ def _networks(setup: DistillationCLI, given: Tensor | None) -> dict[str, tuple[n
 
 
 def layers_of(network: nn.Module, inputs: Inputs) -> list[Layer]:
-    """Return the layers that run in a forward pass, in the order in which they end.
-
-    Args:
-        network: Any module; it is left as it was.
-        inputs: What it is called with.
-    """
+    """Return the layers that run in a forward pass, in the order in which they end; the network is left as it was."""
     found: dict[str, Layer] = {}
 
     def note(name: str, module: nn.Module, output: Any) -> None:
@@ -156,14 +147,7 @@ def _with_stages(layers: list[Layer]) -> list[Layer]:
 
 
 def as_table(owner: str, network: nn.Module, inputs: Inputs, depth: int = 2) -> str:
-    """Return a network's layers as a table of at most 100 columns.
-
-    Args:
-        owner: What the network is called.
-        network: Any module.
-        inputs: What it is called with.
-        depth: Levels of layers to list; a layer that ends a stage is listed at any level.
-    """
+    """Return layers down to a depth, and those that end a stage, as a table of at most 100 columns."""
     order = {name: place for place, (name, _) in enumerate(network.named_modules())}
     layers = sorted(layers_of(network, inputs), key=lambda layer: order[layer.name])
     shown = [layer for layer in layers if layer.name.count(".") < depth or layer.stage]

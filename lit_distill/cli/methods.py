@@ -60,11 +60,7 @@ class Row:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Print the table.
-
-    Args:
-        arguments: ``--time`` measures a training step with each; a minute.
-    """
+    """Print the table."""
     parser = Parser("methods", __doc__)
     parser.add_argument("--time", action="store_true", help="measure a training step with each method (a minute)")
     options = parser.parse_args(list(arguments))
@@ -73,11 +69,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def rows(timed: bool = False) -> list[Row]:
-    """Return a line for each config in ``configs/methods``.
-
-    Args:
-        timed: Measure a training step of each.
-    """
+    """Return a line for each config in ``configs/methods``; ``timed`` measures a training step of each."""
     found = [row for path in method_configs() for row in _rows_of(path, timed)]
     return sorted(found, key=lambda row: (row.needs, row.year, row.name))
 
@@ -120,11 +112,7 @@ def as_markdown(found: Sequence[Row]) -> str:
 
 
 def model_settings(*configs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options that configs give a DistillationModule, classes by their import paths and defaults included.
-
-    Args:
-        configs: Contents of config files, the later over the earlier.
-    """
+    """Return the options, full class paths and defaults included, that configs give a module, the later over the earlier."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(DistillationModule, "model")
     parsed: Any = None

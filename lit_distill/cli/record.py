@@ -52,9 +52,5 @@ class RecordingCLI(DistillationCLI):
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Record a teacher.
-
-    Args:
-        arguments: The words after ``lit-distill record``: those of ``fit``.
-    """
+    """Record a teacher; the words are those of ``fit``."""
     RecordingCLI(["fit", *find_configs(arguments)])

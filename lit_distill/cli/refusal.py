@@ -11,12 +11,7 @@ _PACKAGE = Path(__file__).parents[1]
 
 
 def refuse(reason: str, files: Sequence[str] = ()) -> NoReturn:
-    """End the command with an error in one line.
-
-    Args:
-        reason: The error.
-        files: The config files that it is in.
-    """
+    """End the command with an error, and the config files that it is in, in one line."""
     where = f"{', '.join(files)}: " if files else ""
     print(f"lit-distill: {where}{reason}", file=sys.stderr)
     raise SystemExit(2)

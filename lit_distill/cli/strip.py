@@ -12,9 +12,6 @@ from lit_distill.cli.words import Parser
 def main(arguments: Sequence[str]) -> None:
     """Write a checkpoint without what distilling added.
 
-    Args:
-        arguments: The two files, and ``--trust``.
-
     Raises:
         SystemExit: The checkpoint cannot be read or written.
     """

@@ -27,13 +27,7 @@ _UNKNOWN = re.compile(r"unrecognized arguments: (\S+)")
 
 
 class Parser(argparse.ArgumentParser):
-    """An argparse parser whose errors are one line, with the nearest option.
-
-    Args:
-        verb: Of ``lit-distill``.
-        description: What the verb does.
-        usage: The words after the verb; argparse's if None.
-    """
+    """An argparse parser of a verb, whose errors are one line, with the nearest option; ``usage`` follows the verb."""
 
     def __init__(self, verb: str, description: str | None, usage: str | None = None) -> None:
         name = f"lit-distill {verb}"

@@ -21,9 +21,6 @@ class BatchAugment:
     ``RandomCrop`` (padded by zeros or not at all) and ``RandomHorizontalFlip`` work on the whole batch. Any
     other transform is applied sample by sample, with the global random generators seeded for each and put
     back afterwards; it must not keep a state of its own.
-
-    Args:
-        transforms: In order.
     """
 
     def __init__(self, transforms: Sequence[nn.Module]) -> None:
@@ -52,12 +49,7 @@ class BatchAugment:
 
 
 def hashed(seeds: Tensor, stream: int) -> Tensor:
-    """Return independent 64-bit numbers from seeds and a stream number: splitmix64 (Steele et al. 2014), in int64.
-
-    Args:
-        seeds: Any shape, int64.
-        stream: At least 0.
-    """
+    """Return independent 64-bit numbers from seeds and a stream number: splitmix64 (Steele et al. 2014), in int64."""
     # int64 wraps, as the algorithm wants.
     return _mix(_mix(seeds) + _signed((stream + 1) * 0x9E3779B97F4A7C15 % 2**64))
 
@@ -89,25 +81,12 @@ def integers(seeds: Tensor, stream: int, count: int) -> Tensor:
 
 
 def flip(images: Tensor, chosen: Tensor) -> Tensor:
-    """Mirror some images left to right.
-
-    Args:
-        images: ``[B, C, H, W]``.
-        chosen: ``[B]``, boolean.
-    """
+    """Mirror the chosen (``[B]``, boolean) images ``[B, C, H, W]`` left to right."""
     return torch.where(chosen.to(images.device)[:, None, None, None], images.flip(-1), images)
 
 
 def crop(images: Tensor, top: Tensor, left: Tensor, height: int, width: int) -> Tensor:
-    """Cut a window of one size out of every image, each at its own place.
-
-    Args:
-        images: ``[B, C, H, W]``.
-        top: ``[B]``, int64: the window's first row.
-        left: ``[B]``, int64: its first column.
-        height: Of the window.
-        width: Of the window.
-    """
+    """Cut a window out of every image ``[B, C, H, W]``, each at its own top row and left column (``[B]``, int64)."""
     # A view of every possible window, of which one per image is copied.
     windows = images.unfold(2, height, 1).unfold(3, width, 1)
     index = torch.arange(len(images), device=images.device)

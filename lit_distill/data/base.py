@@ -192,17 +192,7 @@ class ImageDataModule(Revivable, LightningDataModule, ABC):  # type: ignore[misc
 def split_by_class(
     labels: Sequence[int], fraction: float, seed: int, count: int | None = None
 ) -> tuple[list[int], list[int]]:
-    """Split indices in two, each class in the same proportion.
-
-    Args:
-        labels: A label for each index.
-        fraction: Share of the first part.
-        seed: Of the choice.
-        count: Exact size of the first part, where the rounding of the classes' shares must not decide.
-
-    Returns:
-        The indices of both parts, in order.
-    """
+    """Split indices in two, each class in the same proportion; ``count`` is the exact size of the first part, if given."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(labels), generator=generator).tolist()
     by_class: dict[int, list[int]] = {}
@@ -232,14 +222,7 @@ def _transforms(augment: Sequence[nn.Module] | None) -> list[nn.Module]:
 def image_pipeline(
     mean: Sequence[float], std: Sequence[float], before: Sequence[nn.Module] = (), size: int | None = None
 ) -> v2.Compose:
-    """From an image to a normalised float tensor ``[C, H, W]``.
-
-    Args:
-        mean: Per channel, of images in [0, 1].
-        std: Per channel.
-        before: Transforms of the integer image.
-        size: Resize the shorter side to 8/7 of it and cut the middle out, where given.
-    """
+    """From an image to a normalised float tensor ``[C, H, W]``; ``before`` transforms the integer image."""
     fit = [fit_image(size)] if size is not None else []
     return v2.Compose([v2.ToImage(), *before, *fit, finish_images(mean, std)])
 

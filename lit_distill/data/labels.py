@@ -14,12 +14,7 @@ from lit_distill.data.memory import MemoryDataset
 
 
 def hide_labels(data: Dataset[tuple[Any, Any]], hidden: Sequence[int]) -> Dataset[tuple[Any, Any]]:
-    """Return the same samples, some of them with the label -100, which trains nothing.
-
-    Args:
-        data: Samples and integer labels.
-        hidden: Indices of the samples whose labels are hidden.
-    """
+    """Return the same samples, some of them with the label -100, which trains nothing."""
     if not hidden:
         return data
     if isinstance(data, MemoryDataset):

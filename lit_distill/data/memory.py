@@ -72,15 +72,7 @@ class MemoryDataset(Dataset[MemoryBatch]):
         return self.get_seeded(indices, seeds)
 
     def get_seeded(self, indices: Sequence[int], seeds: Sequence[int]) -> MemoryBatch:
-        """Return a collated batch in which only ``seeds[i]`` decides how sample ``i`` is augmented.
-
-        Args:
-            indices: Which samples.
-            seeds: A number in [0, 2^63) for each.
-
-        Returns:
-            The inputs ``[B, C, H, W]`` and the labels ``[B]``.
-        """
+        """Return inputs ``[B, C, H, W]`` and labels ``[B]``; only ``seeds[i]``, in [0, 2^63), augments sample i."""
         chosen = torch.as_tensor(indices, dtype=torch.int64).to(self.images.device)
         images = self.augment(self.images[chosen], torch.as_tensor(seeds, dtype=torch.int64))
         return self.finish(images), self.labels[chosen]
@@ -102,15 +94,7 @@ def collate(batch: Any) -> Any:
 
 
 def decode(read: Callable[[int], Any], indices: Sequence[int], fit: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-    """Decode images into one tensor, with a few threads.
-
-    Args:
-        read: From an index to an image: PIL, array or tensor.
-        indices: Which images, in order.
-        fit: Brings each to one size; if None, they keep their size.
-
-    Returns:
-        ``[N, C, H, W]`` of the images' own type.
+    """Decode images, each brought to one size by ``fit``, into a tensor ``[N, C, H, W]`` of their own type, in a few threads.
 
     Raises:
         ValueError: The images differ in shape, or there are none.

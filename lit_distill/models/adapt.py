@@ -115,14 +115,7 @@ def adapt_images(
     channels: int | None = None,
     size: tuple[int, int] | None = None,
 ) -> Tensor:
-    """Convert images that were normalised for one network for another.
-
-    Args:
-        images: ``[B, C, H, W]``, floating-point.
-        given: Mean and standard deviation of their normalisation, each ``[C, 1, 1]``.
-        wanted: Mean and standard deviation to normalise them with.
-        channels: Number of channels to convert to, 1 or 3.
-        size: Height and width to resize to.
+    """Convert images ``[B, C, H, W]``, normalised by a given mean and std ``[C, 1, 1]``, to those that a network wants.
 
     Raises:
         ValueError: They are no such images, or have neither 1 nor 3 channels, which are to change.

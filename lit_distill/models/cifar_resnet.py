@@ -11,13 +11,7 @@ _WIDTHS = (16, 32, 64)
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a parameter-free shortcut (option A of the paper, section 3.3).
-
-    Args:
-        inputs: Number of input channels.
-        outputs: Number of output channels.
-        stride: Stride of the first convolution.
-    """
+    """Two 3x3 convolutions and a parameter-free shortcut (option A of the paper, section 3.3)."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()

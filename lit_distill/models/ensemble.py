@@ -120,18 +120,7 @@ def combine(
     output_key: OutputKey | None = None,
     task: Task = "multiclass",
 ) -> Any:
-    """Combine the members' outputs.
-
-    Args:
-        raw: Each member's output.
-        weights: The members' weights, with the sum 1.
-        average: ``probabilities``, ``logits``, ``confidence`` or ``none``.
-        temperature: The temperature T of ``probabilities`` and ``confidence``.
-        output_key: The entry of mapping outputs that holds the logits; if None, found by its usual names.
-        task: ``multiclass``, ``binary`` or ``multilabel``.
-
-    Returns:
-        Logits of the members' shape, in float32 or wider; with ``none`` the tuple of their logits.
+    """Combine the members' outputs to logits of their shape, float32 or wider; with ``none`` to the tuple of their logits.
 
     Raises:
         ValueError: The members' logits differ in shape.

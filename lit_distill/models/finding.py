@@ -105,14 +105,7 @@ def _equal(one: Any, other: Any) -> bool:
 def choose_network(
     entries: Sequence[Entries], wanted: Mapping[str, Any], optional: Collection[str], prefix: str | None, file: str
 ) -> dict[str, Any]:
-    """Return the tensors of the network that is meant, or of the one that comes nearest.
-
-    Args:
-        entries: The file's groups of tensors, the usual place first.
-        wanted: The model's state.
-        optional: Names in it that may be absent.
-        prefix: The prefix that the user gave.
-        file: The file's name.
+    """Return the tensors of the network that is meant, or of the nearest; the usual place is the first of ``entries``.
 
     Raises:
         ValueError: Several networks fit, and nothing shows which is meant.

@@ -59,13 +59,7 @@ def mismatches(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]
 
 
 def unsuitable(model: nn.Module, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """Return what a model's weights must not be filled with, in words: other kinds of numbers, NaN, infinity.
-
-    Args:
-        model: The model.
-        wanted: Its state.
-        found: The tensors to load, with the same names and shapes.
-    """
+    """Return what a model's weights must not be filled with, in words: other kinds of numbers, NaN, infinity."""
     problems = []
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     for name, mine in wanted.items():
