@@ -97,7 +97,11 @@ def words_for(method: str, options: argparse.Namespace, folder: Path) -> list[st
     if path is not None:
         settings = in_proportion(yaml.safe_load(path.read_text()), options.epochs or _EPOCHS[options.pair])
         overlay = folder / f"{method}.yaml"
-        overlay.write_text(yaml.safe_dump(for_digits(settings) if digits else settings))
+        if digits:
+            settings = for_digits(settings)
+            if "class_path" not in settings["model"]:  # the digits' own config compares logits only
+                settings["model"] = {"class_path": "DistillationModule", "init_args": settings["model"]}
+        overlay.write_text(yaml.safe_dump(settings))
         words += ["--config", str(overlay)]
     if not digits:
         words += ["--config", "configs/cifar10/images.yaml", f"--data.root={options.data}", "--data.in_memory=true"]

@@ -60,7 +60,66 @@ class Balance(nn.Module, ABC):
         """
 
 
-class GradientNorm(Balance):
+class MeasuredNorms(Balance):
+    """Keeps moving averages of the norms of the terms' gradients, measured once in ``every`` batches.
+
+    Args:
+        every: Number of batches from one measurement to the next, at least 1.
+        momentum: The momentum of the moving averages, in [0, 1).
+    """
+
+    seen: Tensor
+    norms: Tensor
+
+    def __init__(self, every: int, momentum: float) -> None:
+        super().__init__()
+        self.every = check_whole("every", every, least=1)
+        self.momentum = check_number("momentum", momentum, least=0, below=1)
+        self.names: list[str] = []
+        self._said: bool | None = None  # the answer of `measures` for the present batch; None if not called
+        self._late = False
+
+    def build(self, names: Sequence[str]) -> None:
+        """Make the buffers of the norms."""
+        self.names = list(names)
+        self.register_buffer("seen", torch.zeros((), dtype=torch.long))
+        self.register_buffer("norms", torch.full((len(names),), math.nan))  # NaN: not measured yet
+
+    def measures(self, names: Collection[str]) -> bool:
+        self._said = self._late or self._due(names)
+        return self._said
+
+    def known(self) -> dict[str, float]:
+        """Return each norm by name; NaN until it is measured."""
+        return dict(zip(self.names, self.norms.tolist(), strict=True))
+
+    def _due(self, names: Collection[str]) -> bool:
+        known = self.known()
+        return int(self.seen) % self.every == 0 or any(math.isnan(known.get(name, 0.0)) for name in names)
+
+    def _observe(self, terms: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]) -> None:
+        """Measure the norms if it is time to, or if one is not known."""
+        if not parameters:
+            raise ValueError(
+                f"{type(self).__name__} measures gradients over the student's parameters, and there are none."
+            )
+        due = self._late or self._due(terms)
+        self.seen += 1
+        if not due:
+            return
+        # A step may call the student several times, each of which counts, and start compiled before a measurement is due.
+        self._late = self._said is False and through_compiled(*terms.values())
+        if self._late:
+            return
+        measured = torch.stack([gradient_norm(value, parameters) for value in terms.values()])
+        places = [self.names.index(name) for name in terms]
+        before = self.norms[places]
+        after = self.momentum * before + (1 - self.momentum) * measured
+        after = torch.where(before.isnan(), measured, after)
+        self.norms[places] = torch.where(measured.isfinite() & (measured > 0), after, before).to(self.norms.dtype)
+
+
+class GradientNorm(MeasuredNorms):
     r"""Weights that are ratios of gradient norms instead of ratios of losses.
 
     $$ \sum_i w_i\,\rho_i \frac{g_r}{g_i} L_i, \quad \rho_r = 1, \; \rho_{i \neq r} = \mathrm{ratio} $$
@@ -100,18 +159,10 @@ class GradientNorm(Balance):
         {'hard': 1.0, 'soft': 0.05}
     """
 
-    seen: Tensor
-    norms: Tensor
-
     def __init__(self, reference: str, ratio: float = 1.0, every: int = 50, momentum: float = 0.9) -> None:
-        super().__init__()
+        super().__init__(every, momentum)
         self.reference = check_text("reference", reference, "a criterion's name, such as 'hard'")
         self.ratio = check_number("ratio", ratio, above=0)
-        self.every = check_whole("every", every, least=1)
-        self.momentum = check_number("momentum", momentum, least=0, below=1)
-        self.names: list[str] = []
-        self._said: bool | None = None  # the answer of `measures` for the present batch; None if not called
-        self._late = False
 
     def build(self, names: Sequence[str]) -> None:
         """Make the buffers of the norms.
@@ -124,9 +175,7 @@ class GradientNorm(Balance):
                 f"the balance's reference {self.reference!r} is not one of the criteria that train: {', '.join(names)}."
                 f"{nearest(self.reference, names)}"
             )
-        self.names = list(names)
-        self.register_buffer("seen", torch.zeros((), dtype=torch.long))
-        self.register_buffer("norms", torch.full((len(names),), math.nan))  # NaN: not measured yet
+        super().build(names)
 
     def forward(
         self, terms: Mapping[str, Tensor], weights: Mapping[str, float], parameters: Sequence[nn.Parameter]
@@ -136,51 +185,21 @@ class GradientNorm(Balance):
         Raises:
             ValueError: The reference has the weight 0 before its norm was ever measured, or there are no parameters.
         """
-        if self.reference not in terms and math.isnan(self._known()[self.reference]):
+        if self.reference not in terms and math.isnan(self.known()[self.reference]):
             raise ValueError(
                 f"the balance's reference {self.reference!r} has the weight 0 at the start, so nothing can be compared with "
                 "it; choose a criterion that trains from the first batch on."
             )
         if self.training and torch.is_grad_enabled():
             self._observe(terms, parameters)
-        known = self._known()
+        known = self.known()
         effective = {name: weights[name] * self._factor(name, known) for name in terms}
         return weighted_sum(terms, effective), effective
-
-    def measures(self, names: Collection[str]) -> bool:
-        self._said = self._late or self._due(names)
-        return self._said
-
-    def _due(self, names: Collection[str]) -> bool:
-        known = self._known()
-        return int(self.seen) % self.every == 0 or any(math.isnan(known[name]) for name in names)
-
-    def _known(self) -> dict[str, float]:
-        return dict(zip(self.names, self.norms.tolist(), strict=True))
 
     def _factor(self, name: str, norms: Mapping[str, float]) -> float:
         if name == self.reference or math.isnan(norms[name]) or math.isnan(norms[self.reference]):
             return 1.0
         return self.ratio * norms[self.reference] / norms[name]
-
-    def _observe(self, terms: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]) -> None:
-        """Measure the norms if it is time to, or if one is not known."""
-        if not parameters:
-            raise ValueError("GradientNorm measures gradients over the student's parameters, and there are none.")
-        due = self._late or self._due(terms)
-        self.seen += 1
-        if not due:
-            return
-        # A step may call the student several times, each of which counts, and start compiled before a measurement is due.
-        self._late = self._said is False and through_compiled(*terms.values())
-        if self._late:
-            return
-        measured = torch.stack([gradient_norm(value, parameters) for value in terms.values()])
-        places = [self.names.index(name) for name in terms]
-        before = self.norms[places]
-        after = self.momentum * before + (1 - self.momentum) * measured
-        after = torch.where(before.isnan(), measured, after)
-        self.norms[places] = torch.where(measured.isfinite() & (measured > 0), after, before).to(self.norms.dtype)
 
 
 class Uncertainty(Balance):

@@ -252,14 +252,13 @@ def summary(
         changes = [
             f"{key.partition('.')[2]} {plan}" for key, plan in criteria.schedules.items() if key.startswith(f"{name}.")
         ]
-        weight = (
-            "" if any(change.startswith("weight ") for change in changes) else f", weight {criteria.weights[name]:g}"
-        )
+        number = "found in training" if name in criteria.found else f"{criteria.weights[name]:g}"
+        weight = "" if any(change.startswith("weight ") for change in changes) else f", weight {number}"
         lines.append(f"Criterion {name}: {_kind(criterion)}{weight}{''.join(f', {change}' for change in changes)}.")
         if isinstance(criterion, FeatureCriterion):
             for layer_s, layer_t in criterion.pairs:
                 shape_s, shape_t = student.features[layer_s].shape, teacher_outputs.features[layer_t].shape
                 lines.append(f"    {layer_s} {list(shape_s[1:])} -> {layer_t} {list(shape_t[1:])}")
-    if criteria.balance is not None:
+    if criteria.balance is not None and not criteria.found:
         lines.append(f"Balance: {type(criteria.balance).__name__} sets the weights in force.")
     return "\n".join(lines)

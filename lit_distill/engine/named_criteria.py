@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
+from lit_distill.balance import Balance
 from lit_distill.criteria import Criterion
+from lit_distill.engine.auto_weights import ratio_of
 from lit_distill.engine.scheduling import WEIGHT, can_rise
 from lit_distill.schedules import Schedule
 from lit_distill.utils.arguments import check_named, check_number, check_object
 from lit_distill.utils.names import nearest
+
+AUTO = "auto"
+Weight = float | Literal["auto"]
 
 
 def check_criteria(criteria: Mapping[str, Criterion]) -> None:
@@ -30,7 +36,7 @@ def check_criteria(criteria: Mapping[str, Criterion]) -> None:
             )
 
 
-def check_weights(weights: Mapping[str, float]) -> None:
+def check_weights(weights: Mapping[str, Weight]) -> None:
     """Check that ``weights`` is a mapping.
 
     Raises:
@@ -40,18 +46,24 @@ def check_weights(weights: Mapping[str, float]) -> None:
 
 
 def checked_weights(
-    criteria: Mapping[str, Criterion], weights: Mapping[str, float], schedules: Mapping[str, Schedule]
-) -> dict[str, float]:
-    """Check the weights and return them as floats.
+    criteria: Mapping[str, Criterion],
+    weights: Mapping[str, Weight],
+    schedules: Mapping[str, Schedule],
+    balance: Balance | None,
+) -> tuple[dict[str, float], list[str]]:
+    """Check the weights and return them as numbers, with the names of the criteria whose weights are to be found.
+
+    Such a criterion has the ratio that it aims at for a number. One that needs no teacher is not found: it has the weight 1.
 
     Args:
         criteria: Criteria by name.
-        weights: A weight of 0 or more for each name.
+        weights: A weight of 0 or more, or ``auto``, for each name; ``auto`` if left out.
         schedules: Schedules by key; a criterion with a scheduled weight needs no other.
+        balance: The user's own balance, which needs numbers.
 
     Raises:
         TypeError: The weights are not a mapping, or a weight is not a number.
-        ValueError: A weight is missing, out of range or of an unknown criterion; or all weights are 0.
+        ValueError: A weight is out of range, of an unknown criterion, or left out next to a balance; or all weights are 0.
     """
     check_weights(weights)
     for name in weights:
@@ -60,11 +72,19 @@ def checked_weights(
                 f"weight for unknown criterion {name!r}; the criteria are {', '.join(criteria)}.{nearest(name, criteria)}"
             )
     scheduled = {name: schedules[f"{name}.{WEIGHT}"] for name in criteria if f"{name}.{WEIGHT}" in schedules}
-    for name in criteria:
-        if name not in weights and name not in scheduled:
-            raise ValueError(f"criterion {name!r} has no weight; add it to weights: {{{name}: 1.0}}.")
-    checked = {name: check_number(f"the weight of criterion {name!r}", weights[name], least=0) for name in weights}
+    free = [name for name in criteria if name not in scheduled and weights.get(name, AUTO) == AUTO]
+    if free and balance is not None:
+        raise ValueError(
+            f"criterion {free[0]!r} has no weight, and {type(balance).__name__} multiplies weights; add it to weights: "
+            f"{{{free[0]}: 1.0}}."
+        )
+    found = [name for name in free if criteria[name].needs_teacher]
+    given = {name: weight for name, weight in weights.items() if weight != AUTO}
+    checked = {
+        name: check_number(f"the weight of criterion {name!r}", weight, least=0) for name, weight in given.items()
+    }
+    checked |= {name: ratio_of(criteria[name]) if name in found else 1.0 for name in free}
     fixed = any(checked[name] for name in criteria if name not in scheduled)
     if not fixed and not any(map(can_rise, scheduled.values())):
         raise ValueError("every weight is 0: nothing would be trained.")
-    return checked
+    return checked, found

@@ -15,8 +15,9 @@ from lit_distill.batch.snapshots import values_are_compared
 from lit_distill.batch.untouched import leaves_alone
 from lit_distill.criteria import Criterion
 from lit_distill.criteria.base import never_narrow
+from lit_distill.engine.auto_weights import AutoWeights
 from lit_distill.engine.criterion_values import check_value_of, labels_for, raise_named
-from lit_distill.engine.named_criteria import check_criteria, checked_weights
+from lit_distill.engine.named_criteria import Weight, check_criteria, checked_weights
 from lit_distill.engine.reuse import ReuseGuard, held_by
 from lit_distill.engine.scheduling import (
     WEIGHT,
@@ -74,13 +75,13 @@ class WeightedCriteria(nn.ModuleDict):
 
     Args:
         criteria: Criteria by name.
-        weights: A finite weight of 0 or more for each name; optional if it is scheduled.
+        weights: A finite weight of 0 or more for each name; found in training (``AutoWeights``) if ``auto`` or left out.
         schedules: Schedules by key: ``soft.weight``, or ``soft.temperature`` for any number that the criterion has as a
             public attribute. The criterion's own checks of its range do not run again.
         balance: Finds the weights in training; a plain weighted sum if None.
 
     Raises:
-        ValueError: A weight is missing, negative, not finite, or of an unknown criterion; all weights are 0; or a schedule
+        ValueError: A weight is negative, not finite, or of an unknown criterion; all weights are 0; or a schedule
             has an unknown key or leaves its range.
         TypeError: A value is not a ``Criterion`` or a ``Schedule``.
     """
@@ -88,7 +89,7 @@ class WeightedCriteria(nn.ModuleDict):
     def __init__(
         self,
         criteria: Mapping[str, Criterion],
-        weights: Mapping[str, float],
+        weights: Mapping[str, Weight],
         schedules: Mapping[str, Schedule] | None = None,
         balance: Balance | None = None,
     ) -> None:
@@ -100,19 +101,28 @@ class WeightedCriteria(nn.ModuleDict):
         as_object("balance", balance, Balance, "GradientNorm(reference='hard')")
         for criterion in criteria.values():
             make_settings_plain(criterion)
-        checked = checked_weights(criteria, weights, schedules)
+        checked, found = checked_weights(criteria, weights, schedules, balance)
         super().__init__(criteria)
         self.schedules = schedules
         self.weights = {name: checked.get(name, 0.0) for name in criteria}
+        self.found = tuple(found)
         self.reuse_guard = ReuseGuard()
         forget_schedules(criteria)
         keep_settings(criteria, schedules)
         self.advance(0, 0.0)
+        if found:
+            balance = AutoWeights(found, self._reference())
         self.balance = balance
         if balance is not None:
             before = held_by(balance)
             balance.build([name for name in criteria if self.trains(name)])
             self.reuse_guard.record_new(balance, before)
+
+    def _reference(self) -> list[str]:
+        """Return the criteria that found weights are compared with."""
+        fixed = [name for name in self if name not in self.found and self.trains(name)]
+        labels = [name for name, criterion in self.criteria().items() if name in fixed and not criterion.needs_teacher]
+        return labels or fixed or [self.found[0]]
 
     def criteria(self) -> dict[str, Criterion]:
         """Return the criteria by name, without the balance."""

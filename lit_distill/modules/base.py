@@ -25,6 +25,7 @@ from lit_distill.engine.charts import add_comparison_charts
 from lit_distill.engine.distiller import Distiller
 from lit_distill.engine.evaluator import Evaluator
 from lit_distill.engine.finiteness import blamed_criterion, finite_gradients, refuse_loss
+from lit_distill.engine.named_criteria import Weight
 from lit_distill.engine.step import StepLoss
 from lit_distill.engine.task_gradient import splits_gradients
 from lit_distill.engine.weighted import WeightedCriteria
@@ -56,7 +57,7 @@ class DistillationModule(Revivable, EvaluationSteps):
         student: The network to train.
         teacher: A network, which is then frozen; a ``Teacher``; or None.
         criteria: Criteria by name.
-        weights: A weight of 0 or more for each criterion.
+        weights: A weight of 0 or more for each criterion; found in training if ``auto`` or left out.
         task: What the student's outputs are. ``multiclass``, ``binary`` or ``multilabel``: scores of classes.
             ``regression``: numbers, with numbers as labels. ``embedding``: vectors, without labels. ``none``: anything else;
             no metrics are computed except your own.
@@ -93,7 +94,7 @@ class DistillationModule(Revivable, EvaluationSteps):
         student: nn.Module,
         teacher: nn.Module | Teacher | None,
         criteria: Mapping[str, Criterion],
-        weights: Mapping[str, float],
+        weights: Mapping[str, Weight],
         task: Task = "multiclass",
         optimizer: OptimizerFactory | None = None,
         lr_scheduler: SchedulerFactory | None = None,

@@ -8,7 +8,7 @@ from lit_distill.batch.batch import BatchFormat
 from lit_distill.batch.labels import CLASS_TASKS, TASKS, Task
 from lit_distill.criteria import Criterion, HardTarget, LogitMSE, SoftTarget
 from lit_distill.criteria.hard_target import LABEL_TASKS
-from lit_distill.engine.named_criteria import check_criteria, check_weights
+from lit_distill.engine.named_criteria import Weight, check_criteria, check_weights
 from lit_distill.utils.arguments import check_choice
 
 DEFAULT_TEMPERATURE = 4.0
@@ -16,20 +16,17 @@ DEFAULT_TEMPERATURE = 4.0
 
 def choose(
     criteria: Mapping[str, Criterion] | None,
-    weights: Mapping[str, float] | None,
+    weights: Mapping[str, Weight] | None,
     default_criteria: Mapping[str, Criterion],
     default_weights: Mapping[str, float],
-) -> tuple[Mapping[str, Criterion], Mapping[str, float]]:
+) -> tuple[Mapping[str, Criterion], Mapping[str, Weight]]:
     """Return the user's criteria and weights if given, else the defaults."""
     if weights is not None:
         check_weights(weights)
     if criteria is None:
         return default_criteria, {**default_weights, **(weights or {})}
     check_criteria(criteria)
-    if weights is None:
-        example = ", ".join(f"{name!r}: 1.0" for name in criteria)
-        raise ValueError(f"criteria were given without weights; add weights={{{example}}}.")
-    return criteria, weights
+    return criteria, weights or {}
 
 
 def label_criteria(task: Task) -> dict[str, Criterion]:

@@ -8,6 +8,7 @@ from lit_distill.balance import Balance
 from lit_distill.batch.batch import BatchFormat
 from lit_distill.batch.labels import Task
 from lit_distill.criteria import Criterion, Hint
+from lit_distill.engine.named_criteria import Weight
 from lit_distill.modules.base import DistillationModule, Metrics
 from lit_distill.modules.defaults import choose, label_criteria, layer_pair, need_layers, refuse_logits, refuse_unused
 from lit_distill.modules.hyperparameters import record_hyperparameters
@@ -29,7 +30,7 @@ class FeatureDistillation(DistillationModule):
         student_layer: The student's layer that the default hint reads, or a glob.
         teacher_layer: The teacher's layer that the default hint reads, or a glob.
         criteria: Criteria by name instead of the defaults; one must read layers and none may compare logits.
-        weights: A weight for each criterion; required with ``criteria``.
+        weights: A weight for each criterion; found in training if ``auto`` or left out of your ``criteria``.
         task: What the outputs are: ``multiclass``, ``binary``, ``multilabel``, ``regression``, ``embedding`` or ``none``.
         optimizer: Makes the optimizer from the trainable parameters; AdamW at 1e-3 if None.
         lr_scheduler: Makes the learning-rate scheduler from the optimizer; the rate is constant if None.
@@ -58,7 +59,7 @@ class FeatureDistillation(DistillationModule):
         student_layer: str | None = None,
         teacher_layer: str | None = None,
         criteria: dict[str, Criterion] | None = None,
-        weights: dict[str, float] | None = None,
+        weights: dict[str, Weight] | None = None,
         task: Task = "multiclass",
         optimizer: OptimizerFactory | None = None,
         lr_scheduler: SchedulerFactory | None = None,

@@ -8,6 +8,7 @@ from lit_distill.balance import Balance
 from lit_distill.batch.batch import BatchFormat
 from lit_distill.batch.labels import Task
 from lit_distill.criteria import Criterion
+from lit_distill.engine.named_criteria import Weight
 from lit_distill.modules.base import DistillationModule, Metrics
 from lit_distill.modules.defaults import DEFAULT_TEMPERATURE, choose, logit_criteria, refuse_layers, refuse_unused
 from lit_distill.modules.hyperparameters import record_hyperparameters
@@ -31,7 +32,7 @@ class LogitDistillation(DistillationModule):
         student: The network to train.
         teacher: A network, which is then frozen, or a ``Teacher``.
         criteria: Criteria by name instead of the defaults; none may read layers.
-        weights: A weight for each criterion; required with ``criteria``.
+        weights: A weight for each criterion; found in training if ``auto`` or left out of your ``criteria``.
         temperature: Temperature of the default soft target of classes, above 0.
         task: What the outputs are: ``multiclass``, ``binary``, ``multilabel``, ``regression``, ``embedding`` or ``none``.
         optimizer: Makes the optimizer from the trainable parameters; AdamW at 1e-3 if None.
@@ -59,7 +60,7 @@ class LogitDistillation(DistillationModule):
         student: nn.Module,
         teacher: nn.Module | Teacher,
         criteria: dict[str, Criterion] | None = None,
-        weights: dict[str, float] | None = None,
+        weights: dict[str, Weight] | None = None,
         temperature: float = DEFAULT_TEMPERATURE,
         task: Task = "multiclass",
         optimizer: OptimizerFactory | None = None,

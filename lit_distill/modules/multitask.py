@@ -13,6 +13,7 @@ from lit_distill.batch.labels import CLASS_TASKS, TASKS, Task
 from lit_distill.criteria import Criterion, OnHead
 from lit_distill.engine.checks import task_of
 from lit_distill.engine.evaluator import Evaluator
+from lit_distill.engine.named_criteria import Weight
 from lit_distill.modules.base import DistillationModule, Metrics
 from lit_distill.modules.defaults import (
     DEFAULT_TEMPERATURE,
@@ -47,7 +48,7 @@ class MultiTaskDistillation(DistillationModule):
             None to train the student on labels only.
         teacher_heads: The teacher's layer for each task that it teaches; the layers of ``heads`` if None.
         criteria: Criteria by name instead of the defaults, each wrapped in ``OnHead``.
-        weights: A weight for each criterion; required with ``criteria``.
+        weights: A weight for each criterion; found in training if ``auto`` or left out of your ``criteria``.
         temperature: Temperature of the default soft targets, above 0.
         task: What the outputs are (``multiclass``, ``binary``, ``multilabel``, ``regression``, ``embedding`` or ``none``):
             one for all heads, or one per task, by name.
@@ -82,7 +83,7 @@ class MultiTaskDistillation(DistillationModule):
         teacher: nn.Module | Teacher | None = None,
         teacher_heads: dict[str, str] | None = None,
         criteria: dict[str, Criterion] | None = None,
-        weights: dict[str, float] | None = None,
+        weights: dict[str, Weight] | None = None,
         temperature: float = DEFAULT_TEMPERATURE,
         task: Task | dict[str, Task] = "multiclass",
         optimizer: OptimizerFactory | None = None,

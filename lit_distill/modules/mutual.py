@@ -11,6 +11,7 @@ from lit_distill.balance import Balance
 from lit_distill.batch.batch import BatchFormat, given_format
 from lit_distill.batch.labels import CLASS_TASKS, Task
 from lit_distill.criteria import Criterion, HardTarget, Mutual, OnHead
+from lit_distill.engine.named_criteria import Weight
 from lit_distill.models.peers import Peers
 from lit_distill.modules.base import DistillationModule, Metrics
 from lit_distill.modules.defaults import choose, refuse_for_heads, refuse_task, refuse_unused
@@ -36,7 +37,7 @@ class MutualDistillation(DistillationModule):
     Args:
         peers: Two networks or more, each with its own weights; their architectures may differ.
         criteria: Criteria by name instead of the defaults; the peers' logits are the student's layers ``0``, ``1``, ….
-        weights: A weight for each criterion; required with ``criteria``.
+        weights: A weight for each criterion; found in training if ``auto`` or left out of your ``criteria``.
         temperature: Temperature of the default ``mutual``, above 0.
         task: What the outputs are: ``multiclass``, ``binary``, ``multilabel``, ``regression``, ``embedding`` or ``none``.
         optimizer: Makes the optimizer from the trainable parameters; AdamW at 1e-3 if None.
@@ -65,7 +66,7 @@ class MutualDistillation(DistillationModule):
         self,
         peers: list[nn.Module],
         criteria: dict[str, Criterion] | None = None,
-        weights: dict[str, float] | None = None,
+        weights: dict[str, Weight] | None = None,
         temperature: float = DEFAULT_TEMPERATURE,
         task: Task = "multiclass",
         optimizer: OptimizerFactory | None = None,

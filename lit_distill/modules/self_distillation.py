@@ -8,6 +8,7 @@ from lit_distill.balance import Balance
 from lit_distill.batch.batch import BatchFormat
 from lit_distill.batch.labels import CLASS_TASKS, Task
 from lit_distill.criteria import Criterion, HardTarget, OwnTeacher
+from lit_distill.engine.named_criteria import Weight
 from lit_distill.modules.base import DistillationModule, Metrics
 from lit_distill.modules.defaults import choose, refuse_task, refuse_unused
 from lit_distill.modules.hyperparameters import record_hyperparameters
@@ -27,7 +28,7 @@ class SelfDistillation(DistillationModule):
         student_layer: The layers that the default exits read: a name, a glob or a list of these.
         deepest_layer: The layer whose feature the exits' features match; none if None.
         criteria: Criteria by name instead of the defaults.
-        weights: A weight for each criterion; required with ``criteria``.
+        weights: A weight for each criterion; found in training if ``auto`` or left out of your ``criteria``.
         task: What the outputs are: ``multiclass``, ``binary``, ``multilabel``, ``regression``, ``embedding`` or ``none``.
         optimizer: Makes the optimizer from the trainable parameters; AdamW at 1e-3 if None.
         lr_scheduler: Makes the learning-rate scheduler from the optimizer; the rate is constant if None.
@@ -55,7 +56,7 @@ class SelfDistillation(DistillationModule):
         student_layer: str | list[str] | None = None,
         deepest_layer: str | None = None,
         criteria: dict[str, Criterion] | None = None,
-        weights: dict[str, float] | None = None,
+        weights: dict[str, Weight] | None = None,
         task: Task = "multiclass",
         optimizer: OptimizerFactory | None = None,
         lr_scheduler: SchedulerFactory | None = None,

@@ -113,10 +113,6 @@ class TestArguments:
         with pytest.raises(ValueError, match=r"unknown criterion 'sof'.*Did you mean 'soft'"):
             Distill(teacher(), {"soft": SoftTarget()}, {"soft": 1.0, "sof": 1.0})
 
-    def test_a_criterion_without_weight(self) -> None:
-        with pytest.raises(ValueError, match="criterion 'soft' has no weight"):
-            Distill(teacher(), {"soft": SoftTarget()})
-
 
 def test_a_loss_that_is_not_finite_stops_with_its_name(tmp_path: Path) -> None:
     class Diverging(Theirs):

@@ -245,7 +245,6 @@ def test_labels_are_optional_where_none_needs_them() -> None:
         ({"hard": 1.0, "soft": math.nan}, "weight of criterion 'soft' must be finite.*not nan"),
         ({"hard": 1.0, "soft": math.inf}, "weight of criterion 'soft' must be finite.*not inf"),
         ({"hard": 1.0, "soft": "1"}, "weight of criterion 'soft' is a str; give the number, 1"),
-        ({"hard": 1.0}, r"criterion 'soft' has no weight; add it to weights: \{soft: 1.0\}"),
         ({"hard": 1.0, "sotf": 1.0}, "unknown criterion 'sotf'; the criteria are hard, soft. Did you mean 'soft'"),
         ({"hard": 1.0, "soft": 1.0, "zzz": 1.0}, r"unknown criterion 'zzz'; the criteria are hard, soft\.$"),
         ({"hard": 0.0, "soft": 0}, "every weight is 0"),

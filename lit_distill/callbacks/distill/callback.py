@@ -33,6 +33,7 @@ from lit_distill.engine.checkpoint import ENTRY_KEY
 from lit_distill.engine.cleanup import LastCallback, StateBefore
 from lit_distill.engine.distiller import Distiller, labels_are_read
 from lit_distill.engine.finiteness import finite_gradients
+from lit_distill.engine.named_criteria import Weight
 from lit_distill.files.resuming import guard, unguard
 from lit_distill.files.saving import save_whole
 from lit_distill.preflight.dry_run import DryRun
@@ -61,7 +62,8 @@ class Distill(EvaluationHooks):
     Args:
         teacher: A network, which is then frozen, or a ``Teacher``.
         criteria: Criteria by name. If None, ``soft``: a ``SoftTarget``, or a ``LogitMSE`` for outputs that are not classes.
-        weights: A weight for each criterion, and for ``task``; ``task: 0.1`` and ``soft: 0.9`` for the default criterion.
+        weights: A weight for each criterion, and for ``task``; found in training if ``auto`` or left out of your ``criteria``;
+            ``task: 0.1`` and ``soft: 0.9`` for the default criterion.
         student: The attribute of the module that holds the student, dots allowed; ``.`` is the module itself, for steps
             that call ``self(inputs)`` or ``self.forward(inputs)``. If a step calls the student's parts one after another
             (``forward_features`` and ``forward_head``, a backbone and a head), they count as one call.
@@ -99,7 +101,7 @@ class Distill(EvaluationHooks):
         self,
         teacher: nn.Module | Teacher,
         criteria: dict[str, Criterion] | None = None,
-        weights: dict[str, float] | None = None,
+        weights: dict[str, Weight] | None = None,
         student: str = "model",
         call: WhichCall = None,
         schedules: dict[str, Schedule] | None = None,

@@ -9,7 +9,7 @@ from lit_distill.batch.labels import CLASS_TASKS, TASKS, Task
 from lit_distill.criteria import Criterion, LogitMSE, SoftTarget
 from lit_distill.criteria.task_loss import TaskLoss
 from lit_distill.engine import checks
-from lit_distill.engine.named_criteria import check_criteria, check_weights
+from lit_distill.engine.named_criteria import Weight, check_criteria, check_weights
 from lit_distill.engine.weighted import WeightedCriteria
 from lit_distill.schedules import Schedule
 from lit_distill.utils.arguments import check_choice
@@ -18,7 +18,7 @@ from lit_distill.utils.arguments import check_choice
 def weighted_criteria(
     task_loss: TaskLoss,
     criteria: Mapping[str, Criterion] | None,
-    weights: Mapping[str, float] | None,
+    weights: Mapping[str, Weight] | None,
     schedules: Mapping[str, Schedule] | None,
     balance: Balance | None,
     task: Task | None,
@@ -33,7 +33,7 @@ def weighted_criteria(
     if task is not None:
         check_choice("task", task, TASKS)
         checks.same_task(chosen, task, "Distill's")
-    start: dict[str, float] = {"task": 0.1, "soft": 0.9} if criteria is None else {"task": 1.0}
+    start: dict[str, Weight] = {"task": 0.1, "soft": 0.9} if criteria is None else {"task": 1.0}
     return WeightedCriteria({"task": task_loss, **chosen}, {**start, **(weights or {})}, schedules, balance)
 
 

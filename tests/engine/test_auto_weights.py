@@ -1,0 +1,222 @@
+"""Weights that are left out are found from gradients; numbers stay exactly themselves."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lit_distill import CombinedDistillation, Distill, GradientNorm
+from lit_distill.criteria import AttentionTransfer, Criterion, HardTarget, LogitMSE, OnHead, SoftTarget
+from lit_distill.engine.auto_weights import AutoWeights, ratio_of
+from lit_distill.engine.weighted import Losses, WeightedCriteria
+from lit_distill.models import MLP, SmallCNN
+from lit_distill.outputs import Outputs
+
+LABELS = torch.tensor([0, 1, 2, 1])
+
+
+class Silent(Criterion):
+    """A criterion whose gradient is 0."""
+
+    def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
+        return 0 * student.logits.sum()
+
+
+def logits(seed: int) -> Tensor:
+    return torch.randn(4, 3, generator=torch.Generator().manual_seed(seed))
+
+
+def train(criteria: WeightedCriteria, parameter: torch.nn.Parameter, seed: int = 0) -> Losses:
+    """One training batch of a student whose only parameter is added to its logits."""
+    criteria.balance.measures(list(criteria.weights))  # type: ignore[union-attr]
+    found: Losses = criteria(Outputs(logits(seed) + parameter), Outputs(logits(9)), LABELS, [parameter])
+    return found
+
+
+def start() -> torch.nn.Parameter:
+    return torch.nn.Parameter(torch.full((4, 3), 0.1))
+
+
+def norm(value: Tensor, parameter: Tensor) -> float:
+    return float(torch.autograd.grad(value, parameter, retain_graph=True)[0].double().norm())
+
+
+@pytest.mark.parametrize("weights", [{}, {"soft": "auto"}, {"hard": "auto", "mse": "auto"}, {"hard": 0.25}])
+def test_each_found_weight_gives_its_criterion_the_ratio_to_the_label_loss(weights: dict[str, Any]) -> None:
+    made = {"hard": HardTarget(), "soft": SoftTarget(), "mse": LogitMSE()}
+    made["mse"].auto_ratio = 2.0
+    parameter = start()
+    losses = train(WeightedCriteria(made, weights), parameter)
+    hard = norm(losses.terms["hard"] * losses.weights["hard"], parameter)
+    assert losses.weights["hard"] == (weights["hard"] if weights.get("hard", "auto") != "auto" else 1.0)
+    assert norm(losses.terms["soft"] * losses.weights["soft"], parameter) == pytest.approx(0.3 * hard, rel=1e-5)
+    assert norm(losses.terms["mse"] * losses.weights["mse"], parameter) == pytest.approx(2.0 * hard, rel=1e-5)
+    expected = sum(losses.weights[name] * float(term.detach()) for name, term in losses.terms.items())
+    assert float(losses.total.detach()) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_number_means_itself_next_to_weights_that_are_found() -> None:
+    criteria = WeightedCriteria({"hard": HardTarget(), "soft": SoftTarget(), "mse": LogitMSE()}, {"soft": 0.7})
+    assert train(criteria, start()).weights["soft"] == 0.7
+    assert criteria.found == ("mse",)
+
+
+def test_numbers_for_all_need_no_balance() -> None:
+    assert WeightedCriteria({"soft": SoftTarget()}, {"soft": 2.0}).balance is None
+
+
+def test_without_labels_the_fixed_criteria_are_the_reference_and_else_the_first() -> None:
+    parameter = start()
+    fixed = train(WeightedCriteria({"soft": SoftTarget(), "mse": LogitMSE()}, {"soft": 2.0}), parameter)
+    assert norm(fixed.terms["mse"] * fixed.weights["mse"], parameter) == pytest.approx(
+        0.3 * norm(fixed.terms["soft"] * 2.0, parameter), rel=1e-5
+    )
+    free = train(WeightedCriteria({"soft": SoftTarget(), "mse": LogitMSE()}, {}), parameter)
+    assert norm(free.terms["mse"] * free.weights["mse"], parameter) == pytest.approx(
+        0.3 * norm(free.terms["soft"] * free.weights["soft"], parameter), rel=1e-5
+    )
+
+
+def test_one_criterion_without_labels_is_never_measured() -> None:
+    criteria = WeightedCriteria({"soft": SoftTarget()}, {})
+    assert not criteria.balance.measures(["soft"])  # type: ignore[union-attr]
+    assert train(criteria, start()).weights == {"soft": 0.3}
+
+
+def test_the_scale_of_a_criterion_does_not_matter() -> None:
+    class Larger(LogitMSE):
+        def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
+            return 1000 * super().forward(student, teacher, target)
+
+    totals = [
+        float(train(WeightedCriteria({"hard": HardTarget(), "mse": kind()}, {}), start()).total.detach())
+        for kind in (LogitMSE, Larger)
+    ]
+    assert totals[0] == pytest.approx(totals[1], rel=1e-5)
+
+
+@pytest.mark.parametrize(("criteria", "every"), [(("soft",), 100), (("soft", "mse", "srd"), 200)])
+def test_measuring_costs_about_one_backward_pass_in_fifty(criteria: tuple[str, ...], every: int) -> None:
+    balance = AutoWeights(criteria, ["hard"])
+    balance.build(["hard", *criteria])
+    parameter = torch.nn.Parameter(torch.ones(()))
+    terms = dict.fromkeys(("hard", *criteria), parameter * 2)
+    due = []
+    for _ in range(2 * every):
+        due.append(balance.measures(list(terms)))
+        balance(terms, dict.fromkeys(terms, 1.0), [parameter])
+    assert [place for place, now in enumerate(due) if now] == [0, every]
+
+
+def test_a_copy_with_the_saved_state_goes_on_to_the_bit() -> None:
+    def fresh() -> WeightedCriteria:
+        criteria = WeightedCriteria({"hard": HardTarget(), "soft": SoftTarget()}, {})
+        criteria.balance.every = 3  # type: ignore[union-attr, assignment]
+        return criteria
+
+    whole, resumed = fresh(), fresh()
+    for batch in range(5):
+        train(whole, start(), batch)
+    resumed.load_state_dict(copy.deepcopy(whole.state_dict()), strict=True)
+    for batch in range(5, 12):
+        one, other = train(whole, start(), batch), train(resumed, start(), batch)
+        assert torch.equal(one.total, other.total)
+        assert one.weights == other.weights
+
+
+@pytest.mark.parametrize(("criteria", "named"), [({"hard": HardTarget(), "x": Silent()}, "'x'")])
+def test_a_criterion_without_a_gradient_is_refused_by_name(criteria: Mapping[str, Criterion], named: str) -> None:
+    weighted = WeightedCriteria(criteria, {})
+    for batch in range(2):
+        assert train(weighted, start(), batch).weights["x"] == 0.0  # no number is right yet
+    with pytest.raises(ValueError, match=f"no weight can be found from the gradient of criterion {named}.*by hand"):
+        train(weighted, start(), 2)
+
+
+def test_a_balance_of_ones_own_needs_numbers() -> None:
+    criteria = {"hard": HardTarget(), "soft": SoftTarget()}
+    with pytest.raises(ValueError, match=r"criterion 'soft' has no weight, and GradientNorm multiplies weights; add"):
+        WeightedCriteria(criteria, {"hard": 1.0}, balance=GradientNorm("hard"))
+
+
+def test_a_criterion_in_another_aims_at_its_own_ratio() -> None:
+    inner = LogitMSE()
+    inner.auto_ratio = 0.7
+    assert ratio_of(OnHead(inner, "a", "a")) == 0.7
+
+
+def test_evaluation_measures_nothing_and_changes_nothing() -> None:
+    criteria = WeightedCriteria({"hard": HardTarget(), "soft": SoftTarget()}, {}).eval()
+    criteria(Outputs(logits(0)), Outputs(logits(9)), LABELS)
+    assert all(math.isnan(value) for value in criteria.balance.known().values())  # type: ignore[union-attr]
+
+
+def digits_like() -> DataLoader[Any]:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(24, 1, 8, 8, generator=generator)
+    return DataLoader(TensorDataset(images, torch.arange(24) % 10), batch_size=8)
+
+
+def trainer(folder: Path, **options: Any) -> Trainer:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    return Trainer(default_root_dir=folder, max_epochs=2, enable_checkpointing=False, **{**quiet, **options})
+
+
+def test_a_fit_with_no_weights_logs_and_prints_what_it_finds(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    criteria: dict[str, Criterion] = {
+        "hard": HardTarget(),
+        "soft": SoftTarget(),
+        "attention": AttentionTransfer("stage2", "stage2"),
+    }
+    module = CombinedDistillation(SmallCNN(), SmallCNN(), criteria=criteria)
+    fit = trainer(tmp_path, log_every_n_steps=1)
+    with caplog.at_level("INFO"):
+        fit.fit(module, digits_like())
+    said = caplog.text + capfd.readouterr().out
+    assert "Criterion soft: SoftTarget, weight found in training." in said
+    assert said.count("Weights found in the first batches: soft: ") == 1
+    logged = fit.callback_metrics
+    assert logged["train/weight/hard"] == 1.0
+    found = float(logged["train/weight/attention"])
+    assert found > 0
+    assert found != 0.3
+    assert float(logged["train/weighted/attention"]) == pytest.approx(
+        found * float(logged["train/criteria/attention"]), rel=1e-5
+    )
+    assert module.hparams["weights"] == {"hard": 1.0, "soft": "auto", "attention": "auto"}
+
+
+def test_distill_finds_the_weights_left_out_in_a_module_of_ones_own(tmp_path: Path) -> None:
+    class Host(LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = MLP()
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.model(x)
+            return logits
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), lr=0.01)
+
+    host = Host()
+    distill = Distill(MLP(), {"mse": LogitMSE()})
+    assert distill.criteria.found == ("mse",)
+    fit = trainer(tmp_path, callbacks=[distill], log_every_n_steps=1)
+    fit.fit(host, digits_like())
+    assert float(fit.callback_metrics["distill/weight/task"]) == 1.0
+    assert float(fit.callback_metrics["distill/weight/mse"]) not in (0.0, 0.3)
