@@ -227,7 +227,7 @@ def is_one_object(value: Any) -> bool:
 
 
 def tensors_of(inputs: Any, depth: int = 6) -> list[Tensor]:
-    """Return every tensor of the inputs, nested ones and those of objects included, in order; to a depth, as objects may form circles."""
+    """Return every tensor of the inputs and of objects in them, in order, to a depth: objects may refer to each other."""
     if isinstance(inputs, Tensor):
         return [inputs]
     return [tensor for value in _parts_of(inputs) for tensor in tensors_of(value, depth - 1)] if depth else []
