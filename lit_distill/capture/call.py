@@ -88,4 +88,4 @@ def explaining_inputs(owner: str, name: str, inputs: Inputs) -> Iterator[None]:
 def _is_own(error: BaseException) -> bool:
     """Return True if this package raised the error, in a hook: its message is complete."""
     *_, (frame, _line) = traceback.walk_tb(error.__traceback__)
-    return str(frame.f_globals.get("__name__", "")).split(".")[0] == __package__
+    return str(frame.f_globals.get("__name__", "")).startswith("lit_distill.")
