@@ -30,14 +30,7 @@ def in_weights_type(trainer: Trainer, data: Any, weights: Tensor) -> Any:
 
 
 def on_device(trainer: Trainer, module: Any, batch: Any, device: torch.device) -> Any:
-    """Prepare a loader's batch as Lightning does for the training step: precision, then transfer hooks.
-
-    Args:
-        trainer: The running trainer.
-        module: The LightningModule, whose hooks or whose DataModule's are called.
-        batch: The loader's batch.
-        device: The target device.
-    """
+    """Prepare a loader's batch as Lightning does for the training step: precision, then transfer hooks."""
     batch = trainer.precision_plugin.convert_input(batch)
     batch = module._on_before_batch_transfer(batch, dataloader_idx=0)
     return module._apply_batch_transfer_handler(batch, device=device, dataloader_idx=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +50,7 @@ class Batch:
         teacher_inputs: The teacher's own inputs, or None if it gets the student's.
         lengths: Number of positions that count in each sequence, ``[B]``, or None.
         sample_weight: The weight of each sample's labels, ``[B]``, or None.
-        mask_is_told: The user named the mask; else it was found by its name, and may belong to other positions.
+        mask_is_told: The user named the mask; one found by its name may belong to other positions.
     """
 
     inputs: Inputs
@@ -86,8 +86,7 @@ class BatchFormat:
         target_key: The labels.
         output_key: The logits in the student's output: a key, an index, or a function of the output.
         teacher_output_key: The logits in the teacher's output; if None, ``output_key``.
-        teacher_input_key: The teacher's input, or a list of them, if it gets another view, resolution or modality of the
-            same sample.
+        teacher_input_key: The teacher's input, or a list of them, if it gets another view of the same sample.
         missing_label: The value of an unknown label (-1, 255 or NaN, say); such labels train nothing. In labels that
             are probabilities, 0 to 1 mark nothing.
         mask_key: True at the positions of the logits that count. ``auto`` takes an entry called ``attention_mask`` or
@@ -96,8 +95,8 @@ class BatchFormat:
         mask_from_labels: Leave positions whose label is unknown out of every criterion, soft targets and hints too; by
             default they are left out of the labels' losses only.
         weight_key: The weight of each sample's labels, ``[B]``.
-        shift_labels: Compare each position's logits with the next position's label, as for causal language models whose
-            labels are their inputs. Refused before the fit if it is None and the labels are the inputs.
+        shift_labels: Compare each position's logits with the next position's label, as for causal language models. If None,
+            labels that are the inputs themselves are refused before the fit.
         resize_logits: Resize dense logits of both networks to the labels' size, bilinearly.
         class_dim: The classes' dimension in the student's logits; if None, found from the network's modules.
         teacher_class_dim: The classes' dimension in the teacher's logits; if None, ``class_dim``.
@@ -138,28 +137,23 @@ class BatchFormat:
     @property
     def tells_of_batches(self) -> bool:
         """True if more is read of batches than the student's inputs and the labels."""
-        named = (self.teacher_input_key, self.lengths_key, self.weight_key)
-        told_mask = self.mask_key is not None and self.mask_key != "auto"
-        return any(key is not None for key in named) or told_mask or self.mask_from_labels or self.resize_logits
+        named = (self.teacher_input_key, self.lengths_key, self.weight_key, self.told_mask)
+        return any(key is not None for key in named) or self.mask_from_labels or self.resize_logits
+
+    @property
+    def told_mask(self) -> Entry | None:
+        """The mask's entry if the user named it."""
+        return self.mask_key if self.mask_key != "auto" else None
 
 
 def given_format(given: BatchFormat | None) -> BatchFormat:
-    """Return the user's batch format, or the default if None.
-
-    Raises:
-        TypeError: It is something else.
-    """
+    """Return the user's batch format, or the default if None; refuse anything else."""
     as_object("batch_format", given, BatchFormat, "BatchFormat(input_key='image', target_key='label')")
     return given if given is not None else BatchFormat()
 
 
 def check_format(given: BatchFormat) -> None:
-    """Refuse wrong options of a batch format.
-
-    Raises:
-        TypeError: An option is of another kind.
-        ValueError: A layout is none of the choices.
-    """
+    """Refuse options of another kind, and layouts that are none of the choices."""
     for name in ("target_key", "output_key", "teacher_output_key", "mask_key", "lengths_key", "weight_key"):
         check_entry(f"BatchFormat's {name}", getattr(given, name))
     for name in ("input_key", "teacher_input_key", "unused"):
@@ -179,15 +173,11 @@ def check_format(given: BatchFormat) -> None:
         if layouts is not None:
             check_named(name, layouts, "{'stage3': 'channels_first'}")
         for layer, layout in (layouts or {}).items():
-            check_choice(f"{name}[{layer!r}]", layout, ("channels_first", "channels_last"))
+            check_choice(f"{name}[{layer!r}]", layout, get_args(Layout))
 
 
 def count_samples(data: Any) -> int | None:
-    """Return the number of samples in a batch or in a model's inputs, whose entries are the first level; None if unknown.
-
-    Args:
-        data: Tensors, packed sequences, graphs, texts, dataclasses, and collections of these.
-    """
+    """Return the number of samples in a batch or in a model's inputs, whose entries are the first level; None if unknown."""
     if isinstance(data, Arguments):
         return count_samples((*data.positional, *data.named.values()))
     if isinstance(data, Mapping):
@@ -237,15 +227,13 @@ def is_one_object(value: Any) -> bool:
 
 
 def tensors_of(inputs: Any, depth: int = 6) -> list[Tensor]:
-    """Return every tensor of the inputs, including nested ones and those of objects, in order.
-
-    Args:
-        inputs: Anything.
-        depth: How deep to look: objects may refer to each other in a circle.
-    """
+    """Return every tensor of the inputs and of objects in them, in order, to a depth: objects may refer to each other."""
     if isinstance(inputs, Tensor):
         return [inputs]
     return [tensor for value in _parts_of(inputs) for tensor in tensors_of(value, depth - 1)] if depth else []
+
+
+_HOLDERS = (Tensor, Arguments, Mapping, tuple, list)
 
 
 def _parts_of(value: Any) -> Iterable[Any]:
@@ -255,7 +243,7 @@ def _parts_of(value: Any) -> Iterable[Any]:
         return value.values()
     if isinstance(value, (tuple, list)):
         return value
-    return [entry for entry in attributes_of(value).values() if isinstance(entry, (Tensor, Mapping, tuple, list))]
+    return [entry for entry in attributes_of(value).values() if isinstance(entry, _HOLDERS)]
 
 
 def attributes_of(value: Any) -> dict[str, Any]:

@@ -15,16 +15,14 @@ from lit_distill.batch.signatures import Signature
 def named_inputs(roles: Roles, entry: Any, signature: Signature | None, owner: str) -> Inputs:
     """Return the inputs that the user named: one entry, a list of them, or the result of a function of the batch."""
     if not isinstance(entry, (list, tuple)):
-        value = roles.take(entry, owner)
-        found: Inputs = spread(value, signature)
-        return found
+        return spread(roles.take(entry, owner), signature)
     names = signature.names if signature is not None else ()
     named = {name: roles.take(name, owner) for name in entry if name in names}
     positional = tuple(roles.take(name, owner) for name in entry if name not in names)
     return Arguments(positional, named)
 
 
-def one_or_names(value: Any, signature: Signature | None = None) -> Any:
+def one_or_names(value: Any, signature: Signature | None = None) -> Inputs:
     """Return a mapping as arguments by name if ``forward`` has such, any other value as the only argument."""
     names = signature.names if signature is not None else ()
     by_name = isinstance(value, Mapping) and (signature is None or any(name in value for name in names))
@@ -36,11 +34,8 @@ def by_signature(
 ) -> Inputs:
     """Return the entries that a network takes: by the names of its arguments, or the only one that can be its input.
 
-    Args:
-        rest: The entries without another role.
-        signature: The network's signature; None if it takes anything.
-        refuse: Makes the error for an ambiguous batch from the reason.
-        whole: All entries, for networks that take a batch as it is.
+    Of the ``rest`` without another role, or of the ``whole`` for networks that take a batch as it is. ``refuse`` makes the
+    error for an ambiguous batch from the reason.
     """
     usual = [name for name in INPUT_KEYS if name in rest]
     if signature is not None and signature.takes_batch:
@@ -71,7 +66,7 @@ def by_signature(
     return Arguments((value,), fitting) if fitting or not isinstance(value, Tensor) else value
 
 
-def one_argument(value: Any) -> Any:
+def one_argument(value: Any) -> Inputs:
     """Return a value as the only argument."""
     return value if isinstance(value, Tensor) or is_one_object(value) else Arguments((value,), {})
 
@@ -81,13 +76,10 @@ def all_texts(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(item, str) for item in value)
 
 
-def spread(inputs: Any, signature: Signature | None, samples: int | None = None) -> Any:
+def spread(inputs: Any, signature: Signature | None, samples: int | None = None) -> Inputs:
     """Return inputs as arguments: a tuple as several if ``forward`` takes several, and else as one.
 
-    Args:
-        inputs: The inputs in a batch.
-        signature: The network's signature.
-        samples: Number of samples in the batch, if the labels show it: a list of this length is one of samples.
+    ``samples`` is the batch's size, if the labels show it: a list of this length is one of samples.
     """
     if isinstance(inputs, Arguments):
         return inputs
@@ -119,13 +111,6 @@ def takes_one_object(signature: Signature | None, entries: Entries) -> bool:
     needed = signature.required or signature.names[:1]
     named = needed[0] in INPUT_KEYS and any(key in entries for key in INPUT_KEYS)
     return len(needed) == 1 and needed[0] not in entries and not named
-
-
-def positional_of(inputs: Inputs) -> tuple[Any, ...]:
-    """Return the positional arguments."""
-    if isinstance(inputs, Arguments):
-        return inputs.positional
-    return () if isinstance(inputs, Mapping) else inputs if isinstance(inputs, tuple) else (inputs,)
 
 
 def same_call(one: Any, other: Any) -> bool:

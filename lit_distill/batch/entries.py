@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -22,8 +22,7 @@ Entries = Mapping[Any, Any]
 def mask_keys_for(signature: Signature | None) -> tuple[str, ...]:
     """Return the names of the entries that may say which positions of a network's logits count.
 
-    Args:
-        signature: The network's. An encoder's mask is not the decoder's, and an argument called ``mask`` may mean anything.
+    An encoder's mask is not the decoder's, and an argument called ``mask`` may mean anything.
     """
     if signature is None:
         return MASK_KEYS
@@ -33,23 +32,14 @@ def mask_keys_for(signature: Signature | None) -> tuple[str, ...]:
 
 
 class Roles:
-    """Takes entries out of a batch, and remembers the role of each.
-
-    Args:
-        batch: The whole batch, for functions of it.
-        entries: Its entries by name or index.
-    """
+    """Takes entries, by name or index, out of a batch, and remembers the role of each."""
 
     def __init__(self, batch: Any, entries: Entries) -> None:
         self.batch, self.entries = batch, entries
         self.given: dict[str, list[str]] = {}
 
     def take(self, entry: Entry, role: str) -> Any:
-        """Return an entry that the user named.
-
-        Raises:
-            ValueError: There is none of that name.
-        """
+        """Return an entry that the user named; refuse one that is not there."""
         if callable(entry):
             self.note(role, getattr(entry, "__name__", "a function"))
             return entry(self.batch)
@@ -80,14 +70,7 @@ class Roles:
     def left(self) -> list[Any]:
         """Return the names of the entries without a role."""
         taken = {name for names in self.given.values() for name in names}
-        if WHOLE in taken:
-            return []
-        return [name for name in self.entries if str(name) not in taken]
-
-    def without(self, names: Iterable[Any]) -> dict[Any, Any]:
-        """Return all entries but some."""
-        gone = set(names)
-        return {name: value for name, value in self.entries.items() if name not in gone}
+        return [name for name in self.entries if not {str(name), WHOLE} & taken]
 
 
 def entries_of(batch: Any, named: Collection[Any] = ()) -> Entries:
@@ -118,11 +101,8 @@ def kind_of(value: Any) -> str:
     """Describe an entry for an error: its kind and size."""
     if isinstance(value, Tensor):
         return f"a tensor {list(value.shape)}"
-    return (
-        f"a {type(value).__name__} of {len(value)}"
-        if isinstance(value, (list, tuple, Mapping))
-        else type(value).__name__
-    )
+    kind = type(value).__name__
+    return f"a {kind} of {len(value)}" if isinstance(value, (list, tuple, Mapping)) else kind
 
 
 def several_entries(batch: Sequence[Any]) -> str:
@@ -131,18 +111,14 @@ def several_entries(batch: Sequence[Any]) -> str:
     remedy = (
         " Say which is which by their indices: BatchFormat(input_key=0, target_key=1); input_key can be a list, and "
         "weight_key, mask_key, lengths_key and unused name others."
-    )
-    return (
-        f"the DataLoader yielded {len(batch)} entries{shown}; (inputs, target), a dict, or only inputs was expected."
-        f"{remedy if len(batch) > 1 else ''}"
-    )
+    ) * (len(batch) > 1)
+    return f"the DataLoader yielded {len(batch)} entries{shown}; (inputs, target), a dict, or only inputs was expected.{remedy}"
 
 
 def named_entries(format_: BatchFormat) -> set[Any]:
     """Return the names of the entries to which a batch format gives a role."""
-    inputs = (format_.input_key, format_.teacher_input_key)
-    others = (format_.target_key, format_.mask_key, format_.lengths_key, format_.weight_key)
-    return {name for key in (*inputs, *others) for name in names_in(key)}
+    roles = ("input_key", "teacher_input_key", "target_key", "mask_key", "lengths_key", "weight_key")
+    return {name for role in roles for name in names_in(getattr(format_, role))}
 
 
 def may_be_inputs(first: Any, second: Any) -> bool:

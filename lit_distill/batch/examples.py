@@ -26,17 +26,11 @@ _SAMPLES = 2
 
 @dataclass
 class TrainingData:
-    """The training loaders of a fit that is about to begin.
+    """The training loaders of a fit that is about to begin."""
 
-    Attributes:
-        loaders: One, a list or a dict of them, or a ``CombinedLoader``; None for no data.
-        resumed: The fit resumes from a checkpoint.
-        rank: The rank of the process.
-    """
-
-    loaders: Any
-    resumed: bool = False
-    rank: int = 0
+    loaders: Any  # one, a list or a dict of them, or a CombinedLoader; None for no data
+    resumed: bool  # from a checkpoint
+    rank: int
 
     @property
     def several(self) -> bool:
@@ -44,14 +38,9 @@ class TrainingData:
         return isinstance(self._structure(), (list, tuple, dict))
 
     def example(self, whole: bool = False) -> Any:
-        """Return a training batch of two samples, or as many as the loop will get.
+        """Return a training batch of two samples, or as many as the loop will get, in the loaders' structure.
 
-        Returns:
-            The batch, in the loaders' structure if there are several; None if a stream cannot be read beforehand, because it
-            resumes from a checkpoint.
-
-        Raises:
-            ValueError: There is no training data, or it is empty.
+        None if a stream cannot be read beforehand, because it resumes from a checkpoint. Refuse data that are missing or empty.
         """
         if self.loaders is None:
             raise ValueError("no training data: give Trainer.fit a datamodule or a train DataLoader.")
@@ -86,14 +75,7 @@ class TrainingData:
 
 
 class Ahead:
-    """An iterable whose first batch was read already: its first pass begins with that one.
-
-    Args:
-        loader: The iterable.
-
-    Raises:
-        ValueError: It is empty.
-    """
+    """An iterable whose first batch was read already: its first pass begins with that one."""
 
     def __init__(self, loader: Any) -> None:
         self.loader = loader

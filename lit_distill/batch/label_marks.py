@@ -13,11 +13,7 @@ from lit_distill.batch.batch import IGNORED_LABEL
 
 
 def as_mask(mask: Any) -> Tensor | None:
-    """Convert a mask to booleans.
-
-    Raises:
-        ValueError: It holds numbers other than 0 and 1, like one that is added to scores.
-    """
+    """Convert a mask to booleans; refuse numbers other than 0 and 1."""
     if not isinstance(mask, Tensor):
         return None
     if mask.is_floating_point() and not bool(((mask == 0) | (mask == 1)).all()):
@@ -38,28 +34,20 @@ def as_labels(target: Sequence[Any]) -> Any:
 
 
 def ignore(labels: Tensor, missing: float, numbers: bool = False) -> Tensor:
-    """Mark the labels of one value as unknown; integers are widened first, so that -100 fits.
+    """Mark the labels of one value (NaN marks NaN) as unknown; integers are widened first, so that -100 fits.
 
-    Args:
-        labels: Labels of any type.
-        missing: The value; NaN marks NaN.
-        numbers: Floating-point labels are numbers. Otherwise they may be probabilities, for which 0 to 1 mark nothing.
+    Floating-point labels that are no ``numbers`` may be probabilities, for which 0 to 1 mark nothing.
     """
-    if labels.dtype == torch.bool:
+    shares = labels.is_floating_point() and 0 <= missing <= 1 and not numbers
+    if labels.dtype == torch.bool or shares:
         return labels
     if labels.is_floating_point():
-        if 0 <= missing <= 1 and not numbers:
-            return labels
         return labels.masked_fill(labels.isnan() if math.isnan(missing) else labels == missing, IGNORED_LABEL)
     return labels.long().masked_fill(labels == missing, IGNORED_LABEL)
 
 
 def shifted(labels: Tensor) -> Tensor:
-    """Give each position the next one's label, ``[B, T]``; the last one becomes unknown.
-
-    Raises:
-        ValueError: The labels are no sequences.
-    """
+    """Give each position the next one's label, ``[B, T]``; the last one becomes unknown."""
     if labels.dim() < 2:
         raise ValueError(
             f"shift_labels gives each position the next one's label, and labels {list(labels.shape)} have no positions; leave "

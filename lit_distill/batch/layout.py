@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 Layout = Literal["channels_first", "channels_last"]
-LAYOUTS: tuple[Layout, ...] = ("channels_first", "channels_last")
 _SQUASHES = {"sigmoid", "sigmoid_", "softmax"}  # functions of PyTorch
 _CONVOLUTION = re.compile(r"Conv\w*[123]d")
 
@@ -33,13 +32,7 @@ _SEQUENTIAL = (
 
 @dataclass(frozen=True)
 class Placement:
-    """The dimensions that hold the samples and the channels in a tensor of ``dims`` dimensions.
-
-    Attributes:
-        dims: Number of dimensions.
-        channel: The channels' dimension.
-        batch: The samples' dimension.
-    """
+    """The dimensions that hold the samples and the channels in a tensor of ``dims`` dimensions."""
 
     dims: int
     channel: int
@@ -69,12 +62,7 @@ def usual_channel_dim(dims: int) -> int:
 
 @dataclass(frozen=True)
 class Width:
-    """The number of channels in the output of a module of a known kind.
-
-    Attributes:
-        channels: The number.
-        first: They are in dimension 1; else in the last.
-    """
+    """The number of channels in the output of a module of a known kind: in dimension 1 if ``first``, else in the last."""
 
     channels: int
     first: bool
@@ -134,15 +122,9 @@ class Evidence:
         self.last = output
 
     def place(self, tensor: Tensor, module: nn.Module | None = None, entering: bool = False) -> Placement | None:
-        """Find where a tensor that was just made holds its channels.
+        """Find where the output that a module (if None, the whole network) just made, or its input, holds its channels.
 
-        Args:
-            tensor: The output of a layer, or of the whole network.
-            module: The layer; the whole network if None.
-            entering: The tensor is the layer's input instead.
-
-        Returns:
-            None if the modules contradict each other.
+        None if the modules contradict each other.
         """
         dims = tensor.dim()
         if dims < 3:
@@ -169,9 +151,8 @@ class Evidence:
             return fitting[0]
         if len({width.first for width in widths}) > 1:
             return None
-        if (
-            dims == 3 and not fitting
-        ):  # branches side by side have a multiple of the width, or what came after is unknown
+        # Branches side by side have a multiple of the width, or what came after is unknown.
+        if dims == 3 and not fitting:
             several = [dim for dim in (1, 2) if tensor.shape[dim] % width.channels == 0]
             return width.dim(dims) if several == [width.dim(dims)] else None
         return width.dim(dims)
@@ -217,12 +198,9 @@ def _is_watched(module: nn.Module) -> bool:
 
 @contextmanager
 def observed(model: nn.Module, layers: list[nn.Module], eager: bool = True) -> Iterator[Evidence]:
-    """Observe one forward pass of a network.
+    """Observe one forward pass of a network, in which the outputs of some layers will be placed.
 
-    Args:
-        model: The network.
-        layers: The layers whose outputs will be placed.
-        eager: Observe the functions that it calls too; a compiled network would be recompiled for that.
+    If ``eager``, observe the functions that it calls too; a compiled network would be recompiled for that.
     """
     evidence = Evidence()
 

@@ -22,12 +22,7 @@ _UNCOLLATED = {
 
 
 def refuse_no_loader(loader: Any) -> None:
-    """Refuse training data that yield no batches.
-
-    Raises:
-        TypeError: It is a text, a tensor, a class or a function, or not iterable.
-        ValueError: It is an empty list, or a data set without a loader.
-    """
+    """Refuse training data that yield no batches: empty lists, data sets without a loader, what is not iterable."""
     remedy = "give a DataLoader, or a list or a dict of them."
     if isinstance(loader, (list, tuple, dict)) and not loader:
         raise ValueError(f"the training data are an empty {type(loader).__name__}; {remedy}")
@@ -35,10 +30,9 @@ def refuse_no_loader(loader: Any) -> None:
     if isinstance(loader, (str, bytes, Tensor, type)) or not readable:
         raise TypeError(f"the training data are {described(loader)}, which yields no batches; {remedy}")
     if isinstance(loader, Dataset) and not isinstance(loader, IterableDataset) and _yields_samples(loader):
-        kind = type(loader).__name__
         raise ValueError(
-            f"the training data are a data set ({kind}), whose samples are not put into batches; give DataLoader(data, "
-            "batch_size=…)."
+            f"the training data are a data set ({type(loader).__name__}), whose samples are not put into batches; give "
+            "DataLoader(data, batch_size=…)."
         )
 
 

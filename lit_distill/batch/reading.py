@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lit_distill.batch.batch import Arguments, Batch, BatchFormat, Inputs, Target, is_one_object
+from lit_distill.batch.batch import Arguments, Batch, BatchFormat, Inputs, Target, is_one_object, positions_and_names
 from lit_distill.batch.choosing import (
     all_texts,
     by_signature,
     named_inputs,
     one_argument,
     one_or_names,
-    positional_of,
     same_call,
     spread,
     takes_one_object,
@@ -41,12 +41,12 @@ from lit_distill.batch.signatures import Signature, signature_of
 
 
 class BatchReader:
-    """Takes batches apart for a student and its teacher.
+    """Takes batches apart for a student and its teacher, whose ``forward`` shows what they take.
 
     Args:
         format_: The user's description of a batch.
-        student: The student, whose ``forward`` shows what it takes; None if only labels are read.
-        teacher: The teacher, likewise; None if it gets what the student gets.
+        student: None if only labels are read.
+        teacher: None if it gets what the student gets.
         labels_are_read: A criterion, or the teacher itself, reads labels.
         inputs_are_read: Read the networks' inputs; else only labels, the mask, and what the user named.
         numbers: Labels are numbers, and no classes or probabilities.
@@ -93,11 +93,7 @@ class BatchReader:
             self._partial = False
 
     def read_with_roles(self, batch: Any) -> tuple[Batch, Roles]:
-        """Take a batch apart, and return the role of each entry as well.
-
-        Raises:
-            ValueError: It can be read in no way or in several; the message says how to describe it.
-        """
+        """Take a batch apart like ``read``, and return the role of each entry as well."""
         roles = Roles(batch, entries_of(batch, self._named))
         if isinstance(batch, Mapping) or is_named(batch, self._named):
             return self._read_named(roles, None), roles
@@ -145,22 +141,19 @@ class BatchReader:
             inputs = named_inputs(roles, given.input_key, self._student, "student")
         if given.teacher_input_key is not None:
             teacher_inputs = named_inputs(roles, given.teacher_input_key, self._teacher, "teacher")
-        mask_is_told = given.mask_key is not None and given.mask_key != "auto"
-        if mask_is_told:
-            assert given.mask_key is not None
-            mask = roles.take(given.mask_key, "mask")
+        if given.told_mask is not None:
+            mask = roles.take(given.told_mask, "mask")
         lengths = roles.take(given.lengths_key, "lengths") if given.lengths_key is not None else None
         weight = None
         if given.weight_key is not None and self._has(roles, given.weight_key):
             weight = roles.take(given.weight_key, "weights")
-        certain = mask_is_told or roles.given.get("mask") == ["mask"]
-        mask = as_mask(mask)
+        certain = given.told_mask is not None or roles.given.get("mask") == ["mask"]
         if isinstance(lengths, Tensor) and lengths.is_floating_point():
             raise ValueError(
                 f"lengths are whole numbers of positions, and these are {lengths.dtype}, such as "
                 f"{float(lengths.flatten()[0]):g}; compute them in a function: BatchFormat(lengths_key=lambda batch: …)."
             )
-        return Batch(inputs, self._read_target(target), mask, teacher_inputs, lengths, weight, certain)
+        return Batch(inputs, self._read_target(target), as_mask(mask), teacher_inputs, lengths, weight, certain)
 
     def _has(self, roles: Roles, entry: Any) -> bool:
         """Return True if an entry that the user named is to be read; with several loaders, not every batch needs to have it."""
@@ -192,25 +185,24 @@ class BatchReader:
             )
         return names[0] if names else None
 
-    def _inputs_of(self, roles: Roles, reserved: Iterable[Any], owner: str, target: Any, whole: Any) -> Inputs:
+    def _inputs_of(self, roles: Roles, reserved: Collection[Any], owner: str, target: Any, whole: Any) -> Inputs:
         """Return a network's arguments: the whole object, or the entries that its ``forward`` takes."""
         signature = self._student if owner == "student" else self._teacher
         if whole is not None and takes_one_object(signature, roles.entries):
             roles.note(owner, WHOLE)
             return Arguments((whole,), {})
-        rest = roles.without(reserved)
-        chosen = by_signature(
-            rest, signature, lambda why: self._cannot_tell(roles, owner, signature, why), roles.entries
-        )
+        rest = {name: value for name, value in roles.entries.items() if name not in reserved}
+        refuse = partial(self._cannot_tell, roles, owner, signature)
+        chosen = by_signature(rest, signature, refuse, roles.entries)
         if signature is not None and signature.takes_batch:
             roles.note(owner, WHOLE)
-        named = chosen.named if isinstance(chosen, Arguments) else chosen if isinstance(chosen, dict) else {}
+        positional, named = positions_and_names(chosen)
         for name, value in rest.items():
-            if name in named or any(value is given for given in positional_of(chosen)):
+            if name in named or any(value is given for given in positional):
                 roles.use(name, owner)
         makes_inputs = signature is not None and signature.labels_make_inputs and target is not None
         if makes_inputs and not {"decoder_input_ids", "decoder_inputs_embeds"} & set(named):
-            return Arguments(positional_of(chosen), {**named, "labels": self._read_target(target)})
+            return Arguments(positional, {**named, "labels": self._read_target(target)})
         return chosen
 
     def _cannot_tell(self, roles: Roles, owner: str, signature: Signature | None, why: str) -> ValueError:
@@ -226,21 +218,17 @@ class BatchReader:
 
     def _read_positions(self, batch: Sequence[Any], roles: Roles) -> Batch:
         given = self.format
-        by_name = [
-            name for key in (given.input_key, given.target_key, given.teacher_input_key) for name in names_in(key)
-        ]
-        for name in by_name:
-            if isinstance(name, str):
-                raise ValueError(
-                    f"the DataLoader yields a {type(batch).__name__} of {len(batch)} entries, which have no names, and "
-                    f"{name!r} is one: only a dict batch has names. Give an index, 0 to {len(batch) - 1}."
-                )
+        keys = (given.input_key, given.target_key, given.teacher_input_key)
+        name = next((one for key in keys for one in names_in(key) if isinstance(one, str)), None)
+        if name is not None:
+            raise ValueError(
+                f"the DataLoader yields a {type(batch).__name__} of {len(batch)} entries, which have no names, and "
+                f"{name!r} is one: only a dict batch has names. Give an index, 0 to {len(batch) - 1}."
+            )
         unused = set(names_in(given.unused))
-        used = self._named | unused
-        for name in used - unused:
-            if not self._partial:
-                roles.check(name)
-        rest = [place for place in range(len(batch)) if place not in used]
+        for place in self._named - unused if not self._partial else ():
+            roles.check(place)
+        rest = [place for place in range(len(batch)) if place not in self._named | unused]
         wanted = 1 if given.target_key is None else 0
         if not self.inputs_are_read and (not wanted or not self.labels_are_read):
             return self._complete(roles, None)
@@ -265,11 +253,9 @@ class BatchReader:
                 "may be labels, or a view for the teacher; say which: "
                 f"BatchFormat(target_key={second}), or teacher_input_key={second}."
             )
-        if not isinstance(inputs, Mapping):
+        if not isinstance(inputs, Mapping) or isinstance(one_or_names(inputs, self._student), Arguments):
             samples = len(target) if isinstance(target, (Tensor, list, tuple)) else None
             return self._complete(roles, spread(inputs, self._student, samples), target)
-        if isinstance(one_or_names(inputs, self._student), Arguments):
-            return self._complete(roles, one_or_names(inputs, self._student), target)
         inner = Roles(roles.batch, inputs)
         name = self._mask_name(inputs, has_labels=target is not None)
         found = self._inputs_of(inner, (), "student", target, None)

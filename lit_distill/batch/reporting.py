@@ -15,18 +15,10 @@ from lit_distill.utils.notices import warn
 
 
 def describe(batch: Any, reader: BatchReader, several: bool = False) -> list[str]:
-    """Describe which network or criterion gets which entry of a batch, and warn of tensors that nothing reads.
+    """Describe, in lines to print, which network or criterion gets which entry of a batch; warn of tensors that nothing reads.
 
-    Args:
-        batch: The batch, or one from each loader.
-        reader: Its reader.
-        several: The batch is a list or a dict of batches, one from each training loader.
-
-    Returns:
-        Lines to print.
-
-    Raises:
-        ValueError: It cannot be read, or its labels are its inputs and ``shift_labels`` is not set.
+    If ``several``, the batch is a list or a dict of batches, one from each training loader. Refuse one that cannot be read, or
+    whose labels are its inputs while ``shift_labels`` is not set.
     """
     lines = []
     for name, part in _parts(batch).items() if several else [("", batch)]:
@@ -68,13 +60,11 @@ def _warn_of_unused(roles: Roles, reader: BatchReader) -> None:
 def _refuse_unshifted(data: Batch, reader: BatchReader) -> None:
     labels = data.target
     asked = reader.labels_are_read and reader.inputs_are_read and reader.format.shift_labels is None
-    if not asked or not isinstance(labels, Tensor):
-        return
-    if labels.dim() != 2 or labels.is_floating_point():
+    if not asked or not isinstance(labels, Tensor) or labels.dim() != 2 or labels.is_floating_point():
         return
     known = labels != IGNORED_LABEL
-    named = positions_and_names(data.inputs)
-    for inputs in tensors_of((named[0], {name: value for name, value in named[1].items() if name != "labels"})):
+    positional, named = positions_and_names(data.inputs)
+    for inputs in tensors_of((positional, {name: value for name, value in named.items() if name != "labels"})):
         same = inputs.shape == labels.shape and not inputs.is_floating_point() and bool(known.any())
         if same and torch.equal(inputs[known], labels[known]):
             raise ValueError(
@@ -92,10 +82,7 @@ def join(batch: Any, reader: BatchReader) -> Batch:
     """Read one batch from each of several loaders as one: labelled and unlabelled data, or data of several sources.
 
     The parts' samples follow each other; those of a part without labels have the label -100, which trains nothing. A loader
-    that has ended (``max_size``) is left out.
-
-    Raises:
-        ValueError: The parts cannot be put into one batch; the message says which and why.
+    that has ended (``max_size``) is left out. Parts that cannot be put into one batch are refused.
     """
     parts = {name: reader.read_part(part) for name, part in _parts(batch).items() if part is not None}
     names, read = list(parts), list(parts.values())

@@ -32,10 +32,9 @@ class Signature:
 
 
 def signature_of(model: nn.Module | None) -> Signature | None:
-    """Return a network's signature; None if it takes anything, or cannot be inspected.
+    """Return the signature of a network, or of the one in a wrapper (compiled, data-parallel, an ensemble).
 
-    Args:
-        model: The network, or a wrapper of one (compiled, data-parallel, an ensemble), whose network is used.
+    None if it takes anything, or cannot be inspected.
     """
     while model is not None:
         found = _of_forward(model)

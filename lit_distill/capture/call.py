@@ -19,35 +19,23 @@ from lit_distill.capture.hooks import LayerCalls
 
 @dataclass
 class Call:
-    """A call of the model.
-
-    Attributes:
-        inputs: The arguments.
-        with_grad: Gradients were on.
-        watch: A snapshot of the inputs at the start of the call; None under ``torch.compile``.
-        name: The part of the model that was called; empty for the model itself.
-        parts: Names of the parts that the call consists of, if the model was called part by part.
-        raw: The return value.
-        layers: The outputs of the captured layers.
-        mask_keys: Names of arguments that say which positions of the logits count.
-        changed: The model's changes of its inputs.
-    """
+    """A call of the model."""
 
     inputs: Inputs
     with_grad: bool
-    watch: Snapshot | None
-    name: str = ""
-    parts: tuple[str, ...] = ()
-    raw: Any = None
+    watch: Snapshot | None  # of the inputs at the start of the call; None under torch.compile
+    name: str = ""  # of the part of the model that was called; empty for the model itself
+    parts: tuple[str, ...] = ()  # that the call consists of, if the model was called part by part
+    raw: Any = None  # the return value
     layers: LayerCalls | None = None
-    mask_keys: tuple[str, ...] = MASK_KEYS
-    changed: tuple[Change, ...] = ()
+    mask_keys: tuple[str, ...] = MASK_KEYS  # arguments that say which positions of the logits count
+    changed: tuple[Change, ...] = ()  # by the model, of its inputs
 
     @property
     def mask(self) -> Tensor | None:
         """True at the tokens that count, from an argument with a usual name; else None."""
-        named = self.inputs.named if isinstance(self.inputs, Arguments) else self.inputs
-        found = next((named[key] for key in self.mask_keys if key in named), None) if isinstance(named, dict) else None
+        _, named = positions_and_names(self.inputs)
+        found = next((named[key] for key in self.mask_keys if key in named), None)
         return found.bool() if isinstance(found, Tensor) else None
 
 
@@ -75,16 +63,7 @@ def _value_in_words(value: Any) -> str:
 
 @contextmanager
 def explaining_inputs(owner: str, name: str, inputs: Inputs) -> Iterator[None]:
-    """Name the network and its inputs in the error of a forward pass.
-
-    Args:
-        owner: ``student`` or ``teacher``.
-        name: The network's class.
-        inputs: Its inputs.
-
-    Raises:
-        ValueError: The forward pass failed. Errors of this package pass through unchanged.
-    """
+    """Name the network (its owner, its class) and its inputs in the error of a forward pass."""
     try:
         yield
     except torch.OutOfMemoryError:
@@ -109,4 +88,4 @@ def explaining_inputs(owner: str, name: str, inputs: Inputs) -> Iterator[None]:
 def _is_own(error: BaseException) -> bool:
     """Return True if this package raised the error, in a hook: its message is complete."""
     *_, (frame, _line) = traceback.walk_tb(error.__traceback__)
-    return str(frame.f_globals.get("__name__", "")).split(".")[0] == __package__
+    return str(frame.f_globals.get("__name__", "")).startswith("lit_distill.")

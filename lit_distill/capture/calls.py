@@ -26,27 +26,13 @@ WhichCall = int | Literal["all"] | None
 
 
 def check_call(which: object) -> None:
-    """Check the user's choice of a call.
-
-    Raises:
-        TypeError: It is neither a whole number, ``all`` nor None.
-    """
+    """Refuse a choice of a call that is neither a whole number, ``all`` nor None."""
     if which is not None and which != "all" and (isinstance(which, bool) or not isinstance(which, int)):
         raise TypeError(f"call is {which!r}; give the number of a call (0 the first, -1 the last), or 'all'.")
 
 
 def choose_calls(calls: list[Call], which: WhichCall, student: str, step: str = "training_step") -> list[Call]:
-    """Return the calls of a step to distil: those with gradients, and of several the ones that ``which`` chooses.
-
-    Args:
-        calls: The calls of a step.
-        which: 0 is the first, -1 the last, ``all`` all of them; None if there is only one.
-        student: The student's name, for messages.
-        step: The step's name, for messages.
-
-    Raises:
-        ValueError: There are several and ``which`` is None, or there is no such call.
-    """
+    """Return the calls of a step to distil: those with gradients, and of several the ones that ``which`` chooses."""
     made = [call for call in calls if call.with_grad and call.layers is not None]
     if which == "all" or (len(made) <= 1 and which in (None, 0, -1)):
         return made
@@ -65,11 +51,7 @@ def choose_calls(calls: list[Call], which: WhichCall, student: str, step: str = 
 class CallRecorder:
     """Records the calls that other code makes of a captured model, by ``model(x)`` or ``model.forward(x)``.
 
-    Args:
-        capture: The model and its layers.
-
-    Attributes:
-        refusal: Why the parts that were called last cannot be joined to one call; None if they can, or none were called.
+    ``refusal`` is why the parts that were called last cannot be joined to one call; None if they can, or none were called.
     """
 
     def __init__(self, capture: Capture) -> None:
@@ -94,9 +76,8 @@ class CallRecorder:
     def record_parts(self, names: Sequence[str] | None = None, known: bool = False) -> None:
         """Record the calls of the model's parts too, in steps that do not call the model itself.
 
-        Args:
-            names: Paths of submodules and names of methods; all if None.
-            known: Calls of these, in this order, are known to make one call of the model.
+        The names are paths of submodules and names of methods (None: all); ``known`` if calls of these, in this order, are
+        known to make one call of the model.
         """
         self.ignore_parts()
         self._known = tuple(names or ()) if known else ()
@@ -120,11 +101,7 @@ class CallRecorder:
 
     @contextmanager
     def record(self) -> Iterator[list[Call]]:
-        """Record the calls made in the block.
-
-        Yields:
-            The calls in their order, complete after the block; one joined call if the model was called part by part.
-        """
+        """Record the calls made in the block, in order and complete after it; parts called in turn are joined to one call."""
         recording = self._recording
         recording.calls, recording.parts, recording.active, self.refusal = [], [], True, None
         with self._recording_methods():
@@ -162,17 +139,9 @@ class CallRecorder:
     def read(
         self, call: Call, mask: Tensor | None = None, *, dry: bool = False, reader: Inputs | None = None
     ) -> Outputs:
-        """Return the model's outputs in a call.
+        """Return the model's outputs in a call, of which ``reader`` (if None, the call's inputs) must not have changed.
 
-        Args:
-            call: A recorded call.
-            mask: Passed on to the outputs.
-            dry: Find layers that are overwritten in place; otherwise every layer must carry a gradient.
-            reader: The teacher's inputs; the call's inputs if None.
-
-        Raises:
-            ValueError: The student changed the teacher's inputs.
-            RuntimeError: Something else changed them after the call; or a layer cannot be read (see ``Capture.run``).
+        If ``dry``, find layers that are overwritten in place; otherwise every layer must carry a gradient.
         """
         self._check_inputs(call, call.inputs if reader is None else reader)
         with self.capture.finding_overwrites() if dry else nullcontext():

@@ -32,11 +32,7 @@ def _log_nothing(*args: Any, **kwargs: Any) -> None:
 
 @contextmanager
 def dense_encoders(reading: bool) -> Iterator[None]:
-    """Turn off the fast path of PyTorch's Transformer encoders, whose layers give nested tensors without padding.
-
-    Args:
-        reading: Layers are read; otherwise nothing changes.
-    """
+    """Turn off the fast path of PyTorch's Transformer encoders, if layers are read: it gives nested tensors without padding."""
     enabled = torch.backends.mha.get_fastpath_enabled()
     if not (reading and enabled):
         yield

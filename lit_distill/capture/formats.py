@@ -55,11 +55,7 @@ def require_gradients(model: nn.Module, wanted: bool) -> None:
 
 
 def freeze(model: nn.Module) -> nn.Module:
-    """Put a network in eval mode and turn off its parameters' gradients, in any format.
-
-    Raises:
-        TypeError: It is not a network.
-    """
+    """Put a network in eval mode and turn off its parameters' gradients, in any format; refuse what is no network."""
     check_network("the teacher", model)
     check_sizes("teacher", model)
     set_mode(model, False)
@@ -88,15 +84,7 @@ def explaining_fixed_sizes(model: nn.Module) -> Iterator[None]:
 
 
 def refuse_fixed_mode(model: nn.Module, owner: str) -> None:
-    """Refuse to train a network that cannot be put in train mode.
-
-    Args:
-        model: The network.
-        owner: ``student`` or ``teacher``, for the message.
-
-    Raises:
-        ValueError: The network, or a part of it, is an exported program.
-    """
+    """Refuse to train a network that is, or holds, an exported program, which cannot be put in train mode."""
     if any(_mode_is_fixed(part) for part in model.modules()):
         raise ValueError(
             f"the {owner} {_name(model)} is a program of torch.export, which has no train mode, so it cannot be trained; "
@@ -105,16 +93,7 @@ def refuse_fixed_mode(model: nn.Module, owner: str) -> None:
 
 
 def refuse_hidden_layers(model: nn.Module, layers: Iterable[str], owner: str) -> None:
-    """Refuse layers that hooks cannot read.
-
-    Args:
-        model: The network.
-        layers: Paths of its modules.
-        owner: ``student`` or ``teacher``, for the message.
-
-    Raises:
-        ValueError: A layer is inside TorchScript or an exported program.
-    """
+    """Refuse layers, by their paths, that hooks cannot read: those inside TorchScript or an exported program."""
     for layer in layers:
         module, inside = model, []
         for name in filter(None, layer.split(".")):
@@ -196,11 +175,7 @@ def _place(tensor: Tensor) -> int:
 
 
 def moved(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Wrap a function that moves tensors so that it does not change their type.
-
-    Args:
-        fn: Moves tensors, and may convert them: the function that ``nn.Module.to`` applies.
-    """
+    """Wrap the function that ``nn.Module.to`` applies, which moves tensors and may convert them, to only move them."""
 
     def move(tensor: Tensor) -> Tensor:
         probe = fn(torch.empty(0, dtype=tensor.dtype, device=tensor.device))
@@ -210,24 +185,14 @@ def moved(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
 
 
 def cast_floats(value: Any, dtype: torch.dtype | None) -> Any:
-    """Cast the floating-point tensors of nested inputs.
-
-    Args:
-        value: Tensors in mappings, tuples, lists, ``Arguments`` and dataclasses; other values do not change.
-        dtype: The type; None for no cast.
-    """
+    """Cast the floating-point tensors of nested inputs like ``map_tensors``; a type of None casts nothing."""
     if dtype is None:
         return value
     return map_tensors(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor, value)
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
-    """Apply a function to each tensor of nested inputs, and keep their structure.
-
-    Args:
-        function: The function.
-        value: Tensors in mappings, tuples, lists, ``Arguments`` and dataclasses; other values do not change.
-    """
+    """Apply a function to each tensor in mappings, tuples, lists, ``Arguments`` and dataclasses; other values do not change."""
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, Arguments):

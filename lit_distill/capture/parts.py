@@ -17,14 +17,9 @@ _MOST_NODES = 2000  # of an autograd graph, between one part's output and the ne
 
 
 def join_parts(parts: list[Call], known: tuple[str, ...] = ()) -> Call:
-    """Return one call, with the first part's inputs and the last part's output.
+    """Return one call, with the first part's inputs and the last part's output; refuse parts that form no chain.
 
-    Args:
-        parts: The parts' calls, in their order.
-        known: Parts that are known to form a chain in this order; without gradients, a pooling between them hides that.
-
-    Raises:
-        ValueError: They do not form a chain; the message names the parts and the reason.
+    ``known`` parts form a chain in this order; without gradients, a pooling between them hides that.
     """
     names = [part.name for part in parts]
     made = [part for part in parts if part.layers is not None]
@@ -52,14 +47,9 @@ def join_parts(parts: list[Call], known: tuple[str, ...] = ()) -> Call:
 
 
 def check_parts(model: nn.Module, call: Call) -> None:
-    """Check, on a copy of the model, that the parts' output has the shape of the whole model's.
+    """Refuse a joined call whose output has not the shape of the whole model's.
 
-    Args:
-        model: The copy; its random states and buffers change.
-        call: The parts' joined call.
-
-    Raises:
-        ValueError: It has not.
+    ``model`` is a copy, as random states and buffers change.
     """
     try:
         with as_in_evaluation(model), torch.no_grad():

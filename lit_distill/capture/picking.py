@@ -16,14 +16,7 @@ def pick_output(
 ) -> tuple[Tensor, int | None]:
     """Return a layer's tensor and its version from when it was read.
 
-    Args:
-        layer: The layer's name, with a call if it runs several times.
-        calls: The layers' outputs.
-        owner: ``student`` or ``teacher``, for messages.
-        modules: The network's modules by path.
-
-    Raises:
-        RuntimeError: The layer did not run, ran several times with no call chosen, or gave no tensor.
+    Refuse a layer that did not run, ran several times with no call chosen, or gave no tensor.
     """
     key = hook_key(layer)
     made = calls.get(key, [])

@@ -34,11 +34,7 @@ from lit_distill.utils.restoring import unchanged
 
 
 class DryRun:
-    """Runs an example through a distillation; nothing is trained.
-
-    Args:
-        distiller: The distillation.
-    """
+    """Runs an example through a distillation; nothing is trained."""
 
     def __init__(self, distiller: Distiller) -> None:
         self.distiller = distiller
@@ -58,7 +54,8 @@ class DryRun:
     ) -> None:
         """Compare the student's outputs with the teacher's by the criteria, which size their layers.
 
-        With gradients on, each criterion that trains must reach the student.
+        With gradients on, each criterion that trains must reach the student. Networks, criteria and data that do not fit are
+        refused.
 
         Args:
             student: The student's outputs for the example.
@@ -69,9 +66,6 @@ class DryRun:
             labels: The example's labels if no criterion reads them; if None, those of ``data``.
             made_by: The network that made the student's outputs, if it is a copy of the student.
             later: Parameters that are frozen now may be trained later.
-
-        Raises:
-            ValueError: The networks, the criteria and the data do not fit; the message says which and why.
         """
         entry = self.distiller.checkpoint_entry
         check_networks(self.student, self.teacher.model if self.teacher is not None else None)
@@ -83,7 +77,9 @@ class DryRun:
         entry.record_settings(self.criteria, self.teacher)
         teacher = self._ask_teacher(data)
         entry.check_shapes(student, teacher)
-        self._build(student, teacher)
+        self.criteria.build(student, teacher)
+        self.criteria.reuse_guard.record(self.criteria.parts(), [widths(student), widths(teacher)])
+        self.criteria.to(student.device)
         with unchanged(self.criteria):
             self.criteria.eval()
             sides = self.distiller.sides(student, teacher, data)
@@ -108,11 +104,6 @@ class DryRun:
             ask = partial(teacher, data.for_teacher, input_mask(data))
             outputs = ask_steady(teacher.model, ask) if isinstance(teacher, FrozenTeacher) else ask()
         return check_outputs(teacher, outputs, "__call__")
-
-    def _build(self, student: Outputs, teacher: Outputs) -> None:
-        self.criteria.build(student, teacher)
-        self.criteria.reuse_guard.record(self.criteria.parts(), [widths(student), widths(teacher)])
-        self.criteria.to(student.device)
 
     def _loss_of(self, sides: Sides) -> StepLoss:
         for owner, outputs in (("student", sides.student), ("teacher", sides.teacher)):

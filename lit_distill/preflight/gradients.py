@@ -10,22 +10,16 @@ from lit_distill.criteria import Criterion, FeatureCriterion
 from lit_distill.criteria.task_loss import TaskLoss
 from lit_distill.outputs import Outputs
 from lit_distill.utils.graph import reached_by
-from lit_distill.utils.names import listed
+from lit_distill.utils.names import layer_path, listed
 
 
 def reaches_student(
     values: Mapping[str, Tensor], criteria: Mapping[str, Criterion], student: nn.Module, outputs: Outputs
 ) -> None:
-    """Refuse a criterion that has a weight and trains nothing of the student.
+    """Refuse a criterion that has a weight (now or later) and trains nothing of the student.
 
-    Args:
-        values: The values of the criteria with a weight (now or later) for an example, with their graphs.
-        criteria: The criteria by name.
-        student: The network that made the outputs.
-        outputs: The student's outputs, in the graph.
-
-    Raises:
-        ValueError: No gradient of a criterion reaches a trainable parameter of the student.
+    The ``values`` of these for an example, and the outputs, come with their graphs; ``student`` is the network that made the
+    outputs.
     """
     own = {id(parameter) for criterion in criteria.values() for parameter in criterion.parameters()}
     wanted = {id(p) for p in student.parameters() if p.requires_grad and id(p) not in own}
@@ -86,7 +80,7 @@ def _read_by(criterion: Criterion, outputs: Outputs) -> list[str]:
 def _frozen_layers(student: nn.Module, layers: Iterable[str]) -> str:
     names = []
     for layer in layers:
-        path = layer.partition("#")[0].partition(":")[0]
+        path = layer_path(layer)
         module = dict(student.named_modules()).get(path)
         parameters = list(module.parameters()) if module is not None else []
         if parameters and not any(parameter.requires_grad for parameter in parameters):

@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import BatchSampler, DataLoader
 
+from lit_distill.batch.batch import tensors_of
 from lit_distill.capture.formats import map_tensors
 from lit_distill.utils.restoring import unchanged
 
@@ -19,11 +20,7 @@ _Given = TypeVar("_Given")
 
 
 def lone_batch(trainer: Any) -> str | None:
-    """Return why a training batch of this fit will hold one sample, in words; None if none will, or if unknown.
-
-    Args:
-        trainer: The running trainer, its training loader ready.
-    """
+    """Return why a training batch of this fit, its loader ready, will hold one sample; None if none will, or if unknown."""
     loaders = getattr(trainer.fit_loop._combined_loader, "flattened", None) or []
     if len(loaders) != 1:  # the batches of several loaders are joined
         return None
@@ -69,14 +66,8 @@ def refuse_lone_batch(why: str, owner: str, network: nn.Module, inputs: _Given, 
 
 def first_sample(inputs: _Given) -> _Given:
     """Return the inputs of the first sample: of every tensor that has as many rows as the first one."""
-    sizes: list[int] = []
-
-    def note(tensor: Tensor) -> Tensor:
-        sizes.append(len(tensor) if tensor.dim() else 0)
-        return tensor
-
-    map_tensors(note, inputs)
-    found: _Given = map_tensors(lambda one: one[:1] if one.dim() and len(one) == sizes[0] else one, inputs)
+    size = next((len(tensor) if tensor.dim() else 0 for tensor in tensors_of(inputs)), 0)
+    found: _Given = map_tensors(lambda one: one[:1] if one.dim() and len(one) == size else one, inputs)
     return found
 
 

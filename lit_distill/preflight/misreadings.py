@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from lit_distill.batch.batch import IGNORED_LABEL, BatchFormat, Target
@@ -66,12 +65,7 @@ def likely_tasks(labels: Tensor, logits: Tensor, task: Task) -> tuple[Task, ...]
 
 
 def warn_of_unread_weights(criteria: WeightedCriteria, format_: BatchFormat) -> None:
-    """Warn if ``weight_key`` is set, and no criterion reads the samples' weights.
-
-    Args:
-        criteria: The criteria; one of the user's own may read what it likes.
-        format_: The user's description of batches.
-    """
+    """Warn if ``weight_key`` is set, and no criterion reads the samples' weights; the user's own may read what they like."""
     named = criteria.criteria()
     if format_.weight_key is None or any(criteria.trains(name) and may_weigh(one) for name, one in named.items()):
         return
@@ -101,4 +95,4 @@ def _labels_of(criterion: Criterion, target: Target | None) -> Tensor | None:
     if isinstance(target, Mapping):
         name = criterion.task_name if isinstance(criterion, OnHead) else None
         target = target.get(name) if name is not None else None
-    return target if isinstance(target, torch.Tensor) else None
+    return target if isinstance(target, Tensor) else None

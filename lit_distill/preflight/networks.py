@@ -20,11 +20,10 @@ from lit_distill.utils.tensors import count_where, named_tensors
 def check_networks(student: nn.Module, teacher: nn.Module | None) -> None:
     """Refuse networks that cannot train or teach."""
     can_learn(student)
-    for owner, network in (("student", student), ("teacher", teacher)):
-        if network is not None:
-            if owner == "teacher":
-                has_weights(network, owner)
-            is_a_number(network, owner)
+    is_a_number(student, "student")
+    if teacher is not None:
+        has_weights(teacher, "teacher")
+        is_a_number(teacher, "teacher")
 
 
 def refuse_empty(trainer: Any, student: nn.Module, teacher: nn.Module | None) -> None:
@@ -41,13 +40,7 @@ def refuse_empty(trainer: Any, student: nn.Module, teacher: nn.Module | None) ->
 
 
 def check_logits(owner: str, outputs: Outputs, criteria: Iterable[Criterion]) -> None:
-    """Refuse logits of a kind that our criteria do not compare: complex numbers, booleans, sparse tensors.
-
-    Args:
-        owner: ``student`` or ``teacher``.
-        outputs: Its outputs.
-        criteria: The criteria; if none compares logits, these may be anything.
-    """
+    """Refuse logits of a kind that our criteria do not compare (if any does): complex numbers, booleans, sparse tensors."""
     read = any(criterion.compares_logits or criterion.needs_target for criterion in criteria)
     if not read or not outputs.has_logits:
         return
@@ -98,14 +91,10 @@ def is_a_number(network: nn.Module, owner: str) -> None:
 
     Other buffers may hold NaN or infinity for what is not known yet; they are blamed once an output shows it.
     """
-    kept: list[tuple[str, str, Tensor]] = [
-        ("weights", name, parameter) for name, parameter in network.named_parameters()
-    ]
+    kept: list[tuple[str, str, Tensor]] = [("weights", name, one) for name, one in network.named_parameters()]
     for path, module in network.named_modules():
         if isinstance(module, _NormBase) and not isinstance(module, torch.jit.ScriptModule):
-            kept += [
-                ("statistics", f"{path}.{name}".lstrip("."), one) for name, one in module.named_buffers(recurse=False)
-            ]
+            kept += [("statistics", name, one) for name, one in module.named_buffers(path, recurse=False)]
     for what, name, tensor in kept:
         count = count_where(tensor, torch.isnan)
         if count:

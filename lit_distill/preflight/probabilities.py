@@ -22,10 +22,7 @@ _TOLERANCE = 1e-3  # of a row's sum to 1: half precision
 def warn_of_probabilities(student: Outputs, teacher: Outputs, squashed: Collection[str]) -> None:
     """Warn if a network returns probabilities instead of logits: a soft target would make them nearly equal.
 
-    Args:
-        student: The student's outputs for an example.
-        teacher: The teacher's outputs.
-        squashed: ``student`` or ``teacher``, if its last operation is a sigmoid or a softmax.
+    ``squashed`` names those whose last operation is a sigmoid or a softmax.
     """
     for who, outputs in (("teacher", teacher), ("student", student)):
         key = f"{'teacher_' * (who == 'teacher')}output_key"
@@ -49,9 +46,8 @@ def warn_of_logarithms(student: Outputs, teacher: Outputs, criteria: WeightedCri
     To a softmax they are logits like any other, but not to a criterion that depends on a constant added to a row.
     """
     for who, outputs in (("teacher", teacher), ("student", student)):
-        minding = (
-            _minding(criteria, student, teacher, who, target) if _rows_sum_to_one(outputs, logarithms=True) else []
-        )
+        shifted = _rows_sum_to_one(outputs, logarithms=True)
+        minding = _minding(criteria, student, teacher, who, target) if shifted else []
         if minding:
             warn(
                 f"the {who} returns logarithms of probabilities (a log-softmax), and {', '.join(map(repr, minding))} "
@@ -80,9 +76,10 @@ def _minding(
     """Return the criteria whose values change if a constant is added to each row of a network's logits."""
 
     def values(shift: float) -> dict[str, Tensor]:
-        moved = replace(teacher if who == "teacher" else student)
-        shifts = torch.arange(1, len(moved.logits) + 1, device=moved.logits.device).to(moved.logits.dtype) * shift
-        moved = replace(moved, logits=moved.logits + shifts.view(-1, *[1] * (moved.logits.dim() - 1)))
+        outputs = teacher if who == "teacher" else student
+        logits = outputs.logits
+        shifts = torch.arange(1, len(logits) + 1, device=logits.device).to(logits.dtype) * shift
+        moved = replace(outputs, logits=logits + shifts.view(-1, *[1] * (logits.dim() - 1)))
         pair = (student, moved) if who == "teacher" else (moved, teacher)
         raw: dict[str, Tensor] = copy.deepcopy(criteria).eval()(*pair, target).raw
         return raw

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from lit_distill import Distill, EMATeacher, FrozenTeacher, LogitDistillation, SupervisedModule
 from lit_distill.batch.batch import Arguments
 from lit_distill.capture.call import in_words
+from lit_distill.models import Ensemble
 from tests.callbacks.guests import Theirs, distill, fit, loader, network, teacher, theirs
 
 
@@ -57,6 +58,12 @@ def test_teacher_beside_distill(tmp_path: Path, name: str) -> None:
     what = rf"the teacher \({type(wrong).__name__}\) failed on the inputs that it was given, float32 \[2, 5\] \({why}"
     with pytest.raises(ValueError, match=what):
         fit(theirs(), Distill(wrong), tmp_path)
+
+
+def test_own_refusals_pass_unchanged(tmp_path: Path) -> None:
+    writes = nn.Sequential(nn.ReLU(inplace=True), teacher())
+    with pytest.raises(ValueError, match="^member 0 changes what it is called with"):
+        fit(LogitDistillation(network(), Ensemble([writes, teacher()])), None, tmp_path)
 
 
 def test_student_of_a_module(tmp_path: Path) -> None:
