@@ -22,7 +22,7 @@ _LEAST = 4
 def order(subject: Subject) -> list[Finding] | None:
     """Bug if the batch, shuffled in both networks and the labels, has another value."""
     sample = subject.draw(0)
-    if not subject.criterion.needs_teacher or not _by_sample(subject, sample) or subject.is_random():
+    if not subject.criterion.needs_teacher or not _halves(sample) or subject.is_random():
         return None
     places = torch.randperm(sample.size, generator=torch.Generator().manual_seed(1))
     shuffled = sample.map(lambda tensor: tensor[places])
@@ -44,9 +44,10 @@ def batch_size(subject: Subject) -> list[Finding] | None:
     Warning if its value is not the mean over the batch's halves (relations, batch statistics), so that it changes with the
     number of processes.
     """
-    sample = _evenly_masked(subject.draw(0))
-    if not _by_sample(subject, sample) or subject.is_random() or subject.raw(sample).dim():
+    sample = subject.draw(0)
+    if not _halves(sample) or subject.is_random() or subject.raw(sample).dim():
         return None
+    sample = _evenly_masked(sample)
     half = sample.size // 2
     whole, parts = subject.value(sample), _mean_of_parts(subject, sample, half)
     if close(whole, parts, _SAME):
@@ -77,7 +78,7 @@ def _mean_of_parts(subject: Subject, sample: Sample, size: int) -> float:
     return sum(subject.value(sample.part(begin, begin + size)) for begin in starts) / len(starts)
 
 
-def _by_sample(subject: Subject, sample: Sample) -> bool:
+def _halves(sample: Sample) -> bool:
     return sample.size >= _LEAST and not sample.size % 2 and sample.by_sample()
 
 
@@ -90,8 +91,6 @@ def _evenly_masked(sample: Sample) -> Sample:
         half = len(outputs.mask) // 2
         return replace(outputs, mask=torch.cat([outputs.mask[:half]] * 2))
 
-    if sample.size % 2:
-        return sample
     return replace(sample, student=even(sample.student), teacher=even(sample.teacher))
 
 
