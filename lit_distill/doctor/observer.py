@@ -99,11 +99,12 @@ class Observer(Callback):
             target = class_indices(target, logits, check=True)
         except ValueError:  # labels of no class
             return
-        known = (target >= 0) & (target < logits.shape[class_dim(logits)])
-        known = known if teacher.mask is None or teacher.mask.shape != known.shape else known & teacher.mask
+        self.seen.classes = logits.shape[class_dim(logits)]
+        known = (target >= 0) & (target < self.seen.classes)
+        if teacher.mask is not None and teacher.mask.shape == known.shape:
+            known = known & teacher.mask
         self.seen.right += int((logits.argmax(class_dim(logits)) == target)[known].sum())
         self.seen.labels += int(known.sum())
-        self.seen.classes = logits.shape[class_dim(logits)]
 
     def _measure_pulls(self, student: nn.Module, criteria: WeightedCriteria, inputs: Any, losses: Losses) -> None:
         """Measure each criterion's weighted gradient over the student, once."""

@@ -107,12 +107,9 @@ def smaller(sample: Sample) -> Sample | None:
     if isinstance(target, Tensor):
         if target.shape not in shapes:
             return None
-        # Equal shares, so that probabilities are still recognised as such.
-        shares = are_shares(target, logits)
-        share = 1 / small[class_dim(logits)] if shares and target.is_floating_point() else 0
-        one_hot = shares and not target.is_floating_point()
-        target = torch.full(shapes[target.shape], share, dtype=target.dtype)
-        if one_hot:
+        shares = _are_shares(target, logits)
+        target = torch.zeros(shapes[target.shape], dtype=target.dtype)
+        if shares:  # so that probabilities and one-hot labels are still recognised as such
             target.select(class_dim(logits), 0).fill_(1)
 
     def outputs(of: Outputs) -> Outputs:
@@ -166,7 +163,7 @@ def _labels(
         labels = torch.where(torch.rand(spots, generator=generator) < right, logits.argmax(classes), other)
         if like.shape == spots and not like.is_floating_point():
             return labels
-        if are_shares(like, logits):
+        if _are_shares(like, logits):
             one_hot = F.one_hot(labels, logits.shape[classes]).movedim(-1, classes)
             return one_hot.to(logits.dtype if like.is_floating_point() else like.dtype)
     if like.numel() == logits.numel():
@@ -174,7 +171,7 @@ def _labels(
     return like
 
 
-def are_shares(target: Tensor, logits: Tensor) -> bool:
+def _are_shares(target: Tensor, logits: Tensor) -> bool:
     """Return True if labels are class probabilities or one-hot: of the logits' shape, with the sum 1 at each position."""
     if target.shape != logits.shape or target.dim() < 2:
         return False

@@ -107,19 +107,15 @@ def mask(subject: Subject) -> list[Finding] | None:
     sample = replace(sample, student=replace(sample.student, mask=counts), teacher=replace(sample.teacher, mask=counts))
     before, other = subject.value(sample), subject.draw(3)
 
-    def swap(own: Outputs, new: Outputs, logits: bool) -> Outputs:
-        if logits:
-            at = hidden.unsqueeze(class_dim(own.logits))
-            return replace(own, logits=torch.where(at, new.logits, own.logits))
+    def swapped(own: Outputs, new: Outputs) -> dict[str, Outputs]:
+        at = hidden.unsqueeze(class_dim(own.logits))
         features = {name: _swap_positions(value, new.features[name], hidden) for name, value in own.features.items()}
-        return replace(own, features=features)
+        logits = torch.where(at, new.logits, own.logits)
+        return {"logits": replace(own, logits=logits), "features": replace(own, features=features)}
 
+    student, teacher = swapped(sample.student, other.student), swapped(sample.teacher, other.teacher)
     for what, finding in (("logits", bug), ("features", warning)):
-        student, teacher = (
-            swap(own, new, what == "logits")
-            for own, new in ((sample.student, other.student), (sample.teacher, other.teacher))
-        )
-        after = subject.value(replace(sample, student=student, teacher=teacher))
+        after = subject.value(replace(sample, student=student[what], teacher=teacher[what]))
         if not close(before, after, 1e-6):
             return finding(
                 subject.where,
