@@ -8,13 +8,12 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 from lit_distill.utils.arguments import as_float, check_choice, check_number, wrong_type
 from lit_distill.utils.plotting import Axes, axes_or_new
 
 Unit = Literal["epoch", "step"]
-UNITS: tuple[Unit, ...] = ("epoch", "step")
 
 
 class Schedule(ABC):
@@ -73,15 +72,12 @@ class Schedule(ABC):
         # Just before each moment as well: there the value may jump.
         fine = [last * part / 200 for part in range(201)]
         edges = [edge for moment in moments for edge in (math.nextafter(moment, -1), moment) if 0 <= edge <= last]
+        steps = self.unit == "step"
+        times = sorted({math.floor(moment) if steps else moment for moment in (*fine, *edges)})
+        progress = [(time, time / steps_per_epoch) if steps else (time * steps_per_epoch, time) for time in times]
         axes = axes_or_new(axes)
-        if self.unit == "step":
-            steps = sorted({math.floor(moment) for moment in (*fine, *edges)})
-            axes.plot(steps, [self.value(step, step / steps_per_epoch) for step in steps], label=str(self))
-        else:
-            epochs = sorted({*fine, *edges})
-            axes.plot(epochs, [self.value(int(epoch * steps_per_epoch), epoch) for epoch in epochs], label=str(self))
-        axes.set_xlabel(f"{self.unit}s")
-        axes.set_ylabel("value")
+        axes.plot(times, [self.value(int(step), epoch) for step, epoch in progress], label=str(self))
+        axes.set(xlabel=f"{self.unit}s", ylabel="value")
         return axes
 
 
@@ -89,14 +85,11 @@ class TimedSchedule(Schedule):
     """A schedule in epochs or in optimizer steps.
 
     Args:
-        unit: ``epoch`` or ``step``.
-
-    Raises:
-        ValueError: The unit is neither.
+        unit: ``epoch`` or ``step``; anything else is a ``ValueError``.
     """
 
     def __init__(self, unit: Unit) -> None:
-        check_choice("unit", unit, UNITS)
+        check_choice("unit", unit, get_args(Unit))
         self.unit = unit
 
     def now(self, step: int, epoch: float) -> float:
@@ -129,7 +122,7 @@ class Ramp(TimedSchedule):
         super().__init__(unit)
         self.start, self.end = check_number("start", start), check_number("end", end)
         self.begin = check_number("begin", begin, least=0)
-        self.until = _later("begin", self.begin, "until", check_number("until", until))
+        self.until = _later(self.begin, "until", check_number("until", until))
 
     @abstractmethod
     def shape(self, fraction: float) -> float:
@@ -137,10 +130,8 @@ class Ramp(TimedSchedule):
 
     def value(self, step: int, epoch: float) -> float:
         now = self.now(step, epoch)
-        if now <= self.begin:
-            return self.start
-        if now >= self.until:
-            return self.end
+        if not self.begin < now < self.until:
+            return self.start if now <= self.begin else self.end
         return self.start + (self.end - self.start) * self.shape((now - self.begin) / (self.until - self.begin))
 
     def bounds(self) -> tuple[float, float]:
@@ -153,15 +144,13 @@ class Ramp(TimedSchedule):
         return (self.unit, self.begin, self.until) if self.start != self.end else None
 
     def __str__(self) -> str:
-        way = type(self).__name__.lower()
-        return f"{self.start:g} to {self.end:g}, {way}, {self.unit}s {self.begin:g} to {self.until:g}"
+        return f"{self.start:g} to {self.end:g}, {type(self).__name__.lower()}, {self.unit}s {self.begin:g} to {self.until:g}"
 
 
 class Linear(Ramp):
     r"""Goes from one value to another in a straight line.
 
-    $$ \mathrm{start} + (\mathrm{end} - \mathrm{start})\,
-    \frac{\mathrm{now} - \mathrm{begin}}{\mathrm{until} - \mathrm{begin}} $$
+    $$ \mathrm{start} + (\mathrm{end} - \mathrm{start}) \frac{\mathrm{now} - \mathrm{begin}}{\mathrm{until} - \mathrm{begin}} $$
 
     Args:
         start: The value up to ``begin``.
@@ -186,7 +175,6 @@ class Cosine(Ramp):
     r"""Goes from one value to another in half a cosine wave.
 
     $$ \mathrm{end} + (\mathrm{start} - \mathrm{end})\,(1 + \cos \pi t) / 2 $$
-
     It is the shape of one period of SGDR ([Loshchilov and Hutter 2017](https://arxiv.org/abs/1608.03983), equation 5).
 
     Args:
@@ -230,16 +218,14 @@ class Step(TimedSchedule):
             raise wrong_type("changes", changes, f"give a dict of the value from each {unit} on: {{20: 0.5, 40: 0.0}}.")
         if not changes:
             raise ValueError(f"changes is empty; give the value from some {unit} on, such as {{20: 0.5}}.")
-        moments = {check_number(f"a moment of changes, {moment!r},", moment): moment for moment in changes}
-        for moment in moments:
-            if moment <= 0:
-                raise ValueError(
-                    f"a change at {unit} {moment:g} has no effect: changes must be above 0; use start for the initial value."
-                )
+        given = {check_number(f"a moment of changes, {moment!r},", moment): value for moment, value in changes.items()}
+        first = min(given)
+        if first <= 0:
+            raise ValueError(
+                f"a change at {unit} {first:g} has no effect: changes must be above 0; use start for the initial value."
+            )
         self.start = check_number("start", start)
-        self.changes = {
-            moment: check_number(f"changes[{moment:g}]", changes[moments[moment]]) for moment in sorted(moments)
-        }
+        self.changes = {moment: check_number(f"changes[{moment:g}]", given[moment]) for moment in sorted(given)}
 
     def value(self, step: int, epoch: float) -> float:
         now = self.now(step, epoch)
@@ -275,9 +261,8 @@ class Between(TimedSchedule):
         ValueError: A value is not finite, or the moments are not in order.
 
     Examples:
-        >>> schedule = Between(0.5, begin=10, end=20)
-        >>> schedule.value(step=0, epoch=9.9), schedule.value(step=0, epoch=10)
-        (0.0, 0.5)
+        >>> Between(0.5, begin=10, end=20).value(step=0, epoch=10)
+        0.5
     """
 
     def __init__(
@@ -286,7 +271,7 @@ class Between(TimedSchedule):
         super().__init__(unit)
         self.inside, self.outside = check_number("value", value), check_number("outside", outside)
         self.begin = check_number("begin", begin, least=0)
-        self.end = None if end is None else _later("begin", self.begin, "end", as_float("end", end))
+        self.end = None if end is None else _later(self.begin, "end", as_float("end", end))
 
     def value(self, step: int, epoch: float) -> float:
         now = self.now(step, epoch)
@@ -299,21 +284,16 @@ class Between(TimedSchedule):
         return (self.begin,) if self.end is None else (self.begin, self.end)
 
     def bounds(self) -> tuple[float, float]:
-        always = self.begin == 0 and self.end is None
-        values = [self.inside] if always else [self.inside, self.outside]
-        return min(values), max(values)
+        outside = self.inside if self.begin == 0 and self.end is None else self.outside  # it is never outside
+        return min(self.inside, outside), max(self.inside, outside)
 
     def __str__(self) -> str:
         end = "on" if self.end is None else f"to {self.end:g}"
         return f"{self.inside:g} from {self.unit} {self.begin:g} {end}, {self.outside:g} outside"
 
 
-def _later(first: str, begin: float, last: str, end: float) -> float:
-    """Return the second of two moments.
-
-    Raises:
-        ValueError: It is not after the first.
-    """
+def _later(begin: float, last: str, end: float) -> float:
+    """Return the second of two moments, which must be after the first."""
     if not end > begin:
-        raise ValueError(f"{last} must come after {first}: {last} is {end:g} and {first} is {begin:g}.")
+        raise ValueError(f"{last} must come after begin: {last} is {end:g} and begin is {begin:g}.")
     return end

@@ -88,11 +88,7 @@ class Link:
         return self.folder / _CHECKPOINT
 
     def settings(self, further: Sequence[str] = ()) -> list[str]:
-        """Return the configs and options of the fit as words of a command line.
-
-        Args:
-            further: Words that come after the link's own, and so win.
-        """
+        """Return the configs and options of the fit as words of a command line, ``further`` ones last, so that they win."""
         configs = [word for config in self.configs for word in ("--config", config)]
         return [*configs, *(f"--{path}={as_word(value)}" for path, value in self.options.items()), *further]
 
@@ -178,19 +174,11 @@ def _shown(settings: Mapping[str, Any], path: str) -> str:
 
 
 def flatten(value: Any, path: str = "") -> dict[str, Any]:
-    """Return a nested config's values by dotted path; entries of lists by their number.
-
-    Args:
-        value: A mapping, a list, or a plain value.
-        path: Of ``value`` itself.
-    """
-    if isinstance(value, Mapping):
-        entries = [(str(key), entry) for key, entry in value.items()]
-    elif isinstance(value, list):
-        entries = [(str(number), entry) for number, entry in enumerate(value)]
-    else:
+    """Return a nested config's values by dotted path; entries of lists by their number."""
+    entries = dict(enumerate(value)) if isinstance(value, list) else value
+    if not isinstance(entries, Mapping) or not entries:
         return {path: value}
-    found = {path: value} if not entries else {}
-    for key, entry in entries:
-        found |= flatten(entry, f"{path}.{key}" if path else key)
+    found: dict[str, Any] = {}
+    for key, entry in entries.items():
+        found |= flatten(entry, f"{path}.{key}" if path else str(key))
     return found

@@ -74,12 +74,7 @@ def _ended(link: Link, how: str, code: int) -> SystemExit:
 
 
 def show(steps: Sequence[PlannedLink], further: Sequence[str] = ()) -> None:
-    """Print what ``run`` would do, as lines of a shell script.
-
-    Args:
-        steps: From ``plan``.
-        further: Words that come after each link's own.
-    """
+    """Print what ``run`` would do, as lines of a shell script."""
     for step in steps:
         print(f"# {step.link.name}: {_in_words(step)}")
         if step.action != "skip":
@@ -92,15 +87,9 @@ def _in_words(step: PlannedLink) -> str:
 
 
 def in_own_process(words: list[str]) -> int:
-    """Run ``lit-distill`` in a process of its own.
+    """Run ``lit-distill`` in a process of its own, and return its exit code, never 0 where it was interrupted.
 
     Ctrl-C reaches the link from the terminal, and SIGTERM is handed on; either way the link is waited for.
-
-    Args:
-        words: The words after ``lit-distill``.
-
-    Returns:
-        Its exit code; never 0 where it was interrupted.
     """
     interrupted = 0
     process: subprocess.Popen[bytes] | None = None
@@ -118,8 +107,7 @@ def in_own_process(words: list[str]) -> int:
             process.send_signal(signal.SIGTERM)
         while True:
             try:
-                code = process.wait()
-                return code or interrupted
+                return process.wait() or interrupted
             except KeyboardInterrupt:
                 interrupted = interrupted or 128 + signal.SIGINT
     finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,7 +54,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report = diagnose(setup_of(fit.model), fit.datamodule, fit.trainer, asked["precision"], asked["max_epochs"])
     print(report.render())
     return int(bool(report.bugs))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.utilities.seed import isolate_rng
 
 from lit_distill.criteria import Criterion
 from lit_distill.doctor.checks import CRITERION_CHECKS, TRAINING_CHECKS
@@ -73,9 +72,9 @@ def report(
     """Examine a distillation like ``examine``, and return what was checked as well as what was found.
 
     Args:
-        module: A ``DistillationModule`` before its fit, or a LightningModule of your own with ``Distill``.
-        data: A LightningDataModule, or a training DataLoader.
-        trainer_options: The arguments of the fit's Trainer.
+        module: As for ``examine``.
+        data: As for ``examine``.
+        trainer_options: As for ``examine``.
         steps: Training batches to run, 1 to 20.
 
     Raises:
@@ -85,7 +84,7 @@ def report(
     options = trainer_options or {}
     callbacks = callbacks_in(options)
     setup = setup_of(module, callbacks)
-    with isolate_rng(), working_copy(setup) as twin:
+    with working_copy(setup) as twin:
         own = [twin.holder if callback is setup.holder else callback for callback in callbacks]
         trainer = quiet_trainer({**options, "callbacks": own}, steps, trainer_class(twin.module))
         return diagnose(twin, data, trainer, options.get("precision"), options.get("max_epochs"))
@@ -98,20 +97,14 @@ def diagnose(
     precision: str | None = None,
     epochs: int | None = None,
 ) -> Report:
-    """Examine a distillation, which is used up.
+    """Examine a distillation, which is used up, in a trainer from ``quiet_trainer``.
 
-    Args:
-        setup: The distillation; if it is a callback, the trainer has it.
-        data: A LightningDataModule, or a training DataLoader.
-        trainer: From ``quiet_trainer``.
-        precision: The precision asked of the Trainer, which takes another if the device lacks it.
-        epochs: The epochs of the real fit, against which schedules are checked; None if unknown.
+    Precision and epochs are those of the real fit: the trainer takes another precision if the device lacks it.
     """
     started = time.perf_counter()
     precision = str(precision or trainer.precision)
     fresh = {name: copy.deepcopy(criterion) for name, criterion in setup.formulas().items()}
-    observer = Observer(setup)
-    observer.watch()
+    observer = Observer(setup)  # watches from here on, in case the fit never starts
     trainer.callbacks.append(observer)  # type: ignore[attr-defined]
     with silence() as caught:
         error = _fit(setup.module, data, trainer)
@@ -120,8 +113,12 @@ def diagnose(
         messages = [str(one.message) for one in caught if issubclass(one.category, DistillationWarning)]
         trial = TrialFit(setup, seen, trainer, precision, epochs, error, list(dict.fromkeys(messages)))
         found = {name: result for name, check in TRAINING_CHECKS.items() if (result := check(trial)) is not None}
-        notes = _untrained(setup)
-        for name, criterion in fresh.items() if seen.sample is not None else ():
+        notes = [
+            f"criterion {name!r} has the weight 0 throughout: it is logged if it can be computed, and trains nothing."
+            for name in setup.criteria.criteria()
+            if not setup.criteria.trains(name)
+        ]
+        for name, criterion in fresh.items():
             for check, findings in _examine_alone(name, criterion, seen, precision, notes).items():
                 found[check] = found.get(check, []) + findings
     findings = [finding for of_check in found.values() for finding in of_check]
@@ -131,7 +128,8 @@ def diagnose(
 def _examine_alone(
     name: str, fresh: Criterion, seen: Observations, precision: str, notes: list[str]
 ) -> dict[str, list[Finding]]:
-    assert seen.sample is not None
+    if seen.sample is None:
+        return {}
     try:
         examined = subject(name, seen.built[name], fresh, seen.sample, precision)
     except ValueError as reason:
@@ -141,19 +139,14 @@ def _examine_alone(
 
 
 def examine_criterion(examined: Subject, notes: list[str]) -> dict[str, list[Finding]]:
-    """Run the checks of one criterion.
-
-    Returns:
-        The findings of each check that applies.
-    """
+    """Return the findings of each check of one criterion that applies."""
     found: dict[str, list[Finding]] = {}
     started = time.perf_counter()
-    left = dict(CRITERION_CHECKS)
-    for name, check in CRITERION_CHECKS.items():
+    for number, (name, check) in enumerate(CRITERION_CHECKS.items()):
         if time.perf_counter() - started > _PATIENCE:
+            left = list(CRITERION_CHECKS)[number:]
             notes.append(f"{examined.where} is slow, and was not checked for {', '.join(left)}.")
             break
-        del left[name]
         try:
             result = check(examined)
         except Exception as error:  # a criterion may refuse outputs that training never gives it
@@ -175,11 +168,3 @@ def _fit(module: LightningModule, data: LightningDataModule | Any, trainer: Trai
     except Exception as error:  # whatever the user's code raises is reported
         return error
     return None
-
-
-def _untrained(setup: Setup) -> list[str]:
-    names = [name for name in setup.criteria.criteria() if not setup.criteria.trains(name)]
-    return [
-        f"criterion {name!r} has the weight 0 throughout: it is logged if it can be computed, and trains nothing."
-        for name in names
-    ]

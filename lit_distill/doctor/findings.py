@@ -41,16 +41,11 @@ def warning(where: str, found: str, remedy: str) -> list[Finding]:
 
 @dataclass(frozen=True)
 class Check(Generic[Case]):
-    """A named check of a trial fit, or of one criterion.
-
-    Attributes:
-        name: Its name in the report.
-        holds: What is true if it finds nothing.
-        find: Returns the findings, or None if the check does not apply. Its docstring stands in docs/doctor.md.
-    """
+    """A named check of a trial fit, or of one criterion."""
 
     name: str
-    holds: str
+    holds: str  # true if it finds nothing, as the report says it
+    # Returns None if the check does not apply. Its docstring stands in docs/doctor.md.
     find: Callable[[Case], list[Finding] | None]
 
     def __call__(self, case: Case) -> list[Finding] | None:
@@ -60,10 +55,5 @@ class Check(Generic[Case]):
 
 
 def check(name: str, holds: str) -> Callable[[Callable[[Case], list[Finding] | None]], Check[Case]]:
-    """Make a function a check.
-
-    Args:
-        name: Its name in the report.
-        holds: What is true if it finds nothing, as the report says it.
-    """
+    """Make a function a check, by its name in the report and what is true if it finds nothing."""
     return lambda find: Check(name, holds, find)

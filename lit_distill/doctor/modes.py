@@ -1,4 +1,4 @@
-"""Finds the parts of a network that are in training mode, and those in eval mode."""
+"""Finds the parts of a network that are in eval mode and should not be."""
 
 from __future__ import annotations
 
@@ -6,11 +6,6 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 _DROP_RATES = ("p", "drop_prob", "dropout")  # attribute names of dropout rates
-
-
-def in_training_mode(network: nn.Module) -> list[str]:
-    """Return the names of the modules in training mode."""
-    return [name or "itself" for name, part in network.named_modules() if part.training]
 
 
 def in_eval_mode(student: nn.Module) -> list[str]:

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from lit_distill.batch.batch import move, tensors_of
 from lit_distill.batch.labels import class_dim, class_indices
 from lit_distill.capture.capture import is_compiled
-from lit_distill.doctor.modes import in_eval_mode, in_training_mode
+from lit_distill.doctor.modes import in_eval_mode
 from lit_distill.doctor.observations import Observations, Watched
 from lit_distill.doctor.sample import Sample
 from lit_distill.doctor.setup import Setup
@@ -25,6 +25,7 @@ from lit_distill.outputs import Outputs
 from lit_distill.teachers.digest import tensor_digests
 from lit_distill.utils.graph import nodes_behind
 from lit_distill.utils.measuring import through_compiled
+from lit_distill.utils.restoring import as_in_evaluation
 from lit_distill.utils.tensors import first_parameter, parameters_in
 
 _LONG = 5.0  # seconds, after which no further step is begun
@@ -32,19 +33,12 @@ _FEW = 3
 
 
 class Observer(Callback):
-    """A callback that notes what happens in a fit; it changes nothing, but ends the fit once it takes long.
-
-    Args:
-        setup: What is fitted.
-
-    Attributes:
-        seen: The observations.
-    """
+    """A callback that notes in ``seen`` what happens in a fit; it changes nothing, but ends the fit once it takes long."""
 
     def __init__(self, setup: Setup) -> None:
         self.seen = Observations()
         self._setup = setup
-        self._handles: list[Any] = []
+        self._handles: list[Any] = [setup.criteria.register_forward_pre_hook(self._note_outputs)]
         self._values: dict[str, Tensor] = {}
         self._batch: Any = None
         self._teacher_call: Any = None
@@ -52,10 +46,6 @@ class Observer(Callback):
         self._started = 0.0
 
     # Before the first step -----------------------------------------------------------------------
-
-    def watch(self) -> None:
-        """Begin before the fit, in case it never starts."""
-        self._handles.append(self._setup.criteria.register_forward_pre_hook(self._note_outputs))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         seen, teacher, criteria = self.seen, self._setup.teacher, self._setup.criteria
@@ -76,7 +66,7 @@ class Observer(Callback):
         student = self._setup.student
         self._handles.append(student.register_forward_pre_hook(self._note_student, with_kwargs=True))
         if not is_compiled(student):
-            self._handles.append(criteria.register_forward_hook(partial(_measure_pulls, self, student)))
+            self._handles.append(criteria.register_forward_hook(partial(self._measure_pulls, student)))
         self._started = time.perf_counter()
 
     def _note_teacher(self, model: nn.Module, inputs: Any, named: Any) -> None:
@@ -109,11 +99,26 @@ class Observer(Callback):
             target = class_indices(target, logits, check=True)
         except ValueError:  # labels of no class
             return
-        known = (target >= 0) & (target < logits.shape[class_dim(logits)])
-        known = known if teacher.mask is None or teacher.mask.shape != known.shape else known & teacher.mask
+        self.seen.classes = logits.shape[class_dim(logits)]
+        known = (target >= 0) & (target < self.seen.classes)
+        if teacher.mask is not None and teacher.mask.shape == known.shape:
+            known = known & teacher.mask
         self.seen.right += int((logits.argmax(class_dim(logits)) == target)[known].sum())
         self.seen.labels += int(known.sum())
-        self.seen.classes = logits.shape[class_dim(logits)]
+
+    def _measure_pulls(self, student: nn.Module, criteria: WeightedCriteria, inputs: Any, losses: Losses) -> None:
+        """Measure each criterion's weighted gradient over the student, once."""
+        if self.seen.pulls or not criteria.training or not torch.is_grad_enabled():
+            return
+        mine = set(map(id, criteria.parameters()))  # they are inside the student if it is the whole module
+        parameters = [p for p in student.parameters() if p.requires_grad and id(p) not in mine]
+        for name, value in self._values.items():
+            if value.requires_grad and losses.weights[name] > 0 and parameters and not through_compiled(value):
+                found = torch.autograd.grad(value.sum(), parameters, retain_graph=True, allow_unused=True)
+                squares = [_dense(gradient).float().pow(2).sum() for gradient in found if gradient is not None]
+                norm = float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+                self.seen.pulls[name] = losses.weights[name] * norm
+        self._values.clear()
 
     # A step --------------------------------------------------------------------------------------
 
@@ -123,12 +128,13 @@ class Observer(Callback):
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         if self.seen.steps > 1:
             return
-        held, names = parameters_in(trainer.optimizers), {id(p): name for name, p in pl_module.named_parameters()}
-        given = {id(tensor) for tensor in tensors_of(self._batch)}
-        missing = [leaf for leaf in leaves_of(loss) if id(leaf) not in held | given]
-        replaced = [names[id(leaf)] for leaf in missing if id(leaf) in names]
+        names = {id(parameter): name for name, parameter in pl_module.named_parameters()}
+        known = parameters_in(trainer.optimizers) | {id(tensor) for tensor in tensors_of(self._batch)}
+        behind = [getattr(node, "variable", None) for node in nodes_behind([loss])]
+        missing = {id(leaf): leaf for leaf in behind if isinstance(leaf, Tensor) and id(leaf) not in known}
+        replaced = [names[key] for key in missing if key in names]
         self.seen.unheld += [name for name in replaced if name not in self.seen.unheld]
-        loose = {id(leaf): leaf for leaf in missing if id(leaf) not in names}
+        loose = {key: leaf for key, leaf in missing.items() if key not in names}
         # A step may make a tensor to differentiate for it (an adversarial input); what comes again was kept.
         kept = [leaf for leaf in self.seen.loose if id(leaf) in loose]
         self.seen.loose = kept if self.seen.steps else list(loose.values())
@@ -170,59 +176,25 @@ class Observer(Callback):
             self.seen.after = {name: tensor_digests(network) for name, network in self._setup.frozen_networks().items()}
         teacher = self._setup.teacher
         if teacher is not None and self._teacher_call is not None and self.seen.steps:
-            self.seen.answers = [_answer(teacher.model, *self._teacher_call) for _ in range(2)]
-
-
-# Hooks ---------------------------------------------------------------------------------------------
+            self.seen.answers = _answers(teacher.model, *self._teacher_call)
 
 
 def _note_modes(seen: Observations, name: str, network: nn.Module, inputs: Any) -> None:
     if not seen.modes.get(name):
-        seen.modes[name] = in_training_mode(network)
+        seen.modes[name] = [path or "itself" for path, part in network.named_modules() if part.training]
 
 
 def _keep_value(values: dict[str, Tensor], name: str, module: nn.Module, inputs: Any, output: Any) -> None:
     values[name] = output  # with its graph, until all are there
 
 
-def _measure_pulls(
-    observer: Observer, student: nn.Module, criteria: WeightedCriteria, inputs: Any, losses: Losses
-) -> None:
-    """Measure each criterion's weighted gradient over the student, once."""
-    values = observer._values
-    if observer.seen.pulls or not criteria.training or not torch.is_grad_enabled():
-        return
-    mine = set(map(id, criteria.parameters()))  # they are inside the student if it is the whole module
-    parameters = [p for p in student.parameters() if p.requires_grad and id(p) not in mine]
-    for name, value in values.items():
-        if value.requires_grad and losses.weights[name] > 0 and parameters and not through_compiled(value):
-            found = torch.autograd.grad(value.sum(), parameters, retain_graph=True, allow_unused=True)
-            squares = [_dense(gradient).float().pow(2).sum() for gradient in found if gradient is not None]
-            norm = float(torch.stack(squares).sum().sqrt()) if squares else 0.0
-            observer.seen.pulls[name] = losses.weights[name] * norm
-    values.clear()
-
-
 @torch.no_grad()
-def _answer(model: nn.Module, inputs: Any, named: Any) -> Tensor:
-    """Return every number that a network puts out for the same inputs, in evaluation mode."""
-    modes = [(part, part.training) for part in model.modules()]
-    model.eval()
+def _answers(model: nn.Module, inputs: Any, named: Any) -> list[Tensor]:
+    """Return, twice, every number that a network puts out for the same inputs in evaluation mode."""
     place = first_parameter(model).device  # no longer that of training
-    found = tensors_of(model(*move(inputs, place), **move(named, place)))
-    for part, mode in modes:
-        part.training = mode
-    return torch.cat([tensor.flatten().double().cpu() for tensor in found if tensor.is_floating_point()])
-
-
-def leaves_of(loss: Tensor) -> list[Tensor]:
-    """Return the tensors that a loss is differentiated for."""
-    found: dict[int, Tensor] = {}
-    for node in nodes_behind([loss]):
-        leaf = getattr(node, "variable", None)
-        if isinstance(leaf, Tensor):
-            found[id(leaf)] = leaf
-    return list(found.values())
+    with as_in_evaluation(model):
+        twice = (tensors_of(model(*move(inputs, place), **move(named, place))) for _ in range(2))
+        return [torch.cat([one.flatten().double().cpu() for one in each if one.is_floating_point()]) for each in twice]
 
 
 def _dense(gradient: Tensor) -> Tensor:

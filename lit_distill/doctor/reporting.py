@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from lit_distill.doctor.checks import CHECKS
 from lit_distill.doctor.findings import Finding
@@ -26,7 +26,7 @@ class Report:
     checked: frozenset[str]
     steps: int
     seconds: float
-    notes: Sequence[str] = field(default_factory=tuple)
+    notes: Sequence[str] = ()
 
     @property
     def bugs(self) -> list[Finding]:

@@ -18,18 +18,11 @@ _FEW = 4
 _ELEMENTS = 200_000  # in all; above, fewer samples are taken
 _CLASSES = 16
 _POSITIONS = 4
-LOGIT_SCALE = 3.0
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Both networks' outputs for a batch, and its labels.
-
-    Attributes:
-        student: The student's outputs.
-        teacher: The teacher's.
-        target: The labels, or None.
-    """
+    """Both networks' outputs for a batch, and its labels."""
 
     student: Outputs
     teacher: Outputs
@@ -99,8 +92,7 @@ def fewer(sample: Sample) -> Sample:
 def smaller(sample: Sample) -> Sample | None:
     """Return zeros of a few samples, classes and positions, without features: for criteria that read only logits.
 
-    Returns:
-        None if the labels or the teacher's logits have shapes of their own.
+    Return None if the labels or the teacher's logits have shapes of their own.
     """
     logits, target = sample.student.logits, sample.target
     spots = positions(logits)
@@ -115,12 +107,9 @@ def smaller(sample: Sample) -> Sample | None:
     if isinstance(target, Tensor):
         if target.shape not in shapes:
             return None
-        # Equal shares, so that probabilities are still recognised as such.
-        shares = are_shares(target, logits)
-        share = 1 / small[class_dim(logits)] if shares and target.is_floating_point() else 0
-        one_hot = shares and not target.is_floating_point()
-        target = torch.full(shapes[target.shape], share, dtype=target.dtype)
-        if one_hot:
+        shares = _are_shares(target, logits)
+        target = torch.zeros(shapes[target.shape], dtype=target.dtype)
+        if shares:  # so that probabilities and one-hot labels are still recognised as such
             target.select(class_dim(logits), 0).fill_(1)
 
     def outputs(of: Outputs) -> Outputs:
@@ -132,11 +121,11 @@ def smaller(sample: Sample) -> Sample | None:
     return Sample(outputs(sample.student), outputs(sample.teacher), target)
 
 
-def draw(like: Sample, seed: int, scale: float = LOGIT_SCALE, right: float = 0.5) -> Sample:
-    """Return a random sample: normal logits, and features that are drawn from those of training.
+def draw(like: Sample, seed: int, scale: float, right: float) -> Sample:
+    """Return a random sample of the same shapes: normal logits, and features that are drawn from those of training.
 
     Args:
-        like: A sample of the same shapes.
+        like: A sample of training.
         seed: The seed of the random numbers.
         scale: Standard deviation of the logits.
         right: Share of the samples whose label is the teacher's class; the others' are random.
@@ -145,28 +134,27 @@ def draw(like: Sample, seed: int, scale: float = LOGIT_SCALE, right: float = 0.5
 
     def outputs(of: Outputs) -> Outputs:
         logits = scale * torch.randn(of.logits.shape, generator=generator, dtype=of.logits.dtype)
-        features = {name: resample(value, value.shape, generator) for name, value in of.features.items()}
+        features = {name: _resample(value, generator) for name, value in of.features.items()}
         return Outputs(logits, features, of.mask)
 
     student, teacher = outputs(like.student), outputs(like.teacher)
     return Sample(student, teacher, _labels(like.target, teacher.logits, student.logits, right, generator))
 
 
-def resample(values: Tensor, shape: torch.Size, generator: torch.Generator) -> Tensor:
+def _resample(values: Tensor, generator: torch.Generator) -> Tensor:
     """Draw values from those of a tensor, so that they keep its range and its zeros."""
     if not values.is_floating_point() or not values.numel():
         return values
     flat = values.flatten()
     if float(flat.std(correction=0)) == 0:  # no example to draw from
-        return torch.randn(shape, generator=generator, dtype=values.dtype)
-    number = int(torch.Size(shape).numel())
-    return flat[torch.randint(len(flat), (number,), generator=generator)].reshape(shape)
+        return torch.randn(values.shape, generator=generator, dtype=values.dtype)
+    return flat[torch.randint(len(flat), (len(flat),), generator=generator)].reshape(values.shape)
 
 
 def _labels(
     like: Target | None, teacher: Tensor, student: Tensor, right: float, generator: torch.Generator
 ) -> Target | None:
-    if like is None or not isinstance(like, Tensor):
+    if not isinstance(like, Tensor):
         return like
     logits = teacher if teacher.shape == student.shape else student
     if logits.dim() > 1 and logits.shape[class_dim(logits)] > 1:
@@ -175,7 +163,7 @@ def _labels(
         labels = torch.where(torch.rand(spots, generator=generator) < right, logits.argmax(classes), other)
         if like.shape == spots and not like.is_floating_point():
             return labels
-        if are_shares(like, logits):
+        if _are_shares(like, logits):
             one_hot = F.one_hot(labels, logits.shape[classes]).movedim(-1, classes)
             return one_hot.to(logits.dtype if like.is_floating_point() else like.dtype)
     if like.numel() == logits.numel():
@@ -183,7 +171,7 @@ def _labels(
     return like
 
 
-def are_shares(target: Tensor, logits: Tensor) -> bool:
+def _are_shares(target: Tensor, logits: Tensor) -> bool:
     """Return True if labels are class probabilities or one-hot: of the logits' shape, with the sum 1 at each position."""
     if target.shape != logits.shape or target.dim() < 2:
         return False

@@ -20,25 +20,18 @@ from lit_distill.teachers import FrozenTeacher, Teacher
 from lit_distill.utils.compiling import call_own_methods
 from lit_distill.utils.copying import copied
 from lit_distill.utils.lightning_names import is_module
+from lit_distill.utils.restoring import unchanged
 
 
 @dataclass(frozen=True)
 class Setup:
-    """The parts of a distillation that the doctor examines.
+    """The parts of a distillation that the doctor examines."""
 
-    Attributes:
-        module: The module that the Trainer fits.
-        holder: The owner of student, teacher and criteria: the module itself, or the callback.
-        given: The teacher that the holder was made with.
-        criteria_path: The criteria's path in the module, the prefix of their parameters' names.
-        parts: Names of the module's children that the distillation consists of.
-    """
-
-    module: LightningModule
-    holder: DistillationModule | Distill
-    given: nn.Module | Teacher | None
-    criteria_path: str
-    parts: frozenset[str]
+    module: LightningModule  # fitted by the Trainer
+    holder: DistillationModule | Distill  # owns student, teacher and criteria: the module itself, or the callback
+    given: nn.Module | Teacher | None  # the teacher that the holder was made with
+    criteria_path: str  # in the module, the prefix of their parameters' names
+    parts: frozenset[str]  # names of the module's children that the distillation consists of
 
     @property
     def criteria(self) -> WeightedCriteria:
@@ -88,11 +81,7 @@ class Setup:
 
 
 def setup_of(module: LightningModule, callbacks: Iterable[Any] = ()) -> Setup:
-    """Find the distillation in a module and the Trainer's callbacks.
-
-    Raises:
-        TypeError: Neither the module nor a callback is a distillation.
-    """
+    """Find the distillation in a module and the Trainer's callbacks."""
     if isinstance(module, DistillationModule):
         parts = frozenset({"student", "criteria", "joint_teacher"})
         return Setup(module, module, module.distiller.teacher, "criteria", parts)
@@ -111,13 +100,13 @@ def setup_of(module: LightningModule, callbacks: Iterable[Any] = ()) -> Setup:
 def working_copy(setup: Setup) -> Iterator[Setup]:
     """Yield a copy that may be used up; a frozen teacher is shared with it, and is put back as it was at the end.
 
-    Raises:
-        ValueError: It cannot be copied.
+    Random states are put back as well.
     """
     given = setup.given
     network = given.model if isinstance(given, Teacher) else given
     shared = [network] if isinstance(given, (nn.Module, FrozenTeacher)) else []
-    with _network_kept(network), _teacher_kept(setup.teacher):
+    kept = [network] if network is not None else []
+    with unchanged(*kept), _parameters_kept(kept), _teacher_kept(setup.teacher):
         try:
             parts = copied((setup.module, setup.holder, given), shared)
         except Exception as error:
@@ -135,23 +124,14 @@ def working_copy(setup: Setup) -> Iterator[Setup]:
 
 
 @contextmanager
-def _network_kept(network: nn.Module | None) -> Iterator[None]:
-    parts = list(network.modules()) if network is not None else []
-    modes = [(part, part.training) for part in parts]
-    own = [(p, p.detach().clone(), p.requires_grad) for part in parts for p in part.parameters(recurse=False)]
-    # A change of type or device replaces buffers by other tensors, and parameters' data only.
-    buffers = [(part, name, b, b.detach().clone()) for part in parts for name, b in part.named_buffers(recurse=False)]
+def _parameters_kept(networks: list[nn.Module]) -> Iterator[None]:
+    own = [(p, p.detach().clone(), p.requires_grad) for network in networks for p in network.parameters()]
     try:
         yield
     finally:
-        for part, training in modes:
-            part.training = training
         for parameter, value, wants_gradient in own:
-            parameter.data = value
+            parameter.data = value  # a change of type or device replaces the data only
             parameter.requires_grad_(wants_gradient)
-        for part, name, buffer, value in buffers:
-            buffer.data = value
-            setattr(part, name, buffer)
 
 
 @contextmanager

@@ -23,19 +23,14 @@ class Subject:
 
     Args:
         name: Its name in the module.
-        criterion: The criterion with its layers sized; it is not changed.
+        criterion: The criterion with its layers sized.
         like: Outputs and labels as in training, in float64 or float32.
-        fresh: The same criterion before its layers were sized.
+        fresh: The criterion before its layers were sized; None if it is not to be sized anew.
         halves: The half-precision types that training uses.
     """
 
     def __init__(
-        self,
-        name: str,
-        criterion: Criterion,
-        like: Sample,
-        fresh: Criterion | None = None,
-        halves: frozenset[torch.dtype] = frozenset(),
+        self, name: str, criterion: Criterion, like: Sample, fresh: Criterion | None, halves: frozenset[torch.dtype]
     ) -> None:
         self.name = name
         self.like = like
@@ -118,49 +113,35 @@ class Subject:
 
     def moved_by(self, sample: Sample) -> list[str]:
         """Return the names of the student's tensors that the value depends on."""
-        value, other = self.value(sample), draw(self.like, 99).inputs()
+        value, other = self.value(sample), self.draw(99).inputs()
         moved = {name: self.value(sample.with_inputs({name: other[name]})) for name in sample.inputs()}
         return [name for name, found in moved.items() if not close(found, value, 1e-6)]
 
     @cached_property
     def alike(self) -> Subject | None:
         """The subject with a student whose outputs have the teacher's shapes; None if they cannot have them."""
-        like, fresh = self.like, self.fresh
-        if fresh is None or not fresh.needs_teacher:
+        if self.fresh is None or not self.fresh.needs_teacher:
             return None
         try:
-            names_s = expand_layers(fresh.student_layers, like.student, "student")
-            names_t = expand_layers(fresh.teacher_layers, like.teacher, "teacher")
-            if len(names_s) != len(names_t):
-                return None
-            features = {s: like.teacher.features[t] for s, t in zip(names_s, names_t, strict=True)}
-            student = replace(like.student, logits=_logits_like_teacher(like), features=features)
-            criterion = copy.deepcopy(fresh).cpu()
+            like = _as_teacher(self.fresh, self.like)
+            criterion = copy.deepcopy(self.fresh).cpu()
             with isolate_rng():
-                criterion.build(student, like.teacher)
-            found = Subject(self.name, criterion, replace(like, student=student), None, self.halves)
+                criterion.build(like.student, like.teacher)
+            found = Subject(self.name, criterion, like, None, self.halves)
             found.raw(found.as_teacher(found.draw(0)))
         except (ValueError, RuntimeError, KeyError, IndexError, TypeError):
-            return None  # it was sized for other shapes, or has needs of its own
+            return None  # it pairs no layers, was sized for other shapes, or has needs of its own
         return found
 
     def as_teacher(self, sample: Sample) -> Sample:
         """Return the sample with the teacher's outputs as the student's; for ``alike`` subjects."""
-        names_s = expand_layers(self.criterion.student_layers, sample.student, "student")
-        names_t = expand_layers(self.criterion.teacher_layers, sample.teacher, "teacher")
-        features = {s: sample.teacher.features[t] for s, t in zip(names_s, names_t, strict=True)}
-        return replace(sample, student=replace(sample.student, logits=_logits_like_teacher(sample), features=features))
+        return _as_teacher(self.criterion, sample)
 
 
 def subject(name: str, built: Criterion, fresh: Criterion, recorded: Sample, precision: str = "32-true") -> Subject:
-    """Prepare a criterion for examination.
+    """Prepare a criterion, ``fresh`` and with its layers sized, for examination on outputs like those recorded in training.
 
-    Args:
-        name: Its name in the module.
-        built: The criterion with its layers sized.
-        fresh: The criterion before that.
-        recorded: A batch of training.
-        precision: The Trainer's precision; the batch's types also show which half-precision type training uses.
+    The Trainer's precision and the batch's types both show which half-precision type training uses.
 
     Raises:
         ValueError: It refuses all outputs that are made up for it; the message says why.
@@ -189,9 +170,14 @@ def subject(name: str, built: Criterion, fresh: Criterion, recorded: Sample, pre
     raise ValueError(reason)
 
 
-def _logits_like_teacher(sample: Sample) -> Tensor:
-    """Return the teacher's logits; the student's own if there are none, because no criterion reads them."""
-    return sample.teacher.logits if sample.teacher.logits.numel() else sample.student.logits
+def _as_teacher(criterion: Criterion, sample: Sample) -> Sample:
+    """Return the sample with the teacher's outputs, as far as the criterion reads them, as the student's."""
+    names_s = expand_layers(criterion.student_layers, sample.student, "student")
+    names_t = expand_layers(criterion.teacher_layers, sample.teacher, "teacher")
+    features = {s: sample.teacher.features[t] for s, t in zip(names_s, names_t, strict=True)}
+    # No criterion reads the teacher's logits if there are none: the student keeps its own.
+    logits = sample.teacher.logits if sample.teacher.logits.numel() else sample.student.logits
+    return replace(sample, student=replace(sample.student, logits=logits, features=features))
 
 
 def _at_head(criterion: OnHead, sample: Sample) -> Sample:

@@ -18,15 +18,9 @@ _LOGGERS = ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "light
 
 
 def quiet_trainer(options: Mapping[str, Any], steps: int, kind: type[Trainer] = Trainer) -> Trainer:
-    """Return a Trainer for a few batches on one device that shows and writes nothing.
+    """Return a Trainer for a few batches on one device that shows and writes nothing, with the real one's other options.
 
-    Args:
-        options: The arguments of the real one.
-        steps: Training batches, 1 to 20.
-        kind: The Trainer's class, from the package that the module comes from.
-
-    Raises:
-        ValueError: ``steps`` is out of range.
+    Its class comes from the package that the module comes from.
     """
     if not 1 <= steps <= MOST_STEPS:
         raise ValueError(f"steps must be 1 to {MOST_STEPS}, not {steps}.")
@@ -60,11 +54,7 @@ def callbacks_in(options: Mapping[str, Any]) -> list[Any]:
 
 @contextmanager
 def silence() -> Iterator[list[warnings.WarningMessage]]:
-    """Keep what training prints and warns of out of the report.
-
-    Yields:
-        The library's own warnings, as they come.
-    """
+    """Keep what training prints and warns of out of the report; yield the library's own warnings, as they come."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

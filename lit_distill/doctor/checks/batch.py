@@ -22,7 +22,7 @@ _LEAST = 4
 def order(subject: Subject) -> list[Finding] | None:
     """Bug if the batch, shuffled in both networks and the labels, has another value."""
     sample = subject.draw(0)
-    if not subject.criterion.needs_teacher or not _by_sample(subject, sample) or subject.is_random():
+    if not subject.criterion.needs_teacher or not _halves(sample) or subject.is_random():
         return None
     places = torch.randperm(sample.size, generator=torch.Generator().manual_seed(1))
     shuffled = sample.map(lambda tensor: tensor[places])
@@ -44,9 +44,10 @@ def batch_size(subject: Subject) -> list[Finding] | None:
     Warning if its value is not the mean over the batch's halves (relations, batch statistics), so that it changes with the
     number of processes.
     """
-    sample = _evenly_masked(subject.draw(0))
-    if not _by_sample(subject, sample) or subject.is_random() or subject.raw(sample).dim():
+    sample = subject.draw(0)
+    if not _halves(sample) or subject.is_random() or subject.raw(sample).dim():
         return None
+    sample = _evenly_masked(sample)
     half = sample.size // 2
     whole, parts = subject.value(sample), _mean_of_parts(subject, sample, half)
     if close(whole, parts, _SAME):
@@ -77,7 +78,7 @@ def _mean_of_parts(subject: Subject, sample: Sample, size: int) -> float:
     return sum(subject.value(sample.part(begin, begin + size)) for begin in starts) / len(starts)
 
 
-def _by_sample(subject: Subject, sample: Sample) -> bool:
+def _halves(sample: Sample) -> bool:
     return sample.size >= _LEAST and not sample.size % 2 and sample.by_sample()
 
 
@@ -90,8 +91,6 @@ def _evenly_masked(sample: Sample) -> Sample:
         half = len(outputs.mask) // 2
         return replace(outputs, mask=torch.cat([outputs.mask[:half]] * 2))
 
-    if sample.size % 2:
-        return sample
     return replace(sample, student=even(sample.student), teacher=even(sample.teacher))
 
 
@@ -108,19 +107,15 @@ def mask(subject: Subject) -> list[Finding] | None:
     sample = replace(sample, student=replace(sample.student, mask=counts), teacher=replace(sample.teacher, mask=counts))
     before, other = subject.value(sample), subject.draw(3)
 
-    def swap(own: Outputs, new: Outputs, logits: bool) -> Outputs:
-        if logits:
-            at = hidden.unsqueeze(class_dim(own.logits))
-            return replace(own, logits=torch.where(at, new.logits, own.logits))
+    def swapped(own: Outputs, new: Outputs) -> dict[str, Outputs]:
+        at = hidden.unsqueeze(class_dim(own.logits))
         features = {name: _swap_positions(value, new.features[name], hidden) for name, value in own.features.items()}
-        return replace(own, features=features)
+        logits = torch.where(at, new.logits, own.logits)
+        return {"logits": replace(own, logits=logits), "features": replace(own, features=features)}
 
+    student, teacher = swapped(sample.student, other.student), swapped(sample.teacher, other.teacher)
     for what, finding in (("logits", bug), ("features", warning)):
-        student, teacher = (
-            swap(own, new, what == "logits")
-            for own, new in ((sample.student, other.student), (sample.teacher, other.teacher))
-        )
-        after = subject.value(replace(sample, student=student, teacher=teacher))
+        after = subject.value(replace(sample, student=student[what], teacher=teacher[what]))
         if not close(before, after, 1e-6):
             return finding(
                 subject.where,

@@ -114,24 +114,16 @@ def sign(subject: Subject) -> list[Finding] | None:
     # Under a projector that was drawn at random, the teacher's outputs are as good as others: allow for chance.
     margin = 5 if same.learns else 1
     for varied in [names, *([name] for name in names if len(names) > 1)]:
-        values = [same.value(sample.with_inputs(_only(inputs, varied))) for inputs in others]
+        values = [same.value(sample.with_inputs({name: inputs[name] for name in varied})) for inputs in others]
         if lowest > max(values) + margin * (max(values) - min(values)) + 1e-6 * (1 + abs(lowest)):
             what = "outputs" if varied is names else "logits" if varied == ["logits"] else f"layer {varied[0]!r}"
             return bug(
                 subject.where,
-                f"is {lowest:.4g} if the student's {what} are the teacher's, and {_range(values)} if they are random: "
-                "training drives the student away from the teacher.",
+                f"is {lowest:.4g} if the student's {what} are the teacher's, and {min(values):.4g} to {max(values):.4g} if "
+                "they are random: training drives the student away from the teacher.",
                 "turn the sign of the term that compares them; subtract a similarity (1 - similarity).",
             )
     return []
-
-
-def _only(inputs: Mapping[str, Tensor], names: list[str]) -> dict[str, Tensor]:
-    return {name: inputs[name] for name in names}
-
-
-def _range(values: list[float]) -> str:
-    return f"{min(values):.4g} to {max(values):.4g}"
 
 
 @check("minimum", "nothing is better than matching the teacher")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_distill.doctor.findings import Finding, bug, check, warning
-from lit_distill.doctor.observations import Observations, TrialFit
+from lit_distill.doctor.observations import TrialFit
 from lit_distill.doctor.setup import Setup
 from lit_distill.utils.names import listed
 
@@ -83,11 +83,17 @@ def reached(trial: TrialFit) -> list[Finding] | None:
     if not trial.seen.parameters or not trial.seen.updates:
         return None
     setup, seen = trial.setup, trial.seen
-    waiting = [name for name in setup.criteria.criteria() if _waits(setup, name)]
-    still = _without_gradient(seen)
-    own = [name for name in still if setup.criterion_of(name) is not None and setup.criterion_of(name) not in waiting]
+    criteria = setup.criteria
+    waiting = [name for name in criteria.criteria() if not criteria.weights[name] and criteria.trains(name)]
+    still = {
+        name: setup.criterion_of(name)
+        for name, watched in seen.parameters.items()
+        # A layer that starts at 0 gives those before it nothing but 0 at the first step.
+        if not (watched.pulled if seen.updates > 1 else watched.reached) and name not in seen.unheld
+    }
+    own = [name for name, criterion in still.items() if criterion is not None and criterion not in waiting]
     # What a criterion that waits for its weight will reach is not known yet.
-    others = [name for name in still if setup.criterion_of(name) is None and not waiting]
+    others = [name for name, criterion in still.items() if criterion is None and not waiting]
     found = _frozen_layers(setup)
     if own:
         found += bug(
@@ -102,20 +108,6 @@ def reached(trial: TrialFit) -> list[Finding] | None:
             "add a criterion on the logits, or freeze what is not to be trained: requires_grad_(False).",
         )
     return found
-
-
-def _waits(setup: Setup, criterion: str) -> bool:
-    return not setup.criteria.weights[criterion] and setup.criteria.trains(criterion)
-
-
-def _without_gradient(seen: Observations) -> list[str]:
-    """Return the names of the parameters that an optimizer holds and no gradient but 0 has reached."""
-    return [
-        name
-        for name, watched in seen.parameters.items()
-        # A layer that starts at 0 gives those before it nothing but 0 at the first step.
-        if not (watched.pulled if seen.updates > 1 else watched.reached) and name not in seen.unheld
-    ]
 
 
 def _frozen_layers(setup: Setup) -> list[Finding]:

@@ -32,9 +32,11 @@ def set_up(trial: TrialFit) -> list[Finding]:
     task's, sample weights that no criterion reads, a student in eval mode, a teacher that returns probabilities, a projector
     at the first group's learning rate, …
     """
-    schedules = _schedules(trial) if trial.error is None else []
-    notices = [finding for message in trial.warnings for finding in _notice(message)]
-    return [*schedules, *notices, *_student_in_eval_mode(trial.seen)]
+    found = _schedules(trial) if trial.error is None else []
+    for message in trial.warnings:
+        what, _, remedy = message.partition(". ")
+        found += warning("the set-up", what, remedy or "check whether this is intended.")
+    return found + _student_in_eval_mode(trial.seen)
 
 
 def _schedules(trial: TrialFit) -> list[Finding]:
@@ -44,23 +46,16 @@ def _schedules(trial: TrialFit) -> list[Finding]:
     explicit = isinstance(module, DistillationModule) and module.optimization.interval is not None
     if not epochs or epochs < 1 or not batches or explicit:
         return []
-    by_epoch = [config.scheduler for config in trial.trainer.lr_scheduler_configs if config.interval == "epoch"]
-    reasons = [made_for_steps(scheduler, epochs * batches, epochs) for scheduler in by_epoch]
-    return [
-        finding
-        for reason in reasons
-        if reason is not None
-        for finding in warning(
-            "the learning rate's schedule",
-            f"it moves once per epoch, {epochs} times, and {reason}: it looks made for optimizer steps.",
-            "set lr_interval='step' (interval: step in a module of your own), or 'epoch' if this is intended.",
-        )
-    ]
-
-
-def _notice(message: str) -> list[Finding]:
-    what, _, remedy = message.partition(". ")
-    return warning("the set-up", what, remedy or "check whether this is intended.")
+    found = []
+    for config in trial.trainer.lr_scheduler_configs:
+        reason = made_for_steps(config.scheduler, epochs * batches, epochs) if config.interval == "epoch" else None
+        if reason is not None:
+            found += warning(
+                "the learning rate's schedule",
+                f"it moves once per epoch, {epochs} times, and {reason}: it looks made for optimizer steps.",
+                "set lr_interval='step' (interval: step in a module of your own), or 'epoch' if this is intended.",
+            )
+    return found
 
 
 def _student_in_eval_mode(seen: Observations) -> list[Finding]:

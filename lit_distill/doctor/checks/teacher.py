@@ -18,17 +18,17 @@ def teacher_mode(trial: TrialFit) -> list[Finding] | None:
     """Bug if a frozen teacher, or another frozen network of the module, runs in training mode: dropout, batch statistics."""
     if not trial.seen.steps or not trial.seen.modes:
         return None
-    return [
-        finding
-        for name, parts in trial.seen.modes.items()
-        if parts
-        for finding in bug(
-            name,
-            f"is frozen and runs in training mode ({listed(parts)}): dropout makes its answers random, and BatchNorm uses the "
-            "batch's statistics and changes its own.",
-            "call model.eval() before every batch, or give the network itself as the teacher, which FrozenTeacher keeps so.",
-        )
-    ]
+    found = []
+    for name, parts in trial.seen.modes.items():
+        if parts:
+            found += bug(
+                name,
+                f"is frozen and runs in training mode ({listed(parts)}): dropout makes its answers random, and BatchNorm uses "
+                "the batch's statistics and changes its own.",
+                "call model.eval() before every batch, or give the network itself as the teacher, which FrozenTeacher keeps "
+                "so.",
+            )
+    return found
 
 
 @check("teacher_drift", "a frozen teacher's parameters and buffers stay as they were")
