@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from lit_distill import balance as balance_module
 from lit_distill.balance import Balance, GradientNorm, Uncertainty, gradient_norm
 from lit_distill.criteria import Criterion, HardTarget, Hint, SoftTarget
-from lit_distill.engine.weighted import Losses, WeightedCriteria
+from lit_distill.engine.step import Losses
+from lit_distill.engine.weighted import WeightedCriteria
 from lit_distill.outputs import Outputs
 from lit_distill.schedules import Between
 

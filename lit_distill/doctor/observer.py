@@ -20,7 +20,8 @@ from lit_distill.doctor.modes import in_eval_mode
 from lit_distill.doctor.observations import Observations, Watched
 from lit_distill.doctor.sample import Sample
 from lit_distill.doctor.setup import Setup
-from lit_distill.engine.weighted import Losses, WeightedCriteria
+from lit_distill.engine.step import Losses
+from lit_distill.engine.weighted import WeightedCriteria
 from lit_distill.outputs import Outputs
 from lit_distill.teachers.digest import tensor_digests
 from lit_distill.utils.graph import nodes_behind

@@ -34,12 +34,14 @@ class AutoWeights(MeasuredNorms):
     Args:
         found: The criteria whose weights are found.
         reference: The criteria that they are compared with.
+        strength: The strength that the references' weights were multiplied by.
     """
 
-    def __init__(self, found: Sequence[str], reference: Sequence[str]) -> None:
+    def __init__(self, found: Sequence[str], reference: Sequence[str], strength: float = 1.0) -> None:
         super().__init__(every=50 * (1 + len(found)), momentum=0.5)
         self.found = [name for name in found if name not in reference]
         self.reference = list(reference)
+        self.strength = strength
         self._without_gradient = 0
         self._reported = False
 
@@ -62,7 +64,7 @@ class AutoWeights(MeasuredNorms):
             references = {name: value for name, value in terms.items() if name in self.reference}
             measured = {name: value for name, value in terms.items() if name in self.found}
             if references:
-                measured[_REFERENCE] = weighted_sum(references, weights)
+                measured[_REFERENCE] = weighted_sum(references, weights) / self.strength
             self._observe(measured, parameters)
         norms = self.known()
         factors = {name: norms[_REFERENCE] / norms[name] for name in terms if name in self.found}

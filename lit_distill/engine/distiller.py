@@ -19,9 +19,9 @@ from lit_distill.capture.formats import refuse_fixed_mode
 from lit_distill.engine import checks
 from lit_distill.engine.checkpoint import CheckpointEntry
 from lit_distill.engine.fit_length import warn_of_late_schedules
-from lit_distill.engine.step import Sides, StepLoss
+from lit_distill.engine.step import Losses, Sides, StepLoss
 from lit_distill.engine.task_gradient import check_apart, hold_task_gradient, splits_gradients
-from lit_distill.engine.weighted import Losses, WeightedCriteria
+from lit_distill.engine.weighted import WeightedCriteria
 from lit_distill.outputs import Outputs
 from lit_distill.teachers import Teacher, as_teacher
 from lit_distill.teachers.steadiness import NetworkState, state_of, warn_of_changed_teacher

@@ -13,7 +13,7 @@ from lit_distill.batch.batch import Batch, Target, positions_and_names, tensors_
 from lit_distill.criteria import Criterion
 from lit_distill.criteria.task_loss import TaskLoss
 from lit_distill.engine.distiller import Distiller
-from lit_distill.engine.weighted import Losses
+from lit_distill.engine.step import Losses
 from lit_distill.outputs import Outputs
 from lit_distill.utils.lightning_names import keeps_parameters_whole
 from lit_distill.utils.names import listed

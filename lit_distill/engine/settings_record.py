@@ -44,6 +44,7 @@ def describe_settings(criteria: WeightedCriteria, task: str | None = None) -> di
         for name, one in criteria.criteria().items()
     }
     settings["schedules"] = {key: _of_object(schedule) for key, schedule in scheduled.items()}
+    settings["strength"] = criteria.strength
     settings["balance"] = _of_object(criteria.balance) if criteria.balance is not None else None
     return as_plain(settings)  # type: ignore[no-any-return]
 
@@ -100,7 +101,7 @@ def changes_of_settings(saved: Any, present: Mapping[str, Any]) -> list[str]:
                 for key in before
                 if key not in now
             ]
-    for key in ("task", "criteria", "balance"):
+    for key in ("task", "criteria", "strength", "balance"):
         if key in saved and key in present:
             lines += _changes({key: saved[key]}, {key: present[key]}, "")
     return lines

@@ -3,13 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
 from lit_distill.batch.batch import Target
-from lit_distill.engine.weighted import Losses
 from lit_distill.outputs import Outputs
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The losses of one batch.
+
+    Attributes:
+        total: The weighted sum, a scalar with a gradient.
+        raw: Each criterion's value by name, detached.
+        weights: Each criterion's present weight.
+        terms: The values of the criteria with a weight above 0, with their gradients.
+        scheduled: The values of scheduled settings by key, except weights and temperatures.
+    """
+
+    total: Tensor
+    raw: dict[str, Tensor]
+    weights: dict[str, float]
+    terms: dict[str, Tensor] = field(default_factory=dict)
+    scheduled: dict[str, float] = field(default_factory=dict)
+
+    def named(self) -> dict[str, Tensor | float]:
+        """Return what to log: total, raw and weighted values, weights, scheduled settings."""
+        logs: dict[str, Tensor | float] = {"loss": self.total.detach()}
+        for name, value in self.raw.items():
+            logs[f"criteria/{name}"] = value
+            logs[f"weighted/{name}"] = value * self.weights[name]
+            logs[f"weight/{name}"] = self.weights[name]
+        return logs | {f"schedule/{key}": value for key, value in self.scheduled.items()}
 
 
 @dataclass(frozen=True)

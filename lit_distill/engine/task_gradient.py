@@ -8,7 +8,8 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from lit_distill.engine.weighted import Losses, WeightedCriteria
+from lit_distill.engine.step import Losses
+from lit_distill.engine.weighted import WeightedCriteria
 from lit_distill.optim.dot import DOT
 from lit_distill.utils.graph import nodes_behind
 from lit_distill.utils.lightning_names import keeps_parameters_whole

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -28,39 +27,12 @@ from lit_distill.engine.scheduling import (
     keep_settings,
     sets_weight,
 )
+from lit_distill.engine.step import Losses
 from lit_distill.outputs import Outputs
 from lit_distill.schedules import Schedule
-from lit_distill.utils.arguments import as_object
+from lit_distill.utils.arguments import as_object, check_number
 from lit_distill.utils.distributed import distributed
 from lit_distill.utils.plain import make_settings_plain
-
-
-@dataclass(frozen=True)
-class Losses:
-    """The losses of one batch.
-
-    Attributes:
-        total: The weighted sum, a scalar with a gradient.
-        raw: Each criterion's value by name, detached.
-        weights: Each criterion's present weight.
-        terms: The values of the criteria with a weight above 0, with their gradients.
-        scheduled: The values of scheduled settings by key, except weights and temperatures.
-    """
-
-    total: Tensor
-    raw: dict[str, Tensor]
-    weights: dict[str, float]
-    terms: dict[str, Tensor] = field(default_factory=dict)
-    scheduled: dict[str, float] = field(default_factory=dict)
-
-    def named(self) -> dict[str, Tensor | float]:
-        """Return what to log: total, raw and weighted values, weights, scheduled settings."""
-        logs: dict[str, Tensor | float] = {"loss": self.total.detach()}
-        for name, value in self.raw.items():
-            logs[f"criteria/{name}"] = value
-            logs[f"weighted/{name}"] = value * self.weights[name]
-            logs[f"weight/{name}"] = self.weights[name]
-        return logs | {f"schedule/{key}": value for key, value in self.scheduled.items()}
 
 
 class WeightedCriteria(nn.ModuleDict):
@@ -79,6 +51,7 @@ class WeightedCriteria(nn.ModuleDict):
         schedules: Schedules by key: ``soft.weight``, or ``soft.temperature`` for any number that the criterion has as a
             public attribute. The criterion's own checks of its range do not run again.
         balance: Finds the weights in training; a plain weighted sum if None.
+        strength: Multiplies the weight of every criterion that needs a teacher; above 0.
 
     Raises:
         ValueError: A weight is negative, not finite, or of an unknown criterion; all weights are 0; or a schedule
@@ -92,6 +65,7 @@ class WeightedCriteria(nn.ModuleDict):
         weights: Mapping[str, Weight],
         schedules: Mapping[str, Schedule] | None = None,
         balance: Balance | None = None,
+        strength: float = 1.0,
     ) -> None:
         check_criteria(criteria)
         _check_names(criteria)
@@ -106,12 +80,15 @@ class WeightedCriteria(nn.ModuleDict):
         self.schedules = schedules
         self.weights = {name: checked.get(name, 0.0) for name in criteria}
         self.found = tuple(found)
+        self.strength = check_number("strength", strength, above=0)
         self.reuse_guard = ReuseGuard()
         forget_schedules(criteria)
         keep_settings(criteria, schedules)
         self.advance(0, 0.0)
         if found:
-            balance = AutoWeights(found, self._reference())
+            reference = self._reference()
+            taught = any(self.criteria()[name].needs_teacher for name in reference)
+            balance = AutoWeights(found, reference, self.strength if taught else 1.0)
         self.balance = balance
         if balance is not None:
             before = held_by(balance)
@@ -256,7 +233,8 @@ class WeightedCriteria(nn.ModuleDict):
         self, terms: Mapping[str, Tensor], parameters: Sequence[nn.Parameter], student: Outputs
     ) -> tuple[Tensor, dict[str, float]]:
         """Return the total, and every criterion's weight in it."""
-        weights = dict(self.weights)
+        strength, criteria = self.strength, self.criteria()
+        weights = {name: w * strength if criteria[name].needs_teacher else w for name, w in self.weights.items()}
         if not terms:
             total = _zero_through(student.tensors())
         elif self.balance is None:
@@ -291,7 +269,14 @@ def _check_names(names: Iterable[str]) -> None:
     for name in names:
         if "." in name or "/" in name or not name:
             raise ValueError(f"{name!r} cannot name a criterion; use letters, digits and underscores.")
-        if hasattr(WeightedCriteria, name) or name in ("weights", "schedules", "balance", "training"):
+        if hasattr(WeightedCriteria, name) or name in (
+            "weights",
+            "schedules",
+            "balance",
+            "found",
+            "strength",
+            "training",
+        ):
             raise ValueError(f"{name!r} cannot name a criterion: the module that holds them uses it; choose another.")
 
 

@@ -75,6 +75,7 @@ class DistillationModule(Revivable, EvaluationSteps):
         lr_interval: When the scheduler steps: ``epoch`` or ``step``. If None, per epoch; schedulers such as OneCycleLR
             step with the optimizer if they plan more steps than the fit has epochs.
         lr_monitor: The logged metric that ``ReduceLROnPlateau`` watches, such as ``val/cross_entropy/student``.
+        strength: Multiplies the weight of every criterion that needs a teacher; above 0.
 
     Raises:
         ValueError: A layer is unknown, a weight is wrong, or the two networks share parameters.
@@ -105,13 +106,14 @@ class DistillationModule(Revivable, EvaluationSteps):
         metrics: Metrics | None = None,
         lr_interval: Interval | None = None,
         lr_monitor: str | None = None,
+        strength: float = 1.0,
     ) -> None:
         super().__init__()
         explain_refused_modules()
         checks.module_arguments(student, teacher, criteria, task)
         self.task: Task = task
         self.student = student
-        self.criteria = WeightedCriteria(criteria, weights, schedules, balance)
+        self.criteria = WeightedCriteria(criteria, weights, schedules, balance, strength)
         self._format = given_format(batch_format)
         self.distiller = Distiller(student, teacher, self.criteria, self._format)
         self.distiller.checkpoint_entry.task = task

@@ -50,6 +50,7 @@ class CombinedDistillation(DistillationModule):
         metrics: Torchmetrics by name, computed for both networks in validation and test.
         lr_interval: When the scheduler steps: ``epoch`` or ``step``; depends on the scheduler if None.
         lr_monitor: The logged metric that ``ReduceLROnPlateau`` watches, such as ``val/cross_entropy/student``.
+        strength: Multiplies the weight of every criterion that needs a teacher; above 0.
 
     Raises:
         ValueError: No criterion reads layers, none compares logits, or an argument is wrong.
@@ -80,6 +81,7 @@ class CombinedDistillation(DistillationModule):
         metrics: Metrics | None = None,
         lr_interval: Interval | None = None,
         lr_monitor: str | None = None,
+        strength: float = 1.0,
     ) -> None:
         temperature = check_temperature(temperature)
         given = {"student_layer": student_layer, "teacher_layer": teacher_layer}
@@ -93,6 +95,17 @@ class CombinedDistillation(DistillationModule):
         chosen, weighting = choose(criteria, weights, default, shares)
         need_layers("CombinedDistillation", chosen)
         need_logits("CombinedDistillation", chosen)
-        rest = (optimizer, lr_scheduler, batch_format, fast, schedules, balance, metrics, lr_interval, lr_monitor)
+        rest = (
+            optimizer,
+            lr_scheduler,
+            batch_format,
+            fast,
+            schedules,
+            balance,
+            metrics,
+            lr_interval,
+            lr_monitor,
+            strength,
+        )
         super().__init__(student, teacher, chosen, weighting, task, *rest)
         record_hyperparameters(self, {**given, "temperature": temperature})

@@ -41,6 +41,7 @@ class FeatureDistillation(DistillationModule):
         metrics: Torchmetrics by name, computed for both networks in validation and test.
         lr_interval: When the scheduler steps: ``epoch`` or ``step``; depends on the scheduler if None.
         lr_monitor: The logged metric that ``ReduceLROnPlateau`` watches, such as ``val/cross_entropy/student``.
+        strength: Multiplies the weight of every criterion that needs a teacher; above 0.
 
     Raises:
         ValueError: No criterion reads layers, one compares logits, or an argument is wrong.
@@ -70,6 +71,7 @@ class FeatureDistillation(DistillationModule):
         metrics: Metrics | None = None,
         lr_interval: Interval | None = None,
         lr_monitor: str | None = None,
+        strength: float = 1.0,
     ) -> None:
         given = {"student_layer": student_layer, "teacher_layer": teacher_layer}
         refuse_unused(given, criteria)
@@ -80,6 +82,17 @@ class FeatureDistillation(DistillationModule):
         chosen, weighting = choose(criteria, weights, default, dict.fromkeys(default, 1.0))
         need_layers("FeatureDistillation", chosen)
         refuse_logits("FeatureDistillation", chosen)
-        rest = (optimizer, lr_scheduler, batch_format, fast, schedules, balance, metrics, lr_interval, lr_monitor)
+        rest = (
+            optimizer,
+            lr_scheduler,
+            batch_format,
+            fast,
+            schedules,
+            balance,
+            metrics,
+            lr_interval,
+            lr_monitor,
+            strength,
+        )
         super().__init__(student, teacher, chosen, weighting, task, *rest)
         record_hyperparameters(self, given)

@@ -44,6 +44,7 @@ class LogitDistillation(DistillationModule):
         metrics: Torchmetrics by name, computed for both networks in validation and test.
         lr_interval: When the scheduler steps: ``epoch`` or ``step``; depends on the scheduler if None.
         lr_monitor: The logged metric that ``ReduceLROnPlateau`` watches, such as ``val/cross_entropy/student``.
+        strength: Multiplies the weight of every criterion that needs a teacher; above 0.
 
     Raises:
         ValueError: A criterion reads layers, or an argument is wrong.
@@ -72,12 +73,24 @@ class LogitDistillation(DistillationModule):
         metrics: Metrics | None = None,
         lr_interval: Interval | None = None,
         lr_monitor: str | None = None,
+        strength: float = 1.0,
     ) -> None:
         temperature = check_temperature(temperature)
         refuse_unused({}, criteria, temperature)
         default, shares = logit_criteria("LogitDistillation", task, temperature) if criteria is None else ({}, {})
         chosen, weighting = choose(criteria, weights, default, shares)
         refuse_layers("LogitDistillation", chosen)
-        rest = (optimizer, lr_scheduler, batch_format, fast, schedules, balance, metrics, lr_interval, lr_monitor)
+        rest = (
+            optimizer,
+            lr_scheduler,
+            batch_format,
+            fast,
+            schedules,
+            balance,
+            metrics,
+            lr_interval,
+            lr_monitor,
+            strength,
+        )
         super().__init__(student, teacher, chosen, weighting, task, *rest)
         record_hyperparameters(self, {"temperature": temperature})

@@ -62,6 +62,7 @@ class MultiTaskDistillation(DistillationModule):
         metrics: Torchmetrics by name, computed for both networks in validation and test.
         lr_interval: When the scheduler steps: ``epoch`` or ``step``; depends on the scheduler if None.
         lr_monitor: The logged metric that ``ReduceLROnPlateau`` watches, such as ``val/cross_entropy/student``.
+        strength: Multiplies the weight of every criterion that needs a teacher; above 0.
 
     Raises:
         ValueError: A task has no head, no criterion trains a task's head, or an argument is wrong.
@@ -95,6 +96,7 @@ class MultiTaskDistillation(DistillationModule):
         metrics: Metrics | None = None,
         lr_interval: Interval | None = None,
         lr_monitor: str | None = None,
+        strength: float = 1.0,
     ) -> None:
         temperature = check_temperature(temperature)
         refuse_unused({}, criteria, temperature)
@@ -110,7 +112,7 @@ class MultiTaskDistillation(DistillationModule):
         refuse_for_heads(layout, ("mask_from_labels", "resize_logits"), "the option is of one task's labels")
         if layout.output_key is None:
             layout = replace(layout, output_key=next(iter(heads)))
-        rest = (optimizer, lr_scheduler, layout, fast, schedules, balance, metrics, lr_interval, lr_monitor)
+        rest = (optimizer, lr_scheduler, layout, fast, schedules, balance, metrics, lr_interval, lr_monitor, strength)
         super().__init__(student, teacher, chosen, weighting, "none", *rest)
         self.heads = dict(heads)
         read = {name: layer for name, layer in taught.items() if layer in self.criteria.teacher_layers}

@@ -49,6 +49,7 @@ class MutualDistillation(DistillationModule):
         metrics: Torchmetrics by name, computed for both networks in validation and test.
         lr_interval: When the scheduler steps: ``epoch`` or ``step``; depends on the scheduler if None.
         lr_monitor: The logged metric that ``ReduceLROnPlateau`` watches, such as ``val/cross_entropy/student``.
+        strength: Multiplies the weight of every criterion that needs a teacher; above 0.
 
     Raises:
         ValueError: There are fewer than two peers, two share parameters, or an argument is wrong.
@@ -78,6 +79,7 @@ class MutualDistillation(DistillationModule):
         metrics: Metrics | None = None,
         lr_interval: Interval | None = None,
         lr_monitor: str | None = None,
+        strength: float = 1.0,
     ) -> None:
         refuse_task("MutualDistillation", task, CLASS_TASKS, "peers compare and average predictions of classes")
         temperature = check_temperature(temperature)
@@ -90,7 +92,18 @@ class MutualDistillation(DistillationModule):
         default: dict[str, Criterion] = {f"hard_{name}": OnHead(HardTarget(task=task), name) for name in names}
         default["mutual"] = Mutual(names, temperature, task)
         chosen, weighting = choose(criteria, weights, default, dict.fromkeys(default, 1.0))
-        rest = (optimizer, lr_scheduler, batch_format, fast, schedules, balance, metrics, lr_interval, lr_monitor)
+        rest = (
+            optimizer,
+            lr_scheduler,
+            batch_format,
+            fast,
+            schedules,
+            balance,
+            metrics,
+            lr_interval,
+            lr_monitor,
+            strength,
+        )
         super().__init__(student, None, chosen, weighting, task, *rest)
         self._names = names
         record_hyperparameters(self, {"temperature": temperature})

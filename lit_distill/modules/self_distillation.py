@@ -39,6 +39,7 @@ class SelfDistillation(DistillationModule):
         metrics: Torchmetrics by name, computed for both networks in validation and test.
         lr_interval: When the scheduler steps: ``epoch`` or ``step``; depends on the scheduler if None.
         lr_monitor: The logged metric that ``ReduceLROnPlateau`` watches, such as ``val/cross_entropy/student``.
+        strength: Multiplies the weight of every criterion that needs a teacher; above 0.
 
     Raises:
         ValueError: A criterion needs a teacher, or an argument is wrong.
@@ -67,6 +68,7 @@ class SelfDistillation(DistillationModule):
         metrics: Metrics | None = None,
         lr_interval: Interval | None = None,
         lr_monitor: str | None = None,
+        strength: float = 1.0,
     ) -> None:
         given = {"student_layer": student_layer, "deepest_layer": deepest_layer}
         refuse_unused(given, criteria)
@@ -80,6 +82,17 @@ class SelfDistillation(DistillationModule):
             refuse_task("SelfDistillation", task, CLASS_TASKS, "its exits classify; give your own criteria")
             default = {"hard": HardTarget(task=task), "own": OwnTeacher(student_layer, deepest_layer, task=task)}
         chosen, weighting = choose(criteria, weights, default, {"hard": 1.0, "own": 1.0})
-        rest = (optimizer, lr_scheduler, batch_format, fast, schedules, balance, metrics, lr_interval, lr_monitor)
+        rest = (
+            optimizer,
+            lr_scheduler,
+            batch_format,
+            fast,
+            schedules,
+            balance,
+            metrics,
+            lr_interval,
+            lr_monitor,
+            strength,
+        )
         super().__init__(student, None, chosen, weighting, task, *rest)
         record_hyperparameters(self, given)

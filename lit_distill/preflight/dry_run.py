@@ -19,8 +19,7 @@ from lit_distill.engine import checks
 from lit_distill.engine.distiller import Distiller
 from lit_distill.engine.finiteness import example_is_finite
 from lit_distill.engine.reuse import widths
-from lit_distill.engine.step import Sides, StepLoss
-from lit_distill.engine.weighted import Losses
+from lit_distill.engine.step import Losses, Sides, StepLoss
 from lit_distill.outputs import Outputs
 from lit_distill.preflight.gradients import reaches_student
 from lit_distill.preflight.lone_batches import refuse_lone_batch

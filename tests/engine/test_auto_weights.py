@@ -14,10 +14,11 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lit_distill import CombinedDistillation, Distill, GradientNorm
+from lit_distill import CombinedDistillation, Distill, GradientNorm, LogitDistillation
 from lit_distill.criteria import AttentionTransfer, Criterion, HardTarget, LogitMSE, OnHead, SoftTarget
 from lit_distill.engine.auto_weights import AutoWeights, ratio_of
-from lit_distill.engine.weighted import Losses, WeightedCriteria
+from lit_distill.engine.step import Losses
+from lit_distill.engine.weighted import WeightedCriteria
 from lit_distill.models import MLP, SmallCNN
 from lit_distill.outputs import Outputs
 
@@ -37,7 +38,8 @@ def logits(seed: int) -> Tensor:
 
 def train(criteria: WeightedCriteria, parameter: torch.nn.Parameter, seed: int = 0) -> Losses:
     """One training batch of a student whose only parameter is added to its logits."""
-    criteria.balance.measures(list(criteria.weights))  # type: ignore[union-attr]
+    if criteria.balance is not None:
+        criteria.balance.measures(list(criteria.weights))
     found: Losses = criteria(Outputs(logits(seed) + parameter), Outputs(logits(9)), LABELS, [parameter])
     return found
 
@@ -90,6 +92,22 @@ def test_one_criterion_without_labels_is_never_measured() -> None:
     criteria = WeightedCriteria({"soft": SoftTarget()}, {})
     assert not criteria.balance.measures(["soft"])  # type: ignore[union-attr]
     assert train(criteria, start()).weights == {"soft": 0.3}
+
+
+@pytest.mark.parametrize("weights", [{"soft": 0.9, "mse": 2.0}, {"soft": 0.9}, {}, {"hard": 0.0}])
+def test_strength_multiplies_the_weights_of_what_needs_a_teacher(weights: dict[str, Any]) -> None:
+    def made(strength: float) -> dict[str, float]:
+        criteria = {"hard": HardTarget(), "soft": SoftTarget(), "mse": LogitMSE()}
+        return train(WeightedCriteria(criteria, weights, strength=strength), start()).weights
+
+    plain, strong = made(1.0), made(2.5)
+    assert strong["hard"] == plain["hard"]
+    assert [strong[name] / plain[name] for name in ("soft", "mse")] == pytest.approx([2.5, 2.5])
+
+
+def test_a_strength_of_zero_is_refused() -> None:
+    with pytest.raises(ValueError, match="strength must be above 0"):
+        LogitDistillation(MLP(), MLP(), strength=0)
 
 
 def test_the_scale_of_a_criterion_does_not_matter() -> None:

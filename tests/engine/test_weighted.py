@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from lit_distill.balance import GradientNorm, Uncertainty
 from lit_distill.criteria import VID, AttentionTransfer, Criterion, HardTarget, Hint, SoftTarget
 from lit_distill.engine import weighted
-from lit_distill.engine.weighted import Losses, WeightedCriteria
+from lit_distill.engine.step import Losses
+from lit_distill.engine.weighted import WeightedCriteria
 from lit_distill.outputs import Outputs
 from lit_distill.schedules import Between, Cosine, Linear, Schedule, Step
 

@@ -80,6 +80,7 @@ class Distill(EvaluationHooks):
             frozen one once per unchanged batch.
         task: What the student's outputs are: ``multiclass``, ``binary``, ``multilabel``, ``regression``, ``embedding`` or
             ``none``. If None, the task of the criteria, or else ``multiclass``.
+        strength: Multiplies the weight of every criterion that needs a teacher; above 0.
 
     Attributes:
         teacher: The argument.
@@ -111,13 +112,14 @@ class Distill(EvaluationHooks):
         parameter_group: int | None = None,
         evaluate: bool = True,
         task: Task | None = None,
+        strength: float = 1.0,
     ) -> None:
         check_network("teacher", teacher, (Teacher,))
         check_text("student", student, "the name of the network in the module, such as 'model'")
         check_call(call)
         checks.can_be_called(teacher, "teacher")
         self._task = TaskLoss()
-        self.criteria = weighted_criteria(self._task, criteria, weights, schedules, balance, task)
+        self.criteria = weighted_criteria(self._task, criteria, weights, schedules, balance, task, strength)
         self.student = student
         self.call = call
         self.example_inputs = example_inputs

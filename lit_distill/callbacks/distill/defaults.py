@@ -22,6 +22,7 @@ def weighted_criteria(
     schedules: Mapping[str, Schedule] | None,
     balance: Balance | None,
     task: Task | None,
+    strength: float,
 ) -> WeightedCriteria:
     """Return the criteria of ``Distill``, with the module's own loss as ``task``."""
     chosen = criteria if criteria is not None else _default_criteria(task)
@@ -34,7 +35,7 @@ def weighted_criteria(
         check_choice("task", task, TASKS)
         checks.same_task(chosen, task, "Distill's")
     start: dict[str, Weight] = {"task": 0.1, "soft": 0.9} if criteria is None else {"task": 1.0}
-    return WeightedCriteria({"task": task_loss, **chosen}, {**start, **(weights or {})}, schedules, balance)
+    return WeightedCriteria({"task": task_loss, **chosen}, {**start, **(weights or {})}, schedules, balance, strength)
 
 
 def common_task(criteria: Mapping[str, Criterion]) -> Task:
