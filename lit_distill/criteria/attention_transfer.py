@@ -14,16 +14,9 @@ from lit_distill.utils.arguments import check_number
 
 
 def attention_map(feature: Tensor, p: float = 2.0) -> Tensor:
-    """Return ``vec(mean_c |F_c|^p)`` as a unit vector: where the network looks.
+    """Return ``vec(mean_c |F_c|^p)`` of a map or tokens as a unit vector, ``[B, H * W]`` or ``[B, N]``.
 
     It is exact at any scale; a map of zeros stays zero, and its gradient there is 0 for ``p`` above 1.
-
-    Args:
-        feature: A map ``[B, C, H, W]`` or tokens ``[B, N, D]``.
-        p: The power, 1 or more.
-
-    Returns:
-        ``[B, H * W]`` or ``[B, N]``.
     """
     attention = feature.abs().pow(p).mean(1 if feature.dim() > 3 else -1)
     return unit_length(attention.flatten(1))

@@ -15,14 +15,9 @@ from lit_distill.utils.arguments import check_number, check_whole
 
 
 def correlation(feature: Tensor, gamma: float = 0.4, order: int = 2) -> Tensor:
-    """Return ``exp(-2 gamma) sum_p (2 gamma)^p / p! (x_i'x_j)^p`` of unit vectors, ``p`` up to ``order``: ``[B, B]``.
+    """Return the Gaussian kernel of samples ``[B, …]`` as unit vectors, expanded to ``order``: ``[B, B]``.
 
-    It is the Taylor expansion of the Gaussian kernel ``exp(-gamma ||x_i - x_j||²)``.
-
-    Args:
-        feature: ``[B, …]``; all but the batch is flattened.
-        gamma: Above 0.
-        order: At least 1.
+    It is ``exp(-2 gamma) sum_p (2 gamma)^p / p! (x_i'x_j)^p``, the Taylor expansion of ``exp(-gamma ||x_i - x_j||²)``.
     """
     unit = unit_length(feature.flatten(1))
     cosines = unit @ unit.T

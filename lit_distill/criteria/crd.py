@@ -27,23 +27,16 @@ def contrast(
     temperature: float = 0.07,
     objective: Objective = "nce",
 ) -> Tensor:
-    """Return the contrastive loss of anchors with one positive each; the mean over anchors.
+    """Return the contrastive loss of anchors ``[B, D]`` with one positive each, ``[B, D]``; the mean over anchors.
 
-    ``nce`` is the paper's (section 3.1): ``-log h(a, p) - sum_n log(1 - h(a, n))`` with
-    ``h(a, x) = e / (e + N c)``, ``e = exp(a·x / temperature)`` and ``N`` the number of the anchor's negatives. The paper
-    has ``N / M`` instead of ``N c``, with ``M`` the number of samples; its code first divides ``e`` by a constant, found in
-    the first batch against a bank of random vectors, after which ``M`` cancels and ``c`` is the mean of ``e`` over random
-    unit vectors. Here that mean is in closed form, ``c = exp(1 / (2 D temperature²))``.
+    ``nce`` is the paper's (section 3.1): ``-log h(a, p) - sum_n log(1 - h(a, n))`` with ``h(a, x) = e / (e + N c)``,
+    ``e = exp(a·x / temperature)`` and ``N`` the number of the anchor's negatives. The paper has ``N / M`` instead of
+    ``N c``, with ``M`` the number of samples; its code first divides ``e`` by a constant, found in the first batch against
+    a bank of random vectors, after which ``M`` cancels and ``c`` is the mean of ``e`` over random unit vectors. Here that
+    mean is in closed form, ``c = exp(1 / (2 D temperature²))``. ``info_nce`` is ``-log e(a, p) / (e(a, p) + sum_n e(a, n))``
+    (van den Oord et al. 2018), the softmax form.
 
-    ``info_nce`` is ``-log e(a, p) / (e(a, p) + sum_n e(a, n))`` (van den Oord et al. 2018), the softmax form.
-
-    Args:
-        anchor: Unit vectors ``[B, D]``.
-        positive: One per anchor, ``[B, D]``.
-        negatives: Shared by all anchors, ``[N, D]``.
-        allowed: True if a negative counts for an anchor, ``[B, N]``.
-        temperature: The temperature of the similarities, above 0.
-        objective: ``nce`` or ``info_nce``.
+    All are unit vectors; the negatives ``[N, D]`` are shared, and ``allowed`` ``[B, N]`` is True if one counts for an anchor.
     """
     score_p = (anchor * positive).sum(1) / temperature
     score_n = anchor @ negatives.T / temperature
@@ -98,12 +91,7 @@ def crd(
 
 
 def negatives_of(labels: Tensor, known: Tensor) -> Tensor:
-    """Return which of the samples with classes ``known`` ``[M]`` are negatives of the first ones, ``[B, M]``.
-
-    Args:
-        labels: Classes ``[B]`` of the first samples; -1 if unknown.
-        known: Classes of all samples, beginning with those.
-    """
+    """Return which samples of the classes ``known`` ``[M]`` (-1 if unknown) are negatives of the first ``B``, ``[B, M]``."""
     alike = (labels.unsqueeze(1) == known) & (known != -1)
     return ~(alike | torch.eye(len(labels), len(known), dtype=torch.bool, device=labels.device))
 
@@ -183,11 +171,7 @@ class CRD(FeatureCriterion):
         self.queue_labels: Tensor
 
     def build(self, student: Outputs, teacher: Outputs) -> None:
-        """Size the two linear layers.
-
-        Raises:
-            ValueError: A reference names several layers.
-        """
+        """Size the two linear layers; refuse references that name several layers."""
         made = bool(self.pairs)
         super().build(student, teacher)
         if len(self.pairs) > 1:

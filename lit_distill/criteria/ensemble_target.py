@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lit_distill.batch.batch import IGNORED_LABEL
 from lit_distill.batch.label_rows import labelled
 from lit_distill.batch.labels import Task, need_classes, unknown
-from lit_distill.criteria.base import Criterion, at_least_float32
+from lit_distill.criteria.base import Criterion, at_least_float32, expand_layers
 from lit_distill.criteria.hard_target import hard_target
 from lit_distill.criteria.ops.divergence import favour_small, kl_divergence, log_mixture, normalised
 from lit_distill.criteria.ops.labelled import need_labels
@@ -27,7 +27,6 @@ from lit_distill.utils.arguments import (
     check_temperature,
     layer_tuple,
 )
-from lit_distill.utils.names import match_layers
 
 Weighting = Literal["average", "confidence", "agreement", "learned"]
 WEIGHTINGS: tuple[Weighting, ...] = get_args(Weighting)
@@ -126,16 +125,11 @@ def agreement_weights(
 
 
 def smallest_norm(gram: Sequence[Sequence[float]], limit: float, precision: float = 1e-9) -> list[float]:
-    """Return the ``a`` in ``[0, limit]^K`` with ``sum a = 1`` that minimizes ``a^T G a``.
+    """Return the ``a`` in ``[0, limit]^K`` with ``sum a = 1`` that minimizes ``a^T G a``, for inner products ``G`` ``[K, K]``.
 
-    Weight is moved, as far as it helps, from the entry with the largest gradient ``G a`` to the one with the
-    smallest (sequential minimal optimisation: Platt 1998), until the two differ by less than ``precision`` times the
-    largest diagonal entry. A few dozen moves for a handful of teachers; at most 10,000.
-
-    Args:
-        gram: Inner products ``[K, K]`` of the gradients.
-        limit: The largest entry allowed, at least 1 / K.
-        precision: The tolerance at which to stop.
+    Weight is moved, as far as it helps, from the entry with the largest gradient ``G a`` to the one with the smallest
+    (sequential minimal optimisation: Platt 1998), until the two differ by less than ``precision`` times the largest diagonal
+    entry. A few dozen moves for a handful of teachers; at most 10,000. ``limit`` is at least 1 / K.
     """
     count = len(gram)
     a = [1 / count] * count
@@ -229,16 +223,8 @@ class EnsembleTarget(Criterion):
         return self._references
 
     def build(self, student: Outputs, teacher: Outputs) -> None:
-        """Find the teachers, and make the learned weights.
-
-        Raises:
-            ValueError: There is no such layer, or the number of ``weights`` differs from that of the teachers.
-        """
-        captured = [name for name in teacher.features if ":" not in name and "#" not in name]
-        self.names = []
-        for reference in self._references:
-            found = reference in teacher.features
-            self.names += [reference] if found else match_layers(reference, captured, "the teacher's outputs")
+        """Find the teachers, as many as there are ``weights``, and make the learned weights."""
+        self.names = expand_layers(self._references, teacher, "teacher")
         self._fixed = normalised(self.weights, len(self.names))
         if self.weighting == "learned" and self.mixing is None:
             self.mixing = nn.Parameter(torch.zeros(len(self.names)))

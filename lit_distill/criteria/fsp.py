@@ -15,14 +15,9 @@ from lit_distill.outputs import Outputs
 
 
 def flow(first: Tensor, second: Tensor) -> Tensor:
-    """Return ``G_cd = mean_p F1_cp F2_dp``: the flow of the solution procedure between two layers.
+    """Return ``G_cd = mean_p F1_cp F2_dp``, ``[B, C, D]``, of two layers' maps ``[B, C, H, W]`` and ``[B, D, H', W']``.
 
-    Args:
-        first: ``[B, C, H, W]``.
-        second: ``[B, D, H', W']`` of the same network; if the sizes differ, the larger map is average-pooled.
-
-    Returns:
-        ``[B, C, D]``.
+    The larger map is average-pooled to the size of the other.
     """
     first, second = (feature.flatten(2) for feature in at_common_size(first, second))
     return torch.bmm(first, second.transpose(1, 2)) / first.shape[2]
@@ -85,11 +80,7 @@ class FSP(FeatureCriterion):
         super().__init__(student_layer, teacher_layer)
 
     def build(self, student: Outputs, teacher: Outputs) -> None:
-        """Pair the layers.
-
-        Raises:
-            ValueError: There is only one, a feature is not a map, or the channels of a pair differ.
-        """
+        """Pair two or more layers; refuse features that are not maps, and pairs of different channels."""
         super().build(student, teacher)
         if len(self.pairs) < 2:
             raise ValueError("FSP compares the change from one layer to the next: name at least two for each network.")

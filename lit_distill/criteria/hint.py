@@ -25,6 +25,7 @@ from lit_distill.utils.arguments import check_choice, check_flag, check_whole
 
 Distance = Literal["l2", "l1", "smooth_l1", "cosine", "log_sum"]
 DISTANCES: tuple[Distance, ...] = get_args(Distance)
+_ELEMENTWISE = {"l2": F.mse_loss, "l1": F.l1_loss, "smooth_l1": F.smooth_l1_loss}
 _LOG_FLOOR = 1e-6  # bounds the gradient of log_sum by 72; at unit variance the sum is some 12 per channel
 
 
@@ -60,12 +61,8 @@ def hint(student: Tensor, teacher: Tensor, distance: Distance = "l2") -> Tensor:
     same_shape(student, teacher)
     if not student.numel():
         return student.sum()  # no position counts: 0, with a gradient of 0
-    if distance == "l2":
-        return F.mse_loss(student, teacher)
-    if distance == "l1":
-        return F.l1_loss(student, teacher)
-    if distance == "smooth_l1":
-        return F.smooth_l1_loss(student, teacher)
+    if distance in _ELEMENTWISE:
+        return _ELEMENTWISE[distance](student, teacher)
     dim = channel_dim(student)
     if distance == "log_sum":
         return ((student - teacher).pow(4).sum(dim).mean() + _LOG_FLOOR).log()

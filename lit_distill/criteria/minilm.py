@@ -120,11 +120,7 @@ class MiniLM(Criterion):
         return self._teacher_layers
 
     def build(self, student: Outputs, teacher: Outputs) -> None:
-        """Check that the layers fit.
-
-        Raises:
-            ValueError: A layer does not fit; the message says which and why.
-        """
+        """Check that the layers fit."""
         self._check(self._vectors(student, teacher))
 
     def _vectors(self, student: Outputs, teacher: Outputs) -> tuple[list[Tensor], list[Tensor]]:

@@ -108,11 +108,7 @@ class Mutual(Criterion):
         return self.peers
 
     def build(self, student: Outputs, teacher: Outputs) -> None:
-        """Check that the peers predict the same classes.
-
-        Raises:
-            ValueError: The shapes of their logits differ.
-        """
+        """Check that the peers predict the same classes."""
         shapes = {name: list(student.features[name].shape) for name in self.peers}
         if len({tuple(shape) for shape in shapes.values()}) > 1:
             listed = ", ".join(f"peer {name!r} gives {shape}" for name, shape in shapes.items())

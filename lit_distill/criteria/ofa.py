@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lit_distill.batch.labels import Task, need_classes
 from lit_distill.criteria.base import Citation, Criterion, at_least_float32, expand_layers, in_own_type
-from lit_distill.criteria.ops.features import pooled
+from lit_distill.criteria.ops.features import channel_dim, pooled
 from lit_distill.criteria.ops.labelled import labelled_rows, mean_of_labelled
 from lit_distill.criteria.ops.rows import check_same_classes
 from lit_distill.outputs import Outputs
@@ -51,20 +51,11 @@ def ofa(student: Tensor, teacher: Tensor, target: Tensor, gamma: float = 1.5, te
 
 
 class ExitHead(nn.Module):
-    """Maps the feature of a stage to logits.
+    """Maps the feature of a stage, ``[B, C, H, W]``, ``[B, N, D]`` or ``[B, D]``, to logits.
 
     A map is halved once per later stage, by depthwise-separable convolutions as in the authors' code (one 1x1 convolution at
-    the last stage), and pooled. Tokens are normalised (LayerNorm) and averaged, and vectors are used as
-    they are, where the authors have patch merging and transformer blocks.
-
-    Args:
-        shape: The feature's shape, batch included: ``[B, C, H, W]``, ``[B, N, D]`` or ``[B, D]``.
-        width: Channels before the classes.
-        classes: Number of classes.
-        later: Number of later stages.
-
-    Raises:
-        ValueError: The feature is a volume.
+    the last stage) to ``width`` channels, and pooled. Tokens are normalised (LayerNorm) and averaged, and vectors are used
+    as they are, where the authors have patch merging and transformer blocks.
     """
 
     def __init__(self, shape: Sequence[int], width: int, classes: int, later: int) -> None:
@@ -88,16 +79,11 @@ class ExitHead(nn.Module):
 
 def _separable(width: int, out: int) -> nn.Sequential:
     """Return two depthwise-separable convolutions, the first of stride 2."""
-    return nn.Sequential(
-        nn.Conv2d(width, width, 3, stride=2, padding=1, groups=width, bias=False),
-        nn.Conv2d(width, width, 1, bias=False),
-        nn.BatchNorm2d(width),
-        nn.ReLU(),
-        nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False),
-        nn.Conv2d(width, out, 1, bias=False),
-        nn.BatchNorm2d(out),
-        nn.ReLU(),
-    )
+    layers: list[nn.Module] = []
+    for stride, channels in ((2, width), (1, out)):
+        depthwise = nn.Conv2d(width, width, 3, stride, padding=1, groups=width, bias=False)
+        layers += [depthwise, nn.Conv2d(width, channels, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()]
+    return nn.Sequential(*layers)
 
 
 class OFA(Criterion):
@@ -168,8 +154,8 @@ class OFA(Criterion):
         """Size the exits."""
         stages = expand_layers(self._student_layers, student, "student")
         if not self.stages:
-            last = student.features[stages[-1]].shape
-            width = last[1] if len(last) == 4 else last[-1]
+            last = student.features[stages[-1]]
+            width = last.shape[channel_dim(last)]
             for index, name in enumerate(stages):
                 later = len(stages) - 1 - index
                 self.exits.append(ExitHead(student.features[name].shape, width, teacher.logits.shape[-1], later))

@@ -12,15 +12,9 @@ _EPS = 1e-7  # the authors'
 
 
 def neighbour_probabilities(feature: Tensor) -> Tensor:
-    """Return ``p_j|i = K(x_i, x_j) / sum_k K(x_i, x_k)`` with ``K = (cos + 1) / 2``: how near ``j`` is to ``i``.
+    """Return ``p_j|i = K(x_i, x_j) / sum_k K(x_i, x_k)`` with ``K = (cos + 1) / 2``, of samples ``[B, …]``: ``[B, B]``.
 
     The sum includes ``i`` itself, as in the authors' code.
-
-    Args:
-        feature: ``[B, …]``; all but the batch is flattened.
-
-    Returns:
-        ``[B, B]``, rows that sum to 1.
     """
     flat = feature.flatten(1)
     unit = flat / (torch.linalg.vector_norm(flat, dim=1, keepdim=True) + _EPS)

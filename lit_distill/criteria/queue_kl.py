@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lit_distill.criteria.base import Citation, FeatureCriterion
+from lit_distill.criteria.base import Citation, FeatureCriterion, in_own_type
 from lit_distill.criteria.ops.divergence import softmax_kl
 from lit_distill.criteria.ops.features import pooled, unit_length
 from lit_distill.outputs import Outputs
@@ -109,11 +109,7 @@ class QueueKL(FeatureCriterion):
         self.register_buffer("filled", torch.zeros((), dtype=torch.long))
 
     def build(self, student: Outputs, teacher: Outputs) -> None:
-        """Size the layer and the queue.
-
-        Raises:
-            ValueError: The references name more than one layer.
-        """
+        """Size the layer and the queue; refuse references that name several layers."""
         super().build(student, teacher)
         if len(self.pairs) != 1:
             raise ValueError(f"one layer per network gives the embedding, and these are {len(self.pairs)}; name one.")
@@ -133,7 +129,7 @@ class QueueKL(FeatureCriterion):
             self.build(student, teacher)
         assert self.projector is not None
         embedding_s, embedding_t = self._embeddings(student, teacher)
-        projected = self.projector(embedding_s.to(self.projector.weight.dtype)).to(embedding_s.dtype)
+        projected = in_own_type(self.projector, embedding_s)
         learning = self.training and torch.is_grad_enabled()
         newest = unit_length(embedding_t.detach())
         newest = gather_rows(newest) if learning else newest

@@ -12,14 +12,7 @@ from lit_distill.outputs import Outputs
 
 
 def similarity(feature: Tensor) -> Tensor:
-    """Return ``G = F F^T`` with each row divided by its L2 norm: how alike the samples of a batch are.
-
-    Args:
-        feature: ``[B, …]``; all but the batch is flattened.
-
-    Returns:
-        ``[B, B]``.
-    """
+    """Return ``G = F F^T``, ``[B, B]``, of features ``[B, …]``, with each row divided by its L2 norm."""
     flat = feature.flatten(1)
     return unit_length(flat @ flat.T, dim=1)
 

@@ -56,20 +56,10 @@ def token_relation(
 
 
 def patches(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Return two images' features as tokens at the same positions.
+    """Return two images' maps ``[B, C, H, W]`` or tokens as tokens ``[B, N, D]`` at the same positions, or refuse them.
 
     If tokens form a square after at most 8 prefix tokens (class, registers), those are dropped; the larger of two grids is
     average-pooled. Tokens of equal number that form no square are kept as they are.
-
-    Args:
-        student: A map ``[B, C, H, W]`` or tokens ``[B, N, D]``.
-        teacher: A map or tokens.
-
-    Returns:
-        ``[B, N, D_s]`` and ``[B, N, D_t]``.
-
-    Raises:
-        ValueError: They have no positions, or positions that cannot be matched.
     """
     if min(student.dim(), teacher.dim()) < 3 or max(student.dim(), teacher.dim()) > 5:
         raise ValueError(
@@ -153,11 +143,6 @@ class TokenRelation(FeatureCriterion):
 
 def token_mask(mask: Tensor | None, student: Tensor, teacher: Tensor) -> Tensor | None:
     """Return the mask ``[B, N]`` of both networks' tokens; None if there is none, or if it is one of pixels.
-
-    Args:
-        mask: The batch's mask, of any shape.
-        student: Tokens ``[B, N, D_s]``, or another feature.
-        teacher: Tokens ``[B, N, D_t]``, or another feature.
 
     Raises:
         ValueError: There is a mask of tokens, and a feature has other positions.

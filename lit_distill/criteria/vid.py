@@ -87,9 +87,8 @@ class VID(FeatureCriterion):
         if made:
             return
         for name_s, name_t in self.pairs:
-            width_s, width_t = (
-                feature.shape[channel_dim(feature)] for feature in (student.features[name_s], teacher.features[name_t])
-            )
+            features = (student.features[name_s], teacher.features[name_t])
+            width_s, width_t = (feature.shape[channel_dim(feature)] for feature in features)
             self.means.append(_mean_network(width_s, width_t))
             spread = self._start - _EPS
             self.scales.append(nn.Parameter(torch.full((width_t,), spread + math.log(-math.expm1(-spread)))))
@@ -106,18 +105,12 @@ class VID(FeatureCriterion):
             if position_mask(student.mask, same_s) is not None:
                 same_s, same_t = (counting_rows(feature, student.mask) for feature in (same_s, same_t))
             dim = channel_dim(same_s)
-            values.append(
-                vid(in_own_type(network, same_s.movedim(dim, -1)), same_t.movedim(dim, -1), variance.to(same_t))
-            )
+            mean = in_own_type(network, same_s.movedim(dim, -1))
+            values.append(vid(mean, same_t.movedim(dim, -1), variance.to(same_t)))
         return torch.stack(values).sum()
 
 
 def _mean_network(width_s: int, width_t: int) -> nn.Sequential:
     """Return linear layers over channels-last features, the same as 1x1 convolutions."""
-    return nn.Sequential(
-        nn.Linear(width_s, width_t, bias=False),
-        nn.ReLU(),
-        nn.Linear(width_t, width_t, bias=False),
-        nn.ReLU(),
-        nn.Linear(width_t, width_t, bias=False),
-    )
+    first, second, third = (nn.Linear(width, width_t, bias=False) for width in (width_s, width_t, width_t))
+    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third)
