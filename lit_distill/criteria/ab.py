@@ -37,12 +37,10 @@ class AB(FeatureCriterion):
     ``activation_boundary``.
 
     The student's feature goes through the paper's connector $c$, a 1x1 convolution without bias and a batch norm. It is
-    trained and saved with the criterion and is not part of the student. The halving of earlier pairs is that of the authors'
-    code; their weight of the sum is 0.003. The teacher's feature may also be one after the ReLU, as only the sign is
-    read and 0 counts as inactive.
-
-    The paper trains with this loss first and with labels afterwards. Here both are trained together; for two
-    stages, schedule ``ab.weight`` down to 0 and ``hard.weight`` up from 0 with a ``Step``.
+    trained and saved with the criterion, outside the student. The halving of earlier pairs is that of the authors' code.
+    The teacher's feature may also be one after the ReLU, as 0 counts as inactive. The paper trains with this loss first and
+    with labels afterwards; for two such stages, schedule ``ab.weight`` down to 0 and ``hard.weight`` up from 0 with a
+    ``Step``.
 
     Args:
         student_layer: A layer reference, a glob or a list of them, from the first to the last.

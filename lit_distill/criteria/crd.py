@@ -103,18 +103,16 @@ class CRD(FeatureCriterion):
     ([Tian et al. 2020](https://arxiv.org/abs/1910.10699)), see ``crd``.
 
     Each network's feature goes through a linear layer to a unit vector of ``embedding`` numbers; both layers are trained.
-    The authors' weight is 0.8. Negatives are the other samples of the batch and a queue of earlier ones, without gradient;
-    the queue starts with random vectors, is saved, and changes only in training. A batch of one has only the queue's
-    negatives; without a queue it has none, and only the positive pair is drawn together.
+    Negatives are the other samples of the batch and a queue of earlier ones, without gradient; the queue starts with random
+    vectors, is saved, and changes only in training. A batch of one has only the queue's negatives; without a queue it has
+    none, and only the positive pair is drawn together.
 
-    The original keeps a memory bank with one moving-averaged embedding per sample of the data
-    set, which needs every sample's index, and takes ``N`` random entries as negatives and the sample's own *old* entry
-    as the positive. Here negatives are the most recent ones and the positive is the present embedding, with its gradient.
-    Its normalising constant is estimated once; here it is in closed form. Its two contrasts are each a sum
-    over negatives and a mean over samples, as here, so that at equal negatives no constant factor lies between the two.
-
-    With several processes, each has its own queue, and a checkpoint keeps the first one's. Let the weight rise over the
-    first steps with a schedule: at full weight from the start, the positives move all embeddings to one place.
+    The original keeps a memory bank with one moving-averaged embedding per sample of the data set, which needs every
+    sample's index, and takes ``N`` random entries as negatives and the sample's own *old* entry as the positive. Here
+    negatives are the most recent ones and the positive is the present embedding, with its gradient. Its normalising
+    constant is estimated once; here it is in closed form. At equal negatives no constant factor lies between the two. With
+    several processes, each has its own queue, and a checkpoint keeps the first one's. Let the weight rise over the first
+    steps with a schedule: at full weight from the start, the positives move all embeddings to one place.
 
     Args:
         student_layer: A layer reference; maps and tokens are averaged over positions.

@@ -96,22 +96,18 @@ class DIST(Criterion):
     $$ \tau^2 (\beta \cdot \text{inter-class} + \gamma \cdot \text{intra-class}) $$
     ([Huang et al. 2022](https://arxiv.org/abs/2205.10536)), see ``dist``.
 
-    Use it next to ``HardTarget`` at weight 1. The two weights inside are the paper's; its code has 1 and 1 at τ 1, and
-    the ImageNet recipes multiply the sum by 2, which is the weight here (or beta = gamma = 2 at weight 1). Others use τ 4
-    on CIFAR-100. No labels are read.
+    Use it next to ``HardTarget`` at weight 1; it reads no labels. The authors' code has 1 and 1 at τ 1, and its ImageNet
+    recipes multiply the sum by 2, which is the weight here. Others use τ 4 on CIFAR-100.
 
     The second relation runs over the batch: in a batch of one it is 0, without a gradient, and below some 32 samples it is
-    noise; with several processes, each has its own. Every token or pixel that counts is a sample of its own, as in
-    the authors' code for segmentation. A confident student's gradient vanishes as its softmax saturates.
-
-    It has no parameters and costs two softmaxes.
+    noise; with several processes, each has its own. Every token or pixel that counts is a sample of its own, as in the
+    authors' code for segmentation. A confident student's gradient vanishes as its softmax saturates.
 
     Args:
         beta: The weight of the relation between classes, at least 0.
         gamma: The weight of the relation within a class, at least 0.
         tau: The temperature, above 0.
-        standardize: Whether to standardize each row of both networks' logits first (Sun et al. 2024). This changes the
-            value, as the first relation is one of probabilities, not of logits.
+        standardize: Whether to standardize each row of both networks' logits first (Sun et al. 2024).
 
     Raises:
         ValueError: An argument is out of range.

@@ -164,8 +164,7 @@ class EnsembleTarget(Criterion):
       with the labels (temperature 1), which is added to the value. The student's term does not train ``v``: it would
       favour the teacher that the student already equals. Needs labels.
 
-    The value is a mean over the rows that count. It reads layers, so use it in ``CombinedDistillation`` or
-    ``DistillationModule``, not in ``LogitDistillation``.
+    It reads layers, so use it in ``CombinedDistillation`` or ``DistillationModule``, not in ``LogitDistillation``.
 
     Args:
         teachers: The members to mix: layer references or globs. ``*`` is all of an ``Ensemble``.
@@ -175,8 +174,7 @@ class EnsembleTarget(Criterion):
             Equal if None.
         tolerance: The largest weight of one teacher for ``agreement``, in (0, 1]; 0.6 in the authors' code.
         standardize: Whether to standardize each row of the student's and of every teacher's logits first (Sun et al. 2024),
-            which makes the teachers equally sharp. Weights that depend on labels (``confidence``, ``learned``) are computed
-            before.
+            which makes the teachers equally sharp. Weights that depend on labels are computed before.
 
     Raises:
         ValueError: An argument is out of range or belongs to another weighting; a teacher has other classes.

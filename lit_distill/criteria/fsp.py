@@ -49,13 +49,11 @@ class FSP(FeatureCriterion):
 
     $$ \sum_l \mathrm{mean}\,(G^s_l - G^t_l)^2 $$ ([Yim et al. 2017](https://doi.org/10.1109/CVPR.2017.754)), see ``fsp``.
 
-    Of ``n`` layers there are ``n - 1`` matrices. Both networks' layers need the same channels, so that the matrices can be
-    compared; sizes need not match. It has no parameters. RepDistiller's weight is 50. The paper trains the matrices first and
-    the labels afterwards; here both are trained together. The value scales with the fourth power of the features, so that a
-    large weight diverges: keep weight times learning rate below 0.5.
-
-    RepDistiller and KD-Zoo take the same mean of squares. torchdistill sums the norms of
-    the difference's columns, not squared, per sample, and pools by the maximum: no constant factor relates the two.
+    Of ``n`` layers there are ``n - 1`` matrices. Both networks' layers need the same channels; sizes need not match. It has
+    no parameters. The paper trains the matrices first and the labels afterwards. The value scales with the fourth power of
+    the features, so that a large weight diverges: keep weight times learning rate below 0.5. RepDistiller and KD-Zoo take
+    the same mean; torchdistill sums the norms of the difference's columns, not squared, per sample, and pools by the
+    maximum: no constant factor relates the two.
 
     Args:
         student_layer: A list of two or more layer references or a glob; maps.

@@ -34,14 +34,11 @@ def hint(student: Tensor, teacher: Tensor, distance: Distance = "l2") -> Tensor:
 
     $$ \mathrm{mean}\,(s - t)^2 $$
 
-    This is ``l2``, over every element; the paper's equation 3 is half the sum
-    over a sample's elements, which differs by a constant factor for a given layer. ``l1`` and
-    ``smooth_l1`` are means over elements too; ``cosine`` is ``1 - cos`` over channels, averaged over positions.
-
-    ``log_sum`` is ``log(mean_n sum_c |s - t|^4 + 1e-6)``
-    ([Miles and Mikolajczyk 2024](https://arxiv.org/abs/2303.11098), SRD). The authors sum over
-    the N samples as well, which adds ``log N`` and changes no gradient; as a mean, the value does not depend on the
-    size of the batch. It is not 0 at ``s = t``: it falls without bound as they meet, or to log 1e-6 = -13.8
+    This is ``l2``, over every element; the paper's equation 3 is half the sum over a sample's elements. ``l1`` and
+    ``smooth_l1`` are means over elements too; ``cosine`` is ``1 - cos`` over channels, averaged over positions. ``log_sum``
+    is ``log(mean_n sum_c |s - t|^4 + 1e-6)`` ([Miles and Mikolajczyk 2024](https://arxiv.org/abs/2303.11098), SRD). The
+    authors sum over the N samples as well, which adds ``log N`` and changes no gradient; as a mean, the value does not
+    depend on the size of the batch. It is not 0 at ``s = t``: it falls without bound as they meet, or to log 1e-6 = -13.8
     with the constant that keeps it finite there. If no position counts, every distance is 0.
 
     Args:
@@ -90,8 +87,7 @@ class Hint(FeatureCriterion):
     - PEFD ([Chen et al. 2022](https://arxiv.org/abs/2210.15274)): ``distance: cosine, num_projectors: 3`` on pooled
       features, weight 25.
 
-    The only parameters are those of the projectors: ``D_s D_t`` per pair. An orthogonal one solves a linear
-    system of the larger width at every step.
+    A projector has ``D_s D_t`` parameters; an orthogonal one solves a linear system of the larger width at every step.
 
     Args:
         student_layer: A layer reference, a glob or a list of them.

@@ -73,10 +73,9 @@ class MiniLM(Criterion):
 
     Widths, heads and numbers of layers may differ, and there are no parameters: one layer of the teacher teaches the
     student's last one. The paper takes the last layer of a base-size teacher, and an upper middle one of a large teacher
-    (the 21st of BERT-large's 24); 48 relation heads for base and 64 for large ones. It weighs the three equally.
-
-    Both networks must see the same tokens. Time and memory are ``A B N²`` per relation and network: at 48 heads, 128
-    tokens and 32 samples some 100 MB per relation. Padding must be in the batch's mask (``attention_mask``), or it counts.
+    (the 21st of BERT-large's 24); 48 relation heads for base and 64 for large ones. Both networks must see the same tokens.
+    Time and memory are ``A B N²`` per relation and network: at 48 heads, 128 tokens and 32 samples some 100 MB per
+    relation. Padding must be in the batch's mask (``attention_mask``), or it counts.
 
     Args:
         student_layer: The three layers that give queries, keys and values, in this order (``…attention.self.query`` and so

@@ -109,10 +109,9 @@ class MultiTeacher(FeatureCriterion):
     [PHI-S](https://arxiv.org/abs/2410.01680)), see ``match_features``.
 
     The module's teacher is a ``lit_distill.models.Ensemble``, whose members' layers are ``0.layer3``, ``1.layer3`` and so
-    on. Each has a projector from the student's layer, trained and saved with the criterion and not part of the
-    student. RADIO and Theia have a = 0.9; RADIO takes only the cosine for the summary
-    token, Theia's cosine runs over the whole flattened map. Their heads are small perceptrons and convolutions; these are
-    linear.
+    on. Each has a projector from the student's layer, trained and saved with the criterion. RADIO and Theia have a = 0.9;
+    RADIO takes only the cosine for the summary token, Theia's cosine runs over the whole flattened map. Their heads are
+    perceptrons and convolutions; these are linear.
 
     Teachers differ in scale by orders of magnitude, and without standardisation the largest dominates. The statistics are
     those of the first ``batches`` training batches and are fixed afterwards; they are buffers, saved in the checkpoint, and

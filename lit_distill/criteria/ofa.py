@@ -24,8 +24,8 @@ def ofa(student: Tensor, teacher: Tensor, target: Tensor, gamma: float = 1.5, te
 
     $$ -T^2 \tfrac1N \sum_{n,c} \bigl[(p^t_{nc} + y_{nc})^\gamma - y_{nc}\bigr] \log p^s_{nc} $$
 
-    It is a cross-entropy with the teacher's probabilities, enhanced at the label ``y`` for ``gamma`` above 1; with 1 it is the
-    plain one. It is not 0 if the student equals the teacher. The authors' code has no T², and T = 1.
+    It is a cross-entropy with the teacher's probabilities, enhanced at the label ``y`` for ``gamma`` above 1, and so not 0
+    if the student equals the teacher. The authors' code has no T², and T = 1.
 
     Args:
         student: Logits ``[N, C]``, in float32 or wider.
@@ -92,20 +92,17 @@ class OFA(Criterion):
     $$ -\sum_c \bigl[(p^t_c + y_c)^\gamma - y_c\bigr] \log p^s_c $$ ([Hao et al. 2023](https://arxiv.org/abs/2310.19444)),
     see ``ofa``.
 
-    Stages are compared in the space of classes, where networks of any kind meet: no layer of the teacher is read.
-    The exits are trained and saved with the criterion and are not part of the student. Each term has weight 1 in the authors'
-    code, as have the labels; ``gamma`` is tuned from 1 to 1.5 for each pair of networks.
-
-    Name stages from the first to the last: their order tells how deep an exit is. All exits have the width of the last
-    stage; the authors take the larger of the two networks', which changes only the size of the exits.
+    Stages are compared in the space of classes, where networks of any kind meet: no layer of the teacher is read. The exits
+    are trained and saved with the criterion, outside the student. Each term has weight 1 in the authors' code, as have the
+    labels; ``gamma`` is tuned from 1 to 1.5 for each pair of networks. Name stages from the first to the last: their order
+    tells how deep an exit is. All exits have the width of the last stage; the authors take the larger of the two networks'.
 
     Args:
         student_layer: The stages, a layer reference, a list of them or a glob.
         gamma: The enhancement of the label's part, at least 1.
         temperature: The softmax temperature, above 0; 1 in the authors' code.
         output: Whether the student's own logits are taught in the same way.
-        standardize: Whether to standardize each row of the exits' and the teacher's logits first (Sun et al. 2024, who did
-            not try it here).
+        standardize: Whether to standardize each row of the exits' and the teacher's logits first (Sun et al. 2024).
 
     Raises:
         ValueError: An argument is out of range.

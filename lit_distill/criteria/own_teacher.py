@@ -64,12 +64,10 @@ class OwnTeacher(Criterion):
     + \lambda\,\mathrm{mean}\,(P(f_i) - f_C)^2 $$
     ([Zhang et al. 2019](https://arxiv.org/abs/1905.08094)), see ``own_teacher``.
 
-    An exit is average pooling and a linear layer, sized from the data. Exits are trained and saved with the criterion and
-    are not part of the student, which stays unchanged. Use it next to ``HardTarget``, which trains the last layer; the
-    module's teacher is None.
-
-    The paper's exits have a bottleneck of convolutions before the pooling, and its feature term is the squared norm of
-    the difference; here it is ``hint``'s mean over elements. The authors' code leaves T² out.
+    An exit is average pooling and a linear layer, sized from the data. Exits are trained and saved with the criterion,
+    outside the student. Use it next to ``HardTarget``, which trains the last layer; the module's teacher is None. The
+    paper's exits have a bottleneck of convolutions before the pooling, and its feature term is the squared norm of the
+    difference; here it is ``hint``'s mean over elements. The authors' code leaves T² out.
 
     Args:
         student_layer: The positions of the exits: a layer reference, a glob or a list of them, without the last layer.

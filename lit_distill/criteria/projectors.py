@@ -30,13 +30,12 @@ class SizedProjector(nn.Module):
 class Projector(SizedProjector):
     """Resizes a student feature and maps it linearly to the shape of a teacher feature.
 
-    The spatial part comes first and has no parameters: a larger map is average-pooled, a smaller one
-    interpolated; tokens become a map by dropping prefix tokens (class, registers), and a map becomes
-    tokens with its mean as the prefix tokens; maps and tokens become a vector by averaging.
-    Then one linear layer (a 1x1 convolution on maps) maps the channels: with ``auto`` only if they differ, with
-    ``linear`` always. An ``orthogonal`` map is always there, too; it has no bias, and its matrix is kept orthonormal (in
-    its rows or its columns, whichever are fewer), which preserves lengths and angles of the smaller space
-    ([Miles, Elezi and Deng 2024](https://arxiv.org/abs/2403.06213), VkD).
+    The spatial part comes first and has no parameters: a larger map is average-pooled, a smaller one interpolated; tokens
+    become a map by dropping prefix tokens (class, registers), and a map becomes tokens with its mean as the prefix tokens;
+    maps and tokens become a vector by averaging. Then one linear layer (a 1x1 convolution on maps) maps the channels: with
+    ``auto`` only if they differ, with ``linear`` always. An ``orthogonal`` map is always there, too; it has no bias, and
+    its matrix is kept orthonormal (in its rows or its columns, whichever are fewer), which preserves lengths and angles of
+    the smaller space ([Miles, Elezi and Deng 2024](https://arxiv.org/abs/2403.06213), VkD).
 
     Args:
         student: Shape of the student's feature, batch included.

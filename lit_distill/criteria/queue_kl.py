@@ -25,8 +25,7 @@ def queue_kl(
     $$ \tfrac1B \sum_b \mathrm{KL}\bigl(\mathrm{softmax}(e^t_b Q^\top / T_t) \,\big\|\,
     \mathrm{softmax}(e^s_b Q^\top / T)\bigr) $$
 
-    Embeddings are brought to length 1. SEED's cross-entropy is larger by the entropy of the teacher's distribution, which no
-    student changes.
+    Embeddings are brought to length 1. SEED's cross-entropy is larger by the entropy of the teacher's distribution.
 
     Args:
         student: The student's embeddings in the teacher's width, ``[B, D]``.

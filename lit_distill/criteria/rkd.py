@@ -71,11 +71,9 @@ def rkd_angle(student: Tensor, teacher: Tensor, chunk: int | None = None) -> Ten
 def rkd(
     student: Tensor, teacher: Tensor, distance: float = 25.0, angle: float = 50.0, chunk: int | None = None
 ) -> Tensor:
-    r"""Return the relational loss ([Park et al. 2019](https://arxiv.org/abs/1904.05068), section 3.2.3).
+    r"""Return the sum of ``rkd_distance`` and ``rkd_angle`` ([Park et al. 2019](https://arxiv.org/abs/1904.05068), section 3.2.3).
 
     $$ \lambda_D L_D + \lambda_A L_A $$
-
-    It is the weighted sum of ``rkd_distance`` and ``rkd_angle``, without the task's loss.
 
     Args:
         student: Embeddings ``[B, …]``, flattened; not normalised before.
@@ -138,13 +136,10 @@ class RKD(FeatureCriterion):
     ``rkd_distance`` and ``rkd_angle``.
 
     Embeddings are used as they are: neither projected (widths need not match) nor normalised. The paper compares one layer,
-    the pooled embedding before the classifier. Its weights are inside, 25 and 50 on
-    CIFAR-100 (as in RepDistiller and mdistiller), so that the weight in a sum is 1.
-
-    It has no parameters. Time and memory grow with the cube of the batch; ``chunk`` bounds the memory. A
-    batch of one has no relations and gives 0 without a gradient; so do samples nearer than 1e-6, which count
-    as one point. Unlike a mean over samples, the value depends on which samples
-    meet in a batch, and on how many processes share it.
+    the pooled embedding before the classifier. Its weights are inside, 25 and 50 on CIFAR-100 (as in RepDistiller and
+    mdistiller), so that the weight in a sum is 1. Time and memory grow with the cube of the batch; ``chunk`` bounds the
+    memory. A batch of one has no relations and gives 0 without a gradient; so do samples nearer than 1e-6, which count as
+    one point. The value depends on which samples meet in a batch, and on how many processes share it.
 
     Args:
         student_layer: A layer reference, a glob or a list of them.

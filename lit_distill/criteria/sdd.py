@@ -125,18 +125,15 @@ class SDD(FeatureCriterion):
     $$ T^2\,\mathrm{mean}_r\; w_r\,\mathrm{KL}(p^t_r \| p^s_r) $$ ([Wei et al. 2024](https://arxiv.org/abs/2403.13512)), see
     ``sdd``.
 
-    The logits of regions need both networks' classifiers on their own maps, so wrap both in ``RegionLogits``;
-    the criterion reads its layer ``regions``. This is the paper's SD-KD, soft targets in each region. The authors' weight
-    is that of their KD, 0.9, with 0.1 for the labels.
-
-    Elsewhere: the authors' code turns a value that is not finite into 0; here every value is finite.
+    The logits of regions need both networks' classifiers on their own maps, so wrap both in ``RegionLogits``; the criterion
+    reads its layer ``regions``. This is the paper's SD-KD, soft targets in each region. The labels' weight is 0.1. The
+    authors' code turns a value that is not finite into 0; here every value is finite.
 
     Args:
         student_layer: The regions' logits ``[B, R, C]``, the whole image first.
         teacher_layer: The teacher's.
         temperature: The softmax temperature, above 0; 4 in the paper.
-        complementary: Weight of regions for which the teacher is right while it is wrong on the whole, or the other way round,
-            at least 0; 2 in the paper.
+        complementary: Weight of regions that disagree with the whole, at least 0; 2 in the paper.
         standardize: Whether to standardize each region's logits of both networks first (Sun et al. 2024).
 
     Raises:

@@ -91,8 +91,8 @@ class TokenRelation(FeatureCriterion):
     can set negative similarities to 0, which their own training does not use, nor does this. ``softmax`` is the local
     half of LightlyTrain's third distillation method, with a weight of 1.
 
-    Time and memory grow with the square of the number of tokens N: ``B N²`` similarities per network, 4 bytes each,
-    and as many again for the backward pass. 196 tokens are cheap; for 4,096 choose a later layer.
+    There are ``B N²`` similarities per network, 4 bytes each, and as many again for the backward pass: 196 tokens are
+    cheap; for 4,096 choose a later layer.
 
     If the batch has a mask of the tokens, ``[B, N]``, they are a sequence: those outside it do not count, and none is
     dropped or resized. Otherwise tokens are patches of an image (``patches``).

@@ -46,11 +46,9 @@ class VID(FeatureCriterion):
     ([Ahn et al. 2019](https://arxiv.org/abs/1904.05835)), see ``vid``.
 
     The mean comes from three 1x1 convolutions with ReLU between them, ``channels_s -> channels_t -> channels_t ->
-    channels_t`` without biases, as in the authors' code; each channel's variance is learned, as the softplus of a parameter,
-    from ``variance``. Both are trained and saved with the criterion and are not part of the student. If two maps differ in
-    size, the larger is average-pooled. The weight is 1 in RepDistiller.
-
-    Elsewhere: mdistiller keeps the variances in a plain list, where they are neither trained nor saved.
+    channels_t`` without biases, as in the authors' code; each channel's variance is learned, as the softplus of a
+    parameter, from ``variance``. Both are trained and saved with the criterion, outside the student; mdistiller keeps the
+    variances in a plain list, where they are neither. If two maps differ in size, the larger is average-pooled.
 
     Args:
         student_layer: A layer reference, a glob or a list of them: maps, tokens of one number, or vectors.
