@@ -67,8 +67,8 @@ def crd(
     Args:
         student: Embeddings ``[B, D]``, brought to unit length.
         teacher: Embeddings ``[B, D]``, brought to unit length.
-        labels: The class of each sample, ``[B]`` (-1 if unknown): samples of one class are not negatives of each other.
-            If None, every other sample is a negative.
+        labels: The class of each sample, ``[B]`` (-1 if unknown): those of one class are not negatives of each other. If
+            None, every other sample is a negative.
         queue: Further negatives: the student's unit vectors ``[K, D]``, the teacher's, and their classes ``[K]``.
         temperature: The temperature of the similarities, above 0.
         objective: ``nce`` (the paper's) or ``info_nce``, a softmax over the positive and the negatives.
@@ -104,8 +104,8 @@ class CRD(FeatureCriterion):
 
     Each network's feature goes through a linear layer to a unit vector of ``embedding`` numbers; both layers are trained.
     Negatives are the other samples of the batch and a queue of earlier ones, without gradient; the queue starts with random
-    vectors, is saved, and changes only in training. A batch of one has only the queue's negatives; without a queue it has
-    none, and only the positive pair is drawn together.
+    vectors, is saved, and changes only in training. A batch of one has only the queue's negatives; without a queue, only
+    its positive pair is drawn together.
 
     The original keeps a memory bank with one moving-averaged embedding per sample of the data set, which needs every
     sample's index, and takes ``N`` random entries as negatives and the sample's own *old* entry as the positive. Here
@@ -120,8 +120,7 @@ class CRD(FeatureCriterion):
         embedding: Width of the embeddings; 128 in the paper.
         temperature: 0.07 in the authors' code.
         queue: Number of negatives kept per network; with 0, only those of the batch. 16,384 negatives in the paper.
-        class_negatives: Do not use samples of the anchor's own class as negatives, as in the authors' code;
-            needs labels. Otherwise every other sample is a negative.
+        class_negatives: Do not use samples of the anchor's own class as negatives, as in the authors' code; needs labels.
         objective: ``nce`` (the paper's) or ``info_nce``.
 
     Raises:

@@ -22,8 +22,6 @@ def cwd(student: Tensor, teacher: Tensor, temperature: float = 4.0, mask: Tensor
     $$ \frac{T^2}{B\,C} \sum_{b,c} \mathrm{KL}(\phi(t_{bc}) \| \phi(s_{bc})), \quad
     \phi(x) = \mathrm{softmax}_{\text{positions}}(x / T) $$
 
-    It compares where each channel is active, not how strongly.
-
     Args:
         student: A map ``[B, C, H, W]``, or tokens ``[B, N, C]``.
         teacher: The same shape.

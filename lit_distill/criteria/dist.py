@@ -26,8 +26,7 @@ def pearson(x: Tensor, y: Tensor) -> Tensor:
 
     A row whose entries are equal to rounding has no correlation: two such rows count as 1, one such row as 0. A student's
     row of nearly equal entries, as of a head that starts at zero, is divided by at least 0.05 of its own length before
-    centring (or of the teacher's after, if that is less), instead of its vanishing norm: it learns to vary like the
-    teacher's, with a bounded gradient.
+    centring (or of the teacher's after, if that is less), instead of its vanishing norm, so that the gradient is bounded.
     """
     x, y, ratio = _scaled(x, y)
     centred_x, flat_x = _centred(x)
@@ -62,8 +61,7 @@ def dist(student: Tensor, teacher: Tensor, beta: float = 1.0, gamma: float = 1.0
     $$ \tau^2 \Bigl[\beta \bigl(1 - \tfrac1N \sum_n \rho(p^s_{n\cdot}, p^t_{n\cdot})\bigr)
     + \gamma \bigl(1 - \tfrac1C \sum_c \rho(p^s_{\cdot c}, p^t_{\cdot c})\bigr)\Bigr], \quad p = \mathrm{softmax}(z / \tau) $$
 
-    $\rho$ is Pearson's correlation: first of each sample's classes (inter-class), then of each class's probabilities
-    over the batch (intra-class).
+    $\rho$ is Pearson's correlation: first of each sample's classes (inter-class), then of each class over the batch (intra).
 
     Args:
         student: Logits ``[N, C]``, in float32 or wider.

@@ -26,8 +26,7 @@ def dkd(
     $$ T^2 \tfrac1N \sum_n \alpha\,\mathrm{KL}(b^t \| b^s) + \beta\,\mathrm{KL}(\hat p^t \| \hat p^s) $$
 
     The first term, TCKD, compares $b = [p_y, 1 - p_y]$: the label's class against the rest. The second, NCKD, compares
-    $\hat p$, the softmax over the other classes. ``soft_target`` is TCKD + (1 - p_y of the teacher) NCKD, so the surer
-    the teacher, the less NCKD counts (section 3.1).
+    $\hat p$, the softmax over the other classes. ``soft_target`` is TCKD + (1 - p_y of the teacher) NCKD (section 3.1).
 
     Args:
         student: Logits ``[N, C]`` with 3 classes or more, in float32 or wider.

@@ -72,14 +72,11 @@ def confidence_weights(teachers: Sequence[Tensor], target: Tensor) -> Tensor:
 
     $$ w_k = \frac{1 - \mathrm{softmax}_k(\mathrm{CE}_k)}{K - 1} $$
 
-    The authors' code divides by K once more, so that its loss is K times smaller.
+    The weights, ``[K, N, 1]``, sum to 1 over the teachers. The authors' code divides by K once more.
 
     Args:
         teachers: Logits ``[N, C]`` of each of the K teachers.
         target: Class indices ``[N]`` (-100 if unknown: equal weights), or class probabilities ``[N, C]``.
-
-    Returns:
-        ``[K, N, 1]``, summing to 1 over the teachers.
 
     Examples:
         >>> teachers = [torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 1.0]])]
@@ -99,16 +96,16 @@ def agreement_weights(
 
     $$ \min_a \bigl\|\sum_k a_k g_k\bigr\|, \quad a_k \in [0, C],\; \sum_k a_k = 1,\; g_k = T (p^s - p^k) / N $$
 
-    Then a step towards the mixture is a step towards as many teachers as possible. $g_k$ is the gradient of teacher
-    k's soft target with respect to the student's logits. Du et al. 2020, "Agree to Disagree: Adaptive Ensemble Knowledge
+    Then a step towards the mixture is a step towards as many teachers as possible. $g_k$ is the gradient of teacher k's
+    soft target with respect to the student's logits. Du et al. 2020, "Agree to Disagree: Adaptive Ensemble Knowledge
     Distillation in Gradient Space", NeurIPS (AE-KD; there with an SVM solver).
 
     Args:
         student: Logits ``[N, C]``.
         teachers: Logits ``[N, C]`` of each of the K teachers.
         temperature: ``T`` above 0.
-        tolerance: ``C`` in (0, 1]: no teacher's weight is above it. At 1 a single teacher may get all the weight; at
-            1 / K and below, all weights are equal.
+        tolerance: ``C`` in (0, 1]: no teacher's weight is above it. At 1 a single teacher may get all the weight; at 1 / K
+            and below, all weights are equal.
 
     Returns:
         K weights, computed on the CPU; with several processes, each has its own.
@@ -155,8 +152,7 @@ class EnsembleTarget(Criterion):
     The teacher is a ``lit_distill.Ensemble``, whose members are read as its layers ``0``, ``1``, …; set its
     ``average: none`` so that nothing is averaged twice. The weights of the mixture:
 
-    - ``average``: ``weights``, the same for all samples. An ``Ensemble`` at the same temperature with a
-      ``SoftTarget`` gives the same value.
+    - ``average``: ``weights``, the same for all samples, as a ``SoftTarget`` with an ``Ensemble`` at the same temperature.
     - ``confidence``: per sample, by the teachers' cross-entropy with its label
       ([Zhang et al. 2022](https://arxiv.org/abs/2201.00007), ``confidence_weights``). Needs labels.
     - ``agreement``: per batch, by the agreement of the gradients (``agreement_weights``).
@@ -170,8 +166,7 @@ class EnsembleTarget(Criterion):
         teachers: The members to mix: layer references or globs. ``*`` is all of an ``Ensemble``.
         weighting: ``average``, ``confidence``, ``agreement`` or ``learned``.
         temperature: The softmax temperature, above 0.
-        weights: The weights for ``average``, at least 0, one per teacher in the order of ``teachers``; scaled to sum to 1.
-            Equal if None.
+        weights: The weights for ``average``, at least 0, in the order of ``teachers``, scaled to sum to 1; equal if None.
         tolerance: The largest weight of one teacher for ``agreement``, in (0, 1]; 0.6 in the authors' code.
         standardize: Whether to standardize each row of the student's and of every teacher's logits first (Sun et al. 2024),
             which makes the teachers equally sharp. Weights that depend on labels are computed before.

@@ -28,8 +28,7 @@ def fsp(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
 
     $$ \sum_l \mathrm{mean}\,(G^s_l - G^t_l)^2, \quad G_{l,cd} = \frac{1}{HW} \sum_p F_{l,cp} F_{l+1,dp} $$
 
-    The paper sums the squares over the ``C D`` elements of a matrix and averages over samples (its equation 2), which is
-    ``C D`` times this value.
+    The paper sums the squares over a matrix (its equation 2), which is ``C D`` times this value.
 
     Args:
         student: Two or more maps ``[B, C, H, W]`` of one network, in order; sizes may differ.

@@ -15,8 +15,7 @@ from lit_distill.outputs import Outputs
 def hard_distillation(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
     r"""Return the cross-entropy with the teacher's decision ([Touvron et al. 2021](https://arxiv.org/abs/2012.12877)).
 
-    $$ -\tfrac1N \sum_n \log \mathrm{softmax}(z^s_n)_{y_n}, \quad y_n = \mathrm{argmax}_c\; z^t_{nc} $$
-    (equation 3, second term)
+    $$ -\tfrac1N \sum_n \log \mathrm{softmax}(z^s_n)_{y_n}, \quad y_n = \mathrm{argmax}_c\; z^t_{nc} $$ (equation 3)
 
     Args:
         student: Logits ``[N, C]``, ``[B, T, C]`` or ``[B, C, H, W]``.

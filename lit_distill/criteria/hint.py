@@ -84,8 +84,7 @@ class Hint(FeatureCriterion):
       projector: linear`` on pooled features, weight 2, with a soft target at T = 1.
     - VkD ([Miles, Elezi and Deng 2024](https://arxiv.org/abs/2403.06213)): ``distance: smooth_l1, normalise: layer,
       normalise_student: false, projector: orthogonal`` on pooled features, weight 1, with a soft target at T = 1.
-    - PEFD ([Chen et al. 2022](https://arxiv.org/abs/2210.15274)): ``distance: cosine, num_projectors: 3`` on pooled
-      features, weight 25.
+    - PEFD ([Chen et al. 2022](https://arxiv.org/abs/2210.15274)): ``distance: cosine, num_projectors: 3``, pooled, weight 25.
 
     A projector has ``D_s D_t`` parameters; an orthogonal one solves a linear system of the larger width at every step.
 
@@ -95,8 +94,7 @@ class Hint(FeatureCriterion):
         distance: ``l2`` (the paper's), ``l1``, ``smooth_l1``, ``cosine`` or ``log_sum``.
         normalise: ``none``, ``l2``, ``layer`` or ``channel``, of both features before the distance.
         projector_norm: Normalisation inside the projector: ``none``, ``batch`` or ``layer``.
-        projector: ``auto`` (linear if the channels differ), ``linear`` (always) or ``orthogonal``, which keeps the lengths
-            and angles of the smaller space.
+        projector: ``auto`` (linear if the channels differ), ``linear`` (always) or ``orthogonal``.
         num_projectors: If above 1, the mean of this many projectors, each with a ReLU.
         normalise_student: Whether ``normalise`` applies to the student's feature too, not only to the teacher's.
 

@@ -57,8 +57,7 @@ class LogitMSE(Criterion):
     ("Distilling Task-Specific Knowledge from BERT into Simple Neural Networks") use it as the only loss, without labels.
 
     Args:
-        centre: Whether to subtract each row's mean over classes first. A constant added to all logits changes no
-            softmax; without centring the student has to learn it too. Not for sigmoids.
+        centre: Whether to subtract each row's mean over classes first, which changes no softmax; not for sigmoids.
         standardize: Whether to standardize each row of both networks' logits first (Sun et al. 2024); not for sigmoids.
 
     Raises:

@@ -22,8 +22,8 @@ def logit_relation(
     \quad P = \mathrm{softmax}(z / T) $$
 
     The first compares which samples are predicted alike, the second which classes are predicted together. Both are sums of
-    squares: for nearly one-hot predictions they grow as ``N / C`` and ``(N / C)²``. As in the paper there is no T²: it would
-    not keep the size of the gradient, which falls as 1/T² for the classes and faster for the samples.
+    squares: for nearly one-hot predictions they grow as ``N / C`` and ``(N / C)²``. As in the paper there is no T²: it
+    would not keep the size of the gradient.
 
     Args:
         student: Logits ``[N, C]``, in float32 or wider.

@@ -56,8 +56,7 @@ class MGD(FeatureCriterion):
     The student's map is brought to the teacher's shape (by a 1x1 convolution if the channels differ), masked anew in every
     batch, and passed through a 3x3 convolution, ReLU and a 3x3 convolution of the teacher's width, ``18 C²`` weights per
     pair. They are trained and saved with the criterion, outside the student. Nothing is masked in evaluation mode. The
-    authors mask 15 % of the channels for classification, weight 7e-5, and 65 % of the positions for dense tasks, weight
-    2e-5.
+    authors mask 15 % of the channels for classification, and 65 % of the positions for dense tasks, weight 2e-5.
 
     Args:
         student_layer: A layer reference, a glob or a list of them.

@@ -78,9 +78,8 @@ class MiniLM(Criterion):
     relation. Padding must be in the batch's mask (``attention_mask``), or it counts.
 
     Args:
-        student_layer: The three layers that give queries, keys and values, in this order (``…attention.self.query`` and so
-            on in Hugging Face's BERT, or a glob that matches the three in it); or one that gives all three side by side
-            (``blocks.11.attn.qkv`` in timm).
+        student_layer: The layers of queries, keys and values, in this order (``…attention.self.query`` and so on in Hugging
+            Face's BERT, or a glob); or one that gives all three side by side (``blocks.11.attn.qkv`` in timm).
         teacher_layer: The teacher's three layers, or its one.
         relation_heads: ``A``, which divides both networks' widths.
 

@@ -115,8 +115,7 @@ class MultiTeacher(FeatureCriterion):
 
     Teachers differ in scale by orders of magnitude, and without standardisation the largest dominates. The statistics are
     those of the first ``batches`` training batches and are fixed afterwards; they are buffers, saved in the checkpoint, and
-    the same in every process. PHI-S keeps two ``[D, D]`` matrices per teacher, and computes an eigendecomposition about
-    ``log2 batches`` times.
+    the same in every process. PHI-S keeps two ``[D, D]`` matrices per teacher.
 
     Args:
         student_layer: The layer that all heads read, or one per teacher.

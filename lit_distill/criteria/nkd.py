@@ -65,7 +65,7 @@ class NKD(Criterion):
     Args:
         gamma: The weight of the classes other than the label's, at least 0.
         temperature: The softmax temperature, above 0.
-        standardize: Whether to standardize each row of both networks' logits first (Sun et al. 2024).
+        standardize: Whether to standardize each row of both networks' logits first (Sun et al. 2024, untried here).
 
     Raises:
         ValueError: An argument is out of range; in use: fewer than 3 classes.

@@ -40,8 +40,7 @@ class NST(FeatureCriterion):
 
     $$ \mathrm{MMD}^2(\{s_c\}, \{t_c\}) $$ ([Huang and Wang 2017](https://arxiv.org/abs/1707.01219)), see ``nst``.
 
-    It has no parameters, and channels need not match; it costs ``B C²`` numbers and products of the maps. RepDistiller's
-    weight is 50 (beta / 2 with beta = 1e2 in the paper).
+    It has no parameters, and channels need not match. RepDistiller's weight is 50 (beta / 2 with beta = 1e2).
 
     Args:
         student_layer: A layer reference, a glob or a list of them; maps.

@@ -102,7 +102,8 @@ class OFA(Criterion):
         gamma: The enhancement of the label's part, at least 1.
         temperature: The softmax temperature, above 0; 1 in the authors' code.
         output: Whether the student's own logits are taught in the same way.
-        standardize: Whether to standardize each row of the exits' and the teacher's logits first (Sun et al. 2024).
+        standardize: Whether to standardize each row of the exits' and the teacher's logits first (Sun et al. 2024, untried
+            here).
 
     Raises:
         ValueError: An argument is out of range.

@@ -17,8 +17,8 @@ from lit_distill.utils.names import nearest
 class OnHead(Criterion):
     """Applies a criterion to the output of one head and the labels of one task.
 
-    A head is a layer like any other: the module whose output is the logits of that task, or a whole network inside a network
-    of networks. The equation is that of the wrapped criterion.
+    A head is a layer like any other: the module whose output is the logits of that task, or a whole network. The equation
+    is the criterion's.
 
     Args:
         criterion: The criterion that compares the heads; it is trained and saved as usual.

@@ -37,11 +37,9 @@ def own_teacher(
 
     $$ (1 - \alpha)\,\mathrm{CE}(q_i, y) + \alpha T^2\,\mathrm{KL}(q_C \| q_i) $$
 
-    The deepest exit, $q_C$, is detached.
-
     Args:
         early: The exit's logits, ``[B, C]``; ``[B]`` or ``[B, 1]`` for a binary task.
-        deepest: The network's own logits, the same shape.
+        deepest: The network's own logits, which give $q_C$: the same shape; detached here.
         target: Class indices ``[B]`` or probabilities ``[B, C]``; 0, 1 or probabilities for ``binary`` and ``multilabel``.
         alpha: The deepest exit's share, in [0, 1].
         temperature: The softmax temperature of both exits in the second term, above 0.

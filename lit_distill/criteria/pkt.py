@@ -51,8 +51,8 @@ class PKT(FeatureCriterion):
     ([Passalis and Tefas 2018](https://arxiv.org/abs/1803.10837)), see ``pkt``.
 
     Embeddings are used as they are and need not have one width; the pooled embedding before the classifier is the usual
-    layer. RepDistiller's weight is 30,000: the mean over ``B²`` entries makes the value small. A batch of one has no
-    neighbours and gives 0 without a gradient.
+    layer. RepDistiller's weight is 30,000: the value is small, and smaller in larger batches. A batch of one gives 0
+    without a gradient.
 
     Args:
         student_layer: A layer reference, a glob or a list of them.

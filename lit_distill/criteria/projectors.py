@@ -120,10 +120,10 @@ class OrthogonalMap(nn.Module):
     """Linear map of the channels whose matrix is orthonormal in its rows or its columns, whichever are fewer.
 
     The matrix is ``B (I - A/2)^-1 (I + A/2)`` with ``A = X - X^T``, cut to its columns: ``B`` is orthogonal and fixed, and
-    ``X`` is trained, from 0. It is the Cayley map of ``torch.nn.utils.parametrizations.orthogonal``, computed in
-    float32 or wider, which that is not. Of PyTorch's other two, the matrix exponential costs ten times as much, and the
-    reflections, its usual choice for oblong matrices, break under weight decay and weight averaging: these move its
-    fixed signs off ±1, and it rounds them to 0.
+    ``X`` is trained, from 0. It is the Cayley map of ``torch.nn.utils.parametrizations.orthogonal``, in float32 or wider,
+    which that is not. Of PyTorch's other two, the matrix exponential costs ten times as much, and the reflections, its
+    usual choice for oblong matrices, break under weight decay and averaging: these move its fixed signs off ±1, and it
+    rounds them to 0.
     """
 
     base: Tensor

@@ -52,7 +52,7 @@ class QueueKL(FeatureCriterion):
     The queue holds the teacher's newest ``size`` embeddings, first in, first out, including those of this batch. It starts
     empty, and only its entries count: the first batch is compared with itself, and gives 0 without a gradient if it has
     one sample; later batches of one are compared with the queue. Maps and tokens are averaged over
-    positions first; a linear layer maps the student's embedding to the teacher's width.
+    positions first; a linear layer maps the student's to the teacher's width.
 
     The defaults are those of LightlyTrain's first distillation method: temperature 0.07 for both networks, 8,192
     embeddings (a quarter to a half of a small data set, not more, or the queue holds the sample's own older views), the
@@ -60,8 +60,7 @@ class QueueKL(FeatureCriterion):
     ``teacher_temperature`` 0.01, and only the sample itself and the queue to compare with, not the rest of the batch.
 
     The queue (``size x D_t``) is saved in the checkpoint, and changes only in training. In distributed training every process
-    has the embeddings of all of them, in the order of the ranks: one queue, as for one process with the same batch. With
-    a weight of 0 it does not fill.
+    has the embeddings of all of them, in the order of the ranks. With a weight of 0 it does not fill.
 
     Args:
         student_layer: The layer that gives the student's embedding.

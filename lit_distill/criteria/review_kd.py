@@ -84,8 +84,7 @@ class ReviewKD(FeatureCriterion):
     fused deeper ones. Pooled vectors count as maps of one position, and come last in the authors' lists; in training they
     need batches of two samples or more. In the authors' code the teacher's features are those before the ReLU, if the model
     has such a layer. The fusion modules are trained and saved with the criterion, outside the student (on ImageNet up to
-    512 channels, 3x3 convolutions). The authors tune the weight for each pair of networks from 0.6 to 8, and let it rise
-    from 0 over 20 epochs: use a schedule.
+    512 channels, 3x3 convolutions). The authors tune the weight from 0.6 to 8, and let it rise over 20 epochs.
 
     Args:
         student_layer: A list of layer references or a glob: maps, and vectors at the end.

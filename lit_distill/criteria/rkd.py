@@ -71,7 +71,7 @@ def rkd_angle(student: Tensor, teacher: Tensor, chunk: int | None = None) -> Ten
 def rkd(
     student: Tensor, teacher: Tensor, distance: float = 25.0, angle: float = 50.0, chunk: int | None = None
 ) -> Tensor:
-    r"""Return the sum of ``rkd_distance`` and ``rkd_angle`` ([Park et al. 2019](https://arxiv.org/abs/1904.05068), section 3.2.3).
+    r"""Return the relational loss ([Park et al. 2019](https://arxiv.org/abs/1904.05068), section 3.2.3).
 
     $$ \lambda_D L_D + \lambda_A L_A $$
 

@@ -72,8 +72,7 @@ class RegionLogits(nn.Module):
     """Wraps a network to also classify the regions of its last map; the layer ``regions`` holds their logits.
 
     The map is average-pooled to 1x1, 2x2 and 4x4 (``scales``), and the network's own classifier runs on each position:
-    ``[B, 21, C]``. The network's output and its training do not change; its own layers are called ``model.…``.
-    The trained network itself is ``model``.
+    ``[B, 21, C]``. The network's output and its training do not change; it is ``model``, and its layers are called ``model.…``.
 
     Args:
         model: The network, whose classifier takes the pooled map.

@@ -77,10 +77,10 @@ class SimKD(FeatureCriterion):
     $$ \mathrm{mean}\,(P(f^s) - f^t)^2 $$ ([Chen et al. 2022](https://arxiv.org/abs/2203.14001)), see ``sim_kd``.
 
     It compares the maps before pooling; a larger teacher's map is average-pooled. It is the only loss: weight 1, no labels
-    and no logits. The student's own classifier is therefore never trained, and its validation accuracy is meaningless: the
-    trained network is the student, the projector *and* the teacher's classifier, which ``reuse_classifier`` puts together.
-    The projector stays in that network, with its cost (factor 2: ``C_s C_t / 2 + 11 C_t² / 4`` weights); it ends with a
-    ReLU, so the teacher's map must not contain negative numbers.
+    and no logits. The student's own classifier is never trained, and its validation accuracy is meaningless: the trained
+    network is the student, the projector *and* the teacher's classifier, which ``reuse_classifier`` puts together. The
+    projector stays in that network, with its cost (factor 2: ``C_s C_t / 2 + 11 C_t² / 4`` weights); it ends with a ReLU,
+    so the teacher's map must not contain negative numbers.
 
     Args:
         student_layer: The student's last map.

@@ -31,8 +31,7 @@ def token_relation(
     $$ \mathrm{mean}\,(G^s - G^t)^2, \quad G = X X^\top $$
 
     This is ``gram``, over pairs of tokens; ``X`` has rows of length 1. ``softmax`` is ``mean KL(softmax(G_t / T) ||
-    softmax(G_s / T))`` over tokens, without a factor T²: the rows are similarities in [-1, 1] at a fixed
-    temperature, not logits.
+    softmax(G_s / T))`` over tokens, without a factor T²: the rows are similarities, not logits.
 
     Args:
         student: Tokens ``[B, N, D_s]``.
@@ -91,8 +90,7 @@ class TokenRelation(FeatureCriterion):
     can set negative similarities to 0, which their own training does not use, nor does this. ``softmax`` is the local
     half of LightlyTrain's third distillation method, with a weight of 1.
 
-    There are ``B N²`` similarities per network, 4 bytes each, and as many again for the backward pass: 196 tokens are
-    cheap; for 4,096 choose a later layer.
+    There are ``B N²`` similarities per network, and as many for the backward pass: 196 tokens are cheap, 4,096 are not.
 
     If the batch has a mask of the tokens, ``[B, N]``, they are a sequence: those outside it do not count, and none is
     dropped or resized. Otherwise tokens are patches of an image (``patches``).
