@@ -15,7 +15,7 @@ def activation_boundary(student: Tensor, teacher: Tensor, margin: float = 1.0) -
 
     $$ \tfrac1B \sum_i [t_i > 0]\,\max(0, m - s_i)^2 + [t_i \le 0]\,\max(0, m + s_i)^2 $$
 
-    This is the paper's alternative, differentiable loss: it counts whether a neuron is active, not how strongly.
+    It is the paper's alternative, differentiable loss.
 
     Args:
         student: Features before the ReLU, ``[B, …]``.
@@ -37,12 +37,9 @@ class AB(FeatureCriterion):
     ``activation_boundary``.
 
     The student's feature goes through the paper's connector $c$, a 1x1 convolution without bias and a batch norm. It is
-    trained and saved with the criterion and is not part of the student. The halving of earlier pairs is that of the authors'
-    code; their weight of the sum is 0.003. The teacher's feature may also be one after the ReLU, as only the sign is
-    read and 0 counts as inactive.
-
-    The paper trains with this loss first and with labels afterwards. Here both are trained together; for two
-    stages, schedule ``ab.weight`` down to 0 and ``hard.weight`` up from 0 with a ``Step``.
+    trained and saved with the criterion, outside the student. The halving of earlier pairs is that of the authors' code.
+    The teacher's feature may also be one after the ReLU, as 0 counts as inactive. The paper trains with this loss first and
+    with labels afterwards; to do so, schedule ``ab.weight`` down to 0 and ``hard.weight`` up with a ``Step``.
 
     Args:
         student_layer: A layer reference, a glob or a list of them, from the first to the last.

@@ -14,16 +14,9 @@ from lit_distill.utils.arguments import check_number
 
 
 def attention_map(feature: Tensor, p: float = 2.0) -> Tensor:
-    """Return ``vec(mean_c |F_c|^p)`` as a unit vector: where the network looks.
+    """Return ``vec(mean_c |F_c|^p)`` of a map or tokens as a unit vector, ``[B, H * W]`` or ``[B, N]``.
 
     It is exact at any scale; a map of zeros stays zero, and its gradient there is 0 for ``p`` above 1.
-
-    Args:
-        feature: A map ``[B, C, H, W]`` or tokens ``[B, N, D]``.
-        p: The power, 1 or more.
-
-    Returns:
-        ``[B, H * W]`` or ``[B, N]``.
     """
     attention = feature.abs().pow(p).mean(1 if feature.dim() > 3 else -1)
     return unit_length(attention.flatten(1))
@@ -35,7 +28,7 @@ def attention_transfer(student: Tensor, teacher: Tensor, p: float = 2.0, mask: T
     $$ \mathrm{mean}\,(Q^s - Q^t)^2, \quad Q = \mathrm{vec}(A) / \|\mathrm{vec}(A)\|_2, \quad A = \tfrac1C\sum_c |F_c|^p $$
 
     The mean over batch and positions is that of the authors' code; the paper's equation 2 takes the norm of the difference
-    instead. It makes a weight depend on the resolution. If two maps differ in size, the larger is average-pooled.
+    instead. So a weight depends on the resolution. If two maps differ in size, the larger is average-pooled.
 
     Args:
         student: ``[B, C, H, W]`` or ``[B, N, D]``; channels need not match.
@@ -69,9 +62,7 @@ class AttentionTransfer(FeatureCriterion):
     r"""The student's spatial attention against the teacher's; the sum over pairs of layers, as in the paper.
 
     $$ \sum_l \mathrm{mean}\,(Q^s_l - Q^t_l)^2 $$ ([Zagoruyko and Komodakis 2017](https://arxiv.org/abs/1612.03928)), see
-    ``attention_transfer``.
-
-    It has no parameters. The authors' weight is 1,000 (beta / 2 with beta = 1e3 over their sum).
+    ``attention_transfer``. It has no parameters; the authors' weight is 1,000 (beta / 2 with beta = 1e3 over their sum).
 
     Args:
         student_layer: A layer reference, a glob or a list of them; feature maps or tokens.

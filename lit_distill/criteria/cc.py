@@ -15,14 +15,9 @@ from lit_distill.utils.arguments import check_number, check_whole
 
 
 def correlation(feature: Tensor, gamma: float = 0.4, order: int = 2) -> Tensor:
-    """Return ``exp(-2 gamma) sum_p (2 gamma)^p / p! (x_i'x_j)^p`` of unit vectors, ``p`` up to ``order``: ``[B, B]``.
+    """Return the Gaussian kernel of samples ``[B, …]`` as unit vectors, expanded to ``order``: ``[B, B]``.
 
-    It is the Taylor expansion of the Gaussian kernel ``exp(-gamma ||x_i - x_j||²)``.
-
-    Args:
-        feature: ``[B, …]``; all but the batch is flattened.
-        gamma: Above 0.
-        order: At least 1.
+    It is ``exp(-2 gamma) sum_p (2 gamma)^p / p! (x_i'x_j)^p``, the Taylor expansion of ``exp(-gamma ||x_i - x_j||²)``.
     """
     unit = unit_length(feature.flatten(1))
     cosines = unit @ unit.T
@@ -33,9 +28,7 @@ def correlation(feature: Tensor, gamma: float = 0.4, order: int = 2) -> Tensor:
 def correlation_congruence(student: Tensor, teacher: Tensor, gamma: float = 0.4, order: int = 2) -> Tensor:
     r"""Return the correlation congruence loss ([Peng et al. 2019](https://arxiv.org/abs/1904.01802)).
 
-    $$ \|C^s - C^t\|^2 / B^2, \quad C_{ij} \approx \exp(-\gamma \|x_i - x_j\|^2) $$
-
-    The kernel is that of unit vectors, expanded to ``order``.
+    $$ \|C^s - C^t\|^2 / B^2, \quad C_{ij} \approx \exp(-\gamma \|x_i - x_j\|^2) \text{ of unit vectors} $$
 
     Args:
         student: Embeddings ``[B, …]``, flattened.
@@ -56,12 +49,10 @@ class CC(FeatureCriterion):
 
     $$ \|C^s - C^t\|^2 / B^2 $$ ([Peng et al. 2019](https://arxiv.org/abs/1904.01802)), see ``correlation_congruence``.
 
-    Embeddings need not have one width. It has no parameters, costs two ``B × B`` products, and does not depend on the
-    order of the batch. A batch of one has one correlation, with itself, and gives 0 without a gradient. The weight is 100 in
-    KD-Zoo, whose formula this is: the paper's, with its gamma and order.
-
-    Elsewhere: RepDistiller has the mean of ``sum |delta_i| |delta_i+1|``, with ``delta`` the difference of embeddings,
-    weight 0.02: it changes with the order of the batch, is not a correlation, and is not the paper's. No two code bases agree.
+    Embeddings need not have one width. It has no parameters, costs two ``B × B`` products, and does not depend on the order
+    of the batch. A batch of one has one correlation, with itself, and gives 0 without a gradient. The formula is the
+    paper's, and KD-Zoo's; RepDistiller has the mean of ``sum |delta_i| |delta_i+1|``, with ``delta`` the difference of
+    embeddings, weight 0.02, which changes with the order of the batch and is not the paper's.
 
     Args:
         student_layer: A layer reference, a glob or a list of them.

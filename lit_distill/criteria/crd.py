@@ -27,23 +27,16 @@ def contrast(
     temperature: float = 0.07,
     objective: Objective = "nce",
 ) -> Tensor:
-    """Return the contrastive loss of anchors with one positive each; the mean over anchors.
+    """Return the contrastive loss of anchors ``[B, D]`` with one positive each, ``[B, D]``; the mean over anchors.
 
-    ``nce`` is the paper's (section 3.1): ``-log h(a, p) - sum_n log(1 - h(a, n))`` with
-    ``h(a, x) = e / (e + N c)``, ``e = exp(a·x / temperature)`` and ``N`` the number of the anchor's negatives. The paper
-    has ``N / M`` instead of ``N c``, with ``M`` the number of samples; its code first divides ``e`` by a constant, found in
-    the first batch against a bank of random vectors, after which ``M`` cancels and ``c`` is the mean of ``e`` over random
-    unit vectors. Here that mean is in closed form, ``c = exp(1 / (2 D temperature²))``.
+    ``nce`` is the paper's (section 3.1): ``-log h(a, p) - sum_n log(1 - h(a, n))`` with ``h(a, x) = e / (e + N c)``,
+    ``e = exp(a·x / temperature)`` and ``N`` the number of the anchor's negatives. The paper has ``N / M`` instead of
+    ``N c``, with ``M`` the number of samples; its code first divides ``e`` by a constant, found in the first batch against
+    a bank of random vectors, after which ``M`` cancels and ``c`` is the mean of ``e`` over random unit vectors. Here that
+    mean is in closed form, ``c = exp(1 / (2 D temperature²))``. ``info_nce`` is ``-log e(a, p) / (e(a, p) + sum_n e(a, n))``
+    (van den Oord et al. 2018), the softmax form.
 
-    ``info_nce`` is ``-log e(a, p) / (e(a, p) + sum_n e(a, n))`` (van den Oord et al. 2018), the softmax form.
-
-    Args:
-        anchor: Unit vectors ``[B, D]``.
-        positive: One per anchor, ``[B, D]``.
-        negatives: Shared by all anchors, ``[N, D]``.
-        allowed: True if a negative counts for an anchor, ``[B, N]``.
-        temperature: The temperature of the similarities, above 0.
-        objective: ``nce`` or ``info_nce``.
+    All are unit vectors; the negatives ``[N, D]`` are shared, and ``allowed`` ``[B, N]`` is True if one counts for an anchor.
     """
     score_p = (anchor * positive).sum(1) / temperature
     score_n = anchor @ negatives.T / temperature
@@ -74,8 +67,8 @@ def crd(
     Args:
         student: Embeddings ``[B, D]``, brought to unit length.
         teacher: Embeddings ``[B, D]``, brought to unit length.
-        labels: The class of each sample, ``[B]`` (-1 if unknown): samples of one class are not negatives of each other.
-            If None, every other sample is a negative.
+        labels: The class of each sample, ``[B]`` (-1 if unknown): those of one class are not negatives of each other. If
+            None, every other sample is a negative.
         queue: Further negatives: the student's unit vectors ``[K, D]``, the teacher's, and their classes ``[K]``.
         temperature: The temperature of the similarities, above 0.
         objective: ``nce`` (the paper's) or ``info_nce``, a softmax over the positive and the negatives.
@@ -98,12 +91,7 @@ def crd(
 
 
 def negatives_of(labels: Tensor, known: Tensor) -> Tensor:
-    """Return which of the samples with classes ``known`` ``[M]`` are negatives of the first ones, ``[B, M]``.
-
-    Args:
-        labels: Classes ``[B]`` of the first samples; -1 if unknown.
-        known: Classes of all samples, beginning with those.
-    """
+    """Return which samples of the classes ``known`` ``[M]`` (-1 if unknown) are negatives of the first ``B``, ``[B, M]``."""
     alike = (labels.unsqueeze(1) == known) & (known != -1)
     return ~(alike | torch.eye(len(labels), len(known), dtype=torch.bool, device=labels.device))
 
@@ -115,18 +103,16 @@ class CRD(FeatureCriterion):
     ([Tian et al. 2020](https://arxiv.org/abs/1910.10699)), see ``crd``.
 
     Each network's feature goes through a linear layer to a unit vector of ``embedding`` numbers; both layers are trained.
-    The authors' weight is 0.8. Negatives are the other samples of the batch and a queue of earlier ones, without gradient;
-    the queue starts with random vectors, is saved, and changes only in training. A batch of one has only the queue's
-    negatives; without a queue it has none, and only the positive pair is drawn together.
+    Negatives are the other samples of the batch and a queue of earlier ones, without gradient; the queue starts with random
+    vectors, is saved, and changes only in training. A batch of one has only the queue's negatives; without a queue, only
+    its positive pair is drawn together.
 
-    The original keeps a memory bank with one moving-averaged embedding per sample of the data
-    set, which needs every sample's index, and takes ``N`` random entries as negatives and the sample's own *old* entry
-    as the positive. Here negatives are the most recent ones and the positive is the present embedding, with its gradient.
-    Its normalising constant is estimated once; here it is in closed form. Its two contrasts are each a sum
-    over negatives and a mean over samples, as here, so that at equal negatives no constant factor lies between the two.
-
-    With several processes, each has its own queue, and a checkpoint keeps the first one's. Let the weight rise over the
-    first steps with a schedule: at full weight from the start, the positives move all embeddings to one place.
+    The original keeps a memory bank with one moving-averaged embedding per sample of the data set, which needs every
+    sample's index, and takes ``N`` random entries as negatives and the sample's own *old* entry as the positive. Here
+    negatives are the most recent ones and the positive is the present embedding, with its gradient. Its normalising
+    constant is estimated once; here it is in closed form. At equal negatives no constant factor lies between the two. With
+    several processes, each has its own queue, and a checkpoint keeps the first one's. Let the weight rise over the first
+    steps with a schedule: at full weight from the start, the positives move all embeddings to one place.
 
     Args:
         student_layer: A layer reference; maps and tokens are averaged over positions.
@@ -134,8 +120,7 @@ class CRD(FeatureCriterion):
         embedding: Width of the embeddings; 128 in the paper.
         temperature: 0.07 in the authors' code.
         queue: Number of negatives kept per network; with 0, only those of the batch. 16,384 negatives in the paper.
-        class_negatives: Do not use samples of the anchor's own class as negatives, as in the authors' code;
-            needs labels. Otherwise every other sample is a negative.
+        class_negatives: Do not use samples of the anchor's own class as negatives, as in the authors' code; needs labels.
         objective: ``nce`` (the paper's) or ``info_nce``.
 
     Raises:
@@ -183,11 +168,7 @@ class CRD(FeatureCriterion):
         self.queue_labels: Tensor
 
     def build(self, student: Outputs, teacher: Outputs) -> None:
-        """Size the two linear layers.
-
-        Raises:
-            ValueError: A reference names several layers.
-        """
+        """Size the two linear layers; refuse references that name several layers."""
         made = bool(self.pairs)
         super().build(student, teacher)
         if len(self.pairs) > 1:

@@ -64,12 +64,11 @@ class CTKD(Criterion):
     $$ \min_s \max_\theta\; T^2\,\mathrm{KL}(p^t \| p^s), \quad T = \mathrm{low} + \mathrm{span}\cdot\mathrm{sigmoid}(\theta) $$
     ([Li et al. 2023](https://arxiv.org/abs/2211.16231)), see ``ctkd``.
 
-    ``theta`` starts at 1 and is a parameter of this criterion: trained by the same optimizer, including its weight decay, as in
-    the authors' code, and saved. The strength of its reversed gradient is the paper's
-    curriculum: schedule ``<name>.strength`` from 0 to 1, in half a cosine over the first 10 epochs. T is logged.
-
-    This is the paper's global version; the instance-wise one predicts T from the logits. The weight is 0.9, with 0.1 for
-    the labels, on CIFAR-100. Recorded logits can be used, soft targets recorded at a fixed temperature cannot.
+    ``theta`` starts at 1 and is a parameter of this criterion: trained by the same optimizer, including its weight decay,
+    as in the authors' code, and saved. The strength of its reversed gradient is the paper's curriculum: schedule
+    ``<name>.strength`` from 0 to 1, in half a cosine over the first 10 epochs. T is logged. This is the paper's global
+    version; the instance-wise one predicts T from the logits. On CIFAR-100 the labels' weight is 0.1. Recorded logits can
+    be used, soft targets recorded at a fixed temperature cannot.
 
     Args:
         low: The lowest temperature, above 0; 1 in the paper.

@@ -22,8 +22,6 @@ def cwd(student: Tensor, teacher: Tensor, temperature: float = 4.0, mask: Tensor
     $$ \frac{T^2}{B\,C} \sum_{b,c} \mathrm{KL}(\phi(t_{bc}) \| \phi(s_{bc})), \quad
     \phi(x) = \mathrm{softmax}_{\text{positions}}(x / T) $$
 
-    It compares where each channel is active, not how strongly.
-
     Args:
         student: A map ``[B, C, H, W]``, or tokens ``[B, N, C]``.
         teacher: The same shape.
@@ -53,10 +51,10 @@ class CWD(FeatureCriterion):
     $$ \frac{T^2}{B\,C} \sum_{b,c} \mathrm{KL}(\phi(t_{bc}) \| \phi(s_{bc})) $$
     ([Shu et al. 2021](https://arxiv.org/abs/2011.13256)), see ``cwd``.
 
-    The student's feature is first brought to the teacher's shape, by a 1x1 convolution if the channels differ, as in
-    the paper (its parameters are trained, and are not part of the student). The authors use T = 4 and a weight of 50 for
-    features; Open-MMLab's configs use T = 1, and 10 for the feature pyramid of a detector. The value does not depend on
-    the resolution. With one position per channel, as after pooling, it is 0: name an earlier layer.
+    The student's feature is first brought to the teacher's shape, by a trained 1x1 convolution if the channels differ, as
+    in the paper. The authors use T = 4 and a weight of 50 for features; Open-MMLab's configs use T = 1, and 10 for the
+    feature pyramid of a detector. The value does not depend on the resolution. With one position per channel, as after
+    pooling, it is 0: name an earlier layer.
 
     Args:
         student_layer: A layer reference, a glob or a list of them; feature maps or tokens.
@@ -94,8 +92,7 @@ class CWDLogits(Criterion):
     ([Shu et al. 2021](https://arxiv.org/abs/2011.13256)), see ``cwd``.
 
     The authors use T = 4 and a weight of 3; Open-MMLab's configs use T = 1 and 5. If the batch has a mask of the pixels,
-    the softmax runs only over those that count, which the paper has no need of. For sequences ``[B, T, C]``, the positions
-    are the tokens. It has no parameters.
+    the softmax runs only over those that count. For sequences ``[B, T, C]``, the positions are the tokens.
 
     Args:
         temperature: The softmax temperature, above 0.

@@ -17,21 +17,16 @@ _ROUNDING = 8.0  # smaller differences, in units of rounding, count as 0
 
 
 def pearson(x: Tensor, y: Tensor) -> Tensor:
-    """Return Pearson's correlation of each row of two matrices: ``[N, M]`` to ``[N]``.
+    """Return Pearson's correlation of each row of the student's and the teacher's matrix: ``[N, M]`` to ``[N]``.
 
     It is exact at any scale: 1 if the two are equal, even with entries as small as the probabilities of 21,000 classes. The
     authors add 1e-8 to the product of the two norms, which is not small compared with that product if there are many classes.
     Measured on random logits of deviation 1 to 6: at 10 classes and 32 samples their value is within 1e-7 of this one; at 100
     classes within 3e-4; at 1,000 up to 0.1 off, and 0.26 if the student equals the teacher; at 21,000 up to 0.3 and 0.8.
 
-    A row whose entries are equal to rounding has no correlation: two such rows count as 1, one such row as 0. A
-    student's row of nearly equal entries, as of a head that starts at zero, is divided by at least
-    0.05 of its own length before centring (or of the teacher's after, if that is less), instead of its vanishing norm: it
-    learns to vary like the teacher's, with a bounded gradient.
-
-    Args:
-        x: The student's, in float32 or wider.
-        y: The teacher's.
+    A row whose entries are equal to rounding has no correlation: two such rows count as 1, one such row as 0. A student's
+    row of nearly equal entries, as of a head that starts at zero, is divided by at least 0.05 of its own length before
+    centring (or of the teacher's after, if that is less), instead of its vanishing norm, so that the gradient is bounded.
     """
     x, y, ratio = _scaled(x, y)
     centred_x, flat_x = _centred(x)
@@ -66,8 +61,7 @@ def dist(student: Tensor, teacher: Tensor, beta: float = 1.0, gamma: float = 1.0
     $$ \tau^2 \Bigl[\beta \bigl(1 - \tfrac1N \sum_n \rho(p^s_{n\cdot}, p^t_{n\cdot})\bigr)
     + \gamma \bigl(1 - \tfrac1C \sum_c \rho(p^s_{\cdot c}, p^t_{\cdot c})\bigr)\Bigr], \quad p = \mathrm{softmax}(z / \tau) $$
 
-    $\rho$ is Pearson's correlation: first of each sample's classes (inter-class), then of each class's probabilities
-    over the batch (intra-class).
+    $\rho$ is Pearson's correlation: first of each sample's classes (inter-class), then of each class over the batch (intra).
 
     Args:
         student: Logits ``[N, C]``, in float32 or wider.
@@ -100,22 +94,18 @@ class DIST(Criterion):
     $$ \tau^2 (\beta \cdot \text{inter-class} + \gamma \cdot \text{intra-class}) $$
     ([Huang et al. 2022](https://arxiv.org/abs/2205.10536)), see ``dist``.
 
-    Use it next to ``HardTarget`` at weight 1. The two weights inside are the paper's; its code has 1 and 1 at τ 1, and
-    the ImageNet recipes multiply the sum by 2, which is the weight here (or beta = gamma = 2 at weight 1). Others use τ 4
-    on CIFAR-100. No labels are read.
+    Use it next to ``HardTarget`` at weight 1; it reads no labels. The authors' code has 1 and 1 at τ 1, and its ImageNet
+    recipes multiply the sum by 2, which is the weight here. Others use τ 4 on CIFAR-100.
 
     The second relation runs over the batch: in a batch of one it is 0, without a gradient, and below some 32 samples it is
-    noise; with several processes, each has its own. Every token or pixel that counts is a sample of its own, as in
-    the authors' code for segmentation. A confident student's gradient vanishes as its softmax saturates.
-
-    It has no parameters and costs two softmaxes.
+    noise; with several processes, each has its own. Every token or pixel that counts is a sample of its own, as in the
+    authors' code for segmentation. A confident student's gradient vanishes as its softmax saturates.
 
     Args:
         beta: The weight of the relation between classes, at least 0.
         gamma: The weight of the relation within a class, at least 0.
         tau: The temperature, above 0.
-        standardize: Whether to standardize each row of both networks' logits first (Sun et al. 2024). This changes the
-            value, as the first relation is one of probabilities, not of logits.
+        standardize: Whether to standardize each row of both networks' logits first (Sun et al. 2024).
 
     Raises:
         ValueError: An argument is out of range.

@@ -26,8 +26,7 @@ def dkd(
     $$ T^2 \tfrac1N \sum_n \alpha\,\mathrm{KL}(b^t \| b^s) + \beta\,\mathrm{KL}(\hat p^t \| \hat p^s) $$
 
     The first term, TCKD, compares $b = [p_y, 1 - p_y]$: the label's class against the rest. The second, NCKD, compares
-    $\hat p$, the softmax over the other classes. ``soft_target`` is TCKD + (1 - p_y of the teacher) NCKD, so the surer
-    the teacher, the less NCKD counts (section 3.1).
+    $\hat p$, the softmax over the other classes. ``soft_target`` is TCKD + (1 - p_y of the teacher) NCKD (section 3.1).
 
     Args:
         student: Logits ``[N, C]`` with 3 classes or more, in float32 or wider.
@@ -57,8 +56,7 @@ class DKD(Criterion):
 
     $$ \alpha\,\mathrm{TCKD} + \beta\,\mathrm{NCKD} $$ ([Zhao et al. 2022](https://arxiv.org/abs/2203.08679)), see ``dkd``.
 
-    Use it next to ``HardTarget`` at weight 1. Its own weight is 1 as well, after a linear warm-up from 0 over the first 20 of
-    240 epochs (1 of 100 on ImageNet), which is a schedule::
+    Use it next to ``HardTarget`` at weight 1, with a linear warm-up over the first 20 of 240 epochs (1 of 100 on ImageNet)::
 
         schedules:
           dkd.weight: {class_path: lit_distill.schedules.Linear, init_args: {start: 0, end: 1, until: 20}}
@@ -67,8 +65,6 @@ class DKD(Criterion):
     and beta 0.5 (ResNet-34 to 18) or 2 (ResNet-50 to MobileNet) on ImageNet. Lower ``beta`` as the gap between
     the two networks shrinks. That code takes the logarithm of a softmax, which is NaN if two logits are some 100 apart;
     here the value stays finite. Class probabilities as labels (after MixUp) count as their likeliest class.
-
-    It has no parameters and costs a few softmaxes.
 
     Args:
         alpha: The weight of the label's class against the rest (TCKD), at least 0.

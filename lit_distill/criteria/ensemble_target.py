@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lit_distill.batch.batch import IGNORED_LABEL
 from lit_distill.batch.label_rows import labelled
 from lit_distill.batch.labels import Task, need_classes, unknown
-from lit_distill.criteria.base import Criterion, at_least_float32
+from lit_distill.criteria.base import Criterion, at_least_float32, expand_layers
 from lit_distill.criteria.hard_target import hard_target
 from lit_distill.criteria.ops.divergence import favour_small, kl_divergence, log_mixture, normalised
 from lit_distill.criteria.ops.labelled import need_labels
@@ -27,7 +27,6 @@ from lit_distill.utils.arguments import (
     check_temperature,
     layer_tuple,
 )
-from lit_distill.utils.names import match_layers
 
 Weighting = Literal["average", "confidence", "agreement", "learned"]
 WEIGHTINGS: tuple[Weighting, ...] = get_args(Weighting)
@@ -73,14 +72,11 @@ def confidence_weights(teachers: Sequence[Tensor], target: Tensor) -> Tensor:
 
     $$ w_k = \frac{1 - \mathrm{softmax}_k(\mathrm{CE}_k)}{K - 1} $$
 
-    The authors' code divides by K once more, so that its loss is K times smaller.
+    The weights, ``[K, N, 1]``, sum to 1 over the teachers. The authors' code divides by K once more.
 
     Args:
         teachers: Logits ``[N, C]`` of each of the K teachers.
         target: Class indices ``[N]`` (-100 if unknown: equal weights), or class probabilities ``[N, C]``.
-
-    Returns:
-        ``[K, N, 1]``, summing to 1 over the teachers.
 
     Examples:
         >>> teachers = [torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 1.0]])]
@@ -100,16 +96,16 @@ def agreement_weights(
 
     $$ \min_a \bigl\|\sum_k a_k g_k\bigr\|, \quad a_k \in [0, C],\; \sum_k a_k = 1,\; g_k = T (p^s - p^k) / N $$
 
-    Then a step towards the mixture is a step towards as many teachers as possible. $g_k$ is the gradient of teacher
-    k's soft target with respect to the student's logits. Du et al. 2020, "Agree to Disagree: Adaptive Ensemble Knowledge
+    Then a step towards the mixture is a step towards as many teachers as possible. $g_k$ is the gradient of teacher k's
+    soft target with respect to the student's logits. Du et al. 2020, "Agree to Disagree: Adaptive Ensemble Knowledge
     Distillation in Gradient Space", NeurIPS (AE-KD; there with an SVM solver).
 
     Args:
         student: Logits ``[N, C]``.
         teachers: Logits ``[N, C]`` of each of the K teachers.
         temperature: ``T`` above 0.
-        tolerance: ``C`` in (0, 1]: no teacher's weight is above it. At 1 a single teacher may get all the weight; at
-            1 / K and below, all weights are equal.
+        tolerance: ``C`` in (0, 1]: no teacher's weight is above it. At 1 a single teacher may get all the weight; at 1 / K
+            and below, all weights are equal.
 
     Returns:
         K weights, computed on the CPU; with several processes, each has its own.
@@ -126,16 +122,11 @@ def agreement_weights(
 
 
 def smallest_norm(gram: Sequence[Sequence[float]], limit: float, precision: float = 1e-9) -> list[float]:
-    """Return the ``a`` in ``[0, limit]^K`` with ``sum a = 1`` that minimizes ``a^T G a``.
+    """Return the ``a`` in ``[0, limit]^K`` with ``sum a = 1`` that minimizes ``a^T G a``, for inner products ``G`` ``[K, K]``.
 
-    Weight is moved, as far as it helps, from the entry with the largest gradient ``G a`` to the one with the
-    smallest (sequential minimal optimisation: Platt 1998), until the two differ by less than ``precision`` times the
-    largest diagonal entry. A few dozen moves for a handful of teachers; at most 10,000.
-
-    Args:
-        gram: Inner products ``[K, K]`` of the gradients.
-        limit: The largest entry allowed, at least 1 / K.
-        precision: The tolerance at which to stop.
+    Weight is moved, as far as it helps, from the entry with the largest gradient ``G a`` to the one with the smallest
+    (sequential minimal optimisation: Platt 1998), until the two differ by less than ``precision`` times the largest diagonal
+    entry. A few dozen moves for a handful of teachers; at most 10,000. ``limit`` is at least 1 / K.
     """
     count = len(gram)
     a = [1 / count] * count
@@ -161,8 +152,7 @@ class EnsembleTarget(Criterion):
     The teacher is a ``lit_distill.Ensemble``, whose members are read as its layers ``0``, ``1``, …; set its
     ``average: none`` so that nothing is averaged twice. The weights of the mixture:
 
-    - ``average``: ``weights``, the same for all samples. An ``Ensemble`` at the same temperature with a
-      ``SoftTarget`` gives the same value.
+    - ``average``: ``weights``, the same for all samples, as a ``SoftTarget`` with an ``Ensemble`` at the same temperature.
     - ``confidence``: per sample, by the teachers' cross-entropy with its label
       ([Zhang et al. 2022](https://arxiv.org/abs/2201.00007), ``confidence_weights``). Needs labels.
     - ``agreement``: per batch, by the agreement of the gradients (``agreement_weights``).
@@ -170,19 +160,16 @@ class EnsembleTarget(Criterion):
       with the labels (temperature 1), which is added to the value. The student's term does not train ``v``: it would
       favour the teacher that the student already equals. Needs labels.
 
-    The value is a mean over the rows that count. It reads layers, so use it in ``CombinedDistillation`` or
-    ``DistillationModule``, not in ``LogitDistillation``.
+    It reads layers, so use it in ``CombinedDistillation`` or ``DistillationModule``, not in ``LogitDistillation``.
 
     Args:
         teachers: The members to mix: layer references or globs. ``*`` is all of an ``Ensemble``.
         weighting: ``average``, ``confidence``, ``agreement`` or ``learned``.
         temperature: The softmax temperature, above 0.
-        weights: The weights for ``average``, at least 0, one per teacher in the order of ``teachers``; scaled to sum to 1.
-            Equal if None.
+        weights: The weights for ``average``, at least 0, in the order of ``teachers``, scaled to sum to 1; equal if None.
         tolerance: The largest weight of one teacher for ``agreement``, in (0, 1]; 0.6 in the authors' code.
         standardize: Whether to standardize each row of the student's and of every teacher's logits first (Sun et al. 2024),
-            which makes the teachers equally sharp. Weights that depend on labels (``confidence``, ``learned``) are computed
-            before.
+            which makes the teachers equally sharp. Weights that depend on labels are computed before.
 
     Raises:
         ValueError: An argument is out of range or belongs to another weighting; a teacher has other classes.
@@ -229,16 +216,8 @@ class EnsembleTarget(Criterion):
         return self._references
 
     def build(self, student: Outputs, teacher: Outputs) -> None:
-        """Find the teachers, and make the learned weights.
-
-        Raises:
-            ValueError: There is no such layer, or the number of ``weights`` differs from that of the teachers.
-        """
-        captured = [name for name in teacher.features if ":" not in name and "#" not in name]
-        self.names = []
-        for reference in self._references:
-            found = reference in teacher.features
-            self.names += [reference] if found else match_layers(reference, captured, "the teacher's outputs")
+        """Find the teachers, as many as there are ``weights``, and make the learned weights."""
+        self.names = expand_layers(self._references, teacher, "teacher")
         self._fixed = normalised(self.weights, len(self.names))
         if self.weighting == "learned" and self.mixing is None:
             self.mixing = nn.Parameter(torch.zeros(len(self.names)))

@@ -15,14 +15,9 @@ from lit_distill.outputs import Outputs
 
 
 def flow(first: Tensor, second: Tensor) -> Tensor:
-    """Return ``G_cd = mean_p F1_cp F2_dp``: the flow of the solution procedure between two layers.
+    """Return ``G_cd = mean_p F1_cp F2_dp``, ``[B, C, D]``, of two layers' maps ``[B, C, H, W]`` and ``[B, D, H', W']``.
 
-    Args:
-        first: ``[B, C, H, W]``.
-        second: ``[B, D, H', W']`` of the same network; if the sizes differ, the larger map is average-pooled.
-
-    Returns:
-        ``[B, C, D]``.
+    The larger map is average-pooled to the size of the other.
     """
     first, second = (feature.flatten(2) for feature in at_common_size(first, second))
     return torch.bmm(first, second.transpose(1, 2)) / first.shape[2]
@@ -33,8 +28,7 @@ def fsp(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
 
     $$ \sum_l \mathrm{mean}\,(G^s_l - G^t_l)^2, \quad G_{l,cd} = \frac{1}{HW} \sum_p F_{l,cp} F_{l+1,dp} $$
 
-    The paper sums the squares over the ``C D`` elements of a matrix and averages over samples (its equation 2), which is
-    ``C D`` times this value.
+    The paper sums the squares over a matrix (its equation 2), which is ``C D`` times this value.
 
     Args:
         student: Two or more maps ``[B, C, H, W]`` of one network, in order; sizes may differ.
@@ -54,13 +48,11 @@ class FSP(FeatureCriterion):
 
     $$ \sum_l \mathrm{mean}\,(G^s_l - G^t_l)^2 $$ ([Yim et al. 2017](https://doi.org/10.1109/CVPR.2017.754)), see ``fsp``.
 
-    Of ``n`` layers there are ``n - 1`` matrices. Both networks' layers need the same channels, so that the matrices can be
-    compared; sizes need not match. It has no parameters. RepDistiller's weight is 50. The paper trains the matrices first and
-    the labels afterwards; here both are trained together. The value scales with the fourth power of the features, so that a
-    large weight diverges: keep weight times learning rate below 0.5.
-
-    RepDistiller and KD-Zoo take the same mean of squares. torchdistill sums the norms of
-    the difference's columns, not squared, per sample, and pools by the maximum: no constant factor relates the two.
+    Of ``n`` layers there are ``n - 1`` matrices. Both networks' layers need the same channels; sizes need not match. It has
+    no parameters. The paper trains the matrices first and the labels afterwards. The value scales with the fourth power of
+    the features, so that a large weight diverges: keep weight times learning rate below 0.5. RepDistiller and KD-Zoo take
+    the same mean; torchdistill sums the norms of the difference's columns, not squared, per sample, and pools by the
+    maximum: no constant factor relates the two.
 
     Args:
         student_layer: A list of two or more layer references or a glob; maps.
@@ -85,11 +77,7 @@ class FSP(FeatureCriterion):
         super().__init__(student_layer, teacher_layer)
 
     def build(self, student: Outputs, teacher: Outputs) -> None:
-        """Pair the layers.
-
-        Raises:
-            ValueError: There is only one, a feature is not a map, or the channels of a pair differ.
-        """
+        """Pair two or more layers; refuse features that are not maps, and pairs of different channels."""
         super().build(student, teacher)
         if len(self.pairs) < 2:
             raise ValueError("FSP compares the change from one layer to the next: name at least two for each network.")

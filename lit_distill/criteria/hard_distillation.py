@@ -15,8 +15,7 @@ from lit_distill.outputs import Outputs
 def hard_distillation(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
     r"""Return the cross-entropy with the teacher's decision ([Touvron et al. 2021](https://arxiv.org/abs/2012.12877)).
 
-    $$ -\tfrac1N \sum_n \log \mathrm{softmax}(z^s_n)_{y_n}, \quad y_n = \mathrm{argmax}_c\; z^t_{nc} $$
-    (equation 3, second term)
+    $$ -\tfrac1N \sum_n \log \mathrm{softmax}(z^s_n)_{y_n}, \quad y_n = \mathrm{argmax}_c\; z^t_{nc} $$ (equation 3)
 
     Args:
         student: Logits ``[N, C]``, ``[B, T, C]`` or ``[B, C, H, W]``.
@@ -45,11 +44,10 @@ class HardDistillation(Criterion):
     $$ -\log p^s_y, \quad y = \mathrm{argmax}_c\; z^t_c $$ ([Touvron et al. 2021](https://arxiv.org/abs/2012.12877)), see
     ``hard_distillation``.
 
-    DeiT's loss is half the labels' and half this one, with no temperature and no weight to tune; the labels are smoothed
-    by 0.1, the teacher's decisions are not. It is a cross-entropy: at the teacher's own logits it is not 0.
-
-    DeiT gives the student a distillation token with a head of its own, which learns only from the teacher, while the
-    head of the class token learns only from the labels. Each head is a layer of the student, which ``OnHead`` reads::
+    DeiT's loss is half the labels' and half this one, with no temperature and no weight to tune; the labels are smoothed by
+    0.1, the teacher's decisions are not. At the teacher's own logits it is not 0. DeiT gives the student a distillation
+    token with a head of its own, which learns only from the teacher, while the head of the class token learns only from the
+    labels. Each head is a layer of the student, which ``OnHead`` reads::
 
         criteria:
           hard:
@@ -62,8 +60,7 @@ class HardDistillation(Criterion):
             init_args: {criterion: {class_path: lit_distill.criteria.HardDistillation}, student_head: head_dist}
         weights: {hard: 0.5, teacher: 0.5}
 
-    so that timm's ``set_distilled_training`` is not needed: the model's own output stays the mean of both heads, which
-    is its prediction. It has no parameters and costs a cross-entropy.
+    so that timm's ``set_distilled_training`` is not needed: the model's own output stays the mean of both heads.
 
     Examples:
         >>> HardDistillation()(Outputs(torch.tensor([[1.0, 2.0, 0.0]])), Outputs(torch.tensor([[3.0, 1.0, 0.0]])))

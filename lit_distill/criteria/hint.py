@@ -25,6 +25,7 @@ from lit_distill.utils.arguments import check_choice, check_flag, check_whole
 
 Distance = Literal["l2", "l1", "smooth_l1", "cosine", "log_sum"]
 DISTANCES: tuple[Distance, ...] = get_args(Distance)
+_ELEMENTWISE = {"l2": F.mse_loss, "l1": F.l1_loss, "smooth_l1": F.smooth_l1_loss}
 _LOG_FLOOR = 1e-6  # bounds the gradient of log_sum by 72; at unit variance the sum is some 12 per channel
 
 
@@ -33,14 +34,11 @@ def hint(student: Tensor, teacher: Tensor, distance: Distance = "l2") -> Tensor:
 
     $$ \mathrm{mean}\,(s - t)^2 $$
 
-    This is ``l2``, over every element; the paper's equation 3 is half the sum
-    over a sample's elements, which differs by a constant factor for a given layer. ``l1`` and
-    ``smooth_l1`` are means over elements too; ``cosine`` is ``1 - cos`` over channels, averaged over positions.
-
-    ``log_sum`` is ``log(mean_n sum_c |s - t|^4 + 1e-6)``
-    ([Miles and Mikolajczyk 2024](https://arxiv.org/abs/2303.11098), SRD). The authors sum over
-    the N samples as well, which adds ``log N`` and changes no gradient; as a mean, the value does not depend on the
-    size of the batch. It is not 0 at ``s = t``: it falls without bound as they meet, or to log 1e-6 = -13.8
+    This is ``l2``, over every element; the paper's equation 3 is half the sum over a sample's elements. ``l1`` and
+    ``smooth_l1`` are means over elements too; ``cosine`` is ``1 - cos`` over channels, averaged over positions. ``log_sum``
+    is ``log(mean_n sum_c |s - t|^4 + 1e-6)`` ([Miles and Mikolajczyk 2024](https://arxiv.org/abs/2303.11098), SRD). The
+    authors sum over the N samples as well, which adds ``log N`` and changes no gradient; as a mean, the value does not
+    depend on the size of the batch. It is not 0 at ``s = t``: it falls without bound as they meet, or to log 1e-6 = -13.8
     with the constant that keeps it finite there. If no position counts, every distance is 0.
 
     Args:
@@ -60,12 +58,8 @@ def hint(student: Tensor, teacher: Tensor, distance: Distance = "l2") -> Tensor:
     same_shape(student, teacher)
     if not student.numel():
         return student.sum()  # no position counts: 0, with a gradient of 0
-    if distance == "l2":
-        return F.mse_loss(student, teacher)
-    if distance == "l1":
-        return F.l1_loss(student, teacher)
-    if distance == "smooth_l1":
-        return F.smooth_l1_loss(student, teacher)
+    if distance in _ELEMENTWISE:
+        return _ELEMENTWISE[distance](student, teacher)
     dim = channel_dim(student)
     if distance == "log_sum":
         return ((student - teacher).pow(4).sum(dim).mean() + _LOG_FLOOR).log()
@@ -90,11 +84,9 @@ class Hint(FeatureCriterion):
       projector: linear`` on pooled features, weight 2, with a soft target at T = 1.
     - VkD ([Miles, Elezi and Deng 2024](https://arxiv.org/abs/2403.06213)): ``distance: smooth_l1, normalise: layer,
       normalise_student: false, projector: orthogonal`` on pooled features, weight 1, with a soft target at T = 1.
-    - PEFD ([Chen et al. 2022](https://arxiv.org/abs/2210.15274)): ``distance: cosine, num_projectors: 3`` on pooled
-      features, weight 25.
+    - PEFD ([Chen et al. 2022](https://arxiv.org/abs/2210.15274)): ``distance: cosine, num_projectors: 3``, pooled, weight 25.
 
-    The only parameters are those of the projectors: ``D_s D_t`` per pair. An orthogonal one solves a linear
-    system of the larger width at every step.
+    A projector has ``D_s D_t`` parameters; an orthogonal one solves a linear system of the larger width at every step.
 
     Args:
         student_layer: A layer reference, a glob or a list of them.
@@ -102,8 +94,7 @@ class Hint(FeatureCriterion):
         distance: ``l2`` (the paper's), ``l1``, ``smooth_l1``, ``cosine`` or ``log_sum``.
         normalise: ``none``, ``l2``, ``layer`` or ``channel``, of both features before the distance.
         projector_norm: Normalisation inside the projector: ``none``, ``batch`` or ``layer``.
-        projector: ``auto`` (linear if the channels differ), ``linear`` (always) or ``orthogonal``, which keeps the lengths
-            and angles of the smaller space.
+        projector: ``auto`` (linear if the channels differ), ``linear`` (always) or ``orthogonal``.
         num_projectors: If above 1, the mean of this many projectors, each with a ReLU.
         normalise_student: Whether ``normalise`` applies to the student's feature too, not only to the teacher's.
 

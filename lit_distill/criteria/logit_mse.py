@@ -53,13 +53,11 @@ class LogitMSE(Criterion):
 
     $$ \tfrac1C \|z^s - z^t\|^2 $$ ([Ba and Caruana 2014](https://arxiv.org/abs/1312.6184)), see ``logit_mse``.
 
-    It has no temperature, and reads no labels. Its scale is that of the logits: large ones need a weight below 1.
-    Half of the centred value equals ``SoftTarget`` at a very high temperature. Tang et al. 2019
+    Its scale is that of the logits: large ones need a weight below 1. Tang et al. 2019
     ("Distilling Task-Specific Knowledge from BERT into Simple Neural Networks") use it as the only loss, without labels.
 
     Args:
-        centre: Whether to subtract each row's mean over classes first. A constant added to all logits changes no
-            softmax; without centring the student has to learn it too. Not for sigmoids.
+        centre: Whether to subtract each row's mean over classes first, which changes no softmax; not for sigmoids.
         standardize: Whether to standardize each row of both networks' logits first (Sun et al. 2024); not for sigmoids.
 
     Raises:

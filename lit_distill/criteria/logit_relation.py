@@ -22,8 +22,8 @@ def logit_relation(
     \quad P = \mathrm{softmax}(z / T) $$
 
     The first compares which samples are predicted alike, the second which classes are predicted together. Both are sums of
-    squares: for nearly one-hot predictions they grow as ``N / C`` and ``(N / C)²``. As in the paper there is no T²: it would
-    not keep the size of the gradient, which falls as 1/T² for the classes and faster for the samples.
+    squares: for nearly one-hot predictions they grow as ``N / C`` and ``(N / C)²``. As in the paper there is no T²: it
+    would not keep the size of the gradient.
 
     Args:
         student: Logits ``[N, C]``, in float32 or wider.
@@ -60,12 +60,9 @@ class LogitRelation(Criterion):
     ([Jin et al. 2023](https://openaccess.thecvf.com/content/CVPR2023/html/Jin_Multi-Level_Logit_Distillation_CVPR_2023_paper.html)),
     see ``logit_relation``.
 
-    It has no parameters and costs an ``N × N`` and a ``C × C`` product per network and
-    temperature: for sequences and dense logits ``N`` counts every position, so set ``batch`` to 0 there. The authors' code
-    sums over temperatures, with one weight for all of its parts: 5 times that weight is the same here.
-
-    Elsewhere: the authors' code computes both for the strongly augmented view too, and drops them; its mask of confident
-    samples multiplies a value that is already a mean, and so is only a factor.
+    It has no parameters and costs an ``N × N`` and a ``C × C`` product per network and temperature: for sequences and dense
+    logits ``N`` counts every position, so set ``batch`` to 0 there. The authors' code sums over temperatures, with one
+    weight for all of its parts: 5 times that weight is the same here. Its mask of confident samples is only a factor.
 
     Args:
         temperatures: Each above 0; 2, 3, 4, 5 and 6 in the authors' code.

@@ -19,7 +19,7 @@ MASKED: tuple[Masked, ...] = ("channels", "positions")
 def random_mask(feature: Tensor, masked: Masked, ratio: float) -> Tensor:
     """Return ones, and zeros with probability ``ratio``, per channel ``[B, C, 1, 1]`` or position ``[B, 1, H, W]``.
 
-    They are drawn from PyTorch's default generator of the device, which checkpoints restore.
+    The device's default generator draws them, which checkpoints restore.
     """
     batch, channels, height, width = feature.shape
     shape = (batch, channels, 1, 1) if masked == "channels" else (batch, 1, height, width)
@@ -55,10 +55,8 @@ class MGD(FeatureCriterion):
 
     The student's map is brought to the teacher's shape (by a 1x1 convolution if the channels differ), masked anew in every
     batch, and passed through a 3x3 convolution, ReLU and a 3x3 convolution of the teacher's width, ``18 C²`` weights per
-    pair. They are trained and saved with the criterion and are not part of the student. Nothing is masked in evaluation mode.
-
-    The authors mask 15 % of the channels for classification, weight 7e-5, and 65 % of the positions for dense tasks, weight
-    2e-5. The weights are small because the value is a sum over elements.
+    pair. They are trained and saved with the criterion, outside the student. Nothing is masked in evaluation mode. The
+    authors mask 15 % of the channels for classification, and 65 % of the positions for dense tasks, weight 2e-5.
 
     Args:
         student_layer: A layer reference, a glob or a list of them.
@@ -97,22 +95,15 @@ class MGD(FeatureCriterion):
         self.generators = nn.ModuleList()
 
     def build(self, student: Outputs, teacher: Outputs) -> None:
-        """Size the projectors and the generators.
-
-        Raises:
-            ValueError: A feature of the teacher is not a map.
-        """
+        """Size the projectors and the generators; refuse a teacher's feature that is not a map."""
         made = bool(self.pairs)
         super().build(student, teacher)
         if not made:
             for _, name in self.pairs:
                 need_maps("MGD", teacher.features[name])
                 width = teacher.features[name].shape[1]
-                self.generators.append(
-                    nn.Sequential(
-                        nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1)
-                    )
-                )
+                first, second = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
+                self.generators.append(nn.Sequential(first, nn.ReLU(), second))
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
         values = []

@@ -73,15 +73,13 @@ class MiniLM(Criterion):
 
     Widths, heads and numbers of layers may differ, and there are no parameters: one layer of the teacher teaches the
     student's last one. The paper takes the last layer of a base-size teacher, and an upper middle one of a large teacher
-    (the 21st of BERT-large's 24); 48 relation heads for base and 64 for large ones. It weighs the three equally.
-
-    Both networks must see the same tokens. Time and memory are ``A B N²`` per relation and network: at 48 heads, 128
-    tokens and 32 samples some 100 MB per relation. Padding must be in the batch's mask (``attention_mask``), or it counts.
+    (the 21st of BERT-large's 24); 48 relation heads for base and 64 for large ones. Both networks must see the same tokens.
+    Time and memory are ``A B N²`` per relation and network: at 48 heads, 128 tokens and 32 samples some 100 MB per
+    relation. Padding must be in the batch's mask (``attention_mask``), or it counts.
 
     Args:
-        student_layer: The three layers that give queries, keys and values, in this order (``…attention.self.query`` and so
-            on in Hugging Face's BERT, or a glob that matches the three in it); or one that gives all three side by side
-            (``blocks.11.attn.qkv`` in timm).
+        student_layer: The layers of queries, keys and values, in this order (``…attention.self.query`` and so on in Hugging
+            Face's BERT, or a glob); or one that gives all three side by side (``blocks.11.attn.qkv`` in timm).
         teacher_layer: The teacher's three layers, or its one.
         relation_heads: ``A``, which divides both networks' widths.
 
@@ -120,11 +118,7 @@ class MiniLM(Criterion):
         return self._teacher_layers
 
     def build(self, student: Outputs, teacher: Outputs) -> None:
-        """Check that the layers fit.
-
-        Raises:
-            ValueError: A layer does not fit; the message says which and why.
-        """
+        """Check that the layers fit."""
         self._check(self._vectors(student, teacher))
 
     def _vectors(self, student: Outputs, teacher: Outputs) -> tuple[list[Tensor], list[Tensor]]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lit_distill.criteria.base import Citation, FeatureCriterion
 from lit_distill.criteria.hint import hint
+from lit_distill.criteria.ops.features import channel_dim
 from lit_distill.criteria.ops.phi_s import hadamard, phi_s
 from lit_distill.criteria.ops.statistics import Statistics
 from lit_distill.criteria.projectors import Projector
@@ -43,18 +44,13 @@ def match_features(student: Tensor, teacher: Tensor, cosine: float = 0.9) -> Ten
 
 
 class Standardiser(nn.Module):
-    """Brings one teacher's features to mean 0 and variance 1, with statistics of the first training batches.
+    """Brings one teacher's features to mean 0 and variance 1, with statistics of the first ``batches`` training batches.
 
-    ``dimension`` divides each dimension by its own deviation (Theia). ``phi_s`` divides by one number and rotates
-    (PHI-S). Here the rotation comes last and is applied to both networks' features: the student's head learns
-    ``(x - mu) / phi``. Rotating its output is the same as rotating the matrix of its last linear layer, so the
-    student learns what it would learn if only the teacher's side were rotated, and while the rotation is still
-    being estimated, nothing that the head has learned is turned around.
-
-    Args:
-        width: D, the width of the teacher's features.
-        kind: ``dimension``, ``phi_s`` or ``none``.
-        batches: Number of training batches that the statistics are gathered over.
+    ``dimension`` divides each dimension by its own deviation (Theia). ``phi_s`` divides by one number and rotates (PHI-S).
+    Here the rotation comes last and is applied to both networks' features: the student's head learns ``(x - mu) / phi``.
+    Rotating its output is the same as rotating the matrix of its last linear layer, so the student learns what it would
+    learn if only the teacher's side were rotated, and while the rotation is still being estimated, nothing that the head
+    has learned is turned around.
     """
 
     seen: Tensor
@@ -75,29 +71,22 @@ class Standardiser(nn.Module):
             self.register_buffer("scale", torch.ones(()))
 
     def forward(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the student's prediction and the teacher's feature, ready to be compared.
-
-        Args:
-            student: A vector, tokens, a map or a volume, in float32 or wider.
-            teacher: The same shape.
-        """
+        """Return the student's prediction and the teacher's feature, of one shape, ready to be compared."""
         if self.kind == "none":
             return student, teacher
-        channels_last = teacher.movedim(1, -1) if teacher.dim() >= 4 else teacher
-        rows = channels_last.detach().flatten(0, -2)
+        dim = channel_dim(teacher)
+        last_s, last_t = student.movedim(dim, -1), teacher.movedim(dim, -1)
+        rows = last_t.detach().flatten(0, -2)
         if self.training and torch.is_grad_enabled() and int(self.seen) < self.batches:
             self._look(rows)
         mean, covariance = self.statistics.moments(rows)
         if self.kind == "dimension":
             deviation = covariance.sqrt()
-            standard = (channels_last - mean) / torch.where(deviation > 0, deviation, 1)
-            return student, standard.movedim(-1, 1) if teacher.dim() >= 4 else standard
+            return student, ((last_t - mean) / torch.where(deviation > 0, deviation, 1)).movedim(-1, dim)
         rotation, scale = (self.rotation, self.scale) if int(self.seen) else phi_s(covariance)
-        turned_t = (channels_last - mean) / scale.to(mean) @ rotation.to(mean).T
-        turned_s = (student.movedim(1, -1) if student.dim() >= 4 else student) @ rotation.to(student).T
-        if teacher.dim() >= 4:
-            return turned_s.movedim(-1, 1), turned_t.movedim(-1, 1)
-        return turned_s, turned_t
+        turned_t = (last_t - mean) / scale.to(mean) @ rotation.to(mean).T
+        turned_s = last_s @ rotation.to(student).T
+        return turned_s.movedim(-1, dim), turned_t.movedim(-1, dim)
 
     @torch.no_grad()
     def _look(self, rows: Tensor) -> None:
@@ -120,15 +109,13 @@ class MultiTeacher(FeatureCriterion):
     [PHI-S](https://arxiv.org/abs/2410.01680)), see ``match_features``.
 
     The module's teacher is a ``lit_distill.models.Ensemble``, whose members' layers are ``0.layer3``, ``1.layer3`` and so
-    on. Each has a projector from the student's layer, trained and saved with the criterion and not part of the
-    student. RADIO and Theia have a = 0.9; RADIO takes only the cosine for the summary
-    token, Theia's cosine runs over the whole flattened map. Their heads are small perceptrons and convolutions; these are
-    linear.
+    on. Each has a projector from the student's layer, trained and saved with the criterion. RADIO and Theia have a = 0.9;
+    RADIO takes only the cosine for the summary token, Theia's cosine runs over the whole flattened map. Their heads are
+    perceptrons and convolutions; these are linear.
 
     Teachers differ in scale by orders of magnitude, and without standardisation the largest dominates. The statistics are
     those of the first ``batches`` training batches and are fixed afterwards; they are buffers, saved in the checkpoint, and
-    the same in every process. PHI-S keeps two ``[D, D]`` matrices per teacher, and computes an eigendecomposition about
-    ``log2 batches`` times.
+    the same in every process. PHI-S keeps two ``[D, D]`` matrices per teacher.
 
     Args:
         student_layer: The layer that all heads read, or one per teacher.
@@ -183,19 +170,15 @@ class MultiTeacher(FeatureCriterion):
         return Projector(student, teacher, kind="linear")  # always there, as teachers of one width still differ
 
     def build(self, student: Outputs, teacher: Outputs) -> None:
-        """Pair the layers, and size the heads and the statistics.
-
-        Raises:
-            ValueError: The layers do not pair, or PHI-S has no matrix for a teacher's width.
-        """
+        """Pair the layers, one per teacher, and size the heads and the statistics."""
         super().build(student, teacher)
         if len(self.pairs) != len(self.teacher_weights):
             raise ValueError(
                 f"{len(self.pairs)} pairs of layers for {len(self.teacher_weights)} teachers; name one layer for each."
             )
         if not self.standardisers:
-            shapes = [teacher.features[name].shape for _, name in self.pairs]
-            widths = [shape[1] if len(shape) == 4 else shape[-1] for shape in shapes]
+            features = [teacher.features[name] for _, name in self.pairs]
+            widths = [feature.shape[channel_dim(feature)] for feature in features]
             self.standardisers = nn.ModuleList(Standardiser(w, self.standardise, self.batches) for w in widths)
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:

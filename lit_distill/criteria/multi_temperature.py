@@ -51,10 +51,9 @@ class MultiTemperature(Criterion):
     ([Jin et al. 2023](https://openaccess.thecvf.com/content/CVPR2023/html/Jin_Multi-Level_Logit_Distillation_CVPR_2023_paper.html)),
     see ``multi_temperature``.
 
-    It is the instance level of multi-level logit distillation; ``LogitRelation`` is its other two levels. The whole method
-    also shows both networks a weakly and a strongly augmented view and trains longer, so that its published results
-    (CIFAR-100, ResNet-56 to ResNet-20: 72.19) are not those of these criteria. The authors' code sums over temperatures:
-    multiply its weight by 5 for this mean.
+    ``LogitRelation`` is the method's other two levels. The whole method also shows both networks a weakly and a strongly
+    augmented view and trains longer, so that its published results (CIFAR-100, ResNet-56 to ResNet-20: 72.19) are not those
+    of these criteria. The authors' code sums over temperatures: multiply its weight by 5.
 
     Args:
         temperatures: Each above 0; 2, 3, 4, 5 and 6 in the authors' code.

@@ -26,8 +26,7 @@ def mutual(
 
     $$ \sum_k \frac{1}{K-1} \sum_{l \neq k} T^2\,\mathrm{KL}(p^l \| p^k) $$
 
-    Each $p^l$ is detached, so that peer ``k`` gets the gradient of the second term of its loss in the paper (section 3.3; 3.1
-    for two peers) and of nothing else; the paper has T = 1.
+    Each $p^l$ is detached: peer ``k`` gets the gradient of the second term of its loss (section 3.3). The paper has T = 1.
 
     Args:
         peers: Each peer's logits: ``[B, C]``, ``[B, T, C]`` or ``[B, C, H, W]``, all of one shape; 2 or more.
@@ -108,11 +107,7 @@ class Mutual(Criterion):
         return self.peers
 
     def build(self, student: Outputs, teacher: Outputs) -> None:
-        """Check that the peers predict the same classes.
-
-        Raises:
-            ValueError: The shapes of their logits differ.
-        """
+        """Check that the peers predict the same classes."""
         shapes = {name: list(student.features[name].shape) for name in self.peers}
         if len({tuple(shape) for shape in shapes.values()}) > 1:
             listed = ", ".join(f"peer {name!r} gives {shape}" for name, shape in shapes.items())

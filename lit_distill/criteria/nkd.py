@@ -23,9 +23,8 @@ def nkd(student: Tensor, teacher: Tensor, target: Tensor, gamma: float = 1.5, te
 
     $$ \tfrac1N \sum_n -p^t_y \log p^s_y - \gamma T^2 \sum_{c \neq y} \hat p^t_c \log \hat p^s_c $$
 
-    $p$ is the softmax at T = 1; $\hat p$ is the softmax of z / T over the classes other than the label's, so that
-    both networks' sum to 1 (the normalization). The paper adds the labels' cross-entropy to these two terms: that is
-    ``hard_target``.
+    $p$ is the softmax at T = 1; $\hat p$ is the softmax of z / T over the classes other than the label's, so that both
+    networks' sum to 1. The paper adds the labels' cross-entropy: that is ``hard_target``.
 
     Args:
         student: Logits ``[N, C]`` with 3 classes or more, in float32 or wider.
@@ -63,13 +62,10 @@ class NKD(Criterion):
     not 0, and the first term keeps falling once the student is surer of the label than the teacher. Only the second
     has a temperature. Class probabilities as labels (after MixUp) count as their likeliest class, as in the authors' code.
 
-    It has no parameters and costs a few softmaxes.
-
     Args:
         gamma: The weight of the classes other than the label's, at least 0.
         temperature: The softmax temperature, above 0.
-        standardize: Whether to standardize each row of both networks' logits first (Sun et al. 2024, who did not try it
-            with this method).
+        standardize: Whether to standardize each row of both networks' logits first (Sun et al. 2024, untried here).
 
     Raises:
         ValueError: An argument is out of range; in use: fewer than 3 classes.

@@ -16,8 +16,7 @@ def nst(student: Tensor, teacher: Tensor) -> Tensor:
     $$ \mathrm{mean}\,(t_c^\top t_{c'})^2 + \mathrm{mean}\,(s_c^\top s_{c'})^2 - 2\,\mathrm{mean}\,(t_c^\top s_{c'})^2 $$
 
     The means run over samples and pairs of channels, each channel's map being a
-    unit vector (the polynomial kernel with d = 2, c = 0). The three kernels are batched products: published
-    code holds ``C² H W`` numbers per sample for the same value, and is 35 to 55 times as slow.
+    unit vector (the polynomial kernel with d = 2, c = 0), in batched products: published code is 35 to 55 times as slow.
 
     Args:
         student: ``[B, C, H, W]``; if the sizes differ, the larger map is average-pooled.
@@ -41,8 +40,7 @@ class NST(FeatureCriterion):
 
     $$ \mathrm{MMD}^2(\{s_c\}, \{t_c\}) $$ ([Huang and Wang 2017](https://arxiv.org/abs/1707.01219)), see ``nst``.
 
-    It has no parameters, and channels need not match; it costs ``B C²`` numbers and products of the maps. RepDistiller's
-    weight is 50 (beta / 2 with beta = 1e2 in the paper).
+    It has no parameters, and channels need not match. RepDistiller's weight is 50 (beta / 2 with beta = 1e2).
 
     Args:
         student_layer: A layer reference, a glob or a list of them; maps.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lit_distill.batch.labels import Task, need_classes
 from lit_distill.criteria.base import Citation, Criterion, at_least_float32, expand_layers, in_own_type
-from lit_distill.criteria.ops.features import pooled
+from lit_distill.criteria.ops.features import channel_dim, pooled
 from lit_distill.criteria.ops.labelled import labelled_rows, mean_of_labelled
 from lit_distill.criteria.ops.rows import check_same_classes
 from lit_distill.outputs import Outputs
@@ -24,8 +24,8 @@ def ofa(student: Tensor, teacher: Tensor, target: Tensor, gamma: float = 1.5, te
 
     $$ -T^2 \tfrac1N \sum_{n,c} \bigl[(p^t_{nc} + y_{nc})^\gamma - y_{nc}\bigr] \log p^s_{nc} $$
 
-    It is a cross-entropy with the teacher's probabilities, enhanced at the label ``y`` for ``gamma`` above 1; with 1 it is the
-    plain one. It is not 0 if the student equals the teacher. The authors' code has no T², and T = 1.
+    It is a cross-entropy with the teacher's probabilities, enhanced at the label ``y`` for ``gamma`` above 1, and so not 0
+    if the student equals the teacher. The authors' code has no T², and T = 1.
 
     Args:
         student: Logits ``[N, C]``, in float32 or wider.
@@ -51,20 +51,11 @@ def ofa(student: Tensor, teacher: Tensor, target: Tensor, gamma: float = 1.5, te
 
 
 class ExitHead(nn.Module):
-    """Maps the feature of a stage to logits.
+    """Maps the feature of a stage, ``[B, C, H, W]``, ``[B, N, D]`` or ``[B, D]``, to logits.
 
     A map is halved once per later stage, by depthwise-separable convolutions as in the authors' code (one 1x1 convolution at
-    the last stage), and pooled. Tokens are normalised (LayerNorm) and averaged, and vectors are used as
-    they are, where the authors have patch merging and transformer blocks.
-
-    Args:
-        shape: The feature's shape, batch included: ``[B, C, H, W]``, ``[B, N, D]`` or ``[B, D]``.
-        width: Channels before the classes.
-        classes: Number of classes.
-        later: Number of later stages.
-
-    Raises:
-        ValueError: The feature is a volume.
+    the last stage) to ``width`` channels, and pooled. Tokens are normalised (LayerNorm) and averaged, and vectors are used
+    as they are, where the authors have patch merging and transformer blocks.
     """
 
     def __init__(self, shape: Sequence[int], width: int, classes: int, later: int) -> None:
@@ -88,16 +79,11 @@ class ExitHead(nn.Module):
 
 def _separable(width: int, out: int) -> nn.Sequential:
     """Return two depthwise-separable convolutions, the first of stride 2."""
-    return nn.Sequential(
-        nn.Conv2d(width, width, 3, stride=2, padding=1, groups=width, bias=False),
-        nn.Conv2d(width, width, 1, bias=False),
-        nn.BatchNorm2d(width),
-        nn.ReLU(),
-        nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False),
-        nn.Conv2d(width, out, 1, bias=False),
-        nn.BatchNorm2d(out),
-        nn.ReLU(),
-    )
+    layers: list[nn.Module] = []
+    for stride, channels in ((2, width), (1, out)):
+        depthwise = nn.Conv2d(width, width, 3, stride, padding=1, groups=width, bias=False)
+        layers += [depthwise, nn.Conv2d(width, channels, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()]
+    return nn.Sequential(*layers)
 
 
 class OFA(Criterion):
@@ -106,20 +92,18 @@ class OFA(Criterion):
     $$ -\sum_c \bigl[(p^t_c + y_c)^\gamma - y_c\bigr] \log p^s_c $$ ([Hao et al. 2023](https://arxiv.org/abs/2310.19444)),
     see ``ofa``.
 
-    Stages are compared in the space of classes, where networks of any kind meet: no layer of the teacher is read.
-    The exits are trained and saved with the criterion and are not part of the student. Each term has weight 1 in the authors'
-    code, as have the labels; ``gamma`` is tuned from 1 to 1.5 for each pair of networks.
-
-    Name stages from the first to the last: their order tells how deep an exit is. All exits have the width of the last
-    stage; the authors take the larger of the two networks', which changes only the size of the exits.
+    Stages are compared in the space of classes, where networks of any kind meet: no layer of the teacher is read. The exits
+    are trained and saved with the criterion, outside the student. Each term has weight 1 in the authors' code, as have the
+    labels; ``gamma`` is tuned from 1 to 1.5 for each pair of networks. Name stages from the first to the last: their order
+    tells how deep an exit is. All exits have the width of the last stage; the authors take the larger of the two networks'.
 
     Args:
         student_layer: The stages, a layer reference, a list of them or a glob.
         gamma: The enhancement of the label's part, at least 1.
         temperature: The softmax temperature, above 0; 1 in the authors' code.
         output: Whether the student's own logits are taught in the same way.
-        standardize: Whether to standardize each row of the exits' and the teacher's logits first (Sun et al. 2024, who did
-            not try it here).
+        standardize: Whether to standardize each row of the exits' and the teacher's logits first (Sun et al. 2024, untried
+            here).
 
     Raises:
         ValueError: An argument is out of range.
@@ -168,8 +152,8 @@ class OFA(Criterion):
         """Size the exits."""
         stages = expand_layers(self._student_layers, student, "student")
         if not self.stages:
-            last = student.features[stages[-1]].shape
-            width = last[1] if len(last) == 4 else last[-1]
+            last = student.features[stages[-1]]
+            width = last.shape[channel_dim(last)]
             for index, name in enumerate(stages):
                 later = len(stages) - 1 - index
                 self.exits.append(ExitHead(student.features[name].shape, width, teacher.logits.shape[-1], later))

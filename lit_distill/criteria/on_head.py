@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -12,13 +11,14 @@ from lit_distill.batch.batch import Target
 from lit_distill.criteria.base import Criterion
 from lit_distill.outputs import Outputs
 from lit_distill.utils.arguments import check_object, check_text
+from lit_distill.utils.names import nearest
 
 
 class OnHead(Criterion):
     """Applies a criterion to the output of one head and the labels of one task.
 
-    A head is a layer like any other: the module whose output is the logits of that task, or a whole network inside a network
-    of networks. The equation is that of the wrapped criterion.
+    A head is a layer like any other: the module whose output is the logits of that task, or a whole network. The equation
+    is the criterion's.
 
     Args:
         criterion: The criterion that compares the heads; it is trained and saved as usual.
@@ -40,11 +40,7 @@ class OnHead(Criterion):
     takes_tasks = True
 
     def __init__(
-        self,
-        criterion: Criterion,
-        student_head: str,
-        teacher_head: str | None = None,
-        task_name: str | None = None,
+        self, criterion: Criterion, student_head: str, teacher_head: str | None = None, task_name: str | None = None
     ) -> None:
         super().__init__()
         check_object("criterion", criterion, Criterion, "give a lit_distill.criteria.Criterion: HardTarget().")
@@ -60,8 +56,7 @@ class OnHead(Criterion):
             raise ValueError(f"{type(criterion).__name__} reads no teacher; leave teacher_head={teacher_head!r} out.")
         self.criterion = criterion
         self.student_head, self.teacher_head, self.task_name = student_head, teacher_head, task_name
-        self.needs_target = criterion.needs_target
-        self.needs_teacher = criterion.needs_teacher
+        self.needs_target, self.needs_teacher = criterion.needs_target, criterion.needs_teacher
         self.compares_logits = criterion.compares_logits
 
     @property
@@ -109,17 +104,12 @@ class OnHead(Criterion):
 
 
 def task_labels(target: Mapping[str, Tensor], name: str | None) -> Tensor:
-    """Return the labels of one task.
-
-    Raises:
-        ValueError: There is no such task; the message gives the nearest name.
-    """
+    """Return the labels of one task; if there is no such task, the error gives the nearest name."""
     if name is None:
         raise ValueError(f"the batch has labels of the tasks {_quoted(target)}; say which with task_name.")
     if name in target:
         return target[name]
-    close = difflib.get_close_matches(name, target, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else "."
+    hint = nearest(name, target).replace(" Did", "; did") or "."
     raise ValueError(f"the batch has no labels of a task {name!r}{hint} It has {_quoted(target)}.")
 
 

@@ -6,7 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from lit_distill.batch.labels import Task
-from lit_distill.criteria.base import Citation, Criterion, at_least_float32, check_class_task, expand_layers
+from lit_distill.criteria.base import (
+    Citation,
+    Criterion,
+    at_least_float32,
+    check_class_task,
+    expand_layers,
+    in_own_type,
+)
 from lit_distill.criteria.hard_target import label_loss
 from lit_distill.criteria.hint import hint
 from lit_distill.criteria.ops.features import pooled
@@ -30,11 +37,9 @@ def own_teacher(
 
     $$ (1 - \alpha)\,\mathrm{CE}(q_i, y) + \alpha T^2\,\mathrm{KL}(q_C \| q_i) $$
 
-    The deepest exit, $q_C$, is detached.
-
     Args:
         early: The exit's logits, ``[B, C]``; ``[B]`` or ``[B, 1]`` for a binary task.
-        deepest: The network's own logits, the same shape.
+        deepest: The network's own logits, which give $q_C$: the same shape; detached here.
         target: Class indices ``[B]`` or probabilities ``[B, C]``; 0, 1 or probabilities for ``binary`` and ``multilabel``.
         alpha: The deepest exit's share, in [0, 1].
         temperature: The softmax temperature of both exits in the second term, above 0.
@@ -57,12 +62,10 @@ class OwnTeacher(Criterion):
     + \lambda\,\mathrm{mean}\,(P(f_i) - f_C)^2 $$
     ([Zhang et al. 2019](https://arxiv.org/abs/1905.08094)), see ``own_teacher``.
 
-    An exit is average pooling and a linear layer, sized from the data. Exits are trained and saved with the criterion and
-    are not part of the student, which stays unchanged. Use it next to ``HardTarget``, which trains the last layer; the
-    module's teacher is None.
-
-    The paper's exits have a bottleneck of convolutions before the pooling, and its feature term is the squared norm of
-    the difference; here it is ``hint``'s mean over elements. The authors' code leaves T² out.
+    An exit is average pooling and a linear layer, sized from the data. Exits are trained and saved with the criterion,
+    outside the student. Use it next to ``HardTarget``, which trains the last layer; the module's teacher is None. The
+    paper's exits have a bottleneck of convolutions before the pooling, and its feature term is the squared norm of the
+    difference; here it is ``hint``'s mean over elements. The authors' code leaves T² out.
 
     Args:
         student_layer: The positions of the exits: a layer reference, a glob or a list of them, without the last layer.
@@ -120,11 +123,7 @@ class OwnTeacher(Criterion):
         return self._exit_layers if self.deepest_layer is None else (*self._exit_layers, self.deepest_layer)
 
     def build(self, student: Outputs, teacher: Outputs) -> None:
-        """Size an exit per layer, and a projector if features are matched.
-
-        Raises:
-            ValueError: The logits are not of whole samples, or a feature cannot be projected to the deepest.
-        """
+        """Size an exit per layer, and a projector if features are matched; refuse logits that are not of whole samples."""
         if student.logits.dim() > 2:
             raise ValueError(
                 f"early exits classify whole samples, logits [B, C]; these are {list(student.logits.shape)}."
@@ -162,15 +161,11 @@ class OwnTeacher(Criterion):
     def _exit(self, index: int, student: Outputs) -> Tensor:
         """Return an exit's logits, in the shape of the student's."""
         feature = pooled(at_least_float32(student.features[self.layers[index]]), student.mask)
-        linear = self.exits[index]
-        assert isinstance(linear, nn.Linear)
-        return at_least_float32(linear(feature.to(linear.weight.dtype))).reshape(student.logits.shape)
+        return in_own_type(self.exits[index], feature).reshape(student.logits.shape)
 
     def _match_features(self, student: Outputs) -> Tensor:
         """Return the distance of the exits' features from the deepest, which is detached; the sum over exits."""
         deepest = at_least_float32(self._deepest(student)).detach()
         features = [at_least_float32(student.features[name]) for name in self.layers]
-        projected = [
-            projector(feature, deepest.shape) for projector, feature in zip(self.projectors, features, strict=True)
-        ]
-        return torch.stack([hint(at_least_float32(feature), deepest) for feature in projected]).sum()
+        pairs = zip(self.projectors, features, strict=True)
+        return torch.stack([hint(in_own_type(head, feature, deepest.shape), deepest) for head, feature in pairs]).sum()

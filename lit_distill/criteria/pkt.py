@@ -12,15 +12,9 @@ _EPS = 1e-7  # the authors'
 
 
 def neighbour_probabilities(feature: Tensor) -> Tensor:
-    """Return ``p_j|i = K(x_i, x_j) / sum_k K(x_i, x_k)`` with ``K = (cos + 1) / 2``: how near ``j`` is to ``i``.
+    """Return ``p_j|i = K(x_i, x_j) / sum_k K(x_i, x_k)`` with ``K = (cos + 1) / 2``, of samples ``[B, …]``: ``[B, B]``.
 
     The sum includes ``i`` itself, as in the authors' code.
-
-    Args:
-        feature: ``[B, …]``; all but the batch is flattened.
-
-    Returns:
-        ``[B, B]``, rows that sum to 1.
     """
     flat = feature.flatten(1)
     unit = flat / (torch.linalg.vector_norm(flat, dim=1, keepdim=True) + _EPS)
@@ -57,8 +51,7 @@ class PKT(FeatureCriterion):
     ([Passalis and Tefas 2018](https://arxiv.org/abs/1803.10837)), see ``pkt``.
 
     Embeddings are used as they are and need not have one width; the pooled embedding before the classifier is the usual
-    layer. It has no parameters and costs two ``B × B`` products. RepDistiller's weight is 30,000: the mean over ``B²``
-    entries makes the value small, and smaller in larger batches. A batch of one has no neighbours and gives 0
+    layer. RepDistiller's weight is 30,000: the value is small, and smaller in larger batches. A batch of one gives 0
     without a gradient.
 
     Args:

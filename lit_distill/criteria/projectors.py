@@ -9,37 +9,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lit_distill.criteria.ops.features import pooled
 from lit_distill.utils.grids import feature_kind, map_to_tokens, resize_map, resize_tokens, tokens_to_map
 
 Norm = Literal["none", "batch", "layer"]
 NORMS: tuple[Norm, ...] = get_args(Norm)
 Kind = Literal["auto", "linear", "orthogonal"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+_DENSE = ("map", "volume")
 
 
 class SizedProjector(nn.Module):
     """Projector that resizes positions to those of the teacher's feature at hand; its own layers only know widths."""
 
     def forward(self, feature: Tensor, shape: Sequence[int] | None = None) -> Tensor:
-        """Project a student's feature.
-
-        Args:
-            feature: A feature of the kind that the projector was made for.
-            shape: The shape of the teacher's feature in this batch; if None, the one that the projector was made with.
-        """
+        """Project a feature to the shape of the teacher's in this batch; if None, that with which the projector was made."""
         raise NotImplementedError
 
 
 class Projector(SizedProjector):
     """Resizes a student feature and maps it linearly to the shape of a teacher feature.
 
-    The spatial part comes first and has no parameters: a larger map is average-pooled, a smaller one
-    interpolated; tokens become a map by dropping prefix tokens (class, registers), and a map becomes
-    tokens with its mean as the prefix tokens; maps and tokens become a vector by averaging.
-    Then one linear layer (a 1x1 convolution on maps) maps the channels: with ``auto`` only if they differ, with
-    ``linear`` always. An ``orthogonal`` map is always there, too; it has no bias, and its matrix is kept orthonormal (in
-    its rows or its columns, whichever are fewer), which preserves lengths and angles of the smaller space
-    ([Miles, Elezi and Deng 2024](https://arxiv.org/abs/2403.06213), VkD).
+    The spatial part comes first and has no parameters: a larger map is average-pooled, a smaller one interpolated; tokens
+    become a map by dropping prefix tokens (class, registers), and a map becomes tokens with its mean as the prefix tokens;
+    maps and tokens become a vector by averaging. Then one linear layer (a 1x1 convolution on maps) maps the channels: with
+    ``auto`` only if they differ, with ``linear`` always. An ``orthogonal`` map is always there, too; it has no bias, and
+    its matrix is kept orthonormal (in its rows or its columns, whichever are fewer), which preserves lengths and angles of
+    the smaller space ([Miles, Elezi and Deng 2024](https://arxiv.org/abs/2403.06213), VkD).
 
     Args:
         student: Shape of the student's feature, batch included.
@@ -56,16 +52,11 @@ class Projector(SizedProjector):
     """
 
     def __init__(
-        self,
-        student: Sequence[int],
-        teacher: Sequence[int],
-        norm: Norm = "none",
-        kind: Kind = "auto",
+        self, student: Sequence[int], teacher: Sequence[int], norm: Norm = "none", kind: Kind = "auto"
     ) -> None:
         super().__init__()
         self.source, self.target = feature_kind(student), feature_kind(teacher)
-        dense = {"map", "volume"}
-        if {self.source, self.target} == dense:
+        if {self.source, self.target} == set(_DENSE):
             raise ValueError(
                 f"a student {self.source} {list(student)} and a teacher {self.target} {list(teacher)} have no positions in "
                 "common; choose pooled layers."
@@ -83,7 +74,7 @@ class Projector(SizedProjector):
         self.norm = self._make_norm(norm)
 
     def _make_linear(self, width: int, norm: Norm, kind: Kind) -> nn.Module:
-        dense = self.target in ("map", "volume")
+        dense = self.target in _DENSE
         if kind == "orthogonal":
             return OrthogonalMap(width, self.channels, channel_dim=1 if dense else -1)
         bias = norm == "none"
@@ -96,8 +87,7 @@ class Projector(SizedProjector):
         if norm == "none":
             return nn.Identity()
         if norm == "layer":
-            dense = self.target in ("map", "volume")
-            return nn.GroupNorm(1, self.channels) if dense else nn.LayerNorm(self.channels)
+            return nn.GroupNorm(1, self.channels) if self.target in _DENSE else nn.LayerNorm(self.channels)
         if norm == "batch":
             kinds: dict[str, type[nn.Module]] = {"map": nn.BatchNorm2d, "volume": nn.BatchNorm3d}
             return kinds.get(self.target, nn.BatchNorm1d)(self.channels)
@@ -110,21 +100,18 @@ class Projector(SizedProjector):
         if weight is not None:
             resized = resized.to(weight.dtype)
         mapped: Tensor = self.linear(resized)
-        if self.target == "tokens" and isinstance(self.norm, nn.BatchNorm1d):
-            mapped = mapped.transpose(1, 2)
-            normed: Tensor = self.norm(mapped)
-            return normed.transpose(1, 2)
-        normed = self.norm(mapped)
-        return normed
+        turn = self.target == "tokens" and isinstance(self.norm, nn.BatchNorm1d)
+        normed: Tensor = self.norm(mapped.transpose(1, 2) if turn else mapped)
+        return normed.transpose(1, 2) if turn else normed
 
     def _resize(self, feature: Tensor, shape: Sequence[int]) -> Tensor:
         if self.target == "vector":
-            return feature.flatten(2).mean(2) if self.source in ("map", "volume") else _mean_tokens(feature)
-        if self.target in ("map", "volume"):
+            return pooled(feature)
+        if self.target in _DENSE:
             size = tuple(shape[2:])
             grid = feature if self.source == self.target else tokens_to_map(feature, size)
             return resize_map(grid, size)
-        if self.source in ("map", "volume"):
+        if self.source in _DENSE:
             return map_to_tokens(feature, shape[1])
         return resize_tokens(feature, shape[1])
 
@@ -133,15 +120,10 @@ class OrthogonalMap(nn.Module):
     """Linear map of the channels whose matrix is orthonormal in its rows or its columns, whichever are fewer.
 
     The matrix is ``B (I - A/2)^-1 (I + A/2)`` with ``A = X - X^T``, cut to its columns: ``B`` is orthogonal and fixed, and
-    ``X`` is trained, from 0. It is the Cayley map of ``torch.nn.utils.parametrizations.orthogonal``, computed in
-    float32 or wider, which that is not. Of PyTorch's other two, the matrix exponential costs ten times as much, and the
-    reflections, its usual choice for oblong matrices, break under weight decay and weight averaging: these move its
-    fixed signs off ±1, and it rounds them to 0.
-
-    Args:
-        inputs: Number of input channels.
-        outputs: Number of output channels.
-        channel_dim: The dimension of the channels.
+    ``X`` is trained, from 0. It is the Cayley map of ``torch.nn.utils.parametrizations.orthogonal``, in float32 or wider,
+    which that is not. Of PyTorch's other two, the matrix exponential costs ten times as much, and the reflections, its
+    usual choice for oblong matrices, break under weight decay and averaging: these move its fixed signs off ±1, and it
+    rounds them to 0.
     """
 
     base: Tensor
@@ -173,17 +155,8 @@ class OrthogonalMap(nn.Module):
 class ProjectorEnsemble(SizedProjector):
     """Several projectors with different initial weights: ``mean_k relu(P_k f)``.
 
-    It is PEFD's ([Chen et al. 2022](https://arxiv.org/abs/2210.15274), section 3).
-
-    Args:
-        student: Shape of the student's feature, batch included.
-        teacher: Shape of the teacher's feature, batch included.
-        count: Number of projectors, at least 1.
-        norm: Normalisation after each linear map, before the ReLU.
-        kind: ``linear`` or ``orthogonal``; ``auto`` means ``linear``, at equal widths too.
-
-    Raises:
-        ValueError: The pair cannot be matched.
+    It is PEFD's ([Chen et al. 2022](https://arxiv.org/abs/2210.15274), section 3). The norm comes before the ReLU; ``auto``
+    means ``linear``, at equal widths too.
     """
 
     def __init__(
@@ -205,7 +178,3 @@ class ProjectorEnsemble(SizedProjector):
 
 def _channels(shape: Sequence[int]) -> int:
     return shape[1] if len(shape) > 3 else shape[-1]
-
-
-def _mean_tokens(feature: Tensor) -> Tensor:
-    return feature.mean(1) if feature.dim() == 3 else feature

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lit_distill.criteria.base import Citation, FeatureCriterion
+from lit_distill.criteria.base import Citation, FeatureCriterion, in_own_type
 from lit_distill.criteria.ops.divergence import softmax_kl
 from lit_distill.criteria.ops.features import pooled, unit_length
 from lit_distill.outputs import Outputs
@@ -25,8 +25,7 @@ def queue_kl(
     $$ \tfrac1B \sum_b \mathrm{KL}\bigl(\mathrm{softmax}(e^t_b Q^\top / T_t) \,\big\|\,
     \mathrm{softmax}(e^s_b Q^\top / T)\bigr) $$
 
-    Embeddings are brought to length 1. SEED's cross-entropy is larger by the entropy of the teacher's distribution, which no
-    student changes.
+    Embeddings are brought to length 1. SEED's cross-entropy is larger by the entropy of the teacher's distribution.
 
     Args:
         student: The student's embeddings in the teacher's width, ``[B, D]``.
@@ -53,7 +52,7 @@ class QueueKL(FeatureCriterion):
     The queue holds the teacher's newest ``size`` embeddings, first in, first out, including those of this batch. It starts
     empty, and only its entries count: the first batch is compared with itself, and gives 0 without a gradient if it has
     one sample; later batches of one are compared with the queue. Maps and tokens are averaged over
-    positions first; a linear layer maps the student's embedding to the teacher's width.
+    positions first; a linear layer maps the student's to the teacher's width.
 
     The defaults are those of LightlyTrain's first distillation method: temperature 0.07 for both networks, 8,192
     embeddings (a quarter to a half of a small data set, not more, or the queue holds the sample's own older views), the
@@ -61,8 +60,7 @@ class QueueKL(FeatureCriterion):
     ``teacher_temperature`` 0.01, and only the sample itself and the queue to compare with, not the rest of the batch.
 
     The queue (``size x D_t``) is saved in the checkpoint, and changes only in training. In distributed training every process
-    has the embeddings of all of them, in the order of the ranks: one queue, as for one process with the same batch. With
-    a weight of 0 it does not fill.
+    has the embeddings of all of them, in the order of the ranks. With a weight of 0 it does not fill.
 
     Args:
         student_layer: The layer that gives the student's embedding.
@@ -109,11 +107,7 @@ class QueueKL(FeatureCriterion):
         self.register_buffer("filled", torch.zeros((), dtype=torch.long))
 
     def build(self, student: Outputs, teacher: Outputs) -> None:
-        """Size the layer and the queue.
-
-        Raises:
-            ValueError: The references name more than one layer.
-        """
+        """Size the layer and the queue; refuse references that name several layers."""
         super().build(student, teacher)
         if len(self.pairs) != 1:
             raise ValueError(f"one layer per network gives the embedding, and these are {len(self.pairs)}; name one.")
@@ -133,7 +127,7 @@ class QueueKL(FeatureCriterion):
             self.build(student, teacher)
         assert self.projector is not None
         embedding_s, embedding_t = self._embeddings(student, teacher)
-        projected = self.projector(embedding_s.to(self.projector.weight.dtype)).to(embedding_s.dtype)
+        projected = in_own_type(self.projector, embedding_s)
         learning = self.training and torch.is_grad_enabled()
         newest = unit_length(embedding_t.detach())
         newest = gather_rows(newest) if learning else newest

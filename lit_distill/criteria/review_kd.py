@@ -46,15 +46,9 @@ def hcl(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 class Fusion(nn.Module):
-    """Attention-based fusion (section 3.3) of a stage of the student with the fused deeper stages.
+    """Attention-based fusion (section 3.3) of a stage of the student with the fused deeper stages; the deepest has none.
 
     Both are weighted per position by a sigmoid, which a 1x1 convolution computes from the two side by side, and added.
-
-    Args:
-        width_s: Channels of the stage.
-        middle: Channels in which stages are fused.
-        width_t: Channels of the teacher's stage.
-        deepest: Whether this is the deepest stage, with none to fuse.
     """
 
     def __init__(self, width_s: int, middle: int, width_t: int, deepest: bool) -> None:
@@ -66,15 +60,9 @@ class Fusion(nn.Module):
             nn.init.kaiming_uniform_(block[0].weight, a=1)  # type: ignore[arg-type]
 
     def forward(self, stage: Tensor, deeper: Tensor | None, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Fuse a stage.
+        """Fuse a stage ``[B, width_s, H, W]`` with the fused deeper ones, ``[B, middle, …]``, at the teacher's ``size``.
 
-        Args:
-            stage: ``[B, width_s, H, W]``.
-            deeper: The fused deeper stages, ``[B, middle, …]``; None for the deepest.
-            size: The teacher's height and width.
-
-        Returns:
-            The map to compare with the teacher, ``[B, width_t, *size]``, and that for the next stage, ``[B, middle, *size]``.
+        The result is the map to compare with the teacher, ``[B, width_t, *size]``, and that for the next stage, of ``middle``.
         """
         fused: Tensor = self.reduce(stage)
         if self.attention is not None and deeper is not None:
@@ -95,11 +83,8 @@ class ReviewKD(FeatureCriterion):
     Stages are named from the first to the last. The last is reviewed on its own, and each earlier one together with the
     fused deeper ones. Pooled vectors count as maps of one position, and come last in the authors' lists; in training they
     need batches of two samples or more. In the authors' code the teacher's features are those before the ReLU, if the model
-    has such a layer.
-
-    The fusion modules are trained and saved with the criterion and are not part of the student. They are narrow on CIFAR, but
-    not on ImageNet (up to 512 channels, 3x3 convolutions). The authors tune the weight for each pair of networks from 0.6
-    to 8, and let it rise from 0 over 20 epochs: use a schedule.
+    has such a layer. The fusion modules are trained and saved with the criterion, outside the student (on ImageNet up to
+    512 channels, 3x3 convolutions). The authors tune the weight from 0.6 to 8, and let it rise over 20 epochs.
 
     Args:
         student_layer: A list of layer references or a glob: maps, and vectors at the end.
@@ -125,11 +110,7 @@ class ReviewKD(FeatureCriterion):
         self.fusions = nn.ModuleList()
 
     def build(self, student: Outputs, teacher: Outputs) -> None:
-        """Size the fusion modules.
-
-        Raises:
-            ValueError: A feature is neither a map nor a vector.
-        """
+        """Size the fusion modules; refuse a feature that is neither a map nor a vector."""
         made = bool(self.pairs)
         super().build(student, teacher)
         if made:

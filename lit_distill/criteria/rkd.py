@@ -75,8 +75,6 @@ def rkd(
 
     $$ \lambda_D L_D + \lambda_A L_A $$
 
-    It is the weighted sum of ``rkd_distance`` and ``rkd_angle``, without the task's loss.
-
     Args:
         student: Embeddings ``[B, …]``, flattened; not normalised before.
         teacher: ``[B, …]``; its other dimensions need not match.
@@ -138,13 +136,10 @@ class RKD(FeatureCriterion):
     ``rkd_distance`` and ``rkd_angle``.
 
     Embeddings are used as they are: neither projected (widths need not match) nor normalised. The paper compares one layer,
-    the pooled embedding before the classifier. Its weights are inside, 25 and 50 on
-    CIFAR-100 (as in RepDistiller and mdistiller), so that the weight in a sum is 1.
-
-    It has no parameters. Time and memory grow with the cube of the batch; ``chunk`` bounds the memory. A
-    batch of one has no relations and gives 0 without a gradient; so do samples nearer than 1e-6, which count
-    as one point. Unlike a mean over samples, the value depends on which samples
-    meet in a batch, and on how many processes share it.
+    the pooled embedding before the classifier. Its weights are inside, 25 and 50 on CIFAR-100 (as in RepDistiller and
+    mdistiller), so that the weight in a sum is 1. Time and memory grow with the cube of the batch; ``chunk`` bounds the
+    memory. A batch of one has no relations and gives 0 without a gradient; so do samples nearer than 1e-6, which count as
+    one point. The value depends on which samples meet in a batch, and on how many processes share it.
 
     Args:
         student_layer: A layer reference, a glob or a list of them.

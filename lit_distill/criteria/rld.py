@@ -68,13 +68,10 @@ class RLD(Criterion):
 
     $$ \alpha\,\mathrm{SCD} + \beta\,\mathrm{MCD} $$ ([Sun et al. 2024](https://arxiv.org/abs/2408.07703)), see ``rld``.
 
-    Use it next to ``HardTarget`` at weight 1. Its own weight is 1 after the linear warm-up of ``DKD`` (20 of 240 epochs; 1 of
-    100 on ImageNet), which is a schedule of its weight. The authors' code: alpha 1, beta 8, T 4 and T_c 1 on CIFAR-100; beta
-    0.5 and T 1 on ImageNet; with ``standardize`` both temperatures are 2. It helps most if the teacher is often
-    wrong on the training views. At the teacher's own logits it is 0 only if the teacher is right. Class probabilities
-    as labels (after MixUp) count as their likeliest class.
-
-    It has no parameters and costs a few softmaxes.
+    Use it next to ``HardTarget`` at weight 1, with the warm-up of ``DKD``. The authors' code: alpha 1, beta 8, T 4 and T_c
+    1 on CIFAR-100; beta 0.5 and T 1 on ImageNet; with ``standardize`` both temperatures are 2. It helps most if the teacher
+    is often wrong on the training views. At the teacher's own logits it is 0 only if the teacher is right. Class
+    probabilities as labels (after MixUp) count as their likeliest class.
 
     Args:
         alpha: The weight of the confidence in the label, at least 0.

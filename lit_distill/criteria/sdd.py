@@ -72,8 +72,7 @@ class RegionLogits(nn.Module):
     """Wraps a network to also classify the regions of its last map; the layer ``regions`` holds their logits.
 
     The map is average-pooled to 1x1, 2x2 and 4x4 (``scales``), and the network's own classifier runs on each position:
-    ``[B, 21, C]``. The network's output and its training do not change; its own layers are called ``model.…``.
-    The trained network itself is ``model``.
+    ``[B, 21, C]``. The network's output and its training do not change; it is ``model``, and its layers are called ``model.…``.
 
     Args:
         model: The network, whose classifier takes the pooled map.
@@ -125,18 +124,15 @@ class SDD(FeatureCriterion):
     $$ T^2\,\mathrm{mean}_r\; w_r\,\mathrm{KL}(p^t_r \| p^s_r) $$ ([Wei et al. 2024](https://arxiv.org/abs/2403.13512)), see
     ``sdd``.
 
-    The logits of regions need both networks' classifiers on their own maps, so wrap both in ``RegionLogits``;
-    the criterion reads its layer ``regions``. This is the paper's SD-KD, soft targets in each region. The authors' weight
-    is that of their KD, 0.9, with 0.1 for the labels.
-
-    Elsewhere: the authors' code turns a value that is not finite into 0; here every value is finite.
+    The logits of regions need both networks' classifiers on their own maps, so wrap both in ``RegionLogits``; the criterion
+    reads its layer ``regions``. This is the paper's SD-KD, soft targets in each region. The labels' weight is 0.1. The
+    authors' code turns a value that is not finite into 0; here every value is finite.
 
     Args:
         student_layer: The regions' logits ``[B, R, C]``, the whole image first.
         teacher_layer: The teacher's.
         temperature: The softmax temperature, above 0; 4 in the paper.
-        complementary: Weight of regions for which the teacher is right while it is wrong on the whole, or the other way round,
-            at least 0; 2 in the paper.
+        complementary: Weight of regions that disagree with the whole, at least 0; 2 in the paper.
         standardize: Whether to standardize each region's logits of both networks first (Sun et al. 2024).
 
     Raises:

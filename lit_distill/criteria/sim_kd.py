@@ -40,14 +40,6 @@ class SimKDProjector(SizedProjector):
 
     They are 1x1, 3x3 and 1x1, each without bias and followed by batch norm and ReLU, with ``1 / factor`` of the teacher's
     channels in between. A student's map larger than the teacher's is average-pooled first.
-
-    Args:
-        student: Shape of the student's map, batch included.
-        teacher: Shape of the teacher's map, batch included.
-        factor: The reduction of the channels, at least 1.
-
-    Raises:
-        ValueError: A shape is not that of a map.
     """
 
     def __init__(self, student: Sequence[int], teacher: Sequence[int], factor: int = 2) -> None:
@@ -58,18 +50,20 @@ class SimKDProjector(SizedProjector):
             )
         width_s, width_t = student[1], teacher[1]
         middle = max(1, width_t // factor)
-        self.size = (min(student[2], teacher[2]), min(student[3], teacher[3]))
+        self.size = _smaller(student, teacher)
         self.bottleneck = nn.Sequential(
             *_block(width_s, middle, 1), *_block(middle, middle, 3), *_block(middle, width_t, 1)
         )
 
     def forward(self, feature: Tensor, shape: Sequence[int] | None = None) -> Tensor:
         """Map ``[B, C_s, H, W]`` to ``[B, C_t, *size]``, with the smaller size of the two maps."""
-        size = self.size
-        if shape is not None:
-            size = (min(feature.shape[2], shape[2]), min(feature.shape[3], shape[3]))
+        size = self.size if shape is None else _smaller(feature.shape, shape)
         projected: Tensor = self.bottleneck(resize_map(feature, size))
         return projected
+
+
+def _smaller(student: Sequence[int], teacher: Sequence[int]) -> tuple[int, int]:
+    return min(student[2], teacher[2]), min(student[3], teacher[3])
 
 
 def _block(width: int, out: int, kernel: int) -> tuple[nn.Module, ...]:
@@ -83,12 +77,10 @@ class SimKD(FeatureCriterion):
     $$ \mathrm{mean}\,(P(f^s) - f^t)^2 $$ ([Chen et al. 2022](https://arxiv.org/abs/2203.14001)), see ``sim_kd``.
 
     It compares the maps before pooling; a larger teacher's map is average-pooled. It is the only loss: weight 1, no labels
-    and no logits. The student's own classifier is therefore never trained, and its validation accuracy is meaningless: the
-    trained network is the student, the projector *and* the teacher's
-    classifier, which ``reuse_classifier`` puts together. The projector stays in that network, with its cost
-    (factor 2: ``C_s C_t / 2 + 11 C_t² / 4`` weights).
-
-    The projector ends with a ReLU, so the teacher's map must not contain negative numbers.
+    and no logits. The student's own classifier is never trained, and its validation accuracy is meaningless: the trained
+    network is the student, the projector *and* the teacher's classifier, which ``reuse_classifier`` puts together. The
+    projector stays in that network, with its cost (factor 2: ``C_s C_t / 2 + 11 C_t² / 4`` weights); it ends with a ReLU,
+    so the teacher's map must not contain negative numbers.
 
     Args:
         student_layer: The student's last map.
@@ -118,11 +110,7 @@ class SimKD(FeatureCriterion):
         self._factor = check_whole("factor", factor, least=1)
 
     def build(self, student: Outputs, teacher: Outputs) -> None:
-        """Size the projector.
-
-        Raises:
-            ValueError: A feature is not a map, or a reference names several layers.
-        """
+        """Size the projector; refuse features that are not maps, and references that name several layers."""
         super().build(student, teacher)
         if len(self.pairs) > 1:
             raise ValueError(f"SimKD compares one pair of layers, and {len(self.pairs)} are named.")

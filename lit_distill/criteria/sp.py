@@ -12,14 +12,7 @@ from lit_distill.outputs import Outputs
 
 
 def similarity(feature: Tensor) -> Tensor:
-    """Return ``G = F F^T`` with each row divided by its L2 norm: how alike the samples of a batch are.
-
-    Args:
-        feature: ``[B, …]``; all but the batch is flattened.
-
-    Returns:
-        ``[B, B]``.
-    """
+    """Return ``G = F F^T``, ``[B, B]``, of features ``[B, …]``, with each row divided by its L2 norm."""
     flat = feature.flatten(1)
     return unit_length(flat @ flat.T, dim=1)
 
@@ -48,11 +41,9 @@ class SP(FeatureCriterion):
 
     $$ \|G^s - G^t\|^2 / B^2 $$ ([Tung and Mori 2019](https://arxiv.org/abs/1907.09682)), see ``similarity_preserving``.
 
-    The weight of the paper and of RepDistiller is 3,000, on the last stage. It has no parameters and costs two
-    products ``[B, D] x [D, B]`` of the flattened features. Rows are divided by their L2 norm, as in the paper; one
-    published implementation divides by their L1 norm. In distributed training each process compares its own samples,
-    so that the value depends on the batch of one process. A batch of one gives 0 without a gradient; so does a student's
-    feature of zeros, whose product has no gradient, in any batch.
+    The weight of the paper and of RepDistiller is 3,000, on the last stage. One published implementation divides rows by
+    their L1 norm. In distributed training each process compares its own samples. A batch of one gives 0 without a gradient;
+    so does a student's feature of zeros, whose product has no gradient, in any batch.
 
     Args:
         student_layer: A layer reference, a glob or a list of them; features of any shape.

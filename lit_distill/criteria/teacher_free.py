@@ -18,7 +18,7 @@ from lit_distill.utils.arguments import check_number, check_temperature
 
 
 def virtual_teacher(target: Tensor, classes: int, confidence: float = 0.99) -> Tensor:
-    r"""Return the logits of a teacher that is always right ([Yuan et al. 2020](https://arxiv.org/abs/1909.11723)).
+    r"""Return the logits ``[N, K]`` of a teacher that is always right ([Yuan et al. 2020](https://arxiv.org/abs/1909.11723)).
 
     $$ \log p_c, \quad p_y = a, \quad p_{c \neq y} = (1 - a) / (K - 1) $$
 
@@ -26,9 +26,6 @@ def virtual_teacher(target: Tensor, classes: int, confidence: float = 0.99) -> T
         target: Class indices ``[N]``; or class probabilities ``[N, K]`` (after MixUp), over which ``p`` is averaged.
         classes: ``K``, 2 or more.
         confidence: ``a`` in (1 / K, 1); the paper has 0.9 or more, its code 0.99.
-
-    Returns:
-        ``[N, K]``, in float32 or wider.
 
     Raises:
         ValueError: ``a`` gives the label no more than an equal share.
@@ -51,13 +48,12 @@ def teacher_free(logits: Tensor, target: Tensor, confidence: float = 0.99, tempe
 
     $$ T^2 \tfrac1N \sum_n \mathrm{KL}(p^d_T \| p_T) $$
 
-    The virtual teacher $p^d$ and the student are both softened by ``T``. At T = 1 the gradient is that of cross-entropy with a
-    label smoothing of ``(1 - a) K / (K - 1)``.
+    The virtual teacher $p^d$ and the student are both softened by ``T``. T = 1 gives cross-entropy's gradient with a label
+    smoothing of ``(1 - a) K / (K - 1)``.
 
     Args:
         logits: ``[N, K]``.
-        target: Class indices ``[N]`` (rows of -100 are left out, and the value is 0 if none is left), or class probabilities
-            ``[N, K]``.
+        target: Class indices ``[N]`` (rows of -100 are left out; 0 if none is left), or class probabilities ``[N, K]``.
         confidence: ``a``, the virtual teacher's probability of the label, in (1 / K, 1).
         temperature: The softmax temperature, above 0.
 
@@ -82,14 +78,12 @@ class TeacherFree(Criterion):
 
     $$ T^2\,\mathrm{KL}(p^d_T \| p_T) $$ ([Yuan et al. 2020](https://arxiv.org/abs/1909.11723)), see ``teacher_free``.
 
-    Use it next to ``HardTarget``; the module's teacher is None. The authors' code is not the paper's equation 9: it divides the
-    teacher's *probabilities* by T before a second softmax, which leaves them all but uniform, does not soften the student,
-    averages over classes too, and multiplies by a number from each experiment's settings instead of T². So its weights
-    (such as 0.1, with 0.9 for the labels) do not carry over.
+    Use it next to ``HardTarget``; the module's teacher is None. The authors' code is not the paper's equation 9: it divides
+    the teacher's *probabilities* by T before a second softmax, which leaves them all but uniform, does not soften the
+    student, averages over classes too, and has another factor than T². So its weights do not carry over.
 
     Args:
-        confidence: ``a``: the label's probability before softening, in (0, 1) and above 1 / K. The paper asks for 0.9 or
-            more; its code has 0.99.
+        confidence: ``a``: the label's probability before softening, in (1 / K, 1); 0.9 or more in the paper, 0.99 in its code.
         temperature: The softmax temperature, above 0; the paper's is 20 or more.
 
     Raises:

@@ -31,8 +31,7 @@ def token_relation(
     $$ \mathrm{mean}\,(G^s - G^t)^2, \quad G = X X^\top $$
 
     This is ``gram``, over pairs of tokens; ``X`` has rows of length 1. ``softmax`` is ``mean KL(softmax(G_t / T) ||
-    softmax(G_s / T))`` over tokens, without a factor T²: the rows are similarities in [-1, 1] at a fixed
-    temperature, not logits.
+    softmax(G_s / T))`` over tokens, without a factor T²: the rows are similarities, not logits.
 
     Args:
         student: Tokens ``[B, N, D_s]``.
@@ -56,20 +55,10 @@ def token_relation(
 
 
 def patches(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Return two images' features as tokens at the same positions.
+    """Return two images' maps ``[B, C, H, W]`` or tokens as tokens ``[B, N, D]`` at the same positions, or refuse them.
 
     If tokens form a square after at most 8 prefix tokens (class, registers), those are dropped; the larger of two grids is
     average-pooled. Tokens of equal number that form no square are kept as they are.
-
-    Args:
-        student: A map ``[B, C, H, W]`` or tokens ``[B, N, D]``.
-        teacher: A map or tokens.
-
-    Returns:
-        ``[B, N, D_s]`` and ``[B, N, D_t]``.
-
-    Raises:
-        ValueError: They have no positions, or positions that cannot be matched.
     """
     if min(student.dim(), teacher.dim()) < 3 or max(student.dim(), teacher.dim()) > 5:
         raise ValueError(
@@ -101,8 +90,7 @@ class TokenRelation(FeatureCriterion):
     can set negative similarities to 0, which their own training does not use, nor does this. ``softmax`` is the local
     half of LightlyTrain's third distillation method, with a weight of 1.
 
-    Time and memory grow with the square of the number of tokens N: ``B N²`` similarities per network, 4 bytes each,
-    and as many again for the backward pass. 196 tokens are cheap; for 4,096 choose a later layer.
+    There are ``B N²`` similarities per network, and as many for the backward pass: 196 tokens are cheap, 4,096 are not.
 
     If the batch has a mask of the tokens, ``[B, N]``, they are a sequence: those outside it do not count, and none is
     dropped or resized. Otherwise tokens are patches of an image (``patches``).
@@ -153,11 +141,6 @@ class TokenRelation(FeatureCriterion):
 
 def token_mask(mask: Tensor | None, student: Tensor, teacher: Tensor) -> Tensor | None:
     """Return the mask ``[B, N]`` of both networks' tokens; None if there is none, or if it is one of pixels.
-
-    Args:
-        mask: The batch's mask, of any shape.
-        student: Tokens ``[B, N, D_s]``, or another feature.
-        teacher: Tokens ``[B, N, D_t]``, or another feature.
 
     Raises:
         ValueError: There is a mask of tokens, and a feature has other positions.

@@ -67,13 +67,11 @@ class TTM(Criterion):
     ([Zheng and Yang 2024](https://arxiv.org/abs/2402.11148)), see ``ttm``.
 
     Use it next to ``HardTarget`` at weight 1. For VGG-13 to VGG-8 on CIFAR-100 the authors have gamma 0.1 and weight 45;
-    as the student has no temperature, its gradient is ``p_s - q`` and the weight takes the place of T². It reads no labels,
-    has no parameters, and costs a few softmaxes.
+    as the student has no temperature, its gradient is ``p_s - q`` and the weight takes the place of T². It reads no labels.
 
     Args:
         gamma: The exponent of the teacher's probabilities, in (0, 1]: a temperature of ``1 / gamma``.
-        standardize: Whether to standardize each row of both networks' logits first (Sun et al. 2024, who did not try it
-            with this method).
+        standardize: Whether to standardize each row of both networks' logits first (Sun et al. 2024, untried here).
 
     Raises:
         ValueError: ``gamma`` is out of range.
@@ -106,13 +104,11 @@ class WTTM(TTM):
     ([Zheng and Yang 2024](https://arxiv.org/abs/2402.11148)), see ``ttm``.
 
     Use it next to ``HardTarget`` at weight 1. For VGG-13 to VGG-8 on CIFAR-100 the authors have gamma 0.2 and weight 4
-    (with CRD); the sample's weight ``U`` can be near 40 with 100 classes, so a weight does not carry over to another number
-    of classes.
+    (with CRD); ``U`` can be near 40 with 100 classes, so a weight does not carry over to another number of them.
 
     Args:
         gamma: The exponent of the teacher's probabilities, in (0, 1]: a temperature of ``1 / gamma``.
-        standardize: Whether to standardize each row of both networks' logits first (Sun et al. 2024, who did not try it
-            with this method).
+        standardize: Whether to standardize each row of both networks' logits first (Sun et al. 2024, untried here).
 
     Raises:
         ValueError: ``gamma`` is out of range.

@@ -46,11 +46,9 @@ class VID(FeatureCriterion):
     ([Ahn et al. 2019](https://arxiv.org/abs/1904.05835)), see ``vid``.
 
     The mean comes from three 1x1 convolutions with ReLU between them, ``channels_s -> channels_t -> channels_t ->
-    channels_t`` without biases, as in the authors' code; each channel's variance is learned, as the softplus of a parameter,
-    from ``variance``. Both are trained and saved with the criterion and are not part of the student. If two maps differ in
-    size, the larger is average-pooled. The weight is 1 in RepDistiller.
-
-    Elsewhere: mdistiller keeps the variances in a plain list, where they are neither trained nor saved.
+    channels_t`` without biases, as in the authors' code; each channel's variance is learned, as the softplus of a
+    parameter, from ``variance``. Both are trained and saved with the criterion, outside the student; mdistiller keeps the
+    variances in a plain list, where they are neither. If two maps differ in size, the larger is average-pooled.
 
     Args:
         student_layer: A layer reference, a glob or a list of them: maps, tokens of one number, or vectors.
@@ -87,9 +85,8 @@ class VID(FeatureCriterion):
         if made:
             return
         for name_s, name_t in self.pairs:
-            width_s, width_t = (
-                feature.shape[channel_dim(feature)] for feature in (student.features[name_s], teacher.features[name_t])
-            )
+            features = (student.features[name_s], teacher.features[name_t])
+            width_s, width_t = (feature.shape[channel_dim(feature)] for feature in features)
             self.means.append(_mean_network(width_s, width_t))
             spread = self._start - _EPS
             self.scales.append(nn.Parameter(torch.full((width_t,), spread + math.log(-math.expm1(-spread)))))
@@ -106,18 +103,12 @@ class VID(FeatureCriterion):
             if position_mask(student.mask, same_s) is not None:
                 same_s, same_t = (counting_rows(feature, student.mask) for feature in (same_s, same_t))
             dim = channel_dim(same_s)
-            values.append(
-                vid(in_own_type(network, same_s.movedim(dim, -1)), same_t.movedim(dim, -1), variance.to(same_t))
-            )
+            mean = in_own_type(network, same_s.movedim(dim, -1))
+            values.append(vid(mean, same_t.movedim(dim, -1), variance.to(same_t)))
         return torch.stack(values).sum()
 
 
 def _mean_network(width_s: int, width_t: int) -> nn.Sequential:
     """Return linear layers over channels-last features, the same as 1x1 convolutions."""
-    return nn.Sequential(
-        nn.Linear(width_s, width_t, bias=False),
-        nn.ReLU(),
-        nn.Linear(width_t, width_t, bias=False),
-        nn.ReLU(),
-        nn.Linear(width_t, width_t, bias=False),
-    )
+    first, second, third = (nn.Linear(width, width_t, bias=False) for width in (width_s, width_t, width_t))
+    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third)

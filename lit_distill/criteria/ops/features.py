@@ -17,13 +17,9 @@ NORMALISATIONS: tuple[Normalise, ...] = get_args(Normalise)
 def normalise(feature: Tensor, kind: Normalise) -> Tensor:
     """Bring a feature to a common scale.
 
-    ``l2``: unit length over channels at each position. ``layer``: mean 0 and variance 1 over channels at
-    each position, a LayerNorm without weights. ``channel``: mean 0 and variance 1 of each channel over batch
-    and positions, a BatchNorm without weights in training (Cao et al. 2022, PKD).
-
-    Args:
-        feature: ``[B, D]``, ``[B, N, D]``, ``[B, C, H, W]`` or a volume.
-        kind: ``none``, ``l2``, ``layer`` or ``channel``.
+    ``l2``: unit length over channels at each position. ``layer``: mean 0 and variance 1 over channels at each position, a
+    LayerNorm without weights. ``channel``: mean 0 and variance 1 of each channel over batch and positions, a BatchNorm
+    without weights in training (Cao et al. 2022, PKD).
     """
     dim = channel_dim(feature)
     if kind == "none":
@@ -41,12 +37,7 @@ def channel_dim(feature: Tensor) -> int:
 
 
 def unit_length(vectors: Tensor, dim: int = -1) -> Tensor:
-    """Return ``x / ||x||``, exact at any scale; a zero vector stays zero, and its gradient is that of the identity.
-
-    Args:
-        vectors: Any shape.
-        dim: The dimension that the norm runs over.
-    """
+    """Return ``x / ||x||``, exact at any scale; a zero vector stays zero, and its gradient is that of the identity."""
     largest = vectors.detach().abs().amax(dim, keepdim=True)
     # A constant here: the direction does not change with the scale, and neither does its gradient.
     scaled = vectors / torch.where(largest > 0, largest, 1)
@@ -56,10 +47,6 @@ def unit_length(vectors: Tensor, dim: int = -1) -> Tensor:
 
 def at_common_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """Return both features with the same number of positions: the larger of two maps is average-pooled.
-
-    Args:
-        student: ``[B, C, H, W]``, ``[B, N, D]`` or ``[B, D]``.
-        teacher: The same kind of feature; channels need not match.
 
     Raises:
         ValueError: The two are of different kinds, or differ in the number of tokens.
@@ -80,37 +67,22 @@ def at_common_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def same_shape(student: Tensor, teacher: Tensor) -> None:
-    """Refuse two features of different shapes.
-
-    Raises:
-        ValueError: The shapes differ.
-    """
+    """Refuse two features of different shapes."""
     if student.shape != teacher.shape:
         raise ValueError(f"student feature {list(student.shape)} does not match teacher feature {list(teacher.shape)}.")
 
 
 def need_maps(method: str, *features: Tensor, volumes: bool = False) -> None:
-    """Refuse features that are not maps.
-
-    Args:
-        method: The name of the method that needs maps.
-        features: The features.
-        volumes: Whether volumes will do as well.
-
-    Raises:
-        ValueError: A feature is not ``[B, C, H, W]``.
-    """
+    """Refuse features that are not maps ``[B, C, H, W]``, or volumes where a method takes those too."""
     for feature in features:
         if feature.dim() != 4 and not (volumes and feature.dim() == 5):
             raise ValueError(f"{method} compares maps [B, C, H, W], and a feature is {list(feature.shape)}.")
 
 
 def pooled(feature: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Average over positions: ``[B, D]`` from a vector ``[B, D]``, tokens ``[B, N, D]``, a map ``[B, D, H, W]`` or a volume.
+    """Average over the positions that count, to ``[B, D]``: of tokens ``[B, N, D]``, a map ``[B, D, H, W]``, …; a vector stays.
 
-    Args:
-        feature: The feature.
-        mask: True at the positions that count; all count if None, or if the mask is of other positions.
+    All count if there is no mask, or if it is of other positions.
     """
     kind = feature_kind(feature.shape)
     if kind == "vector":
@@ -124,12 +96,7 @@ def pooled(feature: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def counting_rows(feature: Tensor, mask: Tensor | None) -> Tensor:
-    """Return the positions that count as rows ``[M, D]``; the feature as it is if all count.
-
-    Args:
-        feature: A vector, tokens, a map or a volume.
-        mask: True at the positions that count; all count if None, or if the mask is of other positions.
-    """
+    """Return the positions that count as rows ``[M, D]``; the feature as it is if there is no mask of its positions."""
     own = position_mask(mask, feature)
     if own is None:
         return feature

@@ -15,13 +15,7 @@ from torch import Tensor
 
 
 def phi_s(covariance: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the rotation ``H U^T`` and the scale ``phi`` for a covariance.
-
-    Args:
-        covariance: ``[D, D]``.
-
-    Returns:
-        The rotation ``[D, D]``, orthogonal, and the scale, a scalar; 1 if the covariance is 0.
+    """Return the rotation ``H U^T`` ``[D, D]`` and the scale ``phi`` for a covariance ``[D, D]``; the scale is 1 if that is 0.
 
     Raises:
         ValueError: No Hadamard matrix of order D is known.
@@ -33,19 +27,13 @@ def phi_s(covariance: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def hadamard(order: int) -> Tensor:
-    """Return an orthogonal matrix whose entries are all ``±1 / sqrt(order)``.
+    """Return an orthogonal matrix ``[order, order]`` in float64 whose entries are all ``±1 / sqrt(order)``.
 
     It is built by the constructions of Paley (a prime p = 3 mod 4 gives order p + 1, a prime p = 1 mod 4 gives 2 p + 2) and
     Sylvester (twice a known order), which cover the usual widths of networks: 384, 768, 1,024, 1,152, 1,280.
 
-    Args:
-        order: Number of rows, 1, 2 or a multiple of 4.
-
-    Returns:
-        ``[order, order]`` in float64.
-
     Raises:
-        ValueError: None of the constructions gives this order.
+        ValueError: None of the constructions gives this order, which must be 1, 2 or a multiple of 4.
     """
     signs = _signs(order)
     if signs is None:

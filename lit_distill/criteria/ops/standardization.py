@@ -18,9 +18,6 @@ def standardize(logits: Tensor) -> Tensor:
     A row whose entries are equal to rounding (a head that starts at zero) becomes zeros, with the gradient of the centred
     row, so that the head begins to learn. The formula's own gradient would be 1e7 times its usual size there.
 
-    Args:
-        logits: ``[..., C]``, classes last, in float32 or wider.
-
     Raises:
         ValueError: There is only one class.
     """

@@ -11,9 +11,7 @@ from lit_distill.utils.distributed import sum_over_processes
 class Statistics(nn.Module):
     """Mean and covariance of vectors over all batches so far and all processes, in buffers that are checkpointed.
 
-    Args:
-        width: D, the width of the vectors.
-        full: Whether to keep the whole covariance ``[D, D]`` or only its diagonal ``[D]``.
+    The whole covariance ``[D, D]`` is kept if ``full``, or else only its diagonal ``[D]``.
     """
 
     count: Tensor
