@@ -69,10 +69,6 @@ def labelled(
 def counted_rows(logits: Tensor, mask: Tensor | None) -> Tensor:
     """Return logits, or labels of their shape, at the positions that count, as rows ``[N, C]``.
 
-    Args:
-        logits: ``[B]``, ``[B, C]``, ``[B, T, C]``, ``[B, C, H, W]`` or ``[B, C, D, H, W]``.
-        mask: True at the positions that count.
-
     Raises:
         ValueError: The mask does not fit.
     """

@@ -181,11 +181,7 @@ def _elements(target: Tensor, logits: Tensor, task: Task, check: bool) -> Tensor
 
 
 def warn_of_ignored_numbers(labels: Tensor) -> None:
-    """Warn of labels that are numbers and hold -100, which counts nothing, unless ``missing_label`` is set.
-
-    Args:
-        labels: The labels; checked on the CPU only, because a GPU would have to wait.
-    """
+    """Warn of labels that are numbers and hold -100, which counts nothing; on the CPU only, as a GPU would have to wait."""
     if labels.is_floating_point() and labels.device.type == "cpu" and bool((labels == IGNORED_LABEL).any()):
         warn(
             f"regression labels of {IGNORED_LABEL} are read as not known and count nothing; where {IGNORED_LABEL} is a "

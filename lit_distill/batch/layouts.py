@@ -33,12 +33,7 @@ class Layouts:
         self._undecided = False  # the observed pass did not show the logits' classes
 
     def learn(self, evidence: Evidence, found: Mapping[str, Placement | None]) -> None:
-        """Take over what a forward pass showed.
-
-        Args:
-            evidence: The outputs of the network's modules.
-            found: The placement of each layer's tensor, without the number of its call; None if unknown.
-        """
+        """Take over what a forward pass showed."""
         self.known, self._evidence, self._undecided, self.squashed = True, evidence, False, False
         self._found, self._chosen = dict(found), {}
 
@@ -48,11 +43,6 @@ class Layouts:
 
     def arrange(self, layer: str, feature: Tensor, channels: Channels) -> Tensor:
         """Return a layer's tensor in the layout that criteria see.
-
-        Args:
-            layer: Its reference.
-            feature: The tensor as the network made it.
-            channels: Returns the number of a layer's channels if the network itself says it.
 
         Raises:
             ValueError: The dimension of the channels is unknown.
@@ -88,12 +78,7 @@ class Layouts:
         return placement.dims == logits.dim() == 2 and not logits.is_nested
 
     def arrange_target(self, target: Tensor, logits: Tensor) -> Tensor:
-        """Return labels of the logits' own shape (class probabilities, one-hot rows, numbers) in the layout of the logits.
-
-        Args:
-            target: Labels in the network's layout, or already in that of the criteria.
-            logits: Logits in the layout that criteria see.
-        """
+        """Return labels of the logits' own shape (class probabilities, one-hot rows, numbers) in the layout of the logits."""
         placement = self._chosen.get(_LOGITS)
         if placement is None or target.dim() != placement.dims or target.dim() < 3 or target.dim() != logits.dim():
             return target

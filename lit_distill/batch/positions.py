@@ -22,17 +22,7 @@ from lit_distill.utils.grids import split_grid
 def settle(
     data: Batch, format_: BatchFormat, student: Outputs, teacher: Outputs | None = None, layouts: Layouts | None = None
 ) -> tuple[Batch, Outputs, Outputs | None]:
-    """Give both networks' outputs the positions and samples that count, at one size.
-
-    Args:
-        data: The batch.
-        format_: The user's description of it.
-        student: The student's outputs.
-        teacher: The teacher's, or None.
-        layouts: The student's; labels of its logits' shape are brought to the same layout.
-
-    Returns:
-        The batch with the mask that was found, the student's and the teacher's outputs.
+    """Give both networks' outputs the positions and samples that count, at one size, and the batch their mask.
 
     Raises:
         ValueError: A mask or lengths that the user named do not fit the logits.
@@ -59,14 +49,7 @@ def settle(
 
 
 def settled_logits(data: Batch, format_: BatchFormat, student: Outputs, teacher: Tensor) -> Tensor:
-    """Return the teacher's logits at the size and the samples at which the student's are compared.
-
-    Args:
-        data: The batch.
-        format_: The user's description of it.
-        student: The student's outputs before they were settled.
-        teacher: The teacher's logits, likewise.
-    """
+    """Return the teacher's logits at the size and the samples at which the student's are compared."""
     found = settle(data, format_, student, Outputs(teacher))[2]
     return teacher if found is None else found.logits
 

@@ -33,12 +33,7 @@ class Guard:
         return Snapshot(values, self._closely)
 
     def changes(self, watch: Snapshot, written: bool = False) -> list[Change]:
-        """Return what was changed since a snapshot.
-
-        Args:
-            watch: The snapshot.
-            written: Count a tensor that was written to and holds what it held.
-        """
+        """Return what was changed since a snapshot; with ``written`` also tensors written to that hold what they held."""
         found = watch.changes(written)
         self._closely |= watch.stirred
         return found
@@ -121,13 +116,6 @@ def called_in_turn(
     members: Iterable[nn.Module], guard: Guard, who: str, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> list[Any]:
     """Call networks one after the other with the same inputs, and refuse one that changes them for the next.
-
-    Args:
-        members: The networks.
-        guard: Their owner's.
-        who: The word for a network in the message: ``member`` or ``peer``.
-        args: The inputs by position.
-        kwargs: The inputs by name.
 
     Raises:
         ValueError: One does.

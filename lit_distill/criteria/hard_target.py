@@ -161,17 +161,7 @@ def label_loss(
     class_weights: Tensor | None = None,
     distance: Distance = "l2",
 ) -> Tensor:
-    """Return the loss on labels of any form that ``lit_distill.batch.labels`` reads, at the positions that count.
-
-    Args:
-        student: Its mask says which positions count, and its sample weights how much.
-        logits: The student's, or an early exit's.
-        target: The labels.
-        task: ``multiclass``, ``binary``, ``multilabel`` or ``regression``.
-        label_smoothing: In [0, 1); not for ``regression``.
-        class_weights: One number per class, or None; not for ``regression``.
-        distance: The distance for ``regression``: ``l2``, ``l1`` or ``smooth_l1``.
-    """
+    """Return the loss on labels of any form that ``lit_distill.batch.labels`` reads, at the positions that count."""
     logits = at_least_float32(logits)
     if task == "multiclass":
         need_classes(logits)

@@ -82,11 +82,7 @@ class Distiller:
         return labels_are_read(self.criteria, self.teacher, self.format)
 
     def reader(self, numbers: bool = False) -> BatchReader:
-        """Make the reader of batches for the two networks.
-
-        Args:
-            numbers: Labels are numbers, not classes or probabilities.
-        """
+        """Make the reader of batches for the two networks."""
         teacher = self.teacher.network if self.teacher is not None else None
         return BatchReader(self.format, self.student, teacher, self.reads_labels, numbers=numbers)
 
@@ -115,18 +111,11 @@ class Distiller:
         return self.sides(student, self.run_teacher(data), data)
 
     def guarded_student(self, data: Batch) -> AbstractContextManager[None]:
-        """Refuse a student that changes, in the block, what is read after it.
-
-        Args:
-            data: The batch that the student runs on.
-        """
+        """Refuse a student that changes, in the block, what is read after it."""
         return self.guard.student_on(type(self.student).__name__, data, self.teacher is not None)
 
     def run_teacher(self, data: Batch) -> Outputs:
         """Run the teacher on a training batch, after the student.
-
-        Args:
-            data: The batch.
 
         Raises:
             ValueError: The teacher changes what the student or the criteria read of the batch.
@@ -137,13 +126,7 @@ class Distiller:
             return self.teacher(data.for_teacher, input_mask(data))
 
     def sides(self, student: Outputs, teacher: Outputs, data: Batch) -> Sides:
-        """Bring both networks' outputs and the labels to the positions that count.
-
-        Args:
-            student: The student's outputs for the batch.
-            teacher: The teacher's outputs.
-            data: The batch.
-        """
+        """Bring both networks' outputs and the labels to the positions that count."""
         data, student, settled = settle(data, self.format, student, teacher, self.capture.layouts)
         assert settled is not None
         parameters: Sequence[nn.Parameter] = ()
@@ -165,12 +148,7 @@ class Distiller:
             yield
 
     def step_loss(self, losses: Losses, sides: Sides) -> StepLoss:
-        """Add the teacher's own loss to the criteria's.
-
-        Args:
-            losses: The criteria's losses for ``sides``.
-            sides: The outputs that the criteria compared.
-        """
+        """Add the teacher's own loss to the criteria's."""
         if self._splits:
             self._step_losses.append(losses)
         own = sides.own_loss
@@ -210,11 +188,6 @@ class Distiller:
 
     def on_fit_start(self, trainer: Trainer, module: LightningModule, unpack: Callable[[Any], Batch]) -> None:
         """Called at the start of a fit, before its training loader is made.
-
-        Args:
-            trainer: The running trainer.
-            module: The module.
-            unpack: Reads a training batch.
 
         Raises:
             ValueError: The criteria or the teacher have trained in another module, or the processes' teachers differ.
@@ -281,13 +254,7 @@ class Distiller:
 
 
 def labels_are_read(criteria: WeightedCriteria, teacher: object, format_: BatchFormat) -> bool:
-    """Return True if a criterion or the teacher learns from labels, or labels say which positions count or how many.
-
-    Args:
-        criteria: The criteria.
-        teacher: The teacher, or the network that will be one.
-        format_: The user's batch format.
-    """
+    """Return True if a criterion or the teacher learns from labels, or labels say which positions count or how many."""
     learns = isinstance(teacher, Teacher) and teacher.needs_target
     of_criteria = any(criterion.needs_target for criterion in criteria.criteria().values())
     return of_criteria or learns or format_.mask_from_labels or format_.resize_logits

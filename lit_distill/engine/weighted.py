@@ -128,10 +128,6 @@ class WeightedCriteria(nn.ModuleDict):
     def build(self, student: Outputs, teacher: Outputs) -> None:
         """Build every criterion's own layers; freeze those of a criterion that never trains.
 
-        Args:
-            student: An example of the student's outputs.
-            teacher: An example of the teacher's outputs.
-
         Raises:
             ValueError: A criterion's layers cannot be built; the message starts with its name.
         """
@@ -144,13 +140,7 @@ class WeightedCriteria(nn.ModuleDict):
                 criterion.requires_grad_(False)
 
     def waiting(self, student: Outputs, teacher: Outputs, target: Target | None) -> dict[str, Tensor]:
-        """Compute the criteria whose weight is 0 now and will rise, with gradients.
-
-        Args:
-            student: The student's outputs.
-            teacher: The teacher's outputs.
-            target: The labels, by task if there are several.
-        """
+        """Compute the criteria whose weight is 0 now and will rise, with gradients."""
         found = {}
         with torch.autocast(student.device.type, enabled=False):
             for name, criterion in self.criteria().items():
@@ -163,10 +153,6 @@ class WeightedCriteria(nn.ModuleDict):
 
     def advance(self, step: int, epoch: float) -> None:
         """Set the scheduled weights and settings for the next batch.
-
-        Args:
-            step: Number of optimizer steps so far.
-            epoch: Number of epochs so far, including the fraction of the current one.
 
         Raises:
             ValueError: A weight is negative, a temperature not above 0, or a value not finite.
@@ -195,12 +181,6 @@ class WeightedCriteria(nn.ModuleDict):
         parameters: Sequence[nn.Parameter] | None = None,
     ) -> Losses:
         """Compute every criterion and their weighted sum, outside autocast.
-
-        Args:
-            student: The student's outputs.
-            teacher: The teacher's outputs.
-            target: The labels, by task if there are several.
-            parameters: The student's trainable parameters, for a balance.
 
         Raises:
             ValueError: A criterion needs labels and there are none, or refuses its inputs.

@@ -130,11 +130,7 @@ class FrozenTeacher(Teacher):
     # The prepared copy ---------------------------------------------------------------------------
 
     def prefer(self, runtimes: Sequence[TeacherRuntime]) -> None:
-        """Use the first of several runtimes that works for the network, found at the start of training.
-
-        Args:
-            runtimes: The fastest first; the last must work for every network.
-        """
+        """Use the first of several runtimes, fastest first, that works; the last must work for every network."""
         self.runtime, self._fallbacks, self._prepared = runtimes[0], tuple(runtimes[1:]), None
 
     def on_train_start(self, trainer: Trainer, read_inputs: Callable[[Any], Inputs]) -> None:
@@ -149,9 +145,6 @@ class FrozenTeacher(Teacher):
 
     def prepare_runtime(self, samples: Callable[[], Sequence[Inputs]]) -> None:
         """Prepare the runtime's copy again.
-
-        Args:
-            samples: Reads the inputs of a few training batches; called if the runtime is calibrated.
 
         Raises:
             ValueError: The network does not work with the runtime.

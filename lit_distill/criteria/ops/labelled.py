@@ -15,11 +15,6 @@ from lit_distill.outputs import Outputs
 def need_labels(target: Tensor | None, owner: str, remedy: str = "") -> Tensor:
     """Return the labels.
 
-    Args:
-        target: The batch's labels.
-        owner: The name of the criterion that reads them.
-        remedy: Further words for the message.
-
     Raises:
         ValueError: There are none.
     """

@@ -33,24 +33,13 @@ def valid_rows(logits: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def wide_rows(student: Tensor, teacher: Tensor, standardize: bool = False) -> tuple[Tensor, Tensor]:
-    """Lay both networks' logits out as rows ``[N, C]`` in float32 or wider.
-
-    Args:
-        student: Logits, as ``valid_rows`` takes them.
-        teacher: Logits, the same shape.
-        standardize: Whether to standardize each row.
-    """
+    """Lay both networks' logits out as rows ``[N, C]`` in float32 or wider."""
     rows_s, rows_t = at_least_float32(valid_rows(student)), at_least_float32(valid_rows(teacher))
     return (standardized(rows_s), standardized(rows_t)) if standardize else (rows_s, rows_t)
 
 
 def paired_rows(student: Outputs, teacher: Outputs, standardize: bool = False) -> tuple[Tensor, Tensor]:
     """Return both networks' logits as rows ``[N, C]`` in float32 or wider, at the positions that count.
-
-    Args:
-        student: Its outputs; its mask says which positions count.
-        teacher: Its outputs.
-        standardize: Whether to standardize each row.
 
     Raises:
         ValueError: The shapes differ; the message says so if the classes do.
