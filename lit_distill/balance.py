@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -111,12 +111,17 @@ class MeasuredNorms(Balance):
         self._late = self._said is False and through_compiled(*terms.values())
         if self._late:
             return
-        measured = torch.stack([gradient_norm(value, parameters) for value in terms.values()])
-        places = [self.names.index(name) for name in terms]
+        found = self._measure(terms, parameters)
+        if not found:
+            return
+        measured, places = torch.stack(list(found.values())), [self.names.index(name) for name in found]
         before = self.norms[places]
         after = self.momentum * before + (1 - self.momentum) * measured
         after = torch.where(before.isnan(), measured, after)
         self.norms[places] = torch.where(measured.isfinite() & (measured > 0), after, before).to(self.norms.dtype)
+
+    def _measure(self, terms: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]) -> dict[str, Tensor]:
+        return {name: gradient_norm(value, parameters) for name, value in terms.items()}
 
 
 class GradientNorm(MeasuredNorms):
@@ -272,15 +277,23 @@ def gradient_norm(value: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
     Raises:
         RuntimeError: The gradient goes through a compiled function, which may return another gradient each time.
     """
-    if not value.requires_grad:
-        return value.new_zeros((), dtype=torch.float32)
-    gradients = gradients_of(value, parameters, "a balance")
-    reached = [gradient.float() for gradient in gradients if gradient is not None]
-    if not reached:
-        return value.new_zeros((), dtype=torch.float32)
-    if distributed():
-        together = torch.cat([gradient.flatten() for gradient in reached])
+    reached = mean_gradients(value, parameters)
+    return joint_norm(reached.values()) if reached else value.new_zeros((), dtype=torch.float32)
+
+
+def mean_gradients(value: Tensor, parameters: Sequence[nn.Parameter]) -> dict[int, Tensor]:
+    """Return a value's gradients in float32, averaged over processes, by the place of each parameter that it depends on."""
+    gradients = gradients_of(value, parameters, "a balance") if value.requires_grad else ()
+    reached = {place: gradient.float() for place, gradient in enumerate(gradients) if gradient is not None}
+    if reached and distributed():
+        together = torch.cat([gradient.flatten() for gradient in reached.values()])
         torch.distributed.all_reduce(together)
-        reached = [together / torch.distributed.get_world_size()]
-    norm: Tensor = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(gradient) for gradient in reached]))
+        parts = torch.split(together / torch.distributed.get_world_size(), [g.numel() for g in reached.values()])
+        reached = dict(zip(reached, parts, strict=True))
+    return reached
+
+
+def joint_norm(gradients: Iterable[Tensor]) -> Tensor:
+    """Return the L2 norm of all gradients together."""
+    norm: Tensor = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients]))
     return norm

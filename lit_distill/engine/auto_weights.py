@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from lit_distill.balance import MeasuredNorms, weighted_sum
+from lit_distill.balance import MeasuredNorms, joint_norm, mean_gradients, weighted_sum
 from lit_distill.criteria import Criterion
 
-_REFERENCE = "reference/"  # no criterion has a slash in its name
 _PATIENCE = 3  # batches without a gradient before it is an error
 
 
@@ -24,12 +23,14 @@ def ratio_of(criterion: Criterion) -> float:
 class AutoWeights(MeasuredNorms):
     r"""Finds weights so that each criterion pulls on the student with a set ratio to the loss on labels.
 
-    $$ w_i = \rho_i \frac{\bigl\| \nabla \sum_r w_r L_r \bigr\|}{\| \nabla L_i \|} $$
+    $$ w_i = \rho_i \frac{\bigl\| \nabla_{\theta_i} \sum_r w_r L_r \bigr\|}{\| \nabla_{\theta_i} L_i \|} $$
 
-    $r$ runs over the reference: the criteria that need no teacher, or else those with a fixed weight, or else the first
-    criterion. $\rho_i$ is ``Criterion.auto_ratio``. The norms are over all of the student's parameters. They are measured in
-    the first batch and then once in 50 batches per measured gradient, so that the further backward passes take less than 2 %
-    of the time. Fixed weights stay as they are.
+    $\theta_i$ are the student's parameters that criterion $i$ depends on: a criterion of an early layer competes with the
+    label loss there, and not in the layers after it. $r$ runs over the reference: the criteria that need no teacher, or else
+    those with a fixed weight, or else the first criterion. $\rho_i$ is ``Criterion.auto_ratio``.
+
+    The norms are measured in the first batch and then once in 50 batches per measured gradient, so that the further backward
+    passes take less than 2 % of the time. The buffer ``norms`` holds each criterion's norm relative to the reference's.
 
     Args:
         found: The criteria whose weights are found.
@@ -43,14 +44,14 @@ class AutoWeights(MeasuredNorms):
         self.reference = list(reference)
         self.strength = strength
         self._without_gradient = 0
-        self._reported = False
+        self._reported = not self.found
 
     def build(self, names: Sequence[str]) -> None:
         """Make the buffers of the norms."""
-        super().build([_REFERENCE, *self.found])
+        super().build(self.found)
 
-    def measures(self, names: Collection[str]) -> bool:
-        return bool(self.found) and super().measures([*names, _REFERENCE])
+    def _due(self, names: object = ()) -> bool:
+        return bool(self.found) and super()._due(self.found)
 
     def forward(
         self, terms: Mapping[str, Tensor], weights: Mapping[str, float], parameters: Sequence[nn.Parameter]
@@ -60,27 +61,33 @@ class AutoWeights(MeasuredNorms):
         Raises:
             ValueError: A criterion had no gradient in the first batches, or one that is not finite.
         """
-        if self.found and self.training and torch.is_grad_enabled():
-            references = {name: value for name, value in terms.items() if name in self.reference}
-            measured = {name: value for name, value in terms.items() if name in self.found}
-            if references:
-                measured[_REFERENCE] = weighted_sum(references, weights) / self.strength
-            self._observe(measured, parameters)
-        norms = self.known()
-        factors = {name: norms[_REFERENCE] / norms[name] for name in terms if name in self.found}
+        references = {name: value for name, value in terms.items() if name in self.reference}
+        if self.found and references and self.training and torch.is_grad_enabled():
+            reference = weighted_sum(references, weights) / self.strength
+            self._observe({**{name: terms[name] for name in self.found if name in terms}, "": reference}, parameters)
         # An unmeasured criterion has no weight yet: any number could be far too large.
-        factors = {name: 0.0 if math.isnan(factor) else factor for name, factor in factors.items()}
+        factors = {name: 0.0 if math.isnan(norm) else 1 / norm for name, norm in self.known().items()}
         effective = {name: weights[name] * factors.get(name, 1.0) for name in terms}
-        if self._said is not None:
-            self._report(effective, norms)
+        if self._said is not None and not self._reported:
+            self._report(effective)
         return weighted_sum(terms, effective), effective
 
-    def _report(self, effective: Mapping[str, float], norms: Mapping[str, float]) -> None:
+    def _measure(self, terms: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]) -> dict[str, Tensor]:
+        """Return the norm of each term relative to the last's, over the parameters that both depend on."""
+        *found, reference = terms
+        references = mean_gradients(terms[reference], parameters)
+        norms = {}
+        for name in found:
+            own = mean_gradients(terms[name], parameters)
+            shared = [place for place in own if place in references]
+            if shared:
+                norms[name] = joint_norm(own[place] for place in shared) / joint_norm(references[p] for p in shared)
+        return norms
+
+    def _report(self, effective: Mapping[str, float]) -> None:
         """Print the first weights that are found, and refuse criteria that show no gradient to find them from."""
-        if self._reported:
-            return
-        waiting = [name for name in [_REFERENCE, *self.found] if math.isnan(norms[name])]
-        waiting = [name for name in waiting if name in effective or name == _REFERENCE]
+        known = self.known()
+        waiting = [name for name in self.found if name in effective and math.isnan(known[name])]
         if not waiting:
             words = [f"{name}: {effective[name]:.3g} times its value" for name in self.found if name in effective]
             rank_zero_info(f"Weights found in the first batches: {'; '.join(words)}.")
@@ -88,8 +95,9 @@ class AutoWeights(MeasuredNorms):
             return
         self._without_gradient += 1
         if self._without_gradient >= _PATIENCE:
-            name = " and ".join(self.reference) if waiting[0] == _REFERENCE else waiting[0]
+            names = " and ".join(self.reference)
             raise ValueError(
-                f"no weight can be found from the gradient of criterion {name!r}: in the first {_PATIENCE} batches it was 0 or "
-                f"not finite. Check its layers and the data, or fix the weights by hand: weights={{{name!r}: 1.0}}."
+                f"no weight can be found from the gradient of criterion {waiting[0]!r} and that of {names}: in the first "
+                f"{_PATIENCE} batches one was 0 or not finite. Check the layers and the data, or fix the weight by hand: "
+                f"weights={{{waiting[0]!r}: 1.0}}."
             )

@@ -122,6 +122,15 @@ def test_the_scale_of_a_criterion_does_not_matter() -> None:
     assert totals[0] == pytest.approx(totals[1], rel=1e-5)
 
 
+def test_a_criterion_of_an_early_layer_is_compared_in_the_layers_that_it_reads() -> None:
+    early, late = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2))
+    balance = AutoWeights(["hint"], ["hard"])
+    balance.build(["hint"])
+    terms = {"hard": 3 * early.sum() + 100 * late.sum(), "hint": 12 * early.sum()}
+    balance.measures(["hard", "hint"])
+    assert balance(terms, {"hard": 1.0, "hint": 0.5}, [early, late])[1] == {"hard": 1.0, "hint": 0.125}
+
+
 @pytest.mark.parametrize(("criteria", "every"), [(("soft",), 100), (("soft", "mse", "srd"), 200)])
 def test_measuring_costs_about_one_backward_pass_in_fifty(criteria: tuple[str, ...], every: int) -> None:
     balance = AutoWeights(criteria, ["hard"])
@@ -156,7 +165,7 @@ def test_a_criterion_without_a_gradient_is_refused_by_name(criteria: Mapping[str
     weighted = WeightedCriteria(criteria, {})
     for batch in range(2):
         assert train(weighted, start(), batch).weights["x"] == 0.0  # no number is right yet
-    with pytest.raises(ValueError, match=f"no weight can be found from the gradient of criterion {named}.*by hand"):
+    with pytest.raises(ValueError, match=f"no weight .* criterion {named} and that of hard.*by hand"):
         train(weighted, start(), 2)
 
 
