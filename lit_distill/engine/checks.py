@@ -31,12 +31,7 @@ from lit_distill.utils.tensors import count_parameters, parameters_in
 def module_arguments(
     student: nn.Module, teacher: nn.Module | Teacher | None, criteria: Mapping[str, Criterion], task: Task
 ) -> None:
-    """Check the types of a distillation's main arguments.
-
-    Raises:
-        TypeError: An argument has the wrong type.
-        ValueError: The task is unknown, or a criterion is for another task.
-    """
+    """Check the types of a distillation's main arguments, and that every criterion is for its task."""
     check_choice("task", task, TASKS)
     check_criteria(criteria)
     same_task(criteria, task)
@@ -48,11 +43,7 @@ def module_arguments(
 
 
 def same_task(criteria: Mapping[str, Criterion], task: Task, whose: str = "the module's") -> None:
-    """Refuse a criterion made for another task than the module's.
-
-    Raises:
-        ValueError: A criterion's task differs.
-    """
+    """Refuse a criterion made for another task than the module's."""
     for name, criterion in criteria.items():
         found = task_of(criterion)
         if task == "none" or found is None or found == task:
@@ -74,11 +65,7 @@ def task_of(criterion: Criterion) -> Task | None:
 
 
 def no_teacher_needed(criteria: WeightedCriteria) -> None:
-    """Refuse criteria that need a teacher, for a distillation without one.
-
-    Raises:
-        ValueError: A criterion needs a teacher.
-    """
+    """Refuse criteria that need a teacher, for a distillation without one."""
     needing = [name for name, criterion in criteria.criteria().items() if criterion.needs_teacher]
     if needing:
         raise ValueError(
@@ -88,15 +75,7 @@ def no_teacher_needed(criteria: WeightedCriteria) -> None:
 
 
 def can_be_called(network: nn.Module | Teacher | None, owner: str) -> None:
-    """Refuse a network without a ``forward``: a LightningModule whose steps call its parts, a ``ModuleDict``.
-
-    Args:
-        network: The network, or a teacher that has one.
-        owner: ``student`` or ``teacher``, for the message.
-
-    Raises:
-        ValueError: The network has no ``forward``.
-    """
+    """Refuse a network without a ``forward``: a LightningModule whose steps call its parts, a ``ModuleDict``."""
     network = network.network if isinstance(network, Teacher) else network
     if not isinstance(network, nn.Module) or has_forward(network):
         return
@@ -110,11 +89,7 @@ def can_be_called(network: nn.Module | Teacher | None, owner: str) -> None:
 
 
 def separate_networks(student: nn.Module, teacher: nn.Module) -> None:
-    """Refuse a teacher that shares parameters with the student: freezing one would freeze the other.
-
-    Raises:
-        ValueError: They share parameters.
-    """
+    """Refuse a teacher that shares parameters with the student: freezing one would freeze the other."""
     known = {id(parameter): name for name, parameter in student.named_parameters()}
     shared = [known[id(parameter)] for parameter in teacher.parameters() if id(parameter) in known]
     # After `load_state_dict(…, assign=True)` two networks share memory: training one would train both.
@@ -141,11 +116,7 @@ def _place(tensor: Tensor) -> tuple[torch.device, int] | None:
 
 
 def optimizers_hold_everything(module: nn.Module, optimizers: Iterable[Optimizer]) -> None:
-    """Check that the optimizers hold every trainable parameter, projectors included.
-
-    Raises:
-        ValueError: A parameter is missing, or there is no optimizer; it would silently never train.
-    """
+    """Refuse optimizers that lack a trainable parameter, projectors included: it would silently never train."""
     made = [
         optimizer for optimizer in optimizers if type(optimizer).__name__ != "_MockOptimizer"
     ]  # Lightning's, for none
@@ -190,11 +161,7 @@ def every_parameter_reached(loss: Tensor, module: LightningModule, criteria: Wei
 
 
 def same_on_every_rank(module: LightningModule, digest: str) -> None:
-    """Check that every process has the same teacher: DDP does not synchronise a frozen one.
-
-    Raises:
-        ValueError: The digests differ.
-    """
+    """Refuse processes with different teachers: DDP does not synchronise a frozen one."""
     if module.trainer.world_size == 1:
         return
     mine = torch.tensor(list(bytes.fromhex(digest)), device=module.device)
@@ -206,14 +173,7 @@ def same_on_every_rank(module: LightningModule, digest: str) -> None:
 
 
 def logits_are_read(criteria: WeightedCriteria, student: Outputs, teacher: Outputs, target: Target | None) -> bool:
-    """Return True if a criterion reads the teacher's logits: compute all criteria without them, and compare.
-
-    Args:
-        criteria: The criteria; copies of them are run.
-        student: An example of the student's outputs.
-        teacher: An example of the teacher's outputs.
-        target: The example's labels.
-    """
+    """Return True if a criterion reads the teacher's logits: run copies of all on an example without them, and compare."""
     if not teacher.has_logits:
         return False
     if not teacher.features or any(criterion.compares_logits for criterion in criteria.criteria().values()):

@@ -38,10 +38,6 @@ class Evaluator:
         metrics: The user's own torchmetrics, by name or in a collection.
         setting: The argument that sets the task, for messages.
         strict: Refuse labels that the task does not have, in one process; else warn once, and report no metrics.
-
-    Raises:
-        TypeError: A metric is not a ``torchmetrics.Metric``.
-        ValueError: A metric has the name of one that is reported anyway.
     """
 
     def __init__(
@@ -89,9 +85,6 @@ class Evaluator:
             data: The batch.
             members: Logits of the networks that the student consists of, by the names to log them under.
             arrange: Brings the teacher's logits to the positions and the size of the student's; unchanged if None.
-
-        Raises:
-            ValueError: The labels are not of the tasks that the student has heads for.
         """
         if self._skips(student, data.target):
             return
@@ -213,11 +206,7 @@ class Evaluator:
         """Return the epoch's metrics by the names to log them under, and start the next epoch.
 
         With several tasks, names contain the task, ``val/<task>/accuracy/student``, and ``val/accuracy/student`` is the
-        mean over tasks.
-
-        Args:
-            stage: ``val`` or ``test``.
-            sanity: The epoch is Lightning's sanity check, without warnings.
+        mean over tasks. Lightning's ``sanity`` check gets no warnings.
         """
         running, self._running = self._running, {}
         own, self._own = self._own, {}

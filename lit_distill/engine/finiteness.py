@@ -37,16 +37,6 @@ def example_is_finite(
 
     Inputs and outputs that are not finite are accepted if every criterion is finite: masks added to scores, the logits of
     excluded classes.
-
-    Args:
-        values: The values of the criteria that train, by name.
-        criteria: Criteria by name.
-        data: The example.
-        networks: Each network and its outputs for the example, by ``student`` or ``teacher``.
-        target: The example's labels.
-
-    Raises:
-        ValueError: A value is not finite.
     """
     wrong = {name: value for name, value in values.items() if not bool(torch.isfinite(value.detach()).all())}
     if not wrong:
@@ -65,10 +55,8 @@ def cause_of(
 ) -> str | None:
     """Describe what is not finite among the inputs of a loss; return None if all are.
 
-    Args:
-        data: The batch.
-        networks: Each network and its outputs, by ``student`` or ``teacher``; without outputs, its weights are checked.
-        target: The labels; those of the batch if None.
+    Networks come with their outputs, by ``student`` or ``teacher``; without outputs, their weights are checked. The labels
+    are those of the batch if ``target`` is None.
     """
     if data is not None:
         labels = target if target is not None else data.target
@@ -143,9 +131,6 @@ def refuse_loss(
         step: Number of optimizer steps so far.
         data: The batch, to find the cause.
         networks: Networks by ``student`` or ``teacher``, to find the cause.
-
-    Raises:
-        FloatingPointError: Always; the message names the criteria.
     """
     total = total.detach()
     blamed = [f"{name!r} is {float(value)}" for name, value in losses.raw.items() if not torch.isfinite(value)]
@@ -175,14 +160,7 @@ def finite_gradients(
     Only gradients on the CPU are checked: elsewhere a check would wait for the device, and the next loss shows the error. With
     a gradient scaler (16-mixed), which skips such steps itself, nothing is checked.
 
-    Args:
-        trainer: The running trainer.
-        module: Holds the parameters, to name them.
-        optimizer: The optimizer that is about to step.
-        blame: Names the criterion in a sentence; called if a gradient is not finite.
-
-    Raises:
-        FloatingPointError: A gradient is not finite.
+    ``blame`` names the criterion in a sentence, if a gradient is not finite.
     """
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     if not gradients or gradients[0].device.type != "cpu" or not keeps_parameters_whole(trainer.strategy):
@@ -211,15 +189,7 @@ def _dense(gradient: Tensor) -> Tensor:
 
 
 def blamed_criterion(distiller: Distiller, data: Batch) -> str | None:
-    """Run a batch once more to find the criterion whose gradient is not finite.
-
-    Args:
-        distiller: The distillation; it does not change.
-        data: The batch.
-
-    Returns:
-        A sentence that names the criterion, or None if every criterion's gradient is finite.
-    """
+    """Run a batch once more, and name the criteria whose gradient is not finite in a sentence; None if there is none."""
     criteria = distiller.criteria
     with unchanged(*distiller.networks().values(), criteria), torch.enable_grad():
         criteria.eval()

@@ -14,12 +14,7 @@ _SHARE = 0.5  # of a schedule's span: a fit that is a little shorter is most lik
 
 
 def warn_of_late_schedules(trainer: Trainer, schedules: Mapping[str, Schedule]) -> None:
-    """Warn of schedules that start after the end of the fit, or are less than half done by then.
-
-    Args:
-        trainer: The running trainer; its training loader is ready.
-        schedules: Schedules by key.
-    """
+    """Warn of schedules that start after the end of the fit, or are less than half done by then."""
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         return
     for key, schedule in schedules.items():
@@ -41,12 +36,7 @@ def warn_of_late_schedules(trainer: Trainer, schedules: Mapping[str, Schedule]) 
 
 
 def fit_length(trainer: Trainer, unit: str = "epoch") -> float:
-    """Return the end of the fit, in epochs or optimizer steps; infinity if it is unknown.
-
-    Args:
-        trainer: The running trainer.
-        unit: ``epoch`` or ``step``.
-    """
+    """Return the end of the fit, in epochs or optimizer steps (``unit``); infinity if it is unknown."""
     batches = float(trainer.num_training_batches)
     per_step = max(1, trainer.accumulate_grad_batches)
     known = math.isfinite(batches) and batches > 0

@@ -83,12 +83,7 @@ def _is_setting(value: Any) -> bool:
 
 
 def changes_of_settings(saved: Any, present: Mapping[str, Any]) -> list[str]:
-    """Return a line for each setting that differs from a checkpoint's.
-
-    Args:
-        saved: The result of ``describe_settings`` in the checkpoint.
-        present: The result for this run.
-    """
+    """Return a line for each setting that differs from a checkpoint's (both of ``describe_settings``)."""
     if not isinstance(saved, Mapping):
         return []
     lines = []
@@ -108,12 +103,7 @@ def changes_of_settings(saved: Any, present: Mapping[str, Any]) -> list[str]:
 
 
 def changes_of_teacher(saved: Any, present: Mapping[str, Any] | None) -> list[str]:
-    """Return a line if the teacher differs from the one that a checkpoint was made with.
-
-    Args:
-        saved: The result of ``describe_teacher`` in the checkpoint.
-        present: The result for this run.
-    """
+    """Return a line if the teacher differs from that of a checkpoint (both of ``describe_teacher``)."""
     if not isinstance(saved, Mapping) or present is None:
         return []
     if saved.get("class") != present["class"]:
@@ -147,11 +137,7 @@ def _shown(value: Any) -> str:
 
 
 def differences(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
-    """Compare a checkpoint's hyperparameters with a config's.
-
-    Returns:
-        A line for each value that both have and that differs.
-    """
+    """Return a line for each value that a checkpoint's hyperparameters and a config's both have, and that differs."""
     return [
         f"{name.removeprefix('_')}: {_MADE} {_short.repr(before)}, the config says {_short.repr(now)}"
         for name, before, now in differing(saved, asked, _as_written)

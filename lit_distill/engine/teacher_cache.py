@@ -38,13 +38,7 @@ class TeacherCache:
         self._bytes = 0
 
     def recall(self, place: Place, inputs: Inputs, weights: Hashable = None) -> Tensor | None:
-        """Return the logits for a batch, or None if another batch was seen at its place.
-
-        Args:
-            place: Stage, index of the DataLoader, index of the batch.
-            inputs: The teacher's inputs.
-            weights: A mark of the teacher's present weights.
-        """
+        """Return the logits for a batch, or None if another batch or other weights were seen at its place."""
         known = self._batches.get(place)
         if known is None or known.weights != weights:
             return None
@@ -52,14 +46,7 @@ class TeacherCache:
         return known.logits if found is not None and _equal(known.inputs, found) else None
 
     def keep(self, place: Place, inputs: Inputs, logits: Tensor, weights: Hashable = None) -> None:
-        """Keep the logits of a batch, if there is room.
-
-        Args:
-            place: Stage, index of the DataLoader, index of the batch.
-            inputs: The teacher's inputs.
-            logits: The teacher's logits.
-            weights: A mark of the teacher's present weights.
-        """
+        """Keep the logits of a batch, if there is room; ``weights`` marks the teacher's present weights."""
         size = logits.numel() * logits.element_size()
         known = self._batches.pop(place, None)
         if known is not None:

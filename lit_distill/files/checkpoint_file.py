@@ -43,17 +43,7 @@ def read_checkpoint(path: str | Path, trust: bool = False) -> Any:
 
 
 def read_opened(file: IO[bytes], name: str, trust: bool = False, remedy: str = _TRUST) -> Any:
-    """Return what ``torch.save`` has written to an open file.
-
-    Args:
-        file: The file.
-        name: Its name in errors.
-        trust: Load Python objects too; anything that the file names can be run.
-        remedy: How to declare that the file's maker is trusted.
-
-    Raises:
-        ValueError: The file is damaged, is of another kind, or holds Python objects and is not trusted.
-    """
+    """Read an open file like ``read_checkpoint``; ``remedy`` is how to declare that its maker is trusted, for errors."""
     check_file(file, name)
     try:
         return _load(file, safe=True)

@@ -67,14 +67,7 @@ def _guard_of(trainer: Trainer) -> CheckpointGuard | None:
 
 
 class CheckpointGuard:
-    """Replaces the methods by which a Trainer's strategy reads checkpoints.
-
-    Args:
-        trainer: The Trainer.
-
-    Attributes:
-        patches: The strategy's replaced methods.
-    """
+    """Replaces the methods by which a Trainer's strategy reads checkpoints."""
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
@@ -83,12 +76,7 @@ class CheckpointGuard:
         self._name = "the checkpoint"
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> Any:
-        """Read a checkpoint; nothing in it is run unless ``weights_only`` is False.
-
-        Raises:
-            FileNotFoundError: There is none.
-            ValueError: The file is damaged, holds Python objects, or a run cannot resume from it.
-        """
+        """Read a checkpoint that a run can resume from; nothing in it is run unless ``weights_only`` is False."""
         self._name = short_name(checkpoint_path)
         original, trust = self._originals["load_checkpoint"], weights_only is False
         if _is_folder(checkpoint_path) or not _is_read_whole(self._trainer.strategy):
@@ -100,11 +88,7 @@ class CheckpointGuard:
         return content
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], *args: Any, **named: Any) -> None:
-        """Load the module's weights.
-
-        Raises:
-            MisfitError: They do not fit.
-        """
+        """Load the module's weights; a ``MisfitError`` says that they do not fit."""
         try:
             self._originals["load_model_state_dict"](checkpoint, *args, **named)
         except (RuntimeError, AttributeError, TypeError) as error:
@@ -114,11 +98,7 @@ class CheckpointGuard:
             ) from error
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Load the optimizers' states.
-
-        Raises:
-            ValueError: They do not fit.
-        """
+        """Load the optimizers' states; a ``ValueError`` says that they do not fit."""
         try:
             _check_optimizers(checkpoint, self._trainer.strategy)
             self._originals["load_optimizer_state_dict"](checkpoint)

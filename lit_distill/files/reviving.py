@@ -19,17 +19,9 @@ _REMEDY = "load_from_checkpoint(…, trust=True)"
 
 
 def check_revivable(content: Any, name: str, kind: type[Any], given: Mapping[str, Any], trust: bool) -> None:
-    """Refuse a checkpoint whose hyper-parameters would be called to make the module, unless that is trusted.
+    """Refuse a checkpoint whose hyper-parameters would be called to make a ``kind``, unless that is trusted.
 
-    Args:
-        content: The checkpoint.
-        name: The file's name.
-        kind: The class to make.
-        given: The user's arguments, which replace the checkpoint's.
-        trust: True if the user trusts the checkpoint's maker.
-
-    Raises:
-        ValueError: It is no checkpoint of Lightning, or would call what it names.
+    The user's arguments, ``given``, replace the checkpoint's.
     """
     if not isinstance(content, Mapping) or not isinstance(content.get("state_dict"), Mapping):
         held = ", ".join(map(str, list(content)[:_SHOWN])) if isinstance(content, Mapping) else type(content).__name__

@@ -13,10 +13,6 @@ def compile_in_place(model: nn.Module, backend: str = "inductor") -> None:
     """Compile a model's calls; its class, its keys and its hooks stay as they are.
 
     Shapes stay static until a second one is seen, which keeps the first graph as fast as it can be.
-
-    Args:
-        model: The network, with the hooks that read its layers.
-        backend: The backend of ``torch.compile``.
     """
     see_hooks()
     model.compile(dynamic=None, backend=backend)
@@ -74,11 +70,7 @@ def eagerly() -> AbstractContextManager[None]:
 
 
 def call_own_methods(copied: LightningModule) -> None:
-    """Make the copy of a module that was compiled whole call its own methods instead of the original's.
-
-    Args:
-        copied: The copy; one of a module that was not compiled stays as it is.
-    """
+    """Make the copy of a module, if that was compiled whole, call its own methods instead of the original's."""
     if getattr(copied, "_compiler_ctx", None) is not None:
         for name in ("forward", "training_step", "validation_step", "test_step", "predict_step"):
             vars(copied).pop(name, None)

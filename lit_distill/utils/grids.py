@@ -13,13 +13,9 @@ _MAX_PREFIX_TOKENS = 8
 
 
 def feature_kind(shape: Sequence[int]) -> str:
-    """Return the kind of a feature by its number of dimensions.
+    """Return the kind of a feature by its shape.
 
-    Args:
-        shape: With the batch: ``[B, D]`` vector, ``[B, N, D]`` tokens, ``[B, C, H, W]`` map, ``[B, C, D, H, W]`` volume.
-
-    Raises:
-        ValueError: Another number of dimensions.
+    ``[B, D]`` is a vector, ``[B, N, D]`` tokens, ``[B, C, H, W]`` a map, ``[B, C, D, H, W]`` a volume.
     """
     kinds = {2: "vector", 3: "tokens", 4: "map", 5: "volume"}
     if len(shape) not in kinds:
@@ -50,14 +46,9 @@ def split_grid(tokens: int) -> tuple[int, int] | None:
 
 
 def tokens_to_map(feature: Tensor, size: Sequence[int] = ()) -> Tensor:
-    """Arrange tokens ``[B, N, D]`` as a map ``[B, D, side, side]``; prefix tokens are dropped.
+    """Arrange tokens ``[B, N, D]`` as a map ``[B, D, side, side]``; up to 8 prefix tokens are dropped.
 
-    Args:
-        feature: The tokens.
-        size: The size of the map wanted in the end; tokens of as many positions have its grid, oblong or of a volume.
-
-    Raises:
-        ValueError: ``N`` is neither the positions of ``size`` nor a square plus at most 8 prefix tokens.
+    Tokens of as many positions as ``size``, the size of the map wanted in the end, have its grid, oblong or of a volume.
     """
     count = feature.shape[1]
     if count == 1:
