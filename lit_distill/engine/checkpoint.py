@@ -49,21 +49,13 @@ class CheckpointEntry:
         self._settings = describe_settings(criteria, self.task)
         self._teacher = describe_teacher(teacher)
 
-    def changes(self, checkpoint: Mapping[str, Any]) -> list[str]:
-        """Return a line for each difference between this run and the one that made a checkpoint."""
-        return self.changes_of_settings(checkpoint) + self.changes_of_teacher(checkpoint)
-
-    def changes_of_settings(self, checkpoint: Mapping[str, Any]) -> list[str]:
-        """Return a line for each difference in the settings."""
+    def changes(self, checkpoint: Mapping[str, Any], settings: bool = True) -> list[str]:
+        """Return a line for each difference in ``settings`` and teacher between this run and the one of a checkpoint."""
         entry = checkpoint.get(ENTRY_KEY)
-        if self._settings is None or not isinstance(entry, Mapping):
+        if not isinstance(entry, Mapping):
             return []
-        return changes_of_settings(entry.get("settings"), self._settings)
-
-    def changes_of_teacher(self, checkpoint: Mapping[str, Any]) -> list[str]:
-        """Return a line if the teacher differs."""
-        entry = checkpoint.get(ENTRY_KEY)
-        return changes_of_teacher(entry.get("teacher"), self._teacher) if isinstance(entry, Mapping) else []
+        lines = changes_of_settings(entry.get("settings"), self._settings) if settings else []
+        return lines + changes_of_teacher(entry.get("teacher"), self._teacher)
 
     def record_shapes(self, student: Outputs, teacher: Outputs) -> None:
         """Record the shapes of an example's outputs."""

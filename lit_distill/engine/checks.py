@@ -24,6 +24,7 @@ from lit_distill.teachers import Teacher
 from lit_distill.utils.arguments import check_choice, check_network
 from lit_distill.utils.graph import unreached_parameters
 from lit_distill.utils.lightning_names import has_forward, is_a
+from lit_distill.utils.names import listed
 from lit_distill.utils.notices import warn
 from lit_distill.utils.tensors import count_parameters, parameters_in
 
@@ -117,9 +118,7 @@ def _place(tensor: Tensor) -> tuple[torch.device, int] | None:
 
 def optimizers_hold_everything(module: nn.Module, optimizers: Iterable[Optimizer]) -> None:
     """Refuse optimizers that lack a trainable parameter, projectors included: it would silently never train."""
-    made = [
-        optimizer for optimizer in optimizers if type(optimizer).__name__ != "_MockOptimizer"
-    ]  # Lightning's, for none
+    made = [one for one in optimizers if type(one).__name__ != "_MockOptimizer"]  # Lightning's, for none
     held = parameters_in(made)
     missing = [name for name, p in module.named_parameters() if p.requires_grad and id(p) not in held]
     if missing and not made:
@@ -129,7 +128,7 @@ def optimizers_hold_everything(module: nn.Module, optimizers: Iterable[Optimizer
         )
     if missing:
         raise ValueError(
-            f"{len(missing)} trainable parameters are in no optimizer: {', '.join(missing[:4])}{', …' if missing[4:] else ''}. "
+            f"{len(missing)} trainable parameters are in no optimizer: {listed(missing)}. "
             "Make the optimizer of every parameter that requires a gradient, or freeze these with requires_grad_(False)."
         )
 
@@ -145,7 +144,7 @@ def every_parameter_reached(loss: Tensor, module: LightningModule, criteria: Wei
     unreached = unreached_parameters(loss, module)
     if not unreached:
         return
-    names = f"{', '.join(unreached[:4])}{', …' if unreached[4:] else ''}"
+    names = listed(unreached)
     strategy: Any = module.trainer.strategy
     if is_a(strategy, "strategies.DDPStrategy") and not strategy._ddp_kwargs.get("find_unused_parameters", False):
         raise ValueError(
@@ -209,12 +208,11 @@ def summary(
         sizes = f" {size_t:,} parameters ({size_t / max(size, 1):.1f} times as many)," if size_t else ""
         lines.append(f"Teacher: {teacher.name},{sizes} {teacher.role}.")
     for name, criterion in criteria.criteria().items():
-        changes = [
-            f"{key.partition('.')[2]} {plan}" for key, plan in criteria.schedules.items() if key.startswith(f"{name}.")
-        ]
+        plans = {key.partition(".")[2]: plan for key, plan in criteria.schedules.items() if key.startswith(f"{name}.")}
         number = "found in training" if name in criteria.found else f"{criteria.weights[name]:g}"
-        weight = "" if any(change.startswith("weight ") for change in changes) else f", weight {number}"
-        lines.append(f"Criterion {name}: {_kind(criterion)}{weight}{''.join(f', {change}' for change in changes)}.")
+        weight = "" if "weight" in plans else f", weight {number}"
+        changes = "".join(f", {setting} {plan}" for setting, plan in plans.items())
+        lines.append(f"Criterion {name}: {_kind(criterion)}{weight}{changes}.")
         if isinstance(criterion, FeatureCriterion):
             for layer_s, layer_t in criterion.pairs:
                 shape_s, shape_t = student.features[layer_s].shape, teacher_outputs.features[layer_t].shape

@@ -58,26 +58,25 @@ def cause_of(
     Networks come with their outputs, by ``student`` or ``teacher``; without outputs, their weights are checked. The labels
     are those of the batch if ``target`` is None.
     """
+    read: dict[str, Any] = {}
     if data is not None:
         labels = target if target is not None else data.target
-        for what, value in (("inputs", data.inputs), ("teacher's inputs", data.teacher_inputs), ("labels", labels)):
-            found = _first_of(value, torch.isnan)
-            if found:
-                hint = "; if NaN marks unknown labels, set BatchFormat(missing_label=float('nan'))"
-                return f"the {what} hold NaN{found}{hint * (what == 'labels')}"
+        read = {"inputs": data.inputs, "teacher's inputs": data.teacher_inputs, "labels": labels}
+    for what, value in read.items():
+        found = _first_of(value, torch.isnan)
+        if found:
+            hint = "; if NaN marks unknown labels, set BatchFormat(missing_label=float('nan'))"
+            return f"the {what} hold NaN{found}{hint * (what == 'labels')}"
     for owner, (network, outputs) in networks.items():
         if outputs is None or not _finite(outputs):
             found = not_finite(network)
             if found:
                 return f"the {owner} {type(network).__name__} {found}"
-    if data is not None and any(outputs is not None and not _finite(outputs) for _, outputs in networks.values()):
-        for what, value in (("inputs", data.inputs), ("teacher's inputs", data.teacher_inputs)):
-            found = _first_of(value, torch.isinf)
-            if found:
-                return f"the {what} hold infinity{found}"
-    if data is not None:
-        found = _first_of(target if target is not None else data.target, torch.isinf)
-        return f"the labels hold infinity{found}" if found else None
+    blown = any(outputs is not None and not _finite(outputs) for _, outputs in networks.values())
+    for what, value in read.items():
+        found = _first_of(value, torch.isinf) if blown or what == "labels" else None
+        if found:
+            return f"the {what} hold infinity{found}"
     return None
 
 

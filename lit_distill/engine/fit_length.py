@@ -24,15 +24,15 @@ def warn_of_late_schedules(trainer: Trainer, schedules: Mapping[str, Schedule]) 
         unit, begin, until = span
         end = fit_length(trainer, unit)
         if begin >= end:
-            warn(
-                f"the schedule of {key!r} ({schedule}) starts at {unit} {begin:g}, and the fit ends at {unit} {end:g}: it "
-                "changes nothing. Give it earlier moments, or a longer fit."
-            )
+            what, result = f"starts at {unit} {begin:g}", "changes nothing"
         elif math.isfinite(until) and end - begin < _SHARE * (until - begin):
-            warn(
-                f"the schedule of {key!r} ({schedule}) is done at {unit} {until:g}, and the fit ends at {unit} {end:g}: it "
-                "stops on the way. Give it earlier moments, or a longer fit."
-            )
+            what, result = f"is done at {unit} {until:g}", "stops on the way"
+        else:
+            continue
+        warn(
+            f"the schedule of {key!r} ({schedule}) {what}, and the fit ends at {unit} {end:g}: it {result}. Give it earlier "
+            "moments, or a longer fit."
+        )
 
 
 def fit_length(trainer: Trainer, unit: str = "epoch") -> float:

@@ -115,19 +115,17 @@ class Evaluation:
         return rows.argmax(-1) if self.task == "multiclass" else rows > 0
 
     def _add_network(self, who: str, rows: Tensor, labels: Tensor) -> None:
+        if self.task == "multiclass" and labels.is_floating_point():  # class probabilities, after MixUp
+            labels = labels.argmax(-1).masked_fill(unknown(labels), IGNORED_LABEL)
+        keep = labels != IGNORED_LABEL
+        rows, labels = rows[keep], labels[keep]
         if self.task == "multiclass":
-            if labels.is_floating_point():  # class probabilities, after MixUp
-                labels = labels.argmax(-1).masked_fill(unknown(labels), IGNORED_LABEL)
-            keep = labels != IGNORED_LABEL
-            rows, labels = rows[keep], labels[keep]
             probabilities, loss = rows.softmax(-1), hard_target(rows, labels)
             confidence, decision = probabilities.max(-1)
             hit = decision == labels
         else:
-            keep = labels != IGNORED_LABEL
-            rows, shares = rows[keep], labels[keep]
-            probabilities, loss = rows.sigmoid(), hard_target_binary(rows, shares)
-            labels = (shares >= 0.5).int()
+            probabilities, loss = rows.sigmoid(), hard_target_binary(rows, labels)
+            labels = (labels >= 0.5).int()
             confidence, hit = probabilities, labels
         accuracy, calibration = self._metric(f"accuracy/{who}"), self._metric(f"calibration_error/{who}")
         if len(rows):  # torchmetrics fails on an empty batch, such as one whose labels are all ignored

@@ -132,15 +132,14 @@ def as_metrics_take_them(outputs: Tensor, target: Tensor, task: Task, mask: Tens
         return outputs, target
     outputs = at_least_float32(outputs)
     if task == "multiclass":
-        labels = class_indices(target, outputs, check=False)
+        target = class_indices(target, outputs, check=False)
         whole = mask is None or outputs.dim() < 3
-        if outputs.dim() != 3 and whole and not bool((labels == IGNORED_LABEL).any()):
-            return outputs, labels
-        found = labelled(outputs, labels, task, mask, check=False)
-        known = found.labels != IGNORED_LABEL
-        return found.logits[known], found.labels[known]
+        if outputs.dim() != 3 and whole and not bool((target == IGNORED_LABEL).any()):
+            return outputs, target
     found = labelled(outputs, target, task, mask, check=False)
     known = found.labels != IGNORED_LABEL
+    if task == "multiclass":
+        return found.logits[known], found.labels[known]
     if task == "regression":
         rows = known.all(-1)
         given, labels = found.logits[rows], found.labels[rows]

@@ -82,15 +82,15 @@ def _is_setting(value: Any) -> bool:
     return value is None or isinstance(value, (bool, int, float, str))
 
 
-def changes_of_settings(saved: Any, present: Mapping[str, Any]) -> list[str]:
+def changes_of_settings(saved: Any, present: Mapping[str, Any] | None) -> list[str]:
     """Return a line for each setting that differs from a checkpoint's (both of ``describe_settings``)."""
-    if not isinstance(saved, Mapping):
+    if not isinstance(saved, Mapping) or present is None:
         return []
     lines = []
     for group in ("weights", "schedules"):  # their entries may come and go
         before, now = saved.get(group), present[group]
         if isinstance(before, Mapping):
-            lines += _changes({k: before.get(k) for k in now}, {k: now[k] for k in now}, group)
+            lines += _changes({k: before.get(k) for k in now}, now, group)
             lines += [
                 f"{group}.{key}: {_MADE} {_shown(before[key])}, and this run has none"
                 for key in before

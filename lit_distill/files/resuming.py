@@ -20,9 +20,9 @@ from packaging.version import InvalidVersion, Version
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lit_distill.files.checkpoint_file import first_line, is_remote, opened, read_opened, short_name
+from lit_distill.files.checkpoint_file import is_remote, opened, read_opened, short_name
 from lit_distill.files.saving import WholeCheckpoints
-from lit_distill.utils.names import listed
+from lit_distill.utils.names import first_line, listed
 from lit_distill.utils.notices import warn
 from lit_distill.utils.patches import Patches
 
@@ -172,7 +172,9 @@ def _check_content(content: Any, name: str, trainer: Trainer) -> None:
     if not isinstance(content.get("state_dict"), Mapping) or _VERSION not in content:
         held = ", ".join(map(str, list(content)[:_SHOWN])) or "nothing"
         raise ValueError(f"{name} is no checkpoint of Lightning (it holds {held}): to use it, {how}.")
-    problem = problem_of(content) or (_problem_of_progress(content, trainer) if fitting else "")
+    problem = problem_of(content)
+    if fitting and not problem and content.get("loops") is not None:
+        problem = _unlike({"fit_loop": trainer.fit_loop.state_dict()}, content["loops"], "loops")
     if problem:
         raise ValueError(f"{name} is damaged: {problem}.")
     missing = [key for key in ("optimizer_states", "lr_schedulers") if content.get(key) is None]
@@ -213,11 +215,6 @@ def _problem_of_age(content: Mapping[str, Any]) -> str:
         why = f"{type(error).__name__}: {first_line(error)}"
         return f"it says that Lightning {version} wrote it, and its entries are not as that version's ({why})"
     return ""
-
-
-def _problem_of_progress(content: Mapping[str, Any], trainer: Trainer) -> str:
-    loops = content.get("loops")
-    return "" if loops is None else _unlike({"fit_loop": trainer.fit_loop.state_dict()}, loops, "loops")
 
 
 def _unlike(mine: Any, theirs: Any, path: str) -> str:

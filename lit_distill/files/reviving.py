@@ -109,31 +109,22 @@ class Revivable:
             ValueError: The file is damaged, is no checkpoint of Lightning, or has to be trusted and is not.
         """
         trusted = trust or weights_only is False
+        options = {"map_location": map_location, "hparams_file": hparams_file, "strict": strict}
         if not isinstance(checkpoint_path, (str, Path)):
-            return cls._revive(checkpoint_path, "the file", trusted, map_location, hparams_file, strict, arguments)
+            return cls._revive(checkpoint_path, "the file", trusted, options, arguments)
         with opened(checkpoint_path) as file:
-            name = short_name(checkpoint_path)
-            return cls._revive(file, name, trusted, map_location, hparams_file, strict, arguments)
+            return cls._revive(file, short_name(checkpoint_path), trusted, options, arguments)
 
     @classmethod
     def _revive(
-        cls,
-        file: IO[bytes],
-        name: str,
-        trust: bool,
-        map_location: Any,
-        hparams_file: str | Path | None,
-        strict: bool | None,
-        arguments: dict[str, Any],
+        cls, file: IO[bytes], name: str, trust: bool, options: dict[str, Any], arguments: dict[str, Any]
     ) -> Any:
         content = read_opened(file, name, trust, _REMEDY)
         check_revivable(content, name, cls, arguments, trust)
         del content  # Lightning reads it again
-        options: dict[str, Any] = {"map_location": map_location, "hparams_file": hparams_file}
         own = super().load_from_checkpoint  # type: ignore[misc]
-        for option, value in (("strict", strict), ("weights_only", not trust)):
-            if option in inspect.signature(own).parameters:
-                options[option] = value
+        taken = inspect.signature(own).parameters  # an older Lightning lacks some
+        options = {key: value for key, value in {**options, "weights_only": not trust}.items() if key in taken}
         if not trust:
             options[_INSTANTIATOR] = None  # Lightning then calls this class, and nothing that the file names
         file.seek(0)

@@ -8,6 +8,8 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import nn
 
+from lit_distill.utils.names import first_line
+
 
 def compile_in_place(model: nn.Module, backend: str = "inductor") -> None:
     """Compile a model's calls; its class, its keys and its hooks stay as they are.
@@ -40,7 +42,7 @@ def why_not_compile(device: torch.device) -> str | None:
     try:
         torch.compile(_add_one)(torch.zeros(8, device=device))
     except Exception as error:
-        return (str(error).strip() or type(error).__name__).splitlines()[0]
+        return first_line(error)
     return None
 
 

@@ -72,6 +72,11 @@ def unprefixed(path: str) -> str:
     return path.rpartition(".")[2] if path.startswith("lit_distill.") else path
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its kind."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def listed(names: Sequence[str], most: int = 4) -> str:
     """Join the first ``most`` names with commas, and an ellipsis for the rest."""
     return ", ".join(names[:most]) + (", …" if len(names) > most else "")

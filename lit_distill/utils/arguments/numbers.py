@@ -39,12 +39,7 @@ def as_float(name: str, value: Any) -> float:
         raise wrong_type(name, value, _as_number(value))
     try:
         return float(value)
-    except (
-        TypeError,
-        ValueError,
-        OverflowError,
-        RuntimeError,
-    ) as error:  # a NumPy scalar of another kind, a complex tensor
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # another NumPy scalar, a complex tensor
         raise wrong_type(name, value, "give a number.") from error
 
 

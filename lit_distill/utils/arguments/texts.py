@@ -55,12 +55,9 @@ def check_folder(root: Any) -> str | Path:
 
 def layer_tuple(layers: Any, name: str) -> tuple[str, ...]:
     """Return one or more layer references as a tuple."""
-    found = layers if isinstance(layers, (list, tuple)) else tuple(layers) if _is_list(layers) else (layers,)
+    several = isinstance(layers, Sequence) and not isinstance(layers, (str, bytes))
+    found = tuple(layers) if several else (layers,)
     if not found:
         raise ValueError(f"{name} names no layer.")
     example = "a layer's name, such as 'layer3', or a list of names"
     return tuple(check_text(name, layer, example) for layer in found)
-
-
-def _is_list(value: object) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
