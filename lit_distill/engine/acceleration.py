@@ -21,16 +21,13 @@ _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # of glibc's malloc.h
 
 
 class Acceleration:
-    """Speeds up the student's training passes and the frozen teacher's; off, it does nothing.
+    """Speeds up the student's training passes and the frozen teacher's if ``on``.
 
     The student is compiled in place, in the channels-last layout, and under bfloat16 autocast if the hardware multiplies in
     it and the Trainer's precision is 32-true. A frozen teacher without a runtime gets the fastest one of the device.
     Evaluation and prediction run eagerly.
 
     On or off, glibc keeps the memory of large tensors during a fit on the CPU.
-
-    Args:
-        on: Turn the above on.
     """
 
     def __init__(self, on: bool = False) -> None:
@@ -47,12 +44,8 @@ class Acceleration:
     ) -> None:
         """Prepare both networks, on their device and before the first batch.
 
-        Args:
-            student: The network to train.
-            teacher: The teacher; one that trains, or has a runtime, does not change.
-            device: Device of both.
-            precision: The Trainer's precision.
-            compiled: Compile the student; False if each step is differentiated twice (``utils.measuring``).
+        A teacher that trains, or has a runtime, does not change. ``compiled`` is False if each step is differentiated twice
+        (``utils.measuring``): the student then stays uncompiled.
         """
         if device.type == "cpu":
             tune_malloc()
@@ -106,11 +99,7 @@ class Acceleration:
 
     @contextmanager
     def training(self, size: int) -> Iterator[None]:
-        """Return the context of the student's forward pass in training.
-
-        Args:
-            size: Number of samples in the batch.
-        """
+        """Return the context of the student's forward pass in training, for a batch of ``size`` samples."""
         with ExitStack() as stack:
             if self._compiled is not None:
                 stack.enter_context(self._compiled.context(size))
@@ -126,10 +115,7 @@ class Acceleration:
 def runtimes_for(device: torch.device, precision: str = "32-true", compiled: bool = True) -> list[TeacherRuntime]:
     """Return a frozen teacher's runtimes for a device, the fastest first; the last works for every network.
 
-    Args:
-        device: Device of the teacher.
-        precision: The Trainer's precision; with 64-true no type is narrowed.
-        compiled: ``torch.compile`` works on the device.
+    With the Trainer's precision 64-true no type is narrowed; ``compiled`` says that ``torch.compile`` works on the device.
     """
     if precision == "64-true":
         return _folded_first(TeacherRuntime(channels_last=True, fold_batch_norm=True, compile=compiled))
@@ -174,13 +160,10 @@ def _cpu_has(test: str) -> bool:
 
 
 def tune_malloc() -> bool:
-    """Let glibc keep the memory of large tensors instead of returning it to the system at every step.
+    """Let glibc keep the memory of large tensors instead of returning it at every step; return True if that was set.
 
     By default each tensor above 128 KiB to 32 MiB may be mapped again and filled with zeros by the kernel. The setting
     applies to the process; without glibc nothing happens.
-
-    Returns:
-        True if it was set.
     """
     mallopt = _glibc("mallopt")
     return mallopt is not None and bool(mallopt(_MMAP_THRESHOLD, 32 * 1024**2) and mallopt(_TRIM_THRESHOLD, 2**31 - 1))

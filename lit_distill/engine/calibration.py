@@ -11,12 +11,8 @@ class BinnedCalibrationError(Metric):
     r"""The gap between confidence and accuracy, averaged over bins of confidence and weighted by their size.
 
     $\mathrm{ECE} = \sum_b \frac{n_b}{N} |\mathrm{acc}_b - \mathrm{conf}_b|$, the value of torchmetrics with the norm l1.
-    Torchmetrics keeps every prediction until the end of the epoch; this class keeps three numbers per bin.
-
-    Args:
-        bins: Number of bins of equal width.
-        dtype: Type of the sums. In float32 they stop growing at about $10^7$ predictions per bin; not every device has
-            float64.
+    Torchmetrics keeps every prediction until the end of the epoch; this class keeps three numbers per bin. In float32 the
+    sums stop growing at about $10^7$ predictions per bin; not every device has float64.
     """
 
     full_state_update = False
@@ -32,12 +28,7 @@ class BinnedCalibrationError(Metric):
             self.add_state(name, torch.zeros(bins + 1, dtype=dtype), dist_reduce_fx="sum")
 
     def update(self, confidence: Tensor, hit: Tensor) -> None:
-        """Add predictions.
-
-        Args:
-            confidence: Confidences in [0, 1], ``[N]``.
-            hit: 1 for each right prediction, else 0, ``[N]``.
-        """
+        """Add predictions: confidences in [0, 1] and, for each, 1 if it was right, else 0; both ``[N]``."""
         boundaries = torch.linspace(0, 1, self.bins + 1, dtype=confidence.dtype, device=confidence.device)
         place = (torch.bucketize(confidence.contiguous(), boundaries, right=True) - 1).clamp(0, self.bins)
         for state, values in (

@@ -28,9 +28,7 @@ _LAYOUT = {
         "temperature": ["Multiline", [r"(train|distill)/temperature/.*"]],
         "learning rate": ["Multiline", [r"train/learning_rate"]],
     },
-    "Speed": {
-        "samples per second": ["Multiline", [r"train/samples_per_second"]],
-    },
+    "Speed": {"samples per second": ["Multiline", [r"train/samples_per_second"]]},
 }
 
 

@@ -30,9 +30,6 @@ class CheckpointEntry:
 
     The shapes allow projectors to be rebuilt without data; the random states make a resumed run equal to an uninterrupted
     one; the settings and the teacher's digest let a run warn of differences.
-
-    Attributes:
-        task: The module's task, or None.
     """
 
     def __init__(self) -> None:
@@ -52,32 +49,20 @@ class CheckpointEntry:
         self._settings = describe_settings(criteria, self.task)
         self._teacher = describe_teacher(teacher)
 
-    def changes(self, checkpoint: Mapping[str, Any]) -> list[str]:
-        """Return a line for each difference between this run and the one that made a checkpoint."""
-        return self.changes_of_settings(checkpoint) + self.changes_of_teacher(checkpoint)
-
-    def changes_of_settings(self, checkpoint: Mapping[str, Any]) -> list[str]:
-        """Return a line for each difference in the settings."""
+    def changes(self, checkpoint: Mapping[str, Any], settings: bool = True) -> list[str]:
+        """Return a line for each difference in ``settings`` and teacher between this run and the one of a checkpoint."""
         entry = checkpoint.get(ENTRY_KEY)
-        if self._settings is None or not isinstance(entry, Mapping):
+        if not isinstance(entry, Mapping):
             return []
-        return changes_of_settings(entry.get("settings"), self._settings)
-
-    def changes_of_teacher(self, checkpoint: Mapping[str, Any]) -> list[str]:
-        """Return a line if the teacher differs."""
-        entry = checkpoint.get(ENTRY_KEY)
-        return changes_of_teacher(entry.get("teacher"), self._teacher) if isinstance(entry, Mapping) else []
+        lines = changes_of_settings(entry.get("settings"), self._settings) if settings else []
+        return lines + changes_of_teacher(entry.get("teacher"), self._teacher)
 
     def record_shapes(self, student: Outputs, teacher: Outputs) -> None:
         """Record the shapes of an example's outputs."""
         self._shapes = {"student": student.shapes(), "teacher": teacher.shapes()}
 
     def check_shapes(self, student: Outputs, teacher: Outputs) -> None:
-        """Refuse features whose number of channels differs from what the projectors were built for.
-
-        Raises:
-            ValueError: A number differs.
-        """
+        """Refuse features whose number of channels differs from what the projectors were built for."""
         if self._shapes is None:
             return
         found = {"student": student.shapes(), "teacher": teacher.shapes()}
@@ -91,13 +76,7 @@ class CheckpointEntry:
                     )
 
     def write(self, checkpoint: dict[str, Any], criteria: WeightedCriteria, this_rank_only: bool = False) -> None:
-        """Add the entry to a checkpoint.
-
-        Args:
-            checkpoint: The checkpoint.
-            criteria: The criteria of the fit.
-            this_rank_only: The other processes may not be saving, as after an error in this one.
-        """
+        """Add the entry to a checkpoint; with ``this_rank_only``, no other process is saving, as after an error in this one."""
         states = [collect_rng_state()] if this_rank_only else collect_rng_states()
         entry = {
             "criteria": {name: class_name(criterion) for name, criterion in criteria.criteria().items()},
@@ -147,14 +126,7 @@ class CheckpointEntry:
         """Restore the random state of this process, for a run that continues from a checkpoint.
 
         Called before Lightning makes the iterator over the training data, which draws: when the checkpoint is read, since a
-        scheduler may ask for the number of batches, and at the start of the fit.
-
-        Args:
-            trainer: The running trainer.
-            last: The states are not needed again.
-
-        Raises:
-            ValueError: The checkpoint's random states are damaged.
+        scheduler may ask for the number of batches, and at the start of the fit, the ``last`` time.
         """
         try:
             if self._rng:

@@ -24,6 +24,7 @@ from lit_distill.teachers import Teacher
 from lit_distill.utils.arguments import check_choice, check_network
 from lit_distill.utils.graph import unreached_parameters
 from lit_distill.utils.lightning_names import has_forward, is_a
+from lit_distill.utils.names import listed
 from lit_distill.utils.notices import warn
 from lit_distill.utils.tensors import count_parameters, parameters_in
 
@@ -31,12 +32,7 @@ from lit_distill.utils.tensors import count_parameters, parameters_in
 def module_arguments(
     student: nn.Module, teacher: nn.Module | Teacher | None, criteria: Mapping[str, Criterion], task: Task
 ) -> None:
-    """Check the types of a distillation's main arguments.
-
-    Raises:
-        TypeError: An argument has the wrong type.
-        ValueError: The task is unknown, or a criterion is for another task.
-    """
+    """Check the types of a distillation's main arguments, and that every criterion is for its task."""
     check_choice("task", task, TASKS)
     check_criteria(criteria)
     same_task(criteria, task)
@@ -48,11 +44,7 @@ def module_arguments(
 
 
 def same_task(criteria: Mapping[str, Criterion], task: Task, whose: str = "the module's") -> None:
-    """Refuse a criterion made for another task than the module's.
-
-    Raises:
-        ValueError: A criterion's task differs.
-    """
+    """Refuse a criterion made for another task than the module's."""
     for name, criterion in criteria.items():
         found = task_of(criterion)
         if task == "none" or found is None or found == task:
@@ -74,11 +66,7 @@ def task_of(criterion: Criterion) -> Task | None:
 
 
 def no_teacher_needed(criteria: WeightedCriteria) -> None:
-    """Refuse criteria that need a teacher, for a distillation without one.
-
-    Raises:
-        ValueError: A criterion needs a teacher.
-    """
+    """Refuse criteria that need a teacher, for a distillation without one."""
     needing = [name for name, criterion in criteria.criteria().items() if criterion.needs_teacher]
     if needing:
         raise ValueError(
@@ -88,15 +76,7 @@ def no_teacher_needed(criteria: WeightedCriteria) -> None:
 
 
 def can_be_called(network: nn.Module | Teacher | None, owner: str) -> None:
-    """Refuse a network without a ``forward``: a LightningModule whose steps call its parts, a ``ModuleDict``.
-
-    Args:
-        network: The network, or a teacher that has one.
-        owner: ``student`` or ``teacher``, for the message.
-
-    Raises:
-        ValueError: The network has no ``forward``.
-    """
+    """Refuse a network without a ``forward``: a LightningModule whose steps call its parts, a ``ModuleDict``."""
     network = network.network if isinstance(network, Teacher) else network
     if not isinstance(network, nn.Module) or has_forward(network):
         return
@@ -110,11 +90,7 @@ def can_be_called(network: nn.Module | Teacher | None, owner: str) -> None:
 
 
 def separate_networks(student: nn.Module, teacher: nn.Module) -> None:
-    """Refuse a teacher that shares parameters with the student: freezing one would freeze the other.
-
-    Raises:
-        ValueError: They share parameters.
-    """
+    """Refuse a teacher that shares parameters with the student: freezing one would freeze the other."""
     known = {id(parameter): name for name, parameter in student.named_parameters()}
     shared = [known[id(parameter)] for parameter in teacher.parameters() if id(parameter) in known]
     # After `load_state_dict(…, assign=True)` two networks share memory: training one would train both.
@@ -141,14 +117,8 @@ def _place(tensor: Tensor) -> tuple[torch.device, int] | None:
 
 
 def optimizers_hold_everything(module: nn.Module, optimizers: Iterable[Optimizer]) -> None:
-    """Check that the optimizers hold every trainable parameter, projectors included.
-
-    Raises:
-        ValueError: A parameter is missing, or there is no optimizer; it would silently never train.
-    """
-    made = [
-        optimizer for optimizer in optimizers if type(optimizer).__name__ != "_MockOptimizer"
-    ]  # Lightning's, for none
+    """Refuse optimizers that lack a trainable parameter, projectors included: it would silently never train."""
+    made = [one for one in optimizers if type(one).__name__ != "_MockOptimizer"]  # Lightning's, for none
     held = parameters_in(made)
     missing = [name for name, p in module.named_parameters() if p.requires_grad and id(p) not in held]
     if missing and not made:
@@ -158,7 +128,7 @@ def optimizers_hold_everything(module: nn.Module, optimizers: Iterable[Optimizer
         )
     if missing:
         raise ValueError(
-            f"{len(missing)} trainable parameters are in no optimizer: {', '.join(missing[:4])}{', …' if missing[4:] else ''}. "
+            f"{len(missing)} trainable parameters are in no optimizer: {listed(missing)}. "
             "Make the optimizer of every parameter that requires a gradient, or freeze these with requires_grad_(False)."
         )
 
@@ -174,7 +144,7 @@ def every_parameter_reached(loss: Tensor, module: LightningModule, criteria: Wei
     unreached = unreached_parameters(loss, module)
     if not unreached:
         return
-    names = f"{', '.join(unreached[:4])}{', …' if unreached[4:] else ''}"
+    names = listed(unreached)
     strategy: Any = module.trainer.strategy
     if is_a(strategy, "strategies.DDPStrategy") and not strategy._ddp_kwargs.get("find_unused_parameters", False):
         raise ValueError(
@@ -190,11 +160,7 @@ def every_parameter_reached(loss: Tensor, module: LightningModule, criteria: Wei
 
 
 def same_on_every_rank(module: LightningModule, digest: str) -> None:
-    """Check that every process has the same teacher: DDP does not synchronise a frozen one.
-
-    Raises:
-        ValueError: The digests differ.
-    """
+    """Refuse processes with different teachers: DDP does not synchronise a frozen one."""
     if module.trainer.world_size == 1:
         return
     mine = torch.tensor(list(bytes.fromhex(digest)), device=module.device)
@@ -206,14 +172,7 @@ def same_on_every_rank(module: LightningModule, digest: str) -> None:
 
 
 def logits_are_read(criteria: WeightedCriteria, student: Outputs, teacher: Outputs, target: Target | None) -> bool:
-    """Return True if a criterion reads the teacher's logits: compute all criteria without them, and compare.
-
-    Args:
-        criteria: The criteria; copies of them are run.
-        student: An example of the student's outputs.
-        teacher: An example of the teacher's outputs.
-        target: The example's labels.
-    """
+    """Return True if a criterion reads the teacher's logits: run copies of all on an example without them, and compare."""
     if not teacher.has_logits:
         return False
     if not teacher.features or any(criterion.compares_logits for criterion in criteria.criteria().values()):
@@ -249,12 +208,11 @@ def summary(
         sizes = f" {size_t:,} parameters ({size_t / max(size, 1):.1f} times as many)," if size_t else ""
         lines.append(f"Teacher: {teacher.name},{sizes} {teacher.role}.")
     for name, criterion in criteria.criteria().items():
-        changes = [
-            f"{key.partition('.')[2]} {plan}" for key, plan in criteria.schedules.items() if key.startswith(f"{name}.")
-        ]
+        plans = {key.partition(".")[2]: plan for key, plan in criteria.schedules.items() if key.startswith(f"{name}.")}
         number = "found in training" if name in criteria.found else f"{criteria.weights[name]:g}"
-        weight = "" if any(change.startswith("weight ") for change in changes) else f", weight {number}"
-        lines.append(f"Criterion {name}: {_kind(criterion)}{weight}{''.join(f', {change}' for change in changes)}.")
+        weight = "" if "weight" in plans else f", weight {number}"
+        changes = "".join(f", {setting} {plan}" for setting, plan in plans.items())
+        lines.append(f"Criterion {name}: {_kind(criterion)}{weight}{changes}.")
         if isinstance(criterion, FeatureCriterion):
             for layer_s, layer_t in criterion.pairs:
                 shape_s, shape_t = student.features[layer_s].shape, teacher_outputs.features[layer_t].shape

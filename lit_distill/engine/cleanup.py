@@ -62,11 +62,7 @@ def _subclasses(kind: type) -> list[type]:
 
 
 class LastCallback(Callback):
-    """Cleans up after an error, as the last of a Trainer's callbacks: ``OnExceptionCheckpoint`` saves before it.
-
-    Args:
-        clean_up: Called with the module.
-    """
+    """Cleans up after an error, as the last of a Trainer's callbacks: ``OnExceptionCheckpoint`` saves before it."""
 
     def __init__(self, clean_up: Callable[[LightningModule], None]) -> None:
         self._clean_up = clean_up

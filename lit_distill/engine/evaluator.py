@@ -38,10 +38,6 @@ class Evaluator:
         metrics: The user's own torchmetrics, by name or in a collection.
         setting: The argument that sets the task, for messages.
         strict: Refuse labels that the task does not have, in one process; else warn once, and report no metrics.
-
-    Raises:
-        TypeError: A metric is not a ``torchmetrics.Metric``.
-        ValueError: A metric has the name of one that is reported anyway.
     """
 
     def __init__(
@@ -60,8 +56,7 @@ class Evaluator:
         self.teacher_heads = dict(teacher_heads or {})
         self.metrics = named_metrics(metrics, self.tasks)
         self._cache = TeacherCache()
-        self._running: dict[tuple[int, str], Evaluation] = {}
-        self._own: dict[tuple[int, str], OwnMetrics] = {}
+        self._running: dict[tuple[int, str], tuple[Evaluation, OwnMetrics]] = {}
         self._warned: set[str] = set()
         self._guard = Guard()
         self._reported: set[str] = set()
@@ -89,9 +84,6 @@ class Evaluator:
             data: The batch.
             members: Logits of the networks that the student consists of, by the names to log them under.
             arrange: Brings the teacher's logits to the positions and the size of the student's; unchanged if None.
-
-        Raises:
-            ValueError: The labels are not of the tasks that the student has heads for.
         """
         if self._skips(student, data.target):
             return
@@ -104,15 +96,15 @@ class Evaluator:
             if taught is not None and taught.shape != logits.shape:
                 taught = None  # matched by features only, it has other classes: there is nothing to compare
             if (place[1], name) not in self._running:
-                self._begin((place[1], name), logits)
-            evaluation = self._running[place[1], name]
+                self._running[place[1], name] = self._begin(name, logits)
+            evaluation, own_metrics = self._running[place[1], name]
             evaluation.update(logits, taught, target, data.mask)
             for member, own in (members or {}).items():
                 evaluation.update_member(member, own, target, data.mask)
             self._report_misfit(place, name, evaluation)
             networks = {"student": logits, **({"teacher": taught} if taught is not None else {}), **(members or {})}
             for who, outputs in networks.items():
-                self._own[place[1], name].update(who, outputs, target, data.mask, fits=evaluation.misfit is None)
+                own_metrics.update(who, outputs, target, data.mask, fits=evaluation.misfit is None)
 
     def _report_misfit(self, place: Place, name: str, evaluation: Evaluation) -> None:
         # Not refused with several processes: one that stops would leave the others waiting for it.
@@ -133,14 +125,13 @@ class Evaluator:
             return True
         return False
 
-    def _begin(self, where: tuple[int, str], logits: Tensor) -> None:
-        """Start an epoch of a head's metrics over a DataLoader."""
-        name = where[1]
-        self._running[where] = Evaluation(self.tasks[name], count_classes(logits), logits.device)
+    def _begin(self, name: str, logits: Tensor) -> tuple[Evaluation, OwnMetrics]:
+        """Make a head's metrics for an epoch of one DataLoader."""
         heads = {head for head in self.tasks if head != _ONLY}
         own = {key: metric for key, metric in self.metrics.items() if key.partition("/")[0] not in heads - {name}}
         own = {key.removeprefix(f"{name}/"): metric for key, metric in own.items()}
-        self._own[where] = OwnMetrics(own, self.tasks[name], logits.device)
+        evaluation = Evaluation(self.tasks[name], count_classes(logits), logits.device)
+        return evaluation, OwnMetrics(own, self.tasks[name], logits.device)
 
     def _warn_of_misfit(self, name: str, reason: str) -> None:
         if name in self._reported:
@@ -200,7 +191,7 @@ class Evaluator:
     def forget(self) -> None:
         """Start a run: empty the cache, as the teacher may have changed, and drop an epoch that an error left unfinished."""
         self._cache.forget()
-        self._running, self._own = {}, {}
+        self._running = {}
 
     def _ask(self, teacher: Teacher, data: Batch) -> dict[str, Tensor]:
         with self._guard.teacher_on(teacher.name, data):
@@ -213,27 +204,23 @@ class Evaluator:
         """Return the epoch's metrics by the names to log them under, and start the next epoch.
 
         With several tasks, names contain the task, ``val/<task>/accuracy/student``, and ``val/accuracy/student`` is the
-        mean over tasks.
-
-        Args:
-            stage: ``val`` or ``test``.
-            sanity: The epoch is Lightning's sanity check, without warnings.
+        mean over tasks. Lightning's ``sanity`` check gets no warnings.
         """
         running, self._running = self._running, {}
-        own, self._own = self._own, {}
         loaders = sorted({loader for loader, _ in running})
         values: dict[str, Tensor] = {}
         for loader in loaders:
             suffix = f"/loader_{loader}" if len(loaders) > 1 else ""
-            found = {name: evaluation.compute() for (place, name), evaluation in running.items() if place == loader}
+            heads = {name: metrics for (place, name), metrics in running.items() if place == loader}
+            found = {name: evaluation.compute() for name, (evaluation, _) in heads.items()}
             if not sanity:
                 for name, of_task in found.items():
-                    self._warn_of_chance(name, of_task, running[loader, name].classes)
+                    self._warn_of_chance(name, of_task, heads[name][0].classes)
             if _ONLY not in found:
                 classes = {name: of_task for name, of_task in found.items() if self.tasks[name] in CLASS_TASKS}
                 found[_ONLY] = mean_accuracies(classes)
-            for name in [name for place, name in own if place == loader]:
-                found[name] = found[name] | own[loader, name].compute()
+            for name, (_, own) in heads.items():
+                found[name] = found[name] | own.compute()
             for name, of_task in found.items():
                 prefix = f"{stage}/{name}" if name != _ONLY else stage
                 values |= {f"{prefix}/{metric}{suffix}": value for metric, value in of_task.items()}

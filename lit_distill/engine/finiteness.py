@@ -37,16 +37,6 @@ def example_is_finite(
 
     Inputs and outputs that are not finite are accepted if every criterion is finite: masks added to scores, the logits of
     excluded classes.
-
-    Args:
-        values: The values of the criteria that train, by name.
-        criteria: Criteria by name.
-        data: The example.
-        networks: Each network and its outputs for the example, by ``student`` or ``teacher``.
-        target: The example's labels.
-
-    Raises:
-        ValueError: A value is not finite.
     """
     wrong = {name: value for name, value in values.items() if not bool(torch.isfinite(value.detach()).all())}
     if not wrong:
@@ -65,31 +55,28 @@ def cause_of(
 ) -> str | None:
     """Describe what is not finite among the inputs of a loss; return None if all are.
 
-    Args:
-        data: The batch.
-        networks: Each network and its outputs, by ``student`` or ``teacher``; without outputs, its weights are checked.
-        target: The labels; those of the batch if None.
+    Networks come with their outputs, by ``student`` or ``teacher``; without outputs, their weights are checked. The labels
+    are those of the batch if ``target`` is None.
     """
+    read: dict[str, Any] = {}
     if data is not None:
         labels = target if target is not None else data.target
-        for what, value in (("inputs", data.inputs), ("teacher's inputs", data.teacher_inputs), ("labels", labels)):
-            found = _first_of(value, torch.isnan)
-            if found:
-                hint = "; if NaN marks unknown labels, set BatchFormat(missing_label=float('nan'))"
-                return f"the {what} hold NaN{found}{hint * (what == 'labels')}"
+        read = {"inputs": data.inputs, "teacher's inputs": data.teacher_inputs, "labels": labels}
+    for what, value in read.items():
+        found = _first_of(value, torch.isnan)
+        if found:
+            hint = "; if NaN marks unknown labels, set BatchFormat(missing_label=float('nan'))"
+            return f"the {what} hold NaN{found}{hint * (what == 'labels')}"
     for owner, (network, outputs) in networks.items():
         if outputs is None or not _finite(outputs):
             found = not_finite(network)
             if found:
                 return f"the {owner} {type(network).__name__} {found}"
-    if data is not None and any(outputs is not None and not _finite(outputs) for _, outputs in networks.values()):
-        for what, value in (("inputs", data.inputs), ("teacher's inputs", data.teacher_inputs)):
-            found = _first_of(value, torch.isinf)
-            if found:
-                return f"the {what} hold infinity{found}"
-    if data is not None:
-        found = _first_of(target if target is not None else data.target, torch.isinf)
-        return f"the labels hold infinity{found}" if found else None
+    blown = any(outputs is not None and not _finite(outputs) for _, outputs in networks.values())
+    for what, value in read.items():
+        found = _first_of(value, torch.isinf) if blown or what == "labels" else None
+        if found:
+            return f"the {what} hold infinity{found}"
     return None
 
 
@@ -143,9 +130,6 @@ def refuse_loss(
         step: Number of optimizer steps so far.
         data: The batch, to find the cause.
         networks: Networks by ``student`` or ``teacher``, to find the cause.
-
-    Raises:
-        FloatingPointError: Always; the message names the criteria.
     """
     total = total.detach()
     blamed = [f"{name!r} is {float(value)}" for name, value in losses.raw.items() if not torch.isfinite(value)]
@@ -175,14 +159,7 @@ def finite_gradients(
     Only gradients on the CPU are checked: elsewhere a check would wait for the device, and the next loss shows the error. With
     a gradient scaler (16-mixed), which skips such steps itself, nothing is checked.
 
-    Args:
-        trainer: The running trainer.
-        module: Holds the parameters, to name them.
-        optimizer: The optimizer that is about to step.
-        blame: Names the criterion in a sentence; called if a gradient is not finite.
-
-    Raises:
-        FloatingPointError: A gradient is not finite.
+    ``blame`` names the criterion in a sentence, if a gradient is not finite.
     """
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     if not gradients or gradients[0].device.type != "cpu" or not keeps_parameters_whole(trainer.strategy):
@@ -211,15 +188,7 @@ def _dense(gradient: Tensor) -> Tensor:
 
 
 def blamed_criterion(distiller: Distiller, data: Batch) -> str | None:
-    """Run a batch once more to find the criterion whose gradient is not finite.
-
-    Args:
-        distiller: The distillation; it does not change.
-        data: The batch.
-
-    Returns:
-        A sentence that names the criterion, or None if every criterion's gradient is finite.
-    """
+    """Run a batch once more, and name the criteria whose gradient is not finite in a sentence; None if there is none."""
     criteria = distiller.criteria
     with unchanged(*distiller.networks().values(), criteria), torch.enable_grad():
         criteria.eval()

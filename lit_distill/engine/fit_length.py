@@ -14,12 +14,7 @@ _SHARE = 0.5  # of a schedule's span: a fit that is a little shorter is most lik
 
 
 def warn_of_late_schedules(trainer: Trainer, schedules: Mapping[str, Schedule]) -> None:
-    """Warn of schedules that start after the end of the fit, or are less than half done by then.
-
-    Args:
-        trainer: The running trainer; its training loader is ready.
-        schedules: Schedules by key.
-    """
+    """Warn of schedules that start after the end of the fit, or are less than half done by then."""
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         return
     for key, schedule in schedules.items():
@@ -29,24 +24,19 @@ def warn_of_late_schedules(trainer: Trainer, schedules: Mapping[str, Schedule]) 
         unit, begin, until = span
         end = fit_length(trainer, unit)
         if begin >= end:
-            warn(
-                f"the schedule of {key!r} ({schedule}) starts at {unit} {begin:g}, and the fit ends at {unit} {end:g}: it "
-                "changes nothing. Give it earlier moments, or a longer fit."
-            )
+            what, result = f"starts at {unit} {begin:g}", "changes nothing"
         elif math.isfinite(until) and end - begin < _SHARE * (until - begin):
-            warn(
-                f"the schedule of {key!r} ({schedule}) is done at {unit} {until:g}, and the fit ends at {unit} {end:g}: it "
-                "stops on the way. Give it earlier moments, or a longer fit."
-            )
+            what, result = f"is done at {unit} {until:g}", "stops on the way"
+        else:
+            continue
+        warn(
+            f"the schedule of {key!r} ({schedule}) {what}, and the fit ends at {unit} {end:g}: it {result}. Give it earlier "
+            "moments, or a longer fit."
+        )
 
 
 def fit_length(trainer: Trainer, unit: str = "epoch") -> float:
-    """Return the end of the fit, in epochs or optimizer steps; infinity if it is unknown.
-
-    Args:
-        trainer: The running trainer.
-        unit: ``epoch`` or ``step``.
-    """
+    """Return the end of the fit, in epochs or optimizer steps (``unit``); infinity if it is unknown."""
     batches = float(trainer.num_training_batches)
     per_step = max(1, trainer.accumulate_grad_batches)
     known = math.isfinite(batches) and batches > 0

@@ -37,11 +37,6 @@ class Evaluation:
     If a batch does not fit the task (labels that are not classes, a softmax over one class), the epoch has no metrics, on any
     process. Memory does not grow with the data.
 
-    Args:
-        task: What the logits mean.
-        classes: Number of classes.
-        device: Device of the metrics.
-
     Attributes:
         misfit: Why a batch does not fit the task; None if all fit.
         wrong_label: The reason is a label that the task does not have, in labels of the right form.
@@ -58,14 +53,7 @@ class Evaluation:
         self._misfits.update(0)
 
     def update(self, student: Tensor, teacher: Tensor | None, target: Tensor | None, mask: Tensor | None) -> None:
-        """Add a batch.
-
-        Args:
-            student: Logits in the layout of ``Outputs``.
-            teacher: Logits of the same shape, or None.
-            target: Labels, or None.
-            mask: True at the positions that count, or None.
-        """
+        """Add a batch: both networks' logits in the layout of ``Outputs``; the mask is True at the positions that count."""
         if self.task == "none":
             return
         networks = {"student": student} if teacher is None else {"student": student, "teacher": teacher}
@@ -78,14 +66,7 @@ class Evaluation:
             self._compare(self._rows(student, mask), self._rows(teacher, mask))
 
     def update_member(self, name: str, logits: Tensor, target: Tensor | None, mask: Tensor | None) -> None:
-        """Add a batch of one network, if it has labels.
-
-        Args:
-            name: The network, for metrics named ``accuracy/<name>`` and so on.
-            logits: Logits in the layout of ``Outputs``.
-            target: Labels, or None.
-            mask: True at the positions that count, or None.
-        """
+        """Add a batch of one network, if it has labels, for metrics named ``accuracy/<name>`` and so on."""
         if target is None or self.task in ("embedding", "none") or not self._fits(logits, target):
             return
         logits, target = at_least_float32(logits.detach().to(self.device)), target.to(self.device)
@@ -134,19 +115,17 @@ class Evaluation:
         return rows.argmax(-1) if self.task == "multiclass" else rows > 0
 
     def _add_network(self, who: str, rows: Tensor, labels: Tensor) -> None:
+        if self.task == "multiclass" and labels.is_floating_point():  # class probabilities, after MixUp
+            labels = labels.argmax(-1).masked_fill(unknown(labels), IGNORED_LABEL)
+        keep = labels != IGNORED_LABEL
+        rows, labels = rows[keep], labels[keep]
         if self.task == "multiclass":
-            if labels.is_floating_point():  # class probabilities, after MixUp
-                labels = labels.argmax(-1).masked_fill(unknown(labels), IGNORED_LABEL)
-            keep = labels != IGNORED_LABEL
-            rows, labels = rows[keep], labels[keep]
             probabilities, loss = rows.softmax(-1), hard_target(rows, labels)
             confidence, decision = probabilities.max(-1)
             hit = decision == labels
         else:
-            keep = labels != IGNORED_LABEL
-            rows, shares = rows[keep], labels[keep]
-            probabilities, loss = rows.sigmoid(), hard_target_binary(rows, shares)
-            labels = (shares >= 0.5).int()
+            probabilities, loss = rows.sigmoid(), hard_target_binary(rows, labels)
+            labels = (labels >= 0.5).int()
             confidence, hit = probabilities, labels
         accuracy, calibration = self._metric(f"accuracy/{who}"), self._metric(f"calibration_error/{who}")
         if len(rows):  # torchmetrics fails on an empty batch, such as one whose labels are all ignored

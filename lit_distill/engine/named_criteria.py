@@ -18,12 +18,7 @@ Weight = float | Literal["auto"]
 
 
 def check_criteria(criteria: Mapping[str, Criterion]) -> None:
-    """Check that ``criteria`` is a mapping of names to criteria.
-
-    Raises:
-        ValueError: It is empty, or a name is not valid.
-        TypeError: It is not a mapping, or a value is not a ``Criterion``.
-    """
+    """Refuse what is no mapping of names to criteria, or an empty one."""
     check_named("criteria", criteria, "{'soft': SoftTarget()}")
     if not criteria:
         raise ValueError("no criteria; give at least one by name.")
@@ -37,11 +32,7 @@ def check_criteria(criteria: Mapping[str, Criterion]) -> None:
 
 
 def check_weights(weights: Mapping[str, Weight]) -> None:
-    """Check that ``weights`` is a mapping.
-
-    Raises:
-        TypeError: It is not.
-    """
+    """Refuse weights that are no mapping."""
     check_named("weights", weights, "{'hard': 0.1, 'soft': 0.9}")
 
 
@@ -51,15 +42,10 @@ def checked_weights(
     schedules: Mapping[str, Schedule],
     balance: Balance | None,
 ) -> tuple[dict[str, float], list[str]]:
-    """Check the weights and return them as numbers, with the names of the criteria whose weights are to be found.
+    """Return the weights as numbers, and the names of the criteria whose weights are to be found: ``auto``, or left out.
 
     Such a criterion has the ratio that it aims at for a number. One that needs no teacher is not found: it has the weight 1.
-
-    Args:
-        criteria: Criteria by name.
-        weights: A weight of 0 or more, or ``auto``, for each name; ``auto`` if left out.
-        schedules: Schedules by key; a criterion with a scheduled weight needs no other.
-        balance: The user's own balance, which needs numbers.
+    A criterion with a scheduled weight needs no other.
 
     Raises:
         TypeError: The weights are not a mapping, or a weight is not a number.

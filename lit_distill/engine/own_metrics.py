@@ -32,15 +32,9 @@ from lit_distill.engine.metrics import METRIC_NAMES
 def named_metrics(
     metrics: Mapping[str, Metric] | MetricCollection | None, tasks: Mapping[str, Task]
 ) -> dict[str, Metric]:
-    """Return the user's metrics by the names that they are logged under.
+    """Return the user's metrics by the names that they are logged under; refuse those of metrics that the task reports anyway.
 
-    Args:
-        metrics: By name, or a collection; with several tasks, ``<task>/<name>`` is for one task only.
-        tasks: What the outputs of each head are.
-
-    Raises:
-        TypeError: Something else was given.
-        ValueError: A name is that of a metric which the task reports anyway.
+    With several tasks, ``<task>/<name>`` is for one task only.
     """
     if metrics is None:
         return {}
@@ -75,13 +69,7 @@ def _check_metric(name: str, metric: object) -> None:
 
 
 class OwnMetrics:
-    """A copy of the user's metrics for each network, for one epoch of one DataLoader.
-
-    Args:
-        metrics: The user's metrics by name.
-        task: What the outputs are.
-        device: Device of the copies.
-    """
+    """A copy of the user's metrics for each network, for one epoch of one DataLoader."""
 
     def __init__(self, metrics: Mapping[str, Metric], task: Task, device: torch.device) -> None:
         self._templates = metrics
@@ -90,15 +78,7 @@ class OwnMetrics:
         self._copies: dict[str, Metric] = {}
 
     def update(self, who: str, outputs: Tensor, target: Tensor | None, mask: Tensor | None, fits: bool = True) -> None:
-        """Add a batch of a network, if it has labels.
-
-        Args:
-            who: The network, ``student`` or ``teacher``.
-            outputs: Its logits.
-            target: Labels, or None.
-            mask: True at the positions that count, or None.
-            fits: The labels fit the task; otherwise the metrics get them unchanged.
-        """
+        """Add a batch of a network, if it has labels; labels that do not fit the task reach the metrics unchanged."""
         if target is None or not self._templates:
             return
         outputs, target = outputs.detach().to(self.device), target.to(self.device)
@@ -113,11 +93,7 @@ class OwnMetrics:
                 _update(name, self._copies[key], given, labels)
 
     def compute(self) -> dict[str, Tensor]:
-        """Return every value by name, ``f1/student`` and so on; ``<metric>/<entry>/student`` for a metric that returns a dict.
-
-        Raises:
-            ValueError: A metric does not return a single number.
-        """
+        """Return every value by name, ``f1/student`` and so on; ``<name>/<entry>/student`` of a metric that returns a dict."""
         values: dict[str, Tensor] = {}
         for key, metric in self._copies.items():
             name, _, who = key.rpartition("/")
@@ -156,15 +132,14 @@ def as_metrics_take_them(outputs: Tensor, target: Tensor, task: Task, mask: Tens
         return outputs, target
     outputs = at_least_float32(outputs)
     if task == "multiclass":
-        labels = class_indices(target, outputs, check=False)
+        target = class_indices(target, outputs, check=False)
         whole = mask is None or outputs.dim() < 3
-        if outputs.dim() != 3 and whole and not bool((labels == IGNORED_LABEL).any()):
-            return outputs, labels
-        found = labelled(outputs, labels, task, mask, check=False)
-        known = found.labels != IGNORED_LABEL
-        return found.logits[known], found.labels[known]
+        if outputs.dim() != 3 and whole and not bool((target == IGNORED_LABEL).any()):
+            return outputs, target
     found = labelled(outputs, target, task, mask, check=False)
     known = found.labels != IGNORED_LABEL
+    if task == "multiclass":
+        return found.logits[known], found.labels[known]
     if task == "regression":
         rows = known.all(-1)
         given, labels = found.logits[rows], found.labels[rows]

@@ -42,11 +42,7 @@ class ReuseGuard:
         self.loaded = False
 
     def record(self, parts: Mapping[str, nn.Module], sizes: Any) -> None:
-        """Record new parts, before they learn.
-
-        Args:
-            parts: Criteria by name, and the balance, with their layers built.
-            sizes: Sizes of the networks' outputs.
+        """Record new criteria and the balance, layers built, before they learn; ``sizes`` are those of the networks' outputs.
 
         Raises:
             ValueError: A part has layers for networks of other sizes, from another module.
@@ -62,11 +58,7 @@ class ReuseGuard:
                 )
 
     def claim(self, parts: Mapping[str, nn.Module]) -> None:
-        """Take over parts at the start of a fit.
-
-        Raises:
-            ValueError: A part has learned for another owner.
-        """
+        """Take over parts at the start of a fit; refuse one that has learned for another owner."""
         for name, part in parts.items():
             made = _mark_of(part)
             if made is None or made.owner == self.token:
@@ -79,11 +71,9 @@ class ReuseGuard:
             setattr(part, _MARK, replace(made, owner=self.token))
 
     def record_new(self, part: nn.Module, before: str) -> None:
-        """Record a part that was built again, and so holds nothing of another training; an unchanged one keeps its owner.
+        """Record a balance that was built again, and so holds nothing of another training.
 
-        Args:
-            part: A balance.
-            before: Its ``held_by`` from before.
+        One that still holds what it did ``before`` keeps its owner.
         """
         now = held_by(part)
         if _mark_of(part) is None or now != before:

@@ -15,16 +15,7 @@ _GIVEN = "_settings_as_given"
 
 
 def check_schedules(criteria: Mapping[str, Criterion], schedules: Mapping[str, Schedule]) -> None:
-    """Refuse schedules of unknown settings, and schedules whose values leave the setting's range.
-
-    Args:
-        criteria: Criteria by name.
-        schedules: Schedules by key: ``soft.weight``, ``soft.temperature``.
-
-    Raises:
-        ValueError: A key names no setting, or a bound of its schedule is out of range.
-        TypeError: A value is not a ``Schedule``.
-    """
+    """Refuse schedules of unknown settings, and schedules whose values leave the setting's range."""
     check_named("schedules", schedules, "{'soft.weight': Linear(0, 1, until=10)}")
     known = [key for name, criterion in criteria.items() for key in settings(name, criterion)]
     for key, schedule in schedules.items():
@@ -85,11 +76,7 @@ def can_rise(schedule: Schedule) -> bool:
 
 
 def check_value(key: str, value: float, found: str) -> None:
-    """Refuse a scheduled value out of its range: weights are at least 0, temperatures above 0.
-
-    Raises:
-        ValueError: The value is out of range.
-    """
+    """Refuse a scheduled value out of its range: weights are at least 0, temperatures above 0."""
     if sets_weight(key) and not (math.isfinite(value) and value >= 0):
         raise ValueError(f"the schedule of {key!r} gives {found}; a weight must be finite and at least 0.")
     if key.endswith("temperature") and not (math.isfinite(value) and value > 0):

@@ -82,20 +82,15 @@ def _is_setting(value: Any) -> bool:
     return value is None or isinstance(value, (bool, int, float, str))
 
 
-def changes_of_settings(saved: Any, present: Mapping[str, Any]) -> list[str]:
-    """Return a line for each setting that differs from a checkpoint's.
-
-    Args:
-        saved: The result of ``describe_settings`` in the checkpoint.
-        present: The result for this run.
-    """
-    if not isinstance(saved, Mapping):
+def changes_of_settings(saved: Any, present: Mapping[str, Any] | None) -> list[str]:
+    """Return a line for each setting that differs from a checkpoint's (both of ``describe_settings``)."""
+    if not isinstance(saved, Mapping) or present is None:
         return []
     lines = []
     for group in ("weights", "schedules"):  # their entries may come and go
         before, now = saved.get(group), present[group]
         if isinstance(before, Mapping):
-            lines += _changes({k: before.get(k) for k in now}, {k: now[k] for k in now}, group)
+            lines += _changes({k: before.get(k) for k in now}, now, group)
             lines += [
                 f"{group}.{key}: {_MADE} {_shown(before[key])}, and this run has none"
                 for key in before
@@ -108,12 +103,7 @@ def changes_of_settings(saved: Any, present: Mapping[str, Any]) -> list[str]:
 
 
 def changes_of_teacher(saved: Any, present: Mapping[str, Any] | None) -> list[str]:
-    """Return a line if the teacher differs from the one that a checkpoint was made with.
-
-    Args:
-        saved: The result of ``describe_teacher`` in the checkpoint.
-        present: The result for this run.
-    """
+    """Return a line if the teacher differs from that of a checkpoint (both of ``describe_teacher``)."""
     if not isinstance(saved, Mapping) or present is None:
         return []
     if saved.get("class") != present["class"]:
@@ -147,11 +137,7 @@ def _shown(value: Any) -> str:
 
 
 def differences(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
-    """Compare a checkpoint's hyperparameters with a config's.
-
-    Returns:
-        A line for each value that both have and that differs.
-    """
+    """Return a line for each value that a checkpoint's hyperparameters and a config's both have, and that differs."""
     return [
         f"{name.removeprefix('_')}: {_MADE} {_short.repr(before)}, the config says {_short.repr(now)}"
         for name, before, now in differing(saved, asked, _as_written)

@@ -44,8 +44,7 @@ class Sides:
     """The outputs and labels that the criteria compare for one batch, at the positions that count.
 
     Attributes:
-        student: The student's outputs.
-        teacher: The teacher's outputs, detached from its graph unless it follows the criteria.
+        teacher: Detached from its graph unless it follows the criteria.
         target: The labels, by task if there are several; None without labels.
         parameters: The student's trainable parameters, for a balance that needs them.
         own_loss: The teacher's own loss, if it trains too.
@@ -60,13 +59,7 @@ class Sides:
 
 @dataclass(frozen=True)
 class StepLoss:
-    """The loss of a training step.
-
-    Attributes:
-        losses: The criteria's losses.
-        own: The teacher's own loss, if it trains too.
-        total: The loss to train with, a scalar.
-    """
+    """The loss of a training step: the criteria's, the teacher's own if it trains too, and the scalar to train with."""
 
     losses: Losses
     own: Tensor | None

@@ -17,11 +17,7 @@ from lit_distill.utils.measuring import gradients_of
 
 
 def check_apart(trainer: Trainer, criteria: WeightedCriteria) -> None:
-    """Check before the first batch that ``DOT``, if it trains, can have the two gradients separately.
-
-    Raises:
-        ValueError: It cannot; the message says why, and what to do.
-    """
+    """Refuse, before the first batch, a set-up in which ``DOT``, if it trains, cannot have the two gradients separately."""
     optimizer = _find(trainer)
     if optimizer is None:
         return
@@ -53,13 +49,9 @@ def check_apart(trainer: Trainer, criteria: WeightedCriteria) -> None:
 def hold_task_gradient(trainer: Trainer, criteria: WeightedCriteria, losses: Sequence[Losses]) -> None:
     r"""Hand a training step's task gradient to ``DOT``, if it trains.
 
-    Called once per training step, before the backward pass. If only one of the two kinds of criteria has a loss, the gradient
-    is not split: all of it goes with the momentum $\mu$.
-
-    Args:
-        trainer: The running trainer.
-        criteria: The criteria.
-        losses: Their losses, one entry per call of the student; empty if nothing was distilled.
+    Called once per training step, before the backward pass, with the losses of each call of the student; none if nothing was
+    distilled. If only one of the two kinds of criteria has a loss, the gradient is not split: all of it goes with the
+    momentum $\mu$.
     """
     optimizer = _find(trainer)
     if optimizer is None:

@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_distill.batch.batch import Arguments, Inputs
+from lit_distill.batch.batch import Inputs
+from lit_distill.utils.bits import value_digest
 
 Place = tuple[str, int, int]
 
 
 @dataclass
 class _Entry:
-    inputs: list[Any]
+    inputs: str  # their digest
     weights: Hashable
     logits: Tensor
 
@@ -25,8 +26,8 @@ class _Entry:
 class TeacherCache:
     """A frozen teacher's logits for evaluation batches that do not change: computed once, not each epoch.
 
-    A batch is recognised by its place, by a positional sum over each sample's inputs, and by the teacher's weights; if one
-    differs, the teacher runs again. Inputs with objects of unknown content are not cached.
+    A batch is recognised by its place, by a digest of its inputs, and by the teacher's weights; if one differs, the teacher
+    runs again. Inputs with objects of unknown content are not cached.
 
     Args:
         limit: Most bytes to keep; later batches are computed each time.
@@ -38,35 +39,21 @@ class TeacherCache:
         self._bytes = 0
 
     def recall(self, place: Place, inputs: Inputs, weights: Hashable = None) -> Tensor | None:
-        """Return the logits for a batch, or None if another batch was seen at its place.
-
-        Args:
-            place: Stage, index of the DataLoader, index of the batch.
-            inputs: The teacher's inputs.
-            weights: A mark of the teacher's present weights.
-        """
+        """Return the logits for a batch, or None if another batch or other weights were seen at its place."""
         known = self._batches.get(place)
         if known is None or known.weights != weights:
             return None
-        found = _marks(inputs)
-        return known.logits if found is not None and _equal(known.inputs, found) else None
+        return known.logits if known.inputs == _digest(inputs) else None
 
     def keep(self, place: Place, inputs: Inputs, logits: Tensor, weights: Hashable = None) -> None:
-        """Keep the logits of a batch, if there is room.
-
-        Args:
-            place: Stage, index of the DataLoader, index of the batch.
-            inputs: The teacher's inputs.
-            logits: The teacher's logits.
-            weights: A mark of the teacher's present weights.
-        """
+        """Keep the logits of a batch, if there is room; ``weights`` marks the teacher's present weights."""
         size = logits.numel() * logits.element_size()
         known = self._batches.pop(place, None)
         if known is not None:
             self._bytes -= known.logits.numel() * known.logits.element_size()
-        marks = _marks(inputs) if self._bytes + size <= self.limit else None
-        if marks is not None:
-            self._batches[place] = _Entry(marks, weights, logits.detach().cpu().clone())
+        digest = _digest(inputs) if self._bytes + size <= self.limit else None
+        if digest is not None:
+            self._batches[place] = _Entry(digest, weights, logits.detach().cpu().clone())
             self._bytes += size
 
     def forget(self) -> None:
@@ -79,51 +66,26 @@ class _Unknown(Exception):
     """Raised at an object of unknown content."""
 
 
-def _marks(inputs: Any) -> list[Any] | None:
-    """Return marks of everything in the inputs, in order; None if something cannot be marked."""
-    marks: list[Any] = []
+def _digest(inputs: Inputs) -> str | None:
+    """Return a digest of everything in the inputs; None if something has unknown content."""
     try:
-        _add_marks(inputs, marks)
+        return value_digest(_known(inputs))
     except _Unknown:
         return None
-    return marks
 
 
-def _add_marks(value: Any, marks: list[Any]) -> None:
-    if isinstance(value, Tensor):
-        marks += [(tuple(value.shape), value.dtype), _mark(value)]
-    elif isinstance(value, Arguments):
-        _add_marks((value.positional, value.named), marks)
-    elif isinstance(value, Mapping):
-        for key, entry in value.items():
-            marks.append(key)
-            _add_marks(entry, marks)
-    elif isinstance(value, (tuple, list)):
-        marks.append(len(value))
-        for entry in value:
-            _add_marks(entry, marks)
-    elif value is None or isinstance(value, (str, bytes, bool, int, float, complex, torch.dtype, torch.device)):
-        marks.append(value)
-    elif dataclasses.is_dataclass(value):
-        _add_marks({field.name: getattr(value, field.name) for field in dataclasses.fields(value)}, marks)
-    else:
-        raise _Unknown
-
-
-def _mark(tensor: Tensor) -> Tensor:
-    """Return numbers that change with the values and their places, one per row."""
-    if tensor.layout != torch.strided or tensor.is_nested or tensor.is_quantized:
-        raise _Unknown
-    tensor = tensor.detach()
-    if tensor.is_complex():
-        tensor = torch.view_as_real(tensor)
-    flat = tensor.flatten(1) if tensor.dim() > 1 else tensor.reshape(-1, 1)
-    ramp = torch.arange(1, flat.shape[1] + 1, device=flat.device, dtype=torch.float64).sqrt()
-    return (flat.double() * ramp).sum(1).cpu()
-
-
-def _equal(known: list[Any], found: list[Any]) -> bool:
-    return len(known) == len(found) and all(
-        torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else type(a) is type(b) and a == b
-        for a, b in zip(known, found, strict=True)
-    )
+def _known(value: Any) -> Any:
+    """Return tensors and plain values in lists and dicts, as ``value_digest`` reads them."""
+    if isinstance(value, Mapping):
+        return {key: _known(entry) for key, entry in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_known(entry) for entry in value]
+    if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_nested and not value.is_quantized:
+        return value
+    if value is None or isinstance(value, (str, bytes, bool, int, float, complex, torch.dtype)):
+        return value
+    if isinstance(value, torch.device):
+        return str(value)
+    if dataclasses.is_dataclass(value):
+        return {field.name: _known(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    raise _Unknown

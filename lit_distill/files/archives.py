@@ -13,15 +13,7 @@ _OLD_PICKLES = 5  # before the tensors, in PyTorch's format up to 1.5
 
 
 def check_file(file: IO[bytes], name: str) -> None:
-    """Refuse files that are damaged, hold programs, or are made to exhaust time or memory.
-
-    Args:
-        file: The file, open for reading; left at its start.
-        name: Its name in errors.
-
-    Raises:
-        ValueError: The file is one of these; the message starts with its name.
-    """
+    """Refuse files that are damaged, hold programs, or are made to exhaust time or memory; the file ends at its start."""
     file.seek(0)
     start = file.read(4)
     if not start:

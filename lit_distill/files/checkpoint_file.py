@@ -17,7 +17,7 @@ import torch
 from fsspec.utils import get_protocol
 
 from lit_distill.files.archives import check_file
-from lit_distill.utils.names import listed
+from lit_distill.utils.names import first_line, listed
 
 _SHOWN = 8
 _TRUST = "trust=True, `trust: true` in a config, --trust on the command line"
@@ -43,17 +43,7 @@ def read_checkpoint(path: str | Path, trust: bool = False) -> Any:
 
 
 def read_opened(file: IO[bytes], name: str, trust: bool = False, remedy: str = _TRUST) -> Any:
-    """Return what ``torch.save`` has written to an open file.
-
-    Args:
-        file: The file.
-        name: Its name in errors.
-        trust: Load Python objects too; anything that the file names can be run.
-        remedy: How to declare that the file's maker is trusted.
-
-    Raises:
-        ValueError: The file is damaged, is of another kind, or holds Python objects and is not trusted.
-    """
+    """Read an open file like ``read_checkpoint``; ``remedy`` is how to declare that its maker is trusted, for errors."""
     check_file(file, name)
     try:
         return _load(file, safe=True)
@@ -153,11 +143,6 @@ def _objects(file: IO[bytes], error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if "GLOBAL" in line]
     _, found, name = (lines[0] if lines else "").partition("GLOBAL ")
     return name.split(" ")[0] if found and name else "objects"
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its kind."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _reason(error: Exception) -> str:

@@ -20,9 +20,9 @@ from packaging.version import InvalidVersion, Version
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lit_distill.files.checkpoint_file import first_line, is_remote, opened, read_opened, short_name
+from lit_distill.files.checkpoint_file import is_remote, opened, read_opened, short_name
 from lit_distill.files.saving import WholeCheckpoints
-from lit_distill.utils.names import listed
+from lit_distill.utils.names import first_line, listed
 from lit_distill.utils.notices import warn
 from lit_distill.utils.patches import Patches
 
@@ -67,14 +67,7 @@ def _guard_of(trainer: Trainer) -> CheckpointGuard | None:
 
 
 class CheckpointGuard:
-    """Replaces the methods by which a Trainer's strategy reads checkpoints.
-
-    Args:
-        trainer: The Trainer.
-
-    Attributes:
-        patches: The strategy's replaced methods.
-    """
+    """Replaces the methods by which a Trainer's strategy reads checkpoints."""
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
@@ -83,12 +76,7 @@ class CheckpointGuard:
         self._name = "the checkpoint"
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> Any:
-        """Read a checkpoint; nothing in it is run unless ``weights_only`` is False.
-
-        Raises:
-            FileNotFoundError: There is none.
-            ValueError: The file is damaged, holds Python objects, or a run cannot resume from it.
-        """
+        """Read a checkpoint that a run can resume from; nothing in it is run unless ``weights_only`` is False."""
         self._name = short_name(checkpoint_path)
         original, trust = self._originals["load_checkpoint"], weights_only is False
         if _is_folder(checkpoint_path) or not _is_read_whole(self._trainer.strategy):
@@ -100,11 +88,7 @@ class CheckpointGuard:
         return content
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], *args: Any, **named: Any) -> None:
-        """Load the module's weights.
-
-        Raises:
-            MisfitError: They do not fit.
-        """
+        """Load the module's weights; a ``MisfitError`` says that they do not fit."""
         try:
             self._originals["load_model_state_dict"](checkpoint, *args, **named)
         except (RuntimeError, AttributeError, TypeError) as error:
@@ -114,11 +98,7 @@ class CheckpointGuard:
             ) from error
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Load the optimizers' states.
-
-        Raises:
-            ValueError: They do not fit.
-        """
+        """Load the optimizers' states; a ``ValueError`` says that they do not fit."""
         try:
             _check_optimizers(checkpoint, self._trainer.strategy)
             self._originals["load_optimizer_state_dict"](checkpoint)
@@ -192,7 +172,9 @@ def _check_content(content: Any, name: str, trainer: Trainer) -> None:
     if not isinstance(content.get("state_dict"), Mapping) or _VERSION not in content:
         held = ", ".join(map(str, list(content)[:_SHOWN])) or "nothing"
         raise ValueError(f"{name} is no checkpoint of Lightning (it holds {held}): to use it, {how}.")
-    problem = problem_of(content) or (_problem_of_progress(content, trainer) if fitting else "")
+    problem = problem_of(content)
+    if fitting and not problem and content.get("loops") is not None:
+        problem = _unlike({"fit_loop": trainer.fit_loop.state_dict()}, content["loops"], "loops")
     if problem:
         raise ValueError(f"{name} is damaged: {problem}.")
     missing = [key for key in ("optimizer_states", "lr_schedulers") if content.get(key) is None]
@@ -233,11 +215,6 @@ def _problem_of_age(content: Mapping[str, Any]) -> str:
         why = f"{type(error).__name__}: {first_line(error)}"
         return f"it says that Lightning {version} wrote it, and its entries are not as that version's ({why})"
     return ""
-
-
-def _problem_of_progress(content: Mapping[str, Any], trainer: Trainer) -> str:
-    loops = content.get("loops")
-    return "" if loops is None else _unlike({"fit_loop": trainer.fit_loop.state_dict()}, loops, "loops")
 
 
 def _unlike(mine: Any, theirs: Any, path: str) -> str:

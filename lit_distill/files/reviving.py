@@ -19,17 +19,9 @@ _REMEDY = "load_from_checkpoint(…, trust=True)"
 
 
 def check_revivable(content: Any, name: str, kind: type[Any], given: Mapping[str, Any], trust: bool) -> None:
-    """Refuse a checkpoint whose hyper-parameters would be called to make the module, unless that is trusted.
+    """Refuse a checkpoint whose hyper-parameters would be called to make a ``kind``, unless that is trusted.
 
-    Args:
-        content: The checkpoint.
-        name: The file's name.
-        kind: The class to make.
-        given: The user's arguments, which replace the checkpoint's.
-        trust: True if the user trusts the checkpoint's maker.
-
-    Raises:
-        ValueError: It is no checkpoint of Lightning, or would call what it names.
+    The user's arguments, ``given``, replace the checkpoint's.
     """
     if not isinstance(content, Mapping) or not isinstance(content.get("state_dict"), Mapping):
         held = ", ".join(map(str, list(content)[:_SHOWN])) if isinstance(content, Mapping) else type(content).__name__
@@ -117,31 +109,22 @@ class Revivable:
             ValueError: The file is damaged, is no checkpoint of Lightning, or has to be trusted and is not.
         """
         trusted = trust or weights_only is False
+        options = {"map_location": map_location, "hparams_file": hparams_file, "strict": strict}
         if not isinstance(checkpoint_path, (str, Path)):
-            return cls._revive(checkpoint_path, "the file", trusted, map_location, hparams_file, strict, arguments)
+            return cls._revive(checkpoint_path, "the file", trusted, options, arguments)
         with opened(checkpoint_path) as file:
-            name = short_name(checkpoint_path)
-            return cls._revive(file, name, trusted, map_location, hparams_file, strict, arguments)
+            return cls._revive(file, short_name(checkpoint_path), trusted, options, arguments)
 
     @classmethod
     def _revive(
-        cls,
-        file: IO[bytes],
-        name: str,
-        trust: bool,
-        map_location: Any,
-        hparams_file: str | Path | None,
-        strict: bool | None,
-        arguments: dict[str, Any],
+        cls, file: IO[bytes], name: str, trust: bool, options: dict[str, Any], arguments: dict[str, Any]
     ) -> Any:
         content = read_opened(file, name, trust, _REMEDY)
         check_revivable(content, name, cls, arguments, trust)
         del content  # Lightning reads it again
-        options: dict[str, Any] = {"map_location": map_location, "hparams_file": hparams_file}
         own = super().load_from_checkpoint  # type: ignore[misc]
-        for option, value in (("strict", strict), ("weights_only", not trust)):
-            if option in inspect.signature(own).parameters:
-                options[option] = value
+        taken = inspect.signature(own).parameters  # an older Lightning lacks some
+        options = {key: value for key, value in {**options, "weights_only": not trust}.items() if key in taken}
         if not trust:
             options[_INSTANTIATOR] = None  # Lightning then calls this class, and nothing that the file names
         file.seek(0)

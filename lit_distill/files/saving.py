@@ -25,11 +25,7 @@ _Path = str | Path
 
 
 class WholeCheckpoints(CheckpointIO):
-    """Saves checkpoints to local files whole or not at all; all else is done by the ``CheckpointIO`` that it wraps.
-
-    Args:
-        inner: Lightning's own, of either of its packages.
-    """
+    """Saves checkpoints to local files whole or not at all; ``inner``, Lightning's own of either package, does the rest."""
 
     def __init__(self, inner: Any) -> None:
         self.inner = inner

@@ -11,11 +11,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lit_distill.files.checkpoint_file import first_line, read_checkpoint
+from lit_distill.files.checkpoint_file import read_checkpoint
 from lit_distill.models.finding import Entries, choose_network, same_tensors
 from lit_distill.models.suitable import add_tied, mismatches, optional_names, refuse_unfillable, unsuitable
 from lit_distill.utils.arguments import check_flag, check_named, check_network, wrong_type
-from lit_distill.utils.names import nearest
+from lit_distill.utils.names import first_line, nearest
 
 _NESTED_KEYS = ("state_dict", "model_state_dict", "model", "net", "student", "module", "weights")
 _WRAPPERS = (

@@ -46,7 +46,7 @@ def warn_of_changed_settings(
     if configs:
         _print_differences(saved or {}, hparams)
     if fitting:
-        warn_of_changes(entry.changes_of_teacher(checkpoint) if configs else entry.changes(checkpoint))
+        warn_of_changes(entry.changes(checkpoint, settings=not configs))
 
 
 @rank_zero_only

@@ -18,11 +18,7 @@ _WORDS = {"cpu": 1 << 17, "other": 1 << 22}  # at a time: what a cache holds, wh
 
 
 def value_digest(value: Any) -> str:
-    """Return a digest of a tensor of any kind, or of nested tensors and plain values.
-
-    Args:
-        value: The value; for an object of another kind, only the type counts.
-    """
+    """Return a digest of a tensor of any kind, or of nested tensors and plain values; of other objects only the type counts."""
     found: str = _digest(value)
     return found
 

@@ -8,15 +8,13 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import nn
 
+from lit_distill.utils.names import first_line
+
 
 def compile_in_place(model: nn.Module, backend: str = "inductor") -> None:
     """Compile a model's calls; its class, its keys and its hooks stay as they are.
 
     Shapes stay static until a second one is seen, which keeps the first graph as fast as it can be.
-
-    Args:
-        model: The network, with the hooks that read its layers.
-        backend: The backend of ``torch.compile``.
     """
     see_hooks()
     model.compile(dynamic=None, backend=backend)
@@ -44,7 +42,7 @@ def why_not_compile(device: torch.device) -> str | None:
     try:
         torch.compile(_add_one)(torch.zeros(8, device=device))
     except Exception as error:
-        return (str(error).strip() or type(error).__name__).splitlines()[0]
+        return first_line(error)
     return None
 
 
@@ -74,11 +72,7 @@ def eagerly() -> AbstractContextManager[None]:
 
 
 def call_own_methods(copied: LightningModule) -> None:
-    """Make the copy of a module that was compiled whole call its own methods instead of the original's.
-
-    Args:
-        copied: The copy; one of a module that was not compiled stays as it is.
-    """
+    """Make the copy of a module, if that was compiled whole, call its own methods instead of the original's."""
     if getattr(copied, "_compiler_ctx", None) is not None:
         for name in ("forward", "training_step", "validation_step", "test_step", "predict_step"):
             vars(copied).pop(name, None)

@@ -29,17 +29,10 @@ _ATOMS = (
 
 
 def copied(thing: T, shared: Iterable[object] = ()) -> T:
-    """Return a deep copy of a module, or of a tuple of things that belong together.
+    """Return a deep copy of a module, or of a tuple of things that belong together, except of the objects in ``shared``.
 
     A tensor inside an autograd graph (the weight of an old-style ``weight_norm``, a loss that was kept) is copied as a plain
     tensor. What cannot be copied at all (a lock, an open file, a generator) is shared with the original.
-
-    Args:
-        thing: The module or tuple.
-        shared: Objects that the copy shares with the original.
-
-    Raises:
-        Exception: ``copy.deepcopy`` fails all the same.
     """
     memo: dict[int, Any] = {id(one): one for one in shared}
     try:
@@ -51,11 +44,7 @@ def copied(thing: T, shared: Iterable[object] = ()) -> T:
 
 
 class _Substitutes:
-    """Finds what ``copy.deepcopy`` cannot copy, and substitutes for it, by following ``__reduce_ex__`` as ``deepcopy`` does.
-
-    Args:
-        memo: The substitutes by the ``id`` of the object.
-    """
+    """Finds what ``copy.deepcopy`` cannot copy, and substitutes for it, by following ``__reduce_ex__`` as ``deepcopy`` does."""
 
     def __init__(self, memo: dict[int, Any]) -> None:
         self.memo = memo

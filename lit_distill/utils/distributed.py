@@ -14,15 +14,9 @@ def distributed() -> bool:
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """Return the rows of every process, in the order of their ranks, without a gradient.
+    """Return the rows ``[N, D]`` of every process, in the order of their ranks, without a gradient.
 
-    All processes must call it at the same time, with rows of one width; their numbers may differ.
-
-    Args:
-        rows: ``[n, D]``.
-
-    Returns:
-        ``[N, D]``; ``rows`` themselves if there is one process.
+    All processes must call it at the same time, with rows ``[n, D]`` of one width; their numbers may differ.
     """
     rows = rows.detach()
     if not distributed():

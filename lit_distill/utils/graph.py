@@ -16,9 +16,7 @@ _STEPS = re.compile(r"(Round|Floor|Ceil|Trunc|Sign|Sgn|Heaviside)Backward\d+")
 def nodes_behind(values: Iterable[Tensor], passes: Callable[[Any], bool] | None = None) -> Iterator[Any]:
     """Yield every node of the graph behind values, once each; no gradient is computed.
 
-    Args:
-        values: Tensors; one without a graph has no nodes.
-        passes: A test whether to go on behind a node; if None, behind all.
+    The walk goes on behind the nodes that ``passes`` lets through, all if None.
     """
     waiting, seen = [value.grad_fn for value in values], set()
     while waiting:
@@ -42,12 +40,8 @@ def unreached_parameters(loss: Tensor, module: nn.Module) -> list[str]:
 def reached_by(value: Tensor, through_steps: bool = True) -> set[int] | None:
     """Return the ids of the leaves that a value's gradient reaches, even if it is 0; no gradient is computed.
 
-    Args:
-        value: A scalar with its graph.
-        through_steps: Count what is reached only through rounding or a sign, where the gradient is always 0.
-
-    Returns:
-        None if unknown: a re-entrant gradient checkpoint hides the parameters inside.
+    None if unknown: a re-entrant gradient checkpoint hides the parameters inside. Without ``through_steps``, what is reached
+    only through rounding or a sign, where the gradient is always 0, does not count.
     """
     if not value.requires_grad:
         return set()

@@ -13,13 +13,9 @@ _MAX_PREFIX_TOKENS = 8
 
 
 def feature_kind(shape: Sequence[int]) -> str:
-    """Return the kind of a feature by its number of dimensions.
+    """Return the kind of a feature by its shape.
 
-    Args:
-        shape: With the batch: ``[B, D]`` vector, ``[B, N, D]`` tokens, ``[B, C, H, W]`` map, ``[B, C, D, H, W]`` volume.
-
-    Raises:
-        ValueError: Another number of dimensions.
+    ``[B, D]`` is a vector, ``[B, N, D]`` tokens, ``[B, C, H, W]`` a map, ``[B, C, D, H, W]`` a volume.
     """
     kinds = {2: "vector", 3: "tokens", 4: "map", 5: "volume"}
     if len(shape) not in kinds:
@@ -50,42 +46,35 @@ def split_grid(tokens: int) -> tuple[int, int] | None:
 
 
 def tokens_to_map(feature: Tensor, size: Sequence[int] = ()) -> Tensor:
-    """Arrange tokens ``[B, N, D]`` as a map ``[B, D, side, side]``; prefix tokens are dropped.
+    """Arrange tokens ``[B, N, D]`` as a map ``[B, D, side, side]``; up to 8 prefix tokens are dropped.
 
-    Args:
-        feature: The tokens.
-        size: The size of the map wanted in the end; tokens of as many positions have its grid, oblong or of a volume.
-
-    Raises:
-        ValueError: ``N`` is neither the positions of ``size`` nor a square plus at most 8 prefix tokens.
+    Tokens of as many positions as ``size``, the size of the map wanted in the end, have its grid, oblong or of a volume.
     """
-    count = feature.shape[1]
+    batch, count, width = feature.shape
     if count == 1:
-        return feature.transpose(1, 2).reshape(len(feature), -1, *[1] * max(len(size), 2))
+        return feature.transpose(1, 2).reshape(batch, width, *[1] * max(len(size), 2))
     prefix = count - math.prod(size) if size else -1
-    if 0 <= prefix <= _MAX_PREFIX_TOKENS:
-        return feature[:, prefix:].transpose(1, 2).reshape(len(feature), -1, *size)
-    grid = split_grid(count) if len(size) < 3 else None
-    if grid is None:
-        raise ValueError(f"{feature.shape[1]} tokens are no square grid; a map cannot be made of them.")
-    prefix, side = grid
-    grid_tokens = feature[:, prefix:].transpose(1, 2)
-    return grid_tokens.reshape(*grid_tokens.shape[:2], side, side)
+    if not 0 <= prefix <= _MAX_PREFIX_TOKENS:
+        grid = split_grid(count) if len(size) < 3 else None
+        if grid is None:
+            raise ValueError(f"{count} tokens are no square grid; a map cannot be made of them.")
+        prefix, side = grid
+        size = (side, side)
+    return feature[:, prefix:].transpose(1, 2).reshape(batch, width, *size)
 
 
 def map_to_tokens(feature: Tensor, count: int) -> Tensor:
     """Arrange a map ``[B, C, H, W]``, or a volume, as ``count`` tokens ``[B, count, C]``; its mean fills prefix tokens."""
     tokens = feature.flatten(2).transpose(1, 2)
     prefix = count - tokens.shape[1]
-    if 0 <= prefix <= _MAX_PREFIX_TOKENS:  # its own grid, oblong or square
-        return torch.cat([tokens.mean(1, keepdim=True).expand(-1, prefix, -1), tokens], dim=1) if prefix else tokens
-    grid = split_grid(count)
-    if grid is None:
-        return resize_tokens(feature.flatten(2).transpose(1, 2), count)
-    prefix, side = grid
-    if feature.dim() > 4:  # a volume's positions are no square
-        return resize_tokens(feature.flatten(2).transpose(1, 2), count)
-    tokens = resize_map(feature, (side, side)).flatten(2).transpose(1, 2)
+    if not 0 <= prefix <= _MAX_PREFIX_TOKENS:  # not its own grid, oblong or square
+        grid = split_grid(count)
+        if grid is None or feature.dim() > 4:  # a volume's positions are no square
+            return resize_tokens(tokens, count)
+        prefix, side = grid
+        tokens = resize_map(feature, (side, side)).flatten(2).transpose(1, 2)
+    if not prefix:
+        return tokens
     return torch.cat([tokens.mean(1, keepdim=True).expand(-1, prefix, -1), tokens], dim=1)
 
 

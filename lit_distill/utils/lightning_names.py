@@ -20,11 +20,7 @@ _CHECK = "_maybe_unwrap_optimized"
 
 
 def classes_named(path: str) -> tuple[type, ...]:
-    """Return a class of Lightning from each of its packages that is imported.
-
-    Args:
-        path: The class within the package: ``LightningModule``, ``strategies.DDPStrategy``.
-    """
+    """Return a class of Lightning, such as ``strategies.DDPStrategy``, from each of its packages that is imported."""
     folder, _, name = path.rpartition(".")
     found = []
     for package in _PACKAGES:

@@ -19,23 +19,14 @@ from lit_distill.utils.notices import warn
 
 
 class EagerSteps:
-    """Runs compiled networks eagerly in the training steps that are differentiated more than once.
-
-    Attributes:
-        active: True in such a step.
-    """
+    """Runs compiled networks eagerly in the training steps that are differentiated more than once, when it is ``active``."""
 
     def __init__(self) -> None:
         self.active = False
         self._whole = ExitStack()
 
     def begin(self, active: bool, whole: bool) -> None:
-        """Begin a training step.
-
-        Args:
-            active: True if it will be differentiated more than once.
-            whole: True if the step itself is compiled, so that all of it has to run eagerly, not only student and criteria.
-        """
+        """Begin a training step; one that is compiled as a ``whole`` runs eagerly as a whole, not only student and criteria."""
         self.end()
         self.active = active
         if active and whole:
@@ -70,11 +61,8 @@ def kept_buffers(network: nn.Module, but: nn.Module) -> Iterator[None]:
 def gradients_of(value: Tensor, parameters: Sequence[Tensor], who: str) -> tuple[Tensor | None, ...]:
     """Return a value's gradients in addition to the step's own backward pass; its graph and the random state are kept.
 
-    Returns:
-        The gradients, with None for a parameter that the value does not depend on.
-
-    Raises:
-        RuntimeError: The gradient goes through a compiled function, which may give another one each time.
+    None stands for a parameter that the value does not depend on. A gradient through a compiled function, which may give
+    another one each time, is refused.
     """
     if through_compiled(value):
         raise RuntimeError(

@@ -16,15 +16,7 @@ _REFERENCE = re.compile(r"^(?P<path>[^:#\s]+)(?P<input>:input)?(?P<call>#-?\d+)?
 
 
 def match_layers(reference: str, names: Iterable[str], owner: str = "the model") -> list[str]:
-    """Expand a layer reference into the layers that it names.
-
-    Args:
-        reference: ``path``, ``path:input``, ``path#call`` or both; each part of the path may be a glob.
-        names: The known layers, in the model's order.
-        owner: The owner of the layers, for the error.
-
-    Returns:
-        The references of the matching layers, in the order of ``names``.
+    """Return the references of the layers that a reference names, in the order of ``names``; ``owner`` has them.
 
     Raises:
         ValueError: The reference is malformed or matches nothing; the nearest names are listed.
@@ -78,6 +70,11 @@ def nearest(name: str, known: Iterable[str], most: int = 1) -> str:
 def unprefixed(path: str) -> str:
     """Return one of the package's names without its modules, as a name may have several paths; other texts as they are."""
     return path.rpartition(".")[2] if path.startswith("lit_distill.") else path
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its kind."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def listed(names: Sequence[str], most: int = 4) -> str:

@@ -13,14 +13,10 @@ def differing(
     union: bool = False,
     path: str = "",
 ) -> Iterator[tuple[str, Any, Any]]:
-    """Yield the dotted path and both values wherever two nested mappings differ.
+    """Yield the dotted path and both values wherever two nested mappings, at ``path``, differ.
 
-    Args:
-        before: The one mapping.
-        now: The other.
-        comparable: Converts values before they are compared.
-        union: Compare keys that only one of the two has, with None for the other; else these are left out.
-        path: The path of the two mappings themselves.
+    Keys that only one of the two has are left out, unless ``union`` compares them with None. Values are made ``comparable``
+    first.
     """
     for key in dict.fromkeys([*before, *now]):
         if not union and not (key in before and key in now):

@@ -14,11 +14,7 @@ __all__ = ["Axes", "axes_or_new"]
 
 
 def axes_or_new(axes: Axes | None) -> Axes:
-    """Return the axes, or new ones of a new figure if None.
-
-    Raises:
-        ImportError: Matplotlib is not installed.
-    """
+    """Return the axes, or new ones of a new figure if None; the error without Matplotlib says what to install."""
     if axes is not None:
         return axes
     try:

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from lit_distill.utils.distributed import distributed
+
 
 def collect_rng_state() -> dict[str, Any]:
     """Read the states of Python's, NumPy's, PyTorch's and the GPUs' generators."""
@@ -40,7 +42,7 @@ def restore_rng_state(state: dict[str, Any]) -> None:
 def collect_rng_states() -> list[dict[str, Any]]:
     """Read the states of every process, by rank; all must call it."""
     mine = collect_rng_state()
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if not distributed():
         return [mine]
     everyone: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, mine)

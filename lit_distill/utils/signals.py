@@ -24,11 +24,7 @@ _NOTIFIER = "_sigterm_notifier_fn"
 
 
 def end_if_terminated(trainer: Trainer) -> None:
-    """End the run if SIGTERM was received.
-
-    Raises:
-        SystemExit: It was; Lightning's own ``SIGTERMException``.
-    """
+    """End the run with Lightning's own ``SIGTERMException`` if SIGTERM was received."""
     if trainer.received_sigterm:
         own = classes_named("utilities.exceptions.SIGTERMException")
         raise (SIGTERMException if isinstance(trainer, Trainer) else own[-1])(TERMINATED)
@@ -76,9 +72,6 @@ def exit_code_on_sigterm() -> Iterator[None]:
     """Let SIGTERM end a command with 143, never with 0: at once, or by a running Trainer after its batch.
 
     An existing handler is kept.
-
-    Raises:
-        SystemExit: SIGTERM was received.
     """
     here = threading.current_thread() is threading.main_thread()
     if not here or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:

@@ -14,7 +14,7 @@ from lit_distill.utils.names import listed
 
 def not_finite(network: nn.Module) -> str | None:
     """Return which weights and buffers of a network hold NaN or infinity, in words; None if none does."""
-    found = [name for name, tensor in named_tensors(network) if count_where(tensor, is_no_number)]
+    found = [name for name, one in named_tensors(network) if count_where(one, lambda values: ~torch.isfinite(values))]
     return f"has weights that are not finite: {listed(found)}" if found else None
 
 
@@ -46,8 +46,3 @@ def count_where(tensor: Tensor, test: Callable[[Tensor], Tensor]) -> int:
     if not usable or tensor.device.type == "meta":
         return 0
     return int(test(tensor.detach()).sum())
-
-
-def is_no_number(tensor: Tensor) -> Tensor:
-    """Mark NaN and infinity."""
-    return ~torch.isfinite(tensor)

@@ -9,6 +9,8 @@ import torch
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
+from lit_distill.utils.names import first_line
+
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -31,7 +33,7 @@ def fold_batch_norm(model: nn.Module) -> int:
     except Exception as error:
         raise ValueError(
             f"BatchNorm cannot be folded into {type(model).__name__}: torch.fx cannot trace it "
-            f"({_first_line(error)}). Leave fold_batch_norm False."
+            f"({first_line(error)}). Leave fold_batch_norm False."
         ) from error
     pairs = list(_find_pairs(model, graph))
     for layer_path, norm_path in pairs:
@@ -67,7 +69,3 @@ def _can_fold(layer: nn.Module, norm: nn.Module) -> bool:
 
 def _hooked(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

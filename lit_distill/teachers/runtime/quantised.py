@@ -17,7 +17,7 @@ from lit_distill.capture.capture import Capture
 from lit_distill.capture.hooks import select_tensor
 from lit_distill.outputs import Outputs
 from lit_distill.teachers.runtime.int8 import DynamicLinear, Ranges, lower
-from lit_distill.utils.names import chosen_call, hook_key, layer_path
+from lit_distill.utils.names import chosen_call, first_line, hook_key, layer_path
 from lit_distill.utils.tensors import first_parameter
 
 Read = Callable[[Inputs], Outputs]
@@ -94,9 +94,8 @@ def _refuse_other_devices(model: nn.Module) -> None:
 
 
 def _refusal(model: nn.Module, what: str, error: Exception) -> ValueError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return ValueError(
-        f"the teacher {type(model).__name__} {what}, so it cannot run in 'int8' ({reason}). Use precision "
+        f"the teacher {type(model).__name__} {what}, so it cannot run in 'int8' ({first_line(error)}). Use precision "
         "'int8_dynamic' (networks of linear layers), 'bf16', or '32' with compile."
     )
 

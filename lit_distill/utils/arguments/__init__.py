@@ -1,7 +1,7 @@
 """Checks of arguments: each says whose argument it is, what was given, and what would be right.
 
-They run in constructors only, never in a training step. NumPy's numbers and tensors of one number become plain numbers, so that
-settings and checkpoints hold plain types.
+A value of the wrong type raises a ``TypeError``, one out of range a ``ValueError``. They run in constructors only, never in a
+training step. NumPy's numbers and tensors of one number become plain, as settings and checkpoints hold plain types only.
 """
 
 from lit_distill.utils.arguments.described import described, wrong_type

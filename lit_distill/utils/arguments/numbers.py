@@ -24,20 +24,7 @@ def check_number(
     most: float = math.inf,
     below: float = math.inf,
 ) -> float:
-    """Return a finite number in its range, as a float.
-
-    Args:
-        name: The argument's name.
-        value: An int, a float, or a number of NumPy or torch.
-        least: The smallest allowed value.
-        above: A bound that the number must exceed.
-        most: The largest allowed value.
-        below: A bound that the number must not reach.
-
-    Raises:
-        TypeError: It is no number, but a text, a bool or a list.
-        ValueError: It is not finite, or out of range.
-    """
+    """Return a finite number in its range, as a float; ``above`` and ``below`` are bounds that it must not reach."""
     number = as_float(name, value)
     if not (math.isfinite(number) and least <= number <= most and above < number < below):
         raise ValueError(f"{name} must be {_range(least, above, most, below)}, not {value}.")
@@ -45,27 +32,14 @@ def check_number(
 
 
 def as_float(name: str, value: Any) -> float:
-    """Return a number as a float; infinity and NaN are allowed.
-
-    Args:
-        name: The argument's name.
-        value: An int, a float, or a number of NumPy or torch.
-
-    Raises:
-        TypeError: It is no number.
-    """
+    """Return an int, a float, or a number of NumPy or torch as a float; infinity and NaN are allowed."""
     learned = isinstance(value, Tensor) and value.requires_grad
     several = isinstance(value, (Tensor, np.ndarray)) and value.ndim > 0
     if isinstance(value, (bool, np.bool_)) or not hasattr(type(value), "__float__") or learned or several:
         raise wrong_type(name, value, _as_number(value))
     try:
         return float(value)
-    except (
-        TypeError,
-        ValueError,
-        OverflowError,
-        RuntimeError,
-    ) as error:  # a NumPy scalar of another kind, a complex tensor
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # another NumPy scalar, a complex tensor
         raise wrong_type(name, value, "give a number.") from error
 
 
@@ -91,17 +65,7 @@ def _range(least: float, above: float, most: float, below: float) -> str:
 
 
 def check_whole(name: str, value: Any, *, least: int | None = None) -> int:
-    """Return a whole number in its range, as an int.
-
-    Args:
-        name: The argument's name.
-        value: An int, a float without a fraction, or a number of NumPy or torch.
-        least: The smallest allowed value; if None, there is none.
-
-    Raises:
-        TypeError: It is no number.
-        ValueError: It has a fraction, or is out of range.
-    """
+    """Return a whole number, which may be a float without a fraction, as an int."""
     number = as_float(name, value)
     if not number.is_integer():
         raise ValueError(f"{name} must be a whole number, not {value}.")
@@ -112,53 +76,29 @@ def check_whole(name: str, value: Any, *, least: int | None = None) -> int:
 
 
 def check_size(name: str, value: Any) -> int:
-    """Return a number of channels, classes or layers, as an int.
-
-    Raises:
-        TypeError: It is no number.
-        ValueError: It has a fraction, or is below 1.
-    """
+    """Return a number of channels, classes or layers, at least 1, as an int."""
     return check_whole(name, value, least=1)
 
 
 def check_flag(name: str, value: Any) -> bool:
-    """Return True or False; refuse a text, because ``"false"`` would count as True.
-
-    Raises:
-        TypeError: It is something else.
-    """
+    """Return True or False; refuse a text, because ``"false"`` would count as True."""
     if isinstance(value, (bool, np.bool_)) or (isinstance(value, int) and value in (0, 1)):
         return bool(value)
     raise wrong_type(name, value, "give True or False.")
 
 
 def check_temperature(temperature: Any, name: str = "temperature") -> float:
-    """Return a valid temperature, as a float.
-
-    Raises:
-        TypeError: It is no number.
-        ValueError: It is not finite and above 0.
-    """
+    """Return a finite temperature above 0, as a float."""
     return check_number(name, temperature, above=0)
 
 
 def check_share(name: str, share: Any) -> float:
-    """Return the weight of one term of a criterion, as a float.
-
-    Raises:
-        TypeError: It is no number.
-        ValueError: It is not finite or below 0.
-    """
+    """Return the weight of one term of a criterion, at least 0, as a float."""
     return check_number(name, share, least=0)
 
 
 def check_shares(shares: Mapping[str, Any]) -> tuple[float, ...]:
-    """Return the weights of a criterion's terms, as floats.
-
-    Raises:
-        TypeError: One is no number.
-        ValueError: One is not finite or below 0, or all are 0.
-    """
+    """Return the weights of a criterion's terms, as floats; refuse weights that are all 0."""
     found = tuple(check_share(name, share) for name, share in shares.items())
     if not any(found):
         raise ValueError(f"{' and '.join(shares)} are all 0: nothing would be compared.")
@@ -166,18 +106,7 @@ def check_shares(shares: Mapping[str, Any]) -> tuple[float, ...]:
 
 
 def check_numbers(name: str, values: Any, *, least: float = -math.inf, above: float = -math.inf) -> list[float]:
-    """Return a list of finite numbers, each in the range, as floats.
-
-    Args:
-        name: The argument's name.
-        values: A list, a tuple, or a one-dimensional array or tensor.
-        least: The smallest allowed value.
-        above: A bound that each number must exceed.
-
-    Raises:
-        TypeError: It is no list, or something in it is no number.
-        ValueError: A number is not finite, or out of range.
-    """
+    """Return a list, a tuple, or a one-dimensional array or tensor of finite numbers in the range as a list of floats."""
     if isinstance(values, (Tensor, np.ndarray)) and values.ndim == 1:
         values = values.tolist()
     if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
@@ -186,12 +115,7 @@ def check_numbers(name: str, values: Any, *, least: float = -math.inf, above: fl
 
 
 def check_temperatures(temperatures: Any) -> tuple[float, ...]:
-    """Return several valid temperatures, as floats.
-
-    Raises:
-        TypeError: They are no list of numbers.
-        ValueError: The list is empty, or one is not finite and above 0.
-    """
+    """Return one or more valid temperatures, as floats."""
     found = tuple(check_numbers("temperatures", temperatures, above=0))
     if not found:
         raise ValueError("temperatures must name at least one.")

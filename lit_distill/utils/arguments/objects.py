@@ -15,11 +15,7 @@ from lit_distill.utils.names import listed
 
 
 def check_object(name: str, value: Any, kind: type | tuple[type, ...], remedy: str) -> None:
-    """Refuse a value that is no object of a kind; if it is a class of that kind, ask for an object.
-
-    Raises:
-        TypeError: It is something else.
-    """
+    """Refuse a value that is no object of a kind; if it is a class of that kind, ask for an object."""
     if isinstance(value, kind):
         return
     if isinstance(value, type) and issubclass(value, kind):
@@ -38,26 +34,13 @@ def _dots(kind: type) -> str:
 
 
 def check_network(name: str, value: Any, also: tuple[type, ...] = ()) -> None:
-    """Refuse a value that is no network, and say how to make one from what was given.
-
-    Args:
-        name: The argument's name: ``student``, ``teacher``.
-        value: The network.
-        also: Further classes that are allowed.
-
-    Raises:
-        TypeError: It is no network.
-    """
+    """Refuse a value that is no network, nor of the classes in ``also``, and say how to make one from what was given."""
     if not isinstance(value, (nn.Module, *also)):
         check_object(name, value, (nn.Module, *also), _network_remedy(value))
 
 
 def check_sizes(owner: str, network: nn.Module) -> None:
-    """Refuse a network with lazy layers that have not seen an input yet: they have no weights.
-
-    Raises:
-        ValueError: A layer is still lazy.
-    """
+    """Refuse a network with lazy layers that have not seen an input yet: they have no weights."""
     lazy = [name for name, tensor in (*network.named_parameters(), *network.named_buffers()) if is_lazy(tensor)]
     if lazy:
         raise ValueError(
@@ -84,10 +67,6 @@ def _holds_tensors(values: Iterable[Any]) -> bool:
 
 
 def as_object(name: str, value: Any, kind: type, example: str) -> None:
-    """Refuse an optional argument that is neither None nor an object of a kind.
-
-    Raises:
-        TypeError: It is something else.
-    """
+    """Refuse an optional argument that is neither None nor an object of a kind."""
     if value is not None:
         check_object(name, value, kind, f"give {article(kind.__name__)} {kind.__name__}: {example}.")

@@ -13,11 +13,7 @@ from lit_distill.utils.names import nearest
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
-    """Refuse a value outside its choices.
-
-    Raises:
-        ValueError: The value is none of the choices; the nearest is named.
-    """
+    """Refuse a value outside its choices with a ``ValueError``, also one of another type; name the nearest choice."""
     if not isinstance(value, str):
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}.")
     if value not in choices:
@@ -26,12 +22,7 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
 
 
 def check_text(name: str, value: Any, example: str) -> str:
-    """Return a text that is not empty.
-
-    Raises:
-        TypeError: It is no text.
-        ValueError: It is empty.
-    """
+    """Return a text that is not empty."""
     if not isinstance(value, str):
         raise wrong_type(name, value, f"give {example}.")
     if not value.strip():
@@ -40,31 +31,14 @@ def check_text(name: str, value: Any, example: str) -> str:
 
 
 def check_entry(name: str, entry: object) -> None:
-    """Refuse a value that cannot name an entry of a batch or of an output.
-
-    Args:
-        name: The argument's name.
-        entry: A key, an index, a function that finds the entry, or None for automatic.
-
-    Raises:
-        TypeError: It is something else.
-    """
+    """Refuse what cannot name an entry of a batch or of an output: a key, an index, a function, or None for automatic."""
     read = entry is None or isinstance(entry, (str, int)) or callable(entry)
     if not read or isinstance(entry, (type, bool)):
         raise wrong_type(name, entry, "give a key, an index, or a function.")
 
 
 def check_named(name: str, value: Any, example: str) -> None:
-    """Refuse a value that is no mapping from names.
-
-    Args:
-        name: The argument's name.
-        value: A dict or another mapping, or an ``nn.ModuleDict``.
-        example: A dict that would be right, for the error.
-
-    Raises:
-        TypeError: It is no mapping, or a key is no text.
-    """
+    """Refuse a value that is no dict, other mapping or ``nn.ModuleDict`` from names; the error shows an example."""
     if isinstance(value, type) or not isinstance(value, (Mapping, nn.ModuleDict)):
         raise wrong_type(name, value, f"give a dict by name: {example}.")
     for key in value:
@@ -73,29 +47,17 @@ def check_named(name: str, value: Any, example: str) -> None:
 
 
 def check_folder(root: Any) -> str | Path:
-    """Return the path of a data set's folder, which need not exist yet.
-
-    Raises:
-        TypeError: It is no path.
-    """
+    """Return the path of a data set's folder, which need not exist yet."""
     if not isinstance(root, (str, Path)):
         raise wrong_type("root", root, "give the path of a folder.")
     return root
 
 
 def layer_tuple(layers: Any, name: str) -> tuple[str, ...]:
-    """Return one or more layer references as a tuple.
-
-    Raises:
-        TypeError: There is something else among them.
-        ValueError: There is none, or an empty one.
-    """
-    found = layers if isinstance(layers, (list, tuple)) else tuple(layers) if _is_list(layers) else (layers,)
+    """Return one or more layer references as a tuple."""
+    several = isinstance(layers, Sequence) and not isinstance(layers, (str, bytes))
+    found = tuple(layers) if several else (layers,)
     if not found:
         raise ValueError(f"{name} names no layer.")
     example = "a layer's name, such as 'layer3', or a list of names"
     return tuple(check_text(name, layer, example) for layer in found)
-
-
-def _is_list(value: object) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
