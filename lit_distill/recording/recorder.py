@@ -28,13 +28,7 @@ Ask = Callable[[Any, Sequence[Key]], Outputs]
 
 @dataclass(frozen=True)
 class RecordingReport:
-    """The cost of a recording.
-
-    Attributes:
-        rows: Number of rows that this process recorded.
-        seconds: Time that it took, including waiting for others.
-        covered: Mean share of the teacher's probability in the kept classes.
-    """
+    """The cost of a recording: rows of this process, time with waiting for others, mean probability in the kept classes."""
 
     rows: int
     seconds: float
@@ -67,10 +61,10 @@ class Recorder:
         data: ReplayData,
         like: DataLoader[Any],
         ask: Ask,
-        share: int = 0,
-        of: int = 1,
-        show: bool = False,
-        look: Callable[[], None] = lambda: None,
+        share: int,
+        of: int,
+        show: bool,
+        look: Callable[[], None],
     ) -> None:
         self._store, self._layout, self._encoding = store, layout, encoding
         self._data, self._like, self._ask = data, like, ask
@@ -79,12 +73,7 @@ class Recorder:
         self._covered = 0.0
 
     def run(self) -> RecordingReport:
-        """Record until nothing is missing.
-
-        Raises:
-            OSError: The disk is full, or the folder cannot be written; finished shards stay.
-            ValueError: The teacher's outputs cannot be stored, or do not fit the samples.
-        """
+        """Record until nothing is missing; after an error, finished shards stay."""
         start = time.perf_counter()
         waiting = False
         missing = sum(self._layout.size(shard) for shard in self._store.missing())
@@ -141,7 +130,6 @@ class _Claims(Sampler[list[Key]]):
         self._store, self._layout = store, layout
         self._share, self._of = share, of
         self._claims: dict[int, Claim] = {}
-        self.sampler = None
         self.drawn: deque[list[Key]] = deque()
         self.taken: deque[tuple[int, int]] = deque()
 

@@ -46,7 +46,7 @@ class Session:
         ask: Returns the live teacher's outputs for a batch.
         calibrate: Prepares the teacher before its first call, with a function that reads a few batches.
         marks: Returns the identity of the teacher, for the manifest.
-        far: Compares recorded and live outputs of a batch, and returns True for samples that differ.
+        far: Compares recorded and live outputs of a batch, and returns True for samples that differ, ``[B]``.
     """
 
     def __init__(
@@ -71,12 +71,11 @@ class Session:
 
     def begin_batch(self) -> None:
         """Go on to the next batch of the training step, and read its records."""
-        loop = self._trainer.fit_loop
         self.current = self._loader.delivered.popleft() if self._loader is not None and self._loader.delivered else None
         if self.current is not None:
             self._rows = self._store.read(self._plan.rows_of(self.current.keys))
             marks = self._rows[FIELD] if self.encoding.marked else None
-            self.watch.begin(self._trainer.current_epoch, loop.batch_idx, self.current, marks)
+            self.watch.begin(self._trainer.current_epoch, self._trainer.fit_loop.batch_idx, self.current, marks)
 
     def read(self, like: Tensor) -> Outputs:
         """Return the recorded outputs for the current batch, in the type and on the device of ``like``."""
@@ -110,19 +109,15 @@ class Session:
             fixed = mixes_samples(data, self._batch)
             if fixed:
                 refuse_unusual_sampler(loader)
-                views = self._views_of_mixed(views)
+                if self._settings.views is None:
+                    raise ValueError(
+                        "the training batches are mixed at random (MixUp, CutMix): set how many views of each sample to "
+                        "record, such as views: 10. Training sees these views in turn, one per epoch."
+                    )
             self._open(data, loader, views, fixed)
             self._record(data, loader)
         self._loader = self._replaying(data, loader)
         return self._loader
-
-    def _views_of_mixed(self, views: int) -> int:
-        if self._settings.views is None:
-            raise ValueError(
-                "the training batches are mixed at random (MixUp, CutMix): set how many views of each sample to record, "
-                "such as views: 10. Training sees these views in turn, one per epoch."
-            )
-        return views
 
     def _open(self, data: ReplayData, loader: DataLoader[Any], views: int, fixed: bool) -> None:
         size = getattr(loader.batch_sampler, "batch_size", None) or _DEFAULT_BATCH
@@ -132,9 +127,10 @@ class Session:
         drop_last = bool(getattr(loader.batch_sampler, "drop_last", False))
         self._plan = Plan(len(data), views, size, fixed, self._settings.seed, drop_last)
         self._layout = Layout(self._plan)
-        self._calibrate(lambda: self._some_batches(data))
-        probe = self._plan.keys(0)[:2]
-        example = self._ask(self._read_views(data, probe))
+        step = max(1, self._plan.units // _CALIBRATION_BATCHES)  # from all over, the same in every process and run
+        units = range(0, self._plan.units, step)[:_CALIBRATION_BATCHES]
+        self._calibrate(lambda: [self._read_views(data, self._plan.keys(unit)) for unit in units])
+        example = self._ask(self._read_views(data, self._plan.keys(0)[:2]))
         marked = known.get("format") != UNMARKED
         self.encoding = Encoding(example.shapes(), self._settings.formats, marked)
         manifest = {
@@ -169,12 +165,10 @@ class Session:
     def _ask_about_recorded(self, store: FolderStore, data: ReplayData, differ: list[str]) -> None:
         """Refuse samples that differ from those recorded, unless the teacher's outputs are the same (labels may differ)."""
         missing = set(store.missing())
-        recorded = {
-            unit for shard in range(self._layout.shards) if shard not in missing for unit in self._layout.units(shard)
-        }
-        units = {self._plan.unit_of(key) for key in looked_at(len(data), self._plan.views)} & recorded
-        agrees = bool(units)
-        for unit in sorted(units):
+        units = {self._plan.unit_of(key) for key in looked_at(len(data), self._plan.views)}
+        recorded = sorted(unit for unit in units if unit // self._layout.units_per_shard not in missing)
+        agrees = bool(recorded)
+        for unit in recorded:
             keys = self._plan.keys(unit)
             batch = self._read_views(data, keys)
             live = self._ask(batch)
@@ -182,12 +176,6 @@ class Session:
             agrees = agrees and not bool(self._far(found, live, batch).any())
         if not agrees:
             raise stale(self._settings.path, differ)
-
-    def _some_batches(self, data: ReplayData) -> list[Batch]:
-        """Return batches from all over the recording, the same in every process and in every run."""
-        step = max(1, self._plan.units // _CALIBRATION_BATCHES)
-        units = range(0, self._plan.units, step)[:_CALIBRATION_BATCHES]
-        return [self._read_views(data, self._plan.keys(unit)) for unit in units]
 
     def _record(self, data: ReplayData, loader: DataLoader[Any]) -> None:
         rank, of = self._trainer.global_rank, self._trainer.world_size
@@ -205,7 +193,7 @@ class Session:
 
     def _log(self, report: RecordingReport) -> None:
         rows, width = self._plan.rows, self.encoding.dtype.itemsize
-        place = self._settings.path if self._settings.path is not None else "memory"
+        place = self._settings.path or "memory"
         what = f"{self._plan.samples:,} samples, {self._plan.views} view{'s' * (self._plan.views > 1)} of each"
         if report.rows:
             speed = report.rows / max(report.seconds, 1e-9)
@@ -221,17 +209,14 @@ class Session:
             )
 
     def _replaying(self, data: ReplayData, loader: DataLoader[Any]) -> ReplayLoader:
-        trainer = self._trainer
-        assert loader.batch_sampler is not None
-        if not self._plan.fixed:
-            batches = ReplayBatches(loader.batch_sampler, self._plan.views, lambda: trainer.current_epoch)
+        trainer, plan = self._trainer, self._plan
+
+        def epoch() -> int:
+            return trainer.current_epoch
+
+        if plan.fixed:
+            rank, of = trainer.global_rank, trainer.world_size
+            batches: ReplayBatches = FixedBatches(plan, len(loader), epoch, rank, of, self._settings.seed)
         else:
-            batches = FixedBatches(
-                self._plan,
-                len(loader),
-                lambda: trainer.current_epoch,
-                trainer.global_rank,
-                trainer.world_size,
-                self._settings.seed,
-            )
+            batches = ReplayBatches(loader.batch_sampler, plan.views, epoch)
         return ReplayLoader(data, batches, loader, loader.generator)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from lit_distill.files.whole_file import write_whole
 from lit_distill.recording.encoding import Rows
-from lit_distill.recording.files import readable_errors, sha256_of
+from lit_distill.recording.files import readable_errors
 from lit_distill.recording.fingerprint import manifest_differences
 from lit_distill.recording.manifest import MANIFEST, UNMARKED, DamagedRecording, has_manifest, identity, read_manifest
 from lit_distill.recording.plan import Layout
@@ -138,7 +138,7 @@ class FolderStore:
 
     def claim(self, shard: int) -> Claim | None:
         with readable_errors(self.folder):
-            lock = FileLock(self.folder / f"{_name(shard)}.lock", timeout=0)
+            lock = FileLock(f"{self._paths(shard)[0]}.lock", timeout=0)
             try:
                 lock.acquire()
             except Timeout:
@@ -154,12 +154,11 @@ class FolderStore:
         Raises:
             OSError: It cannot be written; finished shards stay.
         """
-        path = self.folder / _name(shard)
+        path, noted = self._paths(shard)
         with readable_errors(self.folder):
             content = io.BytesIO()  # NumPy's own writing to a file does not say why it failed
             np.lib.format.write_array(content, rows, allow_pickle=False)
             digest = hashlib.sha256(content.getbuffer()).hexdigest()
-            noted = path.with_suffix(".npy.sha256")
             try:
                 write_whole(noted, self._note(digest, path).encode())  # before the shard, which counts only with it
                 write_whole(path, content.getbuffer())
@@ -168,7 +167,7 @@ class FolderStore:
                     noted.unlink()
                 raise
         with suppress(OSError):  # no longer needed: a process that waits for it finds the shard
-            (self.folder / f"{path.name}.lock").unlink()
+            path.with_suffix(".npy.lock").unlink()
 
     def read(self, rows: NDArray[np.int64]) -> Rows:
         return _gather(self._layout, self._dtype, self._shard, rows)
@@ -181,20 +180,18 @@ class FolderStore:
             of: Number of parts.
         """
         for shard in range(share, self._layout.shards, of):
-            path = self.folder / _name(shard)
             if self._is_there(shard):
-                self._verify(path)
-            elif path.is_dir() or path.with_suffix(".npy.sha256").is_dir():
-                name = path.name if path.is_dir() else f"{path.name}.sha256"
-                raise DamagedRecording(
-                    f"{self.folder / name} is a folder where a file belongs. Delete it and run again."
-                )
+                self._verify(*self._paths(shard))
+                continue
+            for path in self._paths(shard):
+                if path.is_dir():
+                    raise DamagedRecording(f"{path} is a folder where a file belongs. Delete it and run again.")
 
-    def _verify(self, path: Path) -> None:
-        note = path.with_suffix(".npy.sha256")
+    def _verify(self, path: Path, note: Path) -> None:
         try:
             lines = note.read_text().splitlines()
-            digest = sha256_of(path)
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
         except (OSError, UnicodeDecodeError) as error:
             raise DamagedRecording(
                 f"{note} or {path.name} cannot be read: {error}. Delete both and run again."
@@ -221,13 +218,17 @@ class FolderStore:
         """Bytes of the files."""
         return sum(path.stat().st_size for path in self.folder.iterdir() if path.suffix not in _PASSING)
 
+    def _paths(self, shard: int) -> tuple[Path, Path]:
+        """Return the paths of a shard and of its checksum."""
+        path = self.folder / f"shard-{shard:05d}.npy"
+        return path, path.with_suffix(".npy.sha256")
+
     def _is_there(self, shard: int) -> bool:
-        path = self.folder / _name(shard)
-        return path.is_file() and path.with_suffix(".npy.sha256").is_file()
+        return all(path.is_file() for path in self._paths(shard))
 
     def _shard(self, shard: int) -> Rows:
         if shard not in self._open:
-            path = self.folder / _name(shard)
+            path, _ = self._paths(shard)
             try:
                 rows = np.load(path, mmap_mode="r", allow_pickle=False)
             except (OSError, ValueError, EOFError) as error:
@@ -245,10 +246,6 @@ def _gather(layout: Layout, dtype: np.dtype[Any], shard_of: Any, rows: NDArray[n
     for shard, places, inside in layout.split(rows):
         found[places] = shard_of(shard)[inside]
     return found
-
-
-def _name(shard: int) -> str:
-    return f"shard-{shard:05d}.npy"
 
 
 def stale(folder: Path | None, differ: list[str]) -> StaleRecording:
