@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lit_distill.batch.batch import Batch
+from lit_distill.batch.positions import input_mask
 from lit_distill.outputs import Outputs
 from lit_distill.recording.encoding import Encoding, dtype_to_json
 from lit_distill.recording.fingerprint import fingerprint_data, installed_versions, looked_at, manifest_differences
@@ -46,7 +47,7 @@ class Session:
         ask: Returns the live teacher's outputs for a batch.
         calibrate: Prepares the teacher before its first call, with a function that reads a few batches.
         marks: Returns the identity of the teacher, for the manifest.
-        far: Compares recorded and live outputs of a batch, and returns True for samples that differ, ``[B]``.
+        far: Compares recorded and live outputs under a mask, and returns True for samples that differ, ``[B]``.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Session:
         ask: Callable[[Batch], Outputs],
         calibrate: Callable[[Callable[[], Sequence[Batch]]], None],
         marks: Callable[[], dict[str, Any]],
-        far: Callable[[Outputs, Outputs, Batch], Tensor],
+        far: Callable[[Outputs, Outputs, Tensor | None], Tensor],
     ) -> None:
         self._trainer, self._settings = trainer, settings
         self._unpack, self._ask, self._calibrate, self._marks = unpack, ask, calibrate, marks
@@ -173,7 +174,7 @@ class Session:
             batch = self._read_views(data, keys)
             live = self._ask(batch)
             found = self.encoding.decode(store.read(self._plan.rows_of(keys)), live.tensors()[0])
-            agrees = agrees and not bool(self._far(found, live, batch).any())
+            agrees = agrees and not bool(self._far(found, live, input_mask(batch)).any())
         if not agrees:
             raise stale(self._settings.path, differ)
 

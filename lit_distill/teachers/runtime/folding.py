@@ -9,6 +9,8 @@ import torch
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
+from lit_distill.files.checkpoint_file import first_line
+
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -18,20 +20,14 @@ def fold_batch_norm(model: nn.Module) -> int:
 
     The layer gets the new weights, and an ``Identity`` replaces the BatchNorm, so all other paths and hooks stay. A pair with
     hooks is not folded, as the values between the two would change. $w' = w \gamma / \sqrt{\mathrm{var} + \epsilon}$,
-    $b' = (b - \mathrm{mean}) \gamma / \sqrt{\mathrm{var} + \epsilon} + \beta$.
-
-    Returns:
-        Number of pairs folded.
-
-    Raises:
-        ValueError: ``torch.fx`` cannot trace the network.
+    $b' = (b - \mathrm{mean}) \gamma / \sqrt{\mathrm{var} + \epsilon} + \beta$. Return the number of pairs folded.
     """
     try:
         graph = fx.Tracer().trace(model)
     except Exception as error:
         raise ValueError(
             f"BatchNorm cannot be folded into {type(model).__name__}: torch.fx cannot trace it "
-            f"({_first_line(error)}). Leave fold_batch_norm False."
+            f"({first_line(error)}). Leave fold_batch_norm False."
         ) from error
     pairs = list(_find_pairs(model, graph))
     for layer_path, norm_path in pairs:
@@ -67,7 +63,3 @@ def _can_fold(layer: nn.Module, norm: nn.Module) -> bool:
 
 def _hooked(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
