@@ -38,19 +38,9 @@ class RecordingReport:
 class Recorder:
     """Records what is missing.
 
-    Shards are claimed one at a time, so that processes share the work, and one that dies leaves no claim.
-
-    Args:
-        store: The store to fill.
-        layout: The shards.
-        encoding: The form of the rows.
-        data: The views.
-        like: The loader whose workers to take over.
-        ask: Returns the teacher's outputs for a batch and the views in it.
-        share: The index of this process; each begins at another place.
-        of: Number of processes that are known to record.
-        show: Draw a progress bar.
-        look: Called after each batch; it may raise an error to end the recording.
+    Shards are claimed one at a time, so that processes share the work, and one that dies leaves no claim. Each of the ``of``
+    processes begins at a place of its own, by its index ``share``. The workers are those of the loader ``like``. ``look`` is
+    called after each batch, and may raise an error to end the recording.
     """
 
     def __init__(

@@ -84,13 +84,7 @@ class MarkedBatches(Dataset[Any]):
 
 
 class ReplayBatches(Sampler[list[Key]]):
-    """The loader's own batches of samples, in the view of the current epoch.
-
-    Args:
-        batches: Yields lists of indices, like the loader's batch sampler.
-        views: Number of views; epoch ``e`` sees view ``e % views``.
-        epoch: Returns the current epoch.
-    """
+    """The batches of the loader's own batch sampler, in the view of the current epoch: ``e`` sees view ``e % views``."""
 
     def __init__(self, batches: Any, views: int, epoch: Callable[[], int]) -> None:
         self.batches, self.views, self.epoch = batches, views, epoch
@@ -116,15 +110,7 @@ class ReplayBatches(Sampler[list[Key]]):
 class FixedBatches(ReplayBatches):
     """Batches whose members are the same each time a view comes round: what MixUp mixes has to stay together.
 
-    Their order changes from epoch to epoch. Processes take turns.
-
-    Args:
-        plan: The batches of each view.
-        count: Batches per epoch of this process; short plans begin again.
-        epoch: Returns the current epoch.
-        rank: The rank of this process among ``world_size``.
-        world_size: Number of processes.
-        seed: The seed of the order.
+    Their order is drawn anew for each epoch. Processes take turns, for ``count`` batches each; short plans begin again.
     """
 
     def __init__(
@@ -154,12 +140,8 @@ class Delivered:
 class ReplayLoader(DataLoader[Any]):
     """A DataLoader of views that knows which ones each batch held; the batches themselves stay as they are.
 
-    Args:
-        data: The views.
-        batches: Yields the views of each batch, and keeps them in ``drawn``.
-        like: The loader whose workers and pinning to take over.
-        generator: The generator of the workers' seeds.
-        marks: Mark the samples.
+    ``batches`` yields the views of each batch, and keeps them in ``drawn``. Workers and pinning
+    are those of the loader ``like``.
     """
 
     def __init__(

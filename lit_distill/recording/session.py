@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -63,7 +64,7 @@ class Session:
         self._trainer, self._settings = trainer, settings
         self._unpack, self._ask, self._calibrate, self._marks = unpack, ask, calibrate, marks
         self._far = far
-        self._loader: ReplayLoader | None = None
+        self._delivered: deque[Delivered] = deque()  # to the training loop, and not yet begun
         self._in_transfer: Sequence[Key] | None = None
         self.current: Delivered | None = None
         self.watch = Watch(settings.path or "memory")
@@ -72,7 +73,7 @@ class Session:
 
     def begin_batch(self) -> None:
         """Go on to the next batch of the training step, and read its records."""
-        self.current = self._loader.delivered.popleft() if self._loader is not None and self._loader.delivered else None
+        self.current = self._delivered.popleft() if self._delivered else None
         if self.current is not None:
             self._rows = self._store.read(self._plan.rows_of(self.current.keys))
             marks = self._rows[FIELD] if self.encoding.marked else None
@@ -90,7 +91,7 @@ class Session:
     def _transferred(self) -> Sequence[Key] | None:
         if self._in_transfer is not None:
             return self._in_transfer
-        return self._loader.delivered[0].keys if self._loader is not None and self._loader.delivered else None
+        return self._delivered[0].keys if self._delivered else None
 
     def _batch(self, raw: Any, keys: Sequence[Key]) -> Batch:
         self._in_transfer = keys
@@ -117,8 +118,9 @@ class Session:
                     )
             self._open(data, loader, views, fixed)
             self._record(data, loader)
-        self._loader = self._replaying(data, loader)
-        return self._loader
+        replaying = self._replaying(data, loader)
+        self._delivered = replaying.delivered
+        return replaying
 
     def _open(self, data: ReplayData, loader: DataLoader[Any], views: int, fixed: bool) -> None:
         size = getattr(loader.batch_sampler, "batch_size", None) or _DEFAULT_BATCH

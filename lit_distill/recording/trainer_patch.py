@@ -49,22 +49,15 @@ class _Replaying:
         return length
 
 
-class ReplayedLoader(_Replaying, CombinedLoader):
-    """The replaying loader for a Trainer of ``lightning.pytorch``."""
-
-
 def _loader_class(trainer: object) -> type[_Replaying]:
     """Return the replaying loader class for a Trainer's package, which takes no other's ``CombinedLoader``."""
-    if isinstance(trainer, Trainer):
-        return ReplayedLoader
-    (other,) = (
-        kind for kind in classes_named("utilities.combined_loader.CombinedLoader") if kind is not CombinedLoader
-    )
+    kinds = classes_named("utilities.combined_loader.CombinedLoader")
+    (kind,) = (kind for kind in kinds if (kind is CombinedLoader) == isinstance(trainer, Trainer))
 
-    class OtherReplayedLoader(_Replaying, other):  # type: ignore[misc, valid-type]
+    class ReplayedLoader(_Replaying, kind):  # type: ignore[misc, valid-type]
         pass
 
-    return OtherReplayedLoader
+    return ReplayedLoader
 
 
 class ReplayedSource(_DataLoaderSource):
@@ -84,13 +77,10 @@ class ReplayedSource(_DataLoaderSource):
 
 
 class ReplayedFit:
-    """One fit whose training data are replayed; ``end`` restores everything.
+    """One fit whose training data are replayed, from before its training loader is made; ``end`` restores everything.
 
-    Args:
-        trainer: The running trainer, before it makes its training loader.
-        replace: Makes the replaying loader.
-        current: Returns the views in the batch that is being transferred, or None if unknown.
-        seed: The seed of what the transfer hooks draw.
+    ``current`` returns the views in the batch that is being transferred, or None if unknown; ``seed`` is that of what the
+    transfer hooks draw.
     """
 
     def __init__(

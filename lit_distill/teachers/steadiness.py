@@ -56,11 +56,11 @@ def _buffers(network: nn.Module) -> set[str]:
 
 def _non_persistent(network: nn.Module) -> set[str]:
     """Return the names of the buffers that are in no checkpoint, which usually are caches."""
-    found = set()
-    for prefix, part in uncompiled(network).named_modules(remove_duplicate=False):
-        for name in getattr(part, "_non_persistent_buffers_set", ()):
-            found.add(f"{prefix}.{name}" if prefix else name)
-    return found
+    return {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, part in uncompiled(network).named_modules(remove_duplicate=False)
+        for name in getattr(part, "_non_persistent_buffers_set", ())
+    }
 
 
 # At a call ----------------------------------------------------------------------------------------------------------
