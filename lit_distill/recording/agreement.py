@@ -24,13 +24,7 @@ def disagreeing(recorded: Outputs, live: Outputs, formats: Formats, exact: bool)
 
     An exact teacher repeats its outputs up to rounding, so that one sample is enough whose outputs lie a tenth of the way to
     those of another sample. One that computes in few bits may deviate by itself: by a quarter of the outputs' own spread, and
-    by more in a tenth of the samples.
-
-    Args:
-        recorded: The batch's outputs, as they were read.
-        live: The live teacher's outputs, stored and read like the recorded ones.
-        formats: The stored types.
-        exact: The teacher ran in float32 or wider, now and when it was recorded.
+    by more in a tenth of the samples. ``live`` was stored and read like ``recorded``.
     """
     pairs = [(recorded.logits, live.logits, formats.logits)] if recorded.logits.numel() else []
     pairs += [(feature, live.features[name], formats.features) for name, feature in recorded.features.items()]

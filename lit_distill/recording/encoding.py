@@ -73,15 +73,15 @@ class Encoding:
         self.formats, self.marked = formats, marked
         logits = tuple(shapes["logits"][1:])
         self._has_logits = shapes["logits"][0] != 0
+        self._top_k = self._has_logits and formats.logits == "top_k"
         self._class_axis = 0 if len(logits) == 3 else len(logits) - 1
-        self.layers: tuple[str, ...] = tuple(shapes["features"])
-        fields: list[tuple[Any, ...]] = _logit_fields(logits, self._class_axis, formats) if self._has_logits else []
         self._classes = logits[self._class_axis] if logits else 1
-        self._shapes = {name: tuple(shape[1:]) for name, shape in shapes["features"].items()}
-        if self._has_logits:
-            self._shapes[_LOGITS] = logits
-        for layer in self.layers:
-            fields += _number_fields(layer, tuple(shapes["features"][layer][1:]), formats.features)
+        features = {name: tuple(shape[1:]) for name, shape in shapes["features"].items()}
+        self.layers: tuple[str, ...] = tuple(features)
+        self._shapes = features | ({_LOGITS: logits} if self._has_logits else {})
+        fields: list[tuple[Any, ...]] = _logit_fields(logits, self._class_axis, formats) if self._has_logits else []
+        for layer, shape in features.items():
+            fields += _number_fields(layer, shape, formats.features)
         if marked:
             fields.append((FIELD, "<u4"))
         self.dtype = np.dtype(fields)
@@ -99,11 +99,10 @@ class Encoding:
         self._refuse_other_shapes(outputs)
         size = len(outputs.logits) if self._has_logits else len(outputs.features[self.layers[0]])
         rows = np.zeros(size, self.dtype)
-        if self._has_logits:
-            if self.formats.logits == "top_k":
-                self._put_top_k(rows, outputs.logits)
-            else:
-                _put(rows, _LOGITS, outputs.logits, self.formats.logits)
+        if self._top_k:
+            self._put_top_k(rows, outputs.logits)
+        elif self._has_logits:
+            _put(rows, _LOGITS, outputs.logits, self.formats.logits)
         for layer in self.layers:
             _put(rows, layer, outputs.features[layer], self.formats.features)
         if self.marked and marks is not None and len(marks) == size:
@@ -122,10 +121,10 @@ class Encoding:
 
     def decode(self, rows: Rows, like: Tensor) -> Outputs:
         """Return the outputs of records, in the type and on the device of ``like``."""
-        logits = torch.zeros(0)
-        if self._has_logits:
-            top_k = self.formats.logits == "top_k"
-            logits = self._get_top_k(rows) if top_k else _get(rows, _LOGITS, self.formats.logits)
+        if self._top_k:
+            logits = self._get_top_k(rows)
+        else:
+            logits = _get(rows, _LOGITS, self.formats.logits) if self._has_logits else torch.zeros(0)
         features = {layer: _get(rows, layer, self.formats.features).to(like) for layer in self.layers}
         return Outputs(logits.to(like), features)
 
@@ -150,7 +149,7 @@ class Encoding:
 
     def covered(self, outputs: Outputs) -> float:
         """Return the mean share of the teacher's probability in the kept classes; 1 if all are kept."""
-        if not self._has_logits or self.formats.logits != "top_k":
+        if not self._top_k:
             return 1.0
         k = self.dtype[_LOGITS].shape[-1]
         mass = outputs.logits.detach().float().movedim(self._class_axis + 1, -1).softmax(-1).topk(k, dim=-1)[0].sum(-1)

@@ -38,12 +38,7 @@ def fingerprint_data(data: ReplayData, views: int, marked: bool = True) -> dict[
     """Return the class and size of a data set, the text of its transforms, and a digest of 16 replayed samples, in two views.
 
     A change of what all samples go through changes the digest; a change of other samples does not, and is noticed by their
-    marks in the records, when training reads them.
-
-    Args:
-        data: The views.
-        views: Number of views.
-        marked: Records hold marks; those without have another digest.
+    marks in the records, when training reads them. Recordings without marks have another digest.
     """
     count = len(data)
     samples = [mark(data[key]) if marked else data[key] for key in looked_at(count, views)]
@@ -58,8 +53,12 @@ def fingerprint_data(data: ReplayData, views: int, marked: bool = True) -> dict[
 
 def looked_at(count: int, views: int) -> list[Key]:
     """Return the samples that the digest is of, from all over the data set, in the first view and in the last."""
-    chosen = sorted({index * (count - 1) // max(1, _LOOKED_AT - 1) for index in range(_LOOKED_AT)})
-    return [(view, index) for index in chosen for view in sorted({0, views - 1})]
+    return [(view, index) for index in spread(count) for view in sorted({0, views - 1})]
+
+
+def spread(count: int) -> list[int]:
+    """Return up to 16 samples from all over a data set."""
+    return sorted({place * (count - 1) // (_LOOKED_AT - 1) for place in range(_LOOKED_AT)})
 
 
 def describe_transforms(data: Any) -> list[str]:

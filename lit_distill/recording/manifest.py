@@ -21,15 +21,16 @@ class DamagedRecording(ValueError):
 
 
 def known_manifest(folder: Path | None) -> dict[str, Any]:
-    """Return the manifest in a recording's folder, checked for what reading takes; empty if there is none.
-
-    Raises:
-        DamagedRecording: It is damaged.
-    """
+    """Return the manifest in a recording's folder, checked for what reading takes; empty if there is none."""
     if folder is None or not has_manifest(folder):
         return {}
     found = read_manifest(folder)
-    _check_layout(folder / MANIFEST, found)
+    layout = found.get("layout")
+    size = layout.get("batch_size") if isinstance(layout, dict) else None
+    if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size < _LARGEST:
+        shown = repr(layout if not isinstance(layout, dict) else size)[:80]
+        why = f"layout.batch_size must be a whole number of at least 1, and it is {shown}"
+        raise _damaged(folder / MANIFEST, why)
     return found
 
 
@@ -40,11 +41,7 @@ def has_manifest(folder: Path) -> bool:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return the manifest in a recording's folder.
-
-    Raises:
-        DamagedRecording: It is no JSON object, or cannot be read.
-    """
+    """Return the manifest in a recording's folder."""
     path = folder / MANIFEST
     try:
         found = json.loads(path.read_bytes().decode())
@@ -67,14 +64,6 @@ def identity(manifest: Mapping[str, Any]) -> str:
     """Return 16 hexadecimal digits of what a recording is of, whatever its batches and versions."""
     kept = {key: value for key, value in manifest.items() if key not in ("layout", "versions")}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _check_layout(path: Path, found: Mapping[str, Any]) -> None:
-    layout = found.get("layout")
-    size = layout.get("batch_size") if isinstance(layout, dict) else None
-    if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size < _LARGEST:
-        shown = repr(layout if not isinstance(layout, dict) else size)[:80]
-        raise _damaged(path, f"layout.batch_size must be a whole number of at least 1, and it is {shown}")
 
 
 def _damaged(path: Path, why: str) -> DamagedRecording:

@@ -54,12 +54,7 @@ def mark(sample: Any, state: int = 0, depth: int = _DEPTH) -> int:
 
 
 def marks_of_rows(batch: Any, count: int) -> Marks:
-    """Return the mark of each sample of a collated batch ``[B]``.
-
-    Args:
-        batch: Tensors, arrays and lists whose first dimension is the batch's, nested.
-        count: ``B``.
-    """
+    """Return the mark ``[B]`` of each sample of a collated batch: nested tensors, arrays and lists of ``count`` rows."""
     marks = [0] * count
     for column in _columns(batch, count):
         if isinstance(column, Tensor) and column.layout == torch.strided:

@@ -12,31 +12,16 @@ from lit_distill.outputs import Outputs
 
 
 def pad_positions(outputs: Outputs, mask: Tensor | None, positions: int) -> Outputs:
-    """Pad token logits ``[B, T, C]`` and features ``[B, T, D]`` with zeros.
+    """Pad token logits ``[B, T, C]`` and features ``[B, T, D]`` with zeros to a number of positions.
 
-    Args:
-        outputs: The batch's outputs.
-        mask: True at the positions that count, ``[B, T]``; None if every sequence has all of them.
-        positions: The length to pad to.
-
-    Raises:
-        ValueError: There is no mask and sequences are shorter, the padding comes first, or a sequence is longer.
+    The mask ``[B, T]`` is None if every sequence has all positions.
     """
     count = _count(mask, positions) if mask is not None else _whole(outputs, positions)
     return _map(outputs, count, lambda tensor: F.pad(tensor, (0, 0, 0, positions - count)))
 
 
 def cut_positions(outputs: Outputs, mask: Tensor | None, positions: int) -> Outputs:
-    """Cut outputs of ``pad_positions`` to the length of a batch.
-
-    Args:
-        outputs: The stored outputs.
-        mask: The mask of the present batch, ``[B, T]``.
-        positions: The length that they were padded to.
-
-    Raises:
-        ValueError: The padding comes first, or a sequence is longer.
-    """
+    """Cut outputs that were padded to ``positions`` to the length of the present batch's mask ``[B, T]``."""
     count = _count(mask, positions) if mask is not None else positions
     return _map(outputs, positions, lambda tensor: tensor[:, :count])
 

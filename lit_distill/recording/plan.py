@@ -97,11 +97,7 @@ class Plan:
 
 
 class Layout:
-    """The grouping of units into shards.
-
-    Args:
-        plan: The rows and units.
-    """
+    """The grouping of a plan's units into shards."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan

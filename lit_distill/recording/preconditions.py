@@ -9,11 +9,11 @@ import torch
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, RandomSampler, SequentialSampler
 
 from lit_distill.batch.batch import Batch, tensors_of
+from lit_distill.recording.fingerprint import spread
 from lit_distill.recording.marks import mark
 from lit_distill.recording.replay import ReplayData
 from lit_distill.recording.seeding import Key
 
-_LOOKED_AT = 16
 _COMPOSED = 8
 _TRIALS = 4
 
@@ -21,11 +21,7 @@ Read = Callable[[Any, Sequence[Key]], Batch]
 
 
 def replayable(loader: DataLoader[Any]) -> None:
-    """Refuse loaders whose samples have no numbers.
-
-    Raises:
-        ValueError: The data set is iterable, has no length, or makes its own batches.
-    """
+    """Refuse a loader whose samples have no numbers: of a stream, or of a data set without length or with its own batches."""
     data = loader.dataset
     name = type(data).__name__
     if isinstance(data, IterableDataset) or not hasattr(data, "__getitem__"):
@@ -43,13 +39,8 @@ def replayable(loader: DataLoader[Any]) -> None:
 
 
 def choose_views(data: ReplayData, views: int | None) -> int:
-    """Return the number of views to record: one if samples never change, and the given number if they do.
-
-    Raises:
-        ValueError: Samples change at random and no number was given; or they cannot be repeated.
-    """
-    count = len(data)
-    for index in sorted({place * (count - 1) // max(1, _LOOKED_AT - 1) for place in range(_LOOKED_AT)}):
+    """Return the number of views to record: one if samples never change, and the given number if they do."""
+    for index in spread(len(data)):
         first, again = mark(data[0, index]), mark(data[0, index])
         if first != again:
             raise ValueError(
@@ -95,14 +86,9 @@ def _rows(batch: Batch) -> list[torch.Tensor]:
 
 
 def refuse_unusual_sampler(loader: DataLoader[Any]) -> None:
-    """Refuse samplers that choose samples by themselves, if the batches have to be fixed.
-
-    Raises:
-        ValueError: The sampler is of another kind than random, sequential and distributed.
-    """
-    sampler = loader.sampler
-    if not isinstance(sampler, (RandomSampler, SequentialSampler, DistributedSampler)):
+    """Refuse samplers that choose samples by themselves, if the batches have to be fixed."""
+    if not isinstance(loader.sampler, (RandomSampler, SequentialSampler, DistributedSampler)):
         raise ValueError(
             "the training batches are mixed (MixUp, CutMix), so that a recording has to fix which samples meet in one, "
-            f"and the loader's {type(sampler).__name__} decides that itself; use shuffle=True, or a frozen teacher."
+            f"and the loader's {type(loader.sampler).__name__} decides that itself; use shuffle=True, or a frozen teacher."
         )

@@ -28,13 +28,7 @@ Ask = Callable[[Any, Sequence[Key]], Outputs]
 
 @dataclass(frozen=True)
 class RecordingReport:
-    """The cost of a recording.
-
-    Attributes:
-        rows: Number of rows that this process recorded.
-        seconds: Time that it took, including waiting for others.
-        covered: Mean share of the teacher's probability in the kept classes.
-    """
+    """The cost of a recording: rows of this process, time with waiting for others, mean probability in the kept classes."""
 
     rows: int
     seconds: float
@@ -44,19 +38,9 @@ class RecordingReport:
 class Recorder:
     """Records what is missing.
 
-    Shards are claimed one at a time, so that processes share the work, and one that dies leaves no claim.
-
-    Args:
-        store: The store to fill.
-        layout: The shards.
-        encoding: The form of the rows.
-        data: The views.
-        like: The loader whose workers to take over.
-        ask: Returns the teacher's outputs for a batch and the views in it.
-        share: The index of this process; each begins at another place.
-        of: Number of processes that are known to record.
-        show: Draw a progress bar.
-        look: Called after each batch; it may raise an error to end the recording.
+    Shards are claimed one at a time, so that processes share the work, and one that dies leaves no claim. Each of the ``of``
+    processes begins at a place of its own, by its index ``share``. The workers are those of the loader ``like``. ``look`` is
+    called after each batch, and may raise an error to end the recording.
     """
 
     def __init__(
@@ -67,10 +51,10 @@ class Recorder:
         data: ReplayData,
         like: DataLoader[Any],
         ask: Ask,
-        share: int = 0,
-        of: int = 1,
-        show: bool = False,
-        look: Callable[[], None] = lambda: None,
+        share: int,
+        of: int,
+        show: bool,
+        look: Callable[[], None],
     ) -> None:
         self._store, self._layout, self._encoding = store, layout, encoding
         self._data, self._like, self._ask = data, like, ask
@@ -79,12 +63,7 @@ class Recorder:
         self._covered = 0.0
 
     def run(self) -> RecordingReport:
-        """Record until nothing is missing.
-
-        Raises:
-            OSError: The disk is full, or the folder cannot be written; finished shards stay.
-            ValueError: The teacher's outputs cannot be stored, or do not fit the samples.
-        """
+        """Record until nothing is missing; after an error, finished shards stay."""
         start = time.perf_counter()
         waiting = False
         missing = sum(self._layout.size(shard) for shard in self._store.missing())
@@ -141,7 +120,6 @@ class _Claims(Sampler[list[Key]]):
         self._store, self._layout = store, layout
         self._share, self._of = share, of
         self._claims: dict[int, Claim] = {}
-        self.sampler = None
         self.drawn: deque[list[Key]] = deque()
         self.taken: deque[tuple[int, int]] = deque()
 

@@ -22,23 +22,18 @@ class ReplayData(Dataset[Any]):
     The global generators are seeded before each sample is read, and restored afterwards. A data set that
     augments in batch has ``get_seeded(indices, seeds)``, which returns a collated batch; its samples are marked row by row,
     or by its own ``get_marks(indices)``, 32 bits of each stored sample.
-
-    Args:
-        data: The data set.
-        collate: Makes a batch of samples.
-        seed: The seed of all views.
     """
 
     def __init__(self, data: Any, collate: Callable[[list[Any]], Any], seed: int) -> None:
-        self.data = data
-        self.collate = collate
-        self.seed = seed
+        self.data, self.collate, self.seed = data, collate, seed
 
     def __len__(self) -> int:
         return len(self.data)
 
     def __getitem__(self, key: Key) -> Any:
         """Return one view of one sample, as the data set gives it."""
+        if hasattr(self.data, "get_seeded"):
+            return self.data.get_seeded([key[1]], [sample_seed(self.seed, key)])
         return self._read([key])[0]
 
     def __getitems__(self, keys: list[Key]) -> Any:
@@ -65,8 +60,6 @@ class ReplayData(Dataset[Any]):
 
     def _read(self, keys: Sequence[Key], marks: list[int] | None = None) -> list[Any]:
         """Read samples; add their marks to a list, if given, while each still lies in the processor's cache."""
-        if hasattr(self.data, "get_seeded"):
-            return [self.data.get_seeded([key[1]], [sample_seed(self.seed, key)]) for key in keys]
         samples = []
         with restored_generators():
             for key in keys:
@@ -78,14 +71,9 @@ class ReplayData(Dataset[Any]):
 
 
 class MarkedBatches(Dataset[Any]):
-    """Batches of views with their marks, for a loader that fetches whole batches.
+    """Batches of views with their marks, for a loader that fetches whole batches."""
 
-    Args:
-        data: The views.
-        marks: Return marks as well.
-    """
-
-    def __init__(self, data: ReplayData, marks: bool = True) -> None:
+    def __init__(self, data: ReplayData, marks: bool) -> None:
         self.data, self.marks = data, marks
 
     def __len__(self) -> int:
@@ -96,18 +84,10 @@ class MarkedBatches(Dataset[Any]):
 
 
 class ReplayBatches(Sampler[list[Key]]):
-    """The loader's own batches of samples, in the view of the current epoch.
-
-    Args:
-        batches: Yields lists of indices, like the loader's batch sampler.
-        views: Number of views; epoch ``e`` sees view ``e % views``.
-        epoch: Returns the current epoch.
-    """
+    """The batches of the loader's own batch sampler, in the view of the current epoch: ``e`` sees view ``e % views``."""
 
     def __init__(self, batches: Any, views: int, epoch: Callable[[], int]) -> None:
-        self.batches = batches
-        self.views = views
-        self.epoch = epoch
+        self.batches, self.views, self.epoch = batches, views, epoch
         self.sampler = getattr(batches, "sampler", None)  # where Lightning looks for one to set the epoch
         self.batch_size = getattr(batches, "batch_size", None)
         self.drawn: deque[list[Key]] = deque()
@@ -117,25 +97,20 @@ class ReplayBatches(Sampler[list[Key]]):
 
     def __iter__(self) -> Iterator[list[Key]]:
         self.drawn.clear()
-        view = self.epoch() % self.views
-        for indices in self.batches:
-            keys = [(view, int(index)) for index in indices]
+        for keys in self._keys(self.epoch()):
             self.drawn.append(keys)
             yield keys
+
+    def _keys(self, epoch: int) -> Iterator[list[Key]]:
+        view = epoch % self.views
+        for indices in self.batches:
+            yield [(view, int(index)) for index in indices]
 
 
 class FixedBatches(ReplayBatches):
     """Batches whose members are the same each time a view comes round: what MixUp mixes has to stay together.
 
-    Their order changes from epoch to epoch. Processes take turns.
-
-    Args:
-        plan: The batches of each view.
-        count: Batches per epoch of this process; short plans begin again.
-        epoch: Returns the current epoch.
-        rank: The rank of this process.
-        world_size: Number of processes.
-        seed: The seed of the order.
+    Their order is drawn anew for each epoch. Processes take turns, for ``count`` batches each; short plans begin again.
     """
 
     def __init__(
@@ -145,28 +120,18 @@ class FixedBatches(ReplayBatches):
         self.plan, self.rank, self.world_size, self.seed = plan, rank, world_size, seed
         self.batch_size = plan.batch_size
 
-    def __iter__(self) -> Iterator[list[Key]]:
-        self.drawn.clear()
-        epoch = self.epoch()
+    def _keys(self, epoch: int) -> Iterator[list[Key]]:
         first = (epoch % self.plan.views) * self.plan.units_per_view
-        whole = self.plan.whole_units_per_view if self.plan.whole_units_per_view else self.plan.units_per_view
+        whole = self.plan.whole_units_per_view or self.plan.units_per_view
         generator = torch.Generator().manual_seed(sample_seed(self.seed, (epoch, -1)))
         order = torch.randperm(whole, generator=generator).tolist()
         for place in range(len(self)):
-            unit = order[(place * self.world_size + self.rank) % whole]
-            keys = self.plan.keys(first + unit)
-            self.drawn.append(keys)
-            yield keys
+            yield self.plan.keys(first + order[(place * self.world_size + self.rank) % whole])
 
 
 @dataclass(frozen=True)
 class Delivered:
-    """The content of a batch.
-
-    Attributes:
-        keys: The views.
-        marks: The marks of the samples as they were read; None if there are none.
-    """
+    """The content of a batch: its views, and the marks of its samples as they were read, if there are any."""
 
     keys: list[Key]
     marks: Marks | None = None
@@ -175,12 +140,8 @@ class Delivered:
 class ReplayLoader(DataLoader[Any]):
     """A DataLoader of views that knows which ones each batch held; the batches themselves stay as they are.
 
-    Args:
-        data: The views.
-        batches: Yields the views of each batch.
-        like: The loader whose workers and pinning to take over.
-        generator: The generator of the workers' seeds.
-        marks: Mark the samples.
+    ``batches`` yields the views of each batch, and keeps them in ``drawn``. Workers and pinning
+    are those of the loader ``like``.
     """
 
     def __init__(
@@ -209,27 +170,15 @@ class ReplayLoader(DataLoader[Any]):
 
     def __iter__(self) -> Any:
         self.delivered.clear()
-        return _Delivery(super().__iter__(), self)
+        return self._deliver(super().__iter__())
 
-
-class _Delivery:
-    """Passes batches on and notes their content: a DataLoader delivers in the order in which it drew."""
-
-    def __init__(self, batches: Any, loader: ReplayLoader) -> None:
-        self._batches, self._loader = batches, loader
-
-    def __iter__(self) -> _Delivery:
-        return self
-
-    def __len__(self) -> int:
-        return len(self._batches)
-
-    def __next__(self) -> Any:
-        batch, marks = next(self._batches)
-        keys = self._loader.batches.drawn.popleft()
-        if batch is not None:  # Lightning passes over an empty batch
-            self._loader.delivered.append(Delivered(keys, marks))
-        return batch
+    def _deliver(self, batches: Any) -> Iterator[Any]:
+        """Pass batches on and note their content: a DataLoader delivers in the order in which it drew."""
+        for batch, marks in batches:
+            keys = self.batches.drawn.popleft()
+            if batch is not None:  # Lightning passes over an empty batch
+                self.delivered.append(Delivered(keys, marks))
+            yield batch
 
 
 def as_it_is(batch: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lit_distill.batch.batch import Batch
+from lit_distill.batch.positions import input_mask
 from lit_distill.outputs import Outputs
 from lit_distill.recording.encoding import Encoding, dtype_to_json
 from lit_distill.recording.fingerprint import fingerprint_data, installed_versions, looked_at, manifest_differences
@@ -46,7 +48,7 @@ class Session:
         ask: Returns the live teacher's outputs for a batch.
         calibrate: Prepares the teacher before its first call, with a function that reads a few batches.
         marks: Returns the identity of the teacher, for the manifest.
-        far: Compares recorded and live outputs of a batch, and returns True for samples that differ.
+        far: Compares recorded and live outputs under a mask, and returns True for samples that differ, ``[B]``.
     """
 
     def __init__(
@@ -57,12 +59,12 @@ class Session:
         ask: Callable[[Batch], Outputs],
         calibrate: Callable[[Callable[[], Sequence[Batch]]], None],
         marks: Callable[[], dict[str, Any]],
-        far: Callable[[Outputs, Outputs, Batch], Tensor],
+        far: Callable[[Outputs, Outputs, Tensor | None], Tensor],
     ) -> None:
         self._trainer, self._settings = trainer, settings
         self._unpack, self._ask, self._calibrate, self._marks = unpack, ask, calibrate, marks
         self._far = far
-        self._loader: ReplayLoader | None = None
+        self._delivered: deque[Delivered] = deque()  # to the training loop, and not yet begun
         self._in_transfer: Sequence[Key] | None = None
         self.current: Delivered | None = None
         self.watch = Watch(settings.path or "memory")
@@ -71,12 +73,11 @@ class Session:
 
     def begin_batch(self) -> None:
         """Go on to the next batch of the training step, and read its records."""
-        loop = self._trainer.fit_loop
-        self.current = self._loader.delivered.popleft() if self._loader is not None and self._loader.delivered else None
+        self.current = self._delivered.popleft() if self._delivered else None
         if self.current is not None:
             self._rows = self._store.read(self._plan.rows_of(self.current.keys))
             marks = self._rows[FIELD] if self.encoding.marked else None
-            self.watch.begin(self._trainer.current_epoch, loop.batch_idx, self.current, marks)
+            self.watch.begin(self._trainer.current_epoch, self._trainer.fit_loop.batch_idx, self.current, marks)
 
     def read(self, like: Tensor) -> Outputs:
         """Return the recorded outputs for the current batch, in the type and on the device of ``like``."""
@@ -90,7 +91,7 @@ class Session:
     def _transferred(self) -> Sequence[Key] | None:
         if self._in_transfer is not None:
             return self._in_transfer
-        return self._loader.delivered[0].keys if self._loader is not None and self._loader.delivered else None
+        return self._delivered[0].keys if self._delivered else None
 
     def _batch(self, raw: Any, keys: Sequence[Key]) -> Batch:
         self._in_transfer = keys
@@ -110,19 +111,16 @@ class Session:
             fixed = mixes_samples(data, self._batch)
             if fixed:
                 refuse_unusual_sampler(loader)
-                views = self._views_of_mixed(views)
+                if self._settings.views is None:
+                    raise ValueError(
+                        "the training batches are mixed at random (MixUp, CutMix): set how many views of each sample to "
+                        "record, such as views: 10. Training sees these views in turn, one per epoch."
+                    )
             self._open(data, loader, views, fixed)
             self._record(data, loader)
-        self._loader = self._replaying(data, loader)
-        return self._loader
-
-    def _views_of_mixed(self, views: int) -> int:
-        if self._settings.views is None:
-            raise ValueError(
-                "the training batches are mixed at random (MixUp, CutMix): set how many views of each sample to record, "
-                "such as views: 10. Training sees these views in turn, one per epoch."
-            )
-        return views
+        replaying = self._replaying(data, loader)
+        self._delivered = replaying.delivered
+        return replaying
 
     def _open(self, data: ReplayData, loader: DataLoader[Any], views: int, fixed: bool) -> None:
         size = getattr(loader.batch_sampler, "batch_size", None) or _DEFAULT_BATCH
@@ -132,9 +130,10 @@ class Session:
         drop_last = bool(getattr(loader.batch_sampler, "drop_last", False))
         self._plan = Plan(len(data), views, size, fixed, self._settings.seed, drop_last)
         self._layout = Layout(self._plan)
-        self._calibrate(lambda: self._some_batches(data))
-        probe = self._plan.keys(0)[:2]
-        example = self._ask(self._read_views(data, probe))
+        step = max(1, self._plan.units // _CALIBRATION_BATCHES)  # from all over, the same in every process and run
+        units = range(0, self._plan.units, step)[:_CALIBRATION_BATCHES]
+        self._calibrate(lambda: [self._read_views(data, self._plan.keys(unit)) for unit in units])
+        example = self._ask(self._read_views(data, self._plan.keys(0)[:2]))
         marked = known.get("format") != UNMARKED
         self.encoding = Encoding(example.shapes(), self._settings.formats, marked)
         manifest = {
@@ -169,25 +168,17 @@ class Session:
     def _ask_about_recorded(self, store: FolderStore, data: ReplayData, differ: list[str]) -> None:
         """Refuse samples that differ from those recorded, unless the teacher's outputs are the same (labels may differ)."""
         missing = set(store.missing())
-        recorded = {
-            unit for shard in range(self._layout.shards) if shard not in missing for unit in self._layout.units(shard)
-        }
-        units = {self._plan.unit_of(key) for key in looked_at(len(data), self._plan.views)} & recorded
-        agrees = bool(units)
-        for unit in sorted(units):
+        units = {self._plan.unit_of(key) for key in looked_at(len(data), self._plan.views)}
+        recorded = sorted(unit for unit in units if unit // self._layout.units_per_shard not in missing)
+        agrees = bool(recorded)
+        for unit in recorded:
             keys = self._plan.keys(unit)
             batch = self._read_views(data, keys)
             live = self._ask(batch)
             found = self.encoding.decode(store.read(self._plan.rows_of(keys)), live.tensors()[0])
-            agrees = agrees and not bool(self._far(found, live, batch).any())
+            agrees = agrees and not bool(self._far(found, live, input_mask(batch)).any())
         if not agrees:
             raise stale(self._settings.path, differ)
-
-    def _some_batches(self, data: ReplayData) -> list[Batch]:
-        """Return batches from all over the recording, the same in every process and in every run."""
-        step = max(1, self._plan.units // _CALIBRATION_BATCHES)
-        units = range(0, self._plan.units, step)[:_CALIBRATION_BATCHES]
-        return [self._read_views(data, self._plan.keys(unit)) for unit in units]
 
     def _record(self, data: ReplayData, loader: DataLoader[Any]) -> None:
         rank, of = self._trainer.global_rank, self._trainer.world_size
@@ -205,7 +196,7 @@ class Session:
 
     def _log(self, report: RecordingReport) -> None:
         rows, width = self._plan.rows, self.encoding.dtype.itemsize
-        place = self._settings.path if self._settings.path is not None else "memory"
+        place = self._settings.path or "memory"
         what = f"{self._plan.samples:,} samples, {self._plan.views} view{'s' * (self._plan.views > 1)} of each"
         if report.rows:
             speed = report.rows / max(report.seconds, 1e-9)
@@ -221,17 +212,14 @@ class Session:
             )
 
     def _replaying(self, data: ReplayData, loader: DataLoader[Any]) -> ReplayLoader:
-        trainer = self._trainer
-        assert loader.batch_sampler is not None
-        if not self._plan.fixed:
-            batches = ReplayBatches(loader.batch_sampler, self._plan.views, lambda: trainer.current_epoch)
+        trainer, plan = self._trainer, self._plan
+
+        def epoch() -> int:
+            return trainer.current_epoch
+
+        if plan.fixed:
+            rank, of = trainer.global_rank, trainer.world_size
+            batches: ReplayBatches = FixedBatches(plan, len(loader), epoch, rank, of, self._settings.seed)
         else:
-            batches = FixedBatches(
-                self._plan,
-                len(loader),
-                lambda: trainer.current_epoch,
-                trainer.global_rank,
-                trainer.world_size,
-                self._settings.seed,
-            )
+            batches = ReplayBatches(loader.batch_sampler, plan.views, epoch)
         return ReplayLoader(data, batches, loader, loader.generator)

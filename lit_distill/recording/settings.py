@@ -13,18 +13,9 @@ from lit_distill.utils.arguments import check_flag, check_whole
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of a recording.
+    """Holds what ``RecordedTeacher`` was given, checked.
 
-    Attributes:
-        path: Its folder, a string or a path; in memory if None.
-        views: Number of views per sample; None if samples never change.
-        seed: The seed of the views.
-        formats: The stored types.
-        ignore_versions: Accept a recording that other versions of PyTorch and other packages have made.
-
-    Raises:
-        TypeError: One is of another type.
-        ValueError: One is out of range.
+    The folder may be given as a string; in memory if None. ``views`` is None if samples never change.
     """
 
     path: Path | None
@@ -35,8 +26,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", _folder(self.path))
-        views = None if self.views is None else check_whole("RecordedTeacher: views", self.views, least=1)
-        object.__setattr__(self, "views", views)
+        if self.views is not None:
+            object.__setattr__(self, "views", check_whole("RecordedTeacher: views", self.views, least=1))
         object.__setattr__(self, "seed", check_whole("RecordedTeacher: seed", self.seed))
         accepted = check_flag("RecordedTeacher: ignore_versions", self.ignore_versions)
         object.__setattr__(self, "ignore_versions", accepted)

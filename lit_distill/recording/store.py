@@ -8,10 +8,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping
-from contextlib import suppress
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -19,7 +20,6 @@ from numpy.typing import NDArray
 
 from lit_distill.files.whole_file import write_whole
 from lit_distill.recording.encoding import Rows
-from lit_distill.recording.files import readable_errors, sha256_of
 from lit_distill.recording.fingerprint import manifest_differences
 from lit_distill.recording.manifest import MANIFEST, UNMARKED, DamagedRecording, has_manifest, identity, read_manifest
 from lit_distill.recording.plan import Layout
@@ -32,20 +32,36 @@ class StaleRecording(ValueError):
     """Raised if a recording was made with another teacher, other data or other settings."""
 
 
-class RecordingStore(Protocol):
-    """The interface of a place for the rows of a recording."""
+class RecordingStore(ABC):
+    """A place for the rows of a recording."""
+
+    def __init__(self, layout: Layout, dtype: np.dtype[Any]) -> None:
+        self._layout, self.dtype = layout, dtype
 
     def missing(self) -> list[int]:
         """Return the numbers of the shards that are not there yet."""
+        return [shard for shard in range(self._layout.shards) if not self._is_there(shard)]
 
+    @abstractmethod
     def claim(self, shard: int) -> Claim | None:
         """Claim the right to write a shard; return None if it is there, or another process has the right."""
 
+    @abstractmethod
     def write(self, shard: int, rows: Rows) -> None:
         """Store a whole shard at once."""
 
     def read(self, rows: NDArray[np.int64]) -> Rows:
         """Return the given rows."""
+        found = np.empty(len(rows), self.dtype)
+        for shard, places, inside in self._layout.split(rows):
+            found[places] = self._shard(shard)[inside]
+        return found
+
+    @abstractmethod
+    def _is_there(self, shard: int) -> bool: ...
+
+    @abstractmethod
+    def _shard(self, shard: int) -> Rows: ...
 
 
 class Claim:
@@ -60,7 +76,7 @@ class Claim:
             self._lock.release()
 
 
-class MemoryStore:
+class MemoryStore(RecordingStore):
     """A recording that lasts as long as the process.
 
     Args:
@@ -77,11 +93,8 @@ class MemoryStore:
     """
 
     def __init__(self, layout: Layout, dtype: np.dtype[Any]) -> None:
-        self._layout, self.dtype = layout, dtype
+        super().__init__(layout, dtype)
         self._shards: dict[int, Rows] = {}
-
-    def missing(self) -> list[int]:
-        return [shard for shard in range(self._layout.shards) if shard not in self._shards]
 
     def claim(self, shard: int) -> Claim | None:
         return Claim()
@@ -89,11 +102,14 @@ class MemoryStore:
     def write(self, shard: int, rows: Rows) -> None:
         self._shards[shard] = rows
 
-    def read(self, rows: NDArray[np.int64]) -> Rows:
-        return _gather(self._layout, self.dtype, self._shards.__getitem__, rows)
+    def _is_there(self, shard: int) -> bool:
+        return shard in self._shards
+
+    def _shard(self, shard: int) -> Rows:
+        return self._shards[shard]
 
 
-class FolderStore:
+class FolderStore(RecordingStore):
     """A recording in a folder, shared by every process that names it.
 
     Args:
@@ -118,13 +134,14 @@ class FolderStore:
     """
 
     def __init__(self, folder: Path, layout: Layout, dtype: np.dtype[Any], manifest: Mapping[str, Any]) -> None:
-        self.folder, self._layout, self._dtype = folder, layout, dtype
+        super().__init__(layout, dtype)
+        self.folder = folder
         self._open: dict[int, Rows] = {}
         self._identity = identity(manifest) if manifest.get("format") != UNMARKED else None
         if has_manifest(folder):  # a finished recording may lie where nothing can be written
             _refuse_other(folder, manifest)
             return
-        with readable_errors(folder):
+        with _explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / "manifest.lock"):
                 if has_manifest(folder):  # written by another process in between
@@ -133,12 +150,9 @@ class FolderStore:
                     _refuse_foreign(folder)
                     write_whole(folder / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
 
-    def missing(self) -> list[int]:
-        return [shard for shard in range(self._layout.shards) if not self._is_there(shard)]
-
     def claim(self, shard: int) -> Claim | None:
-        with readable_errors(self.folder):
-            lock = FileLock(self.folder / f"{_name(shard)}.lock", timeout=0)
+        with _explained(self.folder):
+            lock = FileLock(f"{self._paths(shard)[0]}.lock", timeout=0)
             try:
                 lock.acquire()
             except Timeout:
@@ -154,12 +168,11 @@ class FolderStore:
         Raises:
             OSError: It cannot be written; finished shards stay.
         """
-        path = self.folder / _name(shard)
-        with readable_errors(self.folder):
+        path, noted = self._paths(shard)
+        with _explained(self.folder):
             content = io.BytesIO()  # NumPy's own writing to a file does not say why it failed
             np.lib.format.write_array(content, rows, allow_pickle=False)
             digest = hashlib.sha256(content.getbuffer()).hexdigest()
-            noted = path.with_suffix(".npy.sha256")
             try:
                 write_whole(noted, self._note(digest, path).encode())  # before the shard, which counts only with it
                 write_whole(path, content.getbuffer())
@@ -168,10 +181,7 @@ class FolderStore:
                     noted.unlink()
                 raise
         with suppress(OSError):  # no longer needed: a process that waits for it finds the shard
-            (self.folder / f"{path.name}.lock").unlink()
-
-    def read(self, rows: NDArray[np.int64]) -> Rows:
-        return _gather(self._layout, self._dtype, self._shard, rows)
+            path.with_suffix(".npy.lock").unlink()
 
     def verify(self, share: int = 0, of: int = 1) -> None:
         """Compare the shards that are there with their checksums.
@@ -181,20 +191,18 @@ class FolderStore:
             of: Number of parts.
         """
         for shard in range(share, self._layout.shards, of):
-            path = self.folder / _name(shard)
             if self._is_there(shard):
-                self._verify(path)
-            elif path.is_dir() or path.with_suffix(".npy.sha256").is_dir():
-                name = path.name if path.is_dir() else f"{path.name}.sha256"
-                raise DamagedRecording(
-                    f"{self.folder / name} is a folder where a file belongs. Delete it and run again."
-                )
+                self._verify(*self._paths(shard))
+                continue
+            for path in self._paths(shard):
+                if path.is_dir():
+                    raise DamagedRecording(f"{path} is a folder where a file belongs. Delete it and run again.")
 
-    def _verify(self, path: Path) -> None:
-        note = path.with_suffix(".npy.sha256")
+    def _verify(self, path: Path, note: Path) -> None:
         try:
             lines = note.read_text().splitlines()
-            digest = sha256_of(path)
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
         except (OSError, UnicodeDecodeError) as error:
             raise DamagedRecording(
                 f"{note} or {path.name} cannot be read: {error}. Delete both and run again."
@@ -221,18 +229,22 @@ class FolderStore:
         """Bytes of the files."""
         return sum(path.stat().st_size for path in self.folder.iterdir() if path.suffix not in _PASSING)
 
+    def _paths(self, shard: int) -> tuple[Path, Path]:
+        """Return the paths of a shard and of its checksum."""
+        path = self.folder / f"shard-{shard:05d}.npy"
+        return path, path.with_suffix(".npy.sha256")
+
     def _is_there(self, shard: int) -> bool:
-        path = self.folder / _name(shard)
-        return path.is_file() and path.with_suffix(".npy.sha256").is_file()
+        return all(path.is_file() for path in self._paths(shard))
 
     def _shard(self, shard: int) -> Rows:
         if shard not in self._open:
-            path = self.folder / _name(shard)
+            path, _ = self._paths(shard)
             try:
                 rows = np.load(path, mmap_mode="r", allow_pickle=False)
             except (OSError, ValueError, EOFError) as error:
                 raise DamagedRecording(f"{path} cannot be read: {error}. Delete that file and run again.") from error
-            if rows.dtype != self._dtype or rows.shape != (self._layout.size(shard),):
+            if rows.dtype != self.dtype or rows.shape != (self._layout.size(shard),):
                 raise DamagedRecording(
                     f"{path} has other rows than the manifest says. Delete {self.folder} and record again."
                 )
@@ -240,15 +252,19 @@ class FolderStore:
         return self._open[shard]
 
 
-def _gather(layout: Layout, dtype: np.dtype[Any], shard_of: Any, rows: NDArray[np.int64]) -> Rows:
-    found = np.empty(len(rows), dtype)
-    for shard, places, inside in layout.split(rows):
-        found[places] = shard_of(shard)[inside]
-    return found
-
-
-def _name(shard: int) -> str:
-    return f"shard-{shard:05d}.npy"
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Explain errors of writing: that the file belongs to a recording, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        first = error.__cause__ if isinstance(error.__cause__, OSError) else error
+        where = Path(first.filename).name if isinstance(first.filename, str) else ""
+        raise type(error)(
+            error.errno,
+            f"the recording in {folder} cannot be written: {first.strerror}{f' ({where})' * bool(where)}. What is finished "
+            "stays; free some space, or name another folder, and run again: it goes on from there",
+        ) from error
 
 
 def stale(folder: Path | None, differ: list[str]) -> StaleRecording:

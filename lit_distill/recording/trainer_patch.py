@@ -27,10 +27,6 @@ class _Replaying:
     """The training loader, a ``CombinedLoader``, which replays from its first iteration on.
 
     Lightning has put its distributed sampler into the loader by then, and the first batch is not drawn yet.
-
-    Args:
-        loader: The user's loader.
-        replace: Makes the replaying loader from it, recording first.
     """
 
     flattened: list[Any]
@@ -53,40 +49,23 @@ class _Replaying:
         return length
 
 
-class ReplayedLoader(_Replaying, CombinedLoader):
-    """The replaying loader for a Trainer of ``lightning.pytorch``."""
-
-
 def _loader_class(trainer: object) -> type[_Replaying]:
     """Return the replaying loader class for a Trainer's package, which takes no other's ``CombinedLoader``."""
-    if isinstance(trainer, Trainer):
-        return ReplayedLoader
-    (other,) = (
-        kind for kind in classes_named("utilities.combined_loader.CombinedLoader") if kind is not CombinedLoader
-    )
+    kinds = classes_named("utilities.combined_loader.CombinedLoader")
+    (kind,) = (kind for kind in kinds if (kind is CombinedLoader) == isinstance(trainer, Trainer))
 
-    class OtherReplayedLoader(_Replaying, other):  # type: ignore[misc, valid-type]
+    class ReplayedLoader(_Replaying, kind):  # type: ignore[misc, valid-type]
         pass
 
-    return OtherReplayedLoader
+    return ReplayedLoader
 
 
 class ReplayedSource(_DataLoaderSource):
-    """The trainer's source of its training loader.
+    """The trainer's source of its training loader, which it gives as a loader of class ``kind``."""
 
-    Args:
-        source: Its source until now.
-        replace: Makes the replaying loader.
-        kind: The class of the combined loader.
-
-    Raises:
-        ValueError: There is not one DataLoader (when called).
-    """
-
-    def __init__(self, source: _DataLoaderSource, replace: Replace, kind: type[_Replaying] = ReplayedLoader) -> None:
-        self._kind = kind
+    def __init__(self, source: _DataLoaderSource, replace: Replace, kind: type[_Replaying]) -> None:
         super().__init__(source.instance, source.name)
-        self._source, self._replace = source, replace
+        self._source, self._replace, self._kind = source, replace, kind
 
     def dataloader(self) -> Any:
         loader = self._source.dataloader()
@@ -98,24 +77,19 @@ class ReplayedSource(_DataLoaderSource):
 
 
 class ReplayedFit:
-    """One fit whose training data are replayed; ``end`` restores everything.
+    """One fit whose training data are replayed, from before its training loader is made; ``end`` restores everything.
 
-    Args:
-        trainer: The running trainer, before it makes its training loader.
-        replace: Makes the replaying loader.
-        current: Returns the views in the batch that is being transferred, or None if unknown.
-        seed: The seed of what the transfer hooks draw.
+    ``current`` returns the views in the batch that is being transferred, or None if unknown; ``seed`` is that of what the
+    transfer hooks draw.
     """
 
     def __init__(
         self, trainer: Trainer, replace: Replace, current: Callable[[], Sequence[Key] | None], seed: int
     ) -> None:
         self._trainer, self._current, self._seed = trainer, current, seed
-        loop = trainer.fit_loop
-        self._source = loop._data_source
-        loop._data_source = ReplayedSource(self._source, replace, _loader_class(trainer))
+        source = trainer.fit_loop._data_source
         self._patches = Patches()
-        self._ended = False
+        self._patches.set(trainer.fit_loop, "_data_source", ReplayedSource(source, replace, _loader_class(trainer)))
         for name in _HOOKS:
             for owner in (trainer.datamodule, trainer.lightning_module):  # type: ignore[attr-defined]
                 if owner is not None and is_overridden(name, owner):
@@ -128,10 +102,6 @@ class ReplayedFit:
 
     def end(self) -> None:
         """Restore the trainer's source and the hooks, once: a later fit may have set its own."""
-        if self._ended:
-            return
-        self._ended = True
-        self._trainer.fit_loop._data_source = self._source
         self._patches.restore()
 
     def _seeded(self, hook: Callable[..., Any], name: str) -> Callable[..., Any]:

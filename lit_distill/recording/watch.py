@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +19,11 @@ _MOST_NAMED = 10
 
 
 class Watch:
-    """Checks a recording during one fit.
+    """Checks a recording, in a folder or ``memory``, during one fit.
 
     The live teacher is run on the first batch of the fit and of each epoch, on every 64th batch of an epoch, and on
     each batch with samples whose marks differ. Samples whose bits differ, but not the teacher's outputs, may be
     used: they have other labels, or another number of threads sums in another order.
-
-    Args:
-        where: The recording's folder, or ``memory``.
     """
 
     def __init__(self, where: Path | str) -> None:
@@ -39,43 +35,26 @@ class Watch:
         self._warned, self._alike, self._compares = False, 0, True
 
     def begin(self, epoch: int, batch: int, delivered: Delivered, recorded: NDArray[np.uint32] | None) -> None:
-        """Go on to a batch.
-
-        Args:
-            epoch: Its epoch.
-            batch: Its number in the epoch.
-            delivered: Its content.
-            recorded: The recorded marks of its samples, or None if there are none.
-        """
+        """Go on to a batch; ``recorded`` are the marks of its samples in the recording, if it has any."""
         self._epoch, self._batch, self._delivered = epoch, batch, delivered
         known = self._compares and recorded is not None and delivered.marks is not None
-        changed = recorded != delivered.marks if known else np.zeros(len(delivered.keys), dtype=bool)
+        changed = recorded != delivered.marks if known else np.zeros(len(delivered.keys))
         self._changed = np.asarray(changed, dtype=bool)
 
     @property
     def is_due(self) -> bool:
         """True if the live teacher is to be run on this batch."""
-        if bool(self._changed.any()):
-            return True
         asked, now = self._asked, (self._epoch, self._batch)
-        return asked != now and (asked is None or asked[0] != self._epoch or self._batch % EVERY == 0)
+        regular = asked != now and (asked is None or asked[0] != self._epoch or self._batch % EVERY == 0)
+        return regular or bool(self._changed.any())
 
     def judge(self, far: Tensor) -> None:
-        """Judge the comparison with the live teacher.
-
-        Args:
-            far: True for the samples for which the live teacher's outputs differ from the recorded ones, ``[B]``.
-
-        Raises:
-            StaleRecording: There are some.
-        """
+        """Refuse the recording if the live teacher's outputs are far from the recorded ones, True in ``[B]``."""
         self._asked = (self._epoch, self._batch)
         others = far.cpu().numpy().astype(bool)
-        if bool((others & self._changed).any()):
-            raise StaleRecording(self._changed_samples(others & self._changed))
-        if bool(others.any()):
-            raise StaleRecording(self._changed_later(others))
-        if bool(self._changed.any()):
+        if others.any():
+            raise StaleRecording(self._refusal(others))
+        if self._changed.any():
             self._accept()
 
     def _accept(self) -> None:
@@ -96,15 +75,15 @@ class Watch:
                 f"{EVERY}th batch."
             )
 
-    def _changed_samples(self, others: NDArray[np.bool_]) -> str:
-        return (
-            f"{self._counted(others)} are not those that were recorded in {self._where}: {self._samples(others)}. The data "
-            "set, the order of its samples or a transform has changed since, or draws from a generator other than Python's, "
-            "NumPy's and PyTorch's global ones, which cannot be had again. Put it back as it was, delete the recording to "
-            "make it anew, or use a frozen teacher."
-        )
-
-    def _changed_later(self, others: NDArray[np.bool_]) -> str:
+    def _refusal(self, others: NDArray[np.bool_]) -> str:
+        changed = others & self._changed
+        if changed.any():
+            return (
+                f"{self._counted(changed)} are not those that were recorded in {self._where}: {self._named(changed)}. The data "
+                "set, the order of its samples or a transform has changed since, or draws from a generator other than "
+                "Python's, NumPy's and PyTorch's global ones, which cannot be had again. Put it back as it was, delete the "
+                "recording to make it anew, or use a frozen teacher."
+            )
         return (
             f"the recorded outputs of {self._counted(others)} are not the teacher's outputs for these inputs: they change "
             "after the data set has read them, in a way that the recording cannot repeat (a transform, MixUp or an image "
@@ -116,10 +95,6 @@ class Watch:
         count, size = int(others.sum()), len(self._delivered.keys)
         return f"{count} of the {size} samples of batch {self._batch} of epoch {self._epoch}"
 
-    def _samples(self, others: NDArray[np.bool_]) -> str:
-        return named_samples([key[1] for key, other in zip(self._delivered.keys, others, strict=True) if other])
-
-
-def named_samples(indices: Sequence[int]) -> str:
-    """Return a few samples' numbers, in words."""
-    return f"sample{'s' * (len(indices) > 1)} {listed([str(index) for index in indices], _MOST_NAMED)}"
+    def _named(self, others: NDArray[np.bool_]) -> str:
+        indices = [str(index) for (_, index), other in zip(self._delivered.keys, others, strict=True) if other]
+        return f"sample{'s' * (len(indices) > 1)} {listed(indices, _MOST_NAMED)}"

@@ -240,16 +240,7 @@ class NoNetwork(nn.Module):
 
 
 def check_outputs(teacher: Teacher, outputs: object, method: str) -> Outputs:
-    """Refuse what a teacher returned if it is not ``Outputs`` of tensors.
-
-    Args:
-        teacher: The teacher.
-        outputs: What it returned.
-        method: ``__call__`` or ``predict``.
-
-    Raises:
-        TypeError: It is something else.
-    """
+    """Refuse what a teacher's method, ``__call__`` or ``predict``, returned if it is not ``Outputs`` of tensors."""
     where = f"{type(teacher).__name__}.{method} returned"
     if not isinstance(outputs, Outputs):
         what = "None" if outputs is None else f"a {type(outputs).__name__}"

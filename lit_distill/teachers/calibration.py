@@ -19,12 +19,7 @@ _SAMPLES = 64
 
 
 def calibration_inputs(trainer: Trainer, read: Callable[[Any], Inputs]) -> list[Inputs]:
-    """Return up to 256 training samples in four batches, spread evenly over the data set.
-
-    Args:
-        trainer: The running trainer; its training loader is ready.
-        read: Turns a loader's batch into the model's inputs, on the module's device.
-    """
+    """Return up to 256 training samples in four batches, spread evenly over the data set."""
     with isolate_rng():
         return [read(batch) for batch in _batches(first_loader(trainer.train_dataloader))]
 

@@ -12,28 +12,19 @@ from torch.nn.parameter import is_lazy
 
 from lit_distill.utils.bits import value_digest
 
-_WRAPPERS = ("_orig_mod.",)  # of torch.compile
-
 
 def network_digest(module: nn.Module) -> str:
     """Return 32 hexadecimal digits that depend on every bit of a network's parameters and buffers, and on their places.
 
     Names, types and shapes count, as do non-persistent buffers and the packed weights of quantised layers. The device, the
     memory format and the wrapper of ``torch.compile`` do not. Of tensors without values (on ``meta``, not yet initialised, or
-    sharded over processes) only the shapes count.
-
-    Args:
-        module: The network: any module, including TorchScript and exported programs.
+    sharded over processes) only the shapes count. TorchScript and exported programs are networks as well.
     """
     return combined(tensor_digests(module))
 
 
 def combined(digests: dict[str, str]) -> str:
-    """Return the digest of a network from those of its tensors.
-
-    Args:
-        digests: The result of ``tensor_digests``.
-    """
+    """Return the digest of a network from those of its tensors."""
     state = hashlib.sha256()
     for name in sorted(digests):
         state.update(f"{name}={digests[name]};".encode())
@@ -72,17 +63,14 @@ def _state(module: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def _plain(name: str) -> str:
-    for wrapper in _WRAPPERS:
-        name = name.replace(wrapper, "")
-    return name
+    return name.replace("_orig_mod.", "")  # the wrapper of torch.compile
 
 
 def _packed(part: nn.Module) -> Iterator[tuple[str, Any]]:
     """Yield the state of a module that is neither parameter nor buffer: packed weights, extra state."""
     own_state = type(part)._save_to_state_dict is not nn.Module._save_to_state_dict
-    if not own_state and type(part).get_extra_state is nn.Module.get_extra_state:
-        return
-    if isinstance(part, torch.jit.ScriptModule):
+    extra_state = type(part).get_extra_state is not nn.Module.get_extra_state
+    if isinstance(part, torch.jit.ScriptModule) or not (own_state or extra_state):
         return
     state: dict[str, Any] = {}
     try:

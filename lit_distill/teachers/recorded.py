@@ -96,7 +96,7 @@ class RecordedTeacher(FrozenTeacher):
 
     def _reset(self) -> None:
         super()._reset()
-        self._session, self._checked = None, None
+        self._session = None
 
     @property
     def recorded(self) -> int:
@@ -117,7 +117,7 @@ class RecordedTeacher(FrozenTeacher):
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # a few batches are not worth a recording
             self._weights = weights_mark(self.model)
             self._session = self._last[0] = Session(
-                trainer, self.settings, read_batch, self._live, self._calibrate, self._marks, self._far
+                trainer, self.settings, read_batch, self._live, self._calibrate, self._marks, self._far_apart
             )
 
     def on_train_start(self, trainer: Trainer, read_inputs: Callable[[Any], Inputs]) -> None:
@@ -156,11 +156,8 @@ class RecordedTeacher(FrozenTeacher):
         outputs = self._in_student_type(recorded)
         return outputs if self.positions is None else cut_positions(outputs, mask, self.positions)
 
-    def _far(self, recorded: Outputs, live: Outputs, batch: Batch) -> Tensor:
-        """Return True for the samples of a batch whose outputs differ from the recorded ones, ``[B]``."""
-        return self._far_apart(recorded, live, input_mask(batch))
-
     def _far_apart(self, recorded: Outputs, live: Outputs, mask: Tensor | None) -> Tensor:
+        """Return True for the samples whose live outputs differ from the recorded ones, ``[B]``."""
         assert self._session is not None
         encoding = self._session.encoding
         again = encoding.decode(encoding.encode(live), self._like)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parameter import is_lazy
 
 from lit_distill.capture.formats import weights_mark
@@ -14,6 +14,7 @@ from lit_distill.outputs import Outputs
 from lit_distill.teachers.digest import combined, tensor_digests
 from lit_distill.utils.bits import value_digest
 from lit_distill.utils.compiling import uncompiled
+from lit_distill.utils.names import listed
 from lit_distill.utils.notices import warn
 from lit_distill.utils.restoring import unchanged
 from lit_distill.utils.rng import collect_rng_state
@@ -24,41 +25,29 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class NetworkState:
-    """The state of a network: a digest and the shape of each tensor.
-
-    Attributes:
-        digests: Digests by name.
-        shapes: Shapes by name.
-        mark: The result of ``weights_mark``; equal marks mean no change, except through ``.data``.
-    """
+    """The state of a network: a digest and the shape of each tensor, by name."""
 
     digests: dict[str, str]
     shapes: dict[str, tuple[int, ...]]
-    mark: tuple[tuple[int, int], ...]
+    mark: tuple[tuple[int, int], ...]  # equal ones mean no change, except through ``.data``
 
     @property
     def digest(self) -> str:
         """Digest of the whole network, equal to ``network_digest``."""
         return combined(self.digests)
 
-    def changes(self, later: NetworkState, caches: set[str] | None = None) -> list[str]:
+    def changes(self, later: NetworkState, caches: Collection[str] = ()) -> list[str]:
         """Return the names of the tensors whose values differ later, without buffers that were resized: these are caches."""
         changed = [name for name in self.digests if self.digests[name] != later.digests.get(name)]
-        return [
-            name for name in changed if self.shapes.get(name) == later.shapes.get(name) or name not in (caches or ())
-        ]
+        return [name for name in changed if self.shapes.get(name) == later.shapes.get(name) or name not in caches]
 
 
 def state_of(network: nn.Module) -> NetworkState:
     """Return the present state of a network."""
-    named = dict(_named(network))
-    shapes = {name: tuple(tensor.shape) for name, tensor in named.items() if not (is_lazy(tensor) or tensor.is_nested)}
-    return NetworkState(tensor_digests(network), shapes, weights_mark(network))
-
-
-def _named(network: nn.Module) -> list[tuple[str, Tensor]]:
     inner = uncompiled(network)
-    return [*inner.named_parameters(remove_duplicate=False), *inner.named_buffers(remove_duplicate=False)]
+    named = [*inner.named_parameters(remove_duplicate=False), *inner.named_buffers(remove_duplicate=False)]
+    shapes = {name: tuple(tensor.shape) for name, tensor in named if not (is_lazy(tensor) or tensor.is_nested)}
+    return NetworkState(tensor_digests(network), shapes, weights_mark(network))
 
 
 def _buffers(network: nn.Module) -> set[str]:
@@ -67,28 +56,20 @@ def _buffers(network: nn.Module) -> set[str]:
 
 def _non_persistent(network: nn.Module) -> set[str]:
     """Return the names of the buffers that are in no checkpoint, which usually are caches."""
-    found = set()
-    for prefix, part in uncompiled(network).named_modules(remove_duplicate=False):
-        for name in getattr(part, "_non_persistent_buffers_set", ()):
-            found.add(f"{prefix}.{name}" if prefix else name)
-    return found
+    return {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, part in uncompiled(network).named_modules(remove_duplicate=False)
+        for name in getattr(part, "_non_persistent_buffers_set", ())
+    }
 
 
 # At a call ----------------------------------------------------------------------------------------------------------
 
 
 def ask_steady(network: nn.Module, ask: Callable[[], Outputs]) -> Outputs:
-    """Run a frozen network on an example, and refuse one that changes itself; warn of one that is random.
+    """Return a frozen network's outputs for an example; refuse one that changes itself, and warn of one that is random.
 
-    Args:
-        network: The network, in eval mode; its buffers and modes are restored.
-        ask: Runs the network.
-
-    Returns:
-        The outputs of the first run. It runs again only if it draws random numbers or has changed.
-
-    Raises:
-        ValueError: The network changes itself.
+    It runs again only if it draws random numbers or has changed. Its buffers and modes are restored.
     """
     with unchanged(network):
         before, drawn = state_of(network), value_digest(collect_rng_state())
@@ -131,17 +112,15 @@ def _refuse_changes(network: nn.Module, before: NetworkState, between: NetworkSt
 
 def _listed(names: list[str], buffers: set[str]) -> str:
     kind = "buffer" if names[0] in buffers else "parameter"
-    shown = ", ".join(map(repr, names[:_SHOWN])) + ", …" * (len(names) > _SHOWN)
-    return f"{kind}{'s' * (len(names) > 1)} {shown}"
+    return f"{kind}{'s' * (len(names) > 1)} {listed([*map(repr, names)], _SHOWN)}"
 
 
 def _still_training(network: nn.Module) -> str:
-    names = [name or type(network).__name__ for name, part in network.named_modules() if part.training]
+    names = [repr(name or type(network).__name__) for name, part in network.named_modules() if part.training]
     if not names:
         return ""
-    shown = ", ".join(map(repr, names[:_SHOWN])) + ", …" * (len(names) > _SHOWN)
     be = "is" if len(names) == 1 else "are"
-    return f" After eval() {shown} {be} still in training mode: its own eval() or train() keeps it so."
+    return f" After eval() {listed(names, _SHOWN)} {be} still in training mode: its own eval() or train() keeps it so."
 
 
 def _distance(one: Outputs, other: Outputs) -> float:

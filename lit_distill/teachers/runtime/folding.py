@@ -20,13 +20,7 @@ def fold_batch_norm(model: nn.Module) -> int:
 
     The layer gets the new weights, and an ``Identity`` replaces the BatchNorm, so all other paths and hooks stay. A pair with
     hooks is not folded, as the values between the two would change. $w' = w \gamma / \sqrt{\mathrm{var} + \epsilon}$,
-    $b' = (b - \mathrm{mean}) \gamma / \sqrt{\mathrm{var} + \epsilon} + \beta$.
-
-    Returns:
-        Number of pairs folded.
-
-    Raises:
-        ValueError: ``torch.fx`` cannot trace the network.
+    $b' = (b - \mathrm{mean}) \gamma / \sqrt{\mathrm{var} + \epsilon} + \beta$. Return the number of pairs folded.
     """
     try:
         graph = fx.Tracer().trace(model)

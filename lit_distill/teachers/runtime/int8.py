@@ -42,62 +42,46 @@ class Grid:
         return cls(scale, round(-low / scale))
 
 
-class Ranges(nn.Module):
+class Ranges(fx.Interpreter):
     """Runs a traced network and keeps the range and the shape of every tensor in it."""
 
     def __init__(self, traced: fx.GraphModule) -> None:
-        super().__init__()
+        super().__init__(traced)
         self.traced = traced
         self.found: dict[fx.Node, tuple[float, float]] = {}
         self.shapes: dict[fx.Node, torch.Size] = {}
 
-    def forward(self, *inputs: Any, **named: Any) -> None:
-        given = inspect.signature(self.traced.forward).bind(*inputs, **named)
-        _Watch(self).run(*given.arguments.values())
-
-    def grid(self, node: fx.Node) -> Grid:
-        """Return the grid that spans a node's values and 0."""
-        return Grid.over(*self.found[node])
-
-    def module(self, node: fx.Node) -> Any:
-        """Return the module that a node calls, if it calls one."""
-        return self.traced.get_submodule(str(node.target)) if node.op == "call_module" else None
-
-
-class _Watch(fx.Interpreter):
-    def __init__(self, ranges: Ranges) -> None:
-        super().__init__(ranges.traced)
-        self._ranges = ranges
+    def __call__(self, *inputs: Any, **named: Any) -> None:
+        self.run(*inspect.signature(self.traced.forward).bind(*inputs, **named).arguments.values())
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
         if isinstance(value, Tensor) and value.is_floating_point() and value.numel():
             low, high = (float(bound) for bound in torch.aminmax(value))
-            before = self._ranges.found.get(n, (0.0, 0.0))
-            self._ranges.found[n] = min(low, before[0]), max(high, before[1])
-            self._ranges.shapes[n] = value.shape
+            before = self.found.get(n, (0.0, 0.0))
+            self.found[n] = min(low, before[0]), max(high, before[1])
+            self.shapes[n] = value.shape
         return value
+
+    def grid(self, node: fx.Node) -> Grid:
+        """Return the grid that spans a node's values and 0."""
+        return Grid.over(*self.found[node])
+
+    def called(self, node: fx.Node) -> Any:
+        """Return the module that a node calls, if it calls one."""
+        return self.traced.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
 @dataclass
 class _Plan:
-    """A layer that is to run in int8, and the nodes that its kernel computes with it.
-
-    Attributes:
-        layer: The convolution or linear layer.
-        source: What it reads.
-        tail: The last node that its kernel stands for.
-        norm: A BatchNorm to fold in.
-        other: What is added to the layer's output.
-        after: The activation that follows, as the kernel takes it.
-    """
+    """A layer that is to run in int8, and the nodes that its kernel computes with it."""
 
     layer: Any
-    source: fx.Node
-    tail: fx.Node
-    norm: Any = None
-    other: fx.Node | None = None
-    after: tuple[str, list[float], str] = ("none", [], "")
+    source: fx.Node  # what the layer reads
+    tail: fx.Node  # the last node that the kernel stands for
+    norm: Any = None  # a BatchNorm to fold in
+    other: fx.Node | None = None  # what is added to the layer's output
+    after: tuple[str, list[float], str] = ("none", [], "")  # the activation, as the kernel takes it
 
 
 def lower(ranges: Ranges) -> fx.GraphModule:
@@ -105,12 +89,6 @@ def lower(ranges: Ranges) -> fx.GraphModule:
 
     A kernel takes in the BatchNorm, the addition and the ReLU that follow its layer. Between two kernels values stay in
     uint8; everything else computes in float32.
-
-    Args:
-        ranges: The traced network, after it has run on the calibration batches.
-
-    Returns:
-        The traced network.
     """
     traced = ranges.traced
     plans = list(_plans(ranges))
@@ -137,7 +115,7 @@ def lower(ranges: Ranges) -> fx.GraphModule:
 def _plans(ranges: Ranges) -> Iterator[_Plan]:
     order = {node: place for place, node in enumerate(ranges.traced.graph.nodes)}
     for node in order:
-        layer, source = ranges.module(node), node.args[0] if node.args else None
+        layer, source = ranges.called(node), node.args[0] if node.args else None
         known = type(layer) is nn.Linear or (type(layer) in _CONVOLUTIONS and layer.padding_mode == "zeros")
         padded = isinstance(getattr(layer, "padding", ()), str)
         if known and not padded and isinstance(source, fx.Node) and {node, source} <= ranges.found.keys():
@@ -150,7 +128,7 @@ def _plans(ranges: Ranges) -> Iterator[_Plan]:
 
 def _take_norm(plan: _Plan, ranges: Ranges) -> None:
     after = _only_user(plan.tail)
-    norm: Any = ranges.module(after) if after is not None else None
+    norm: Any = ranges.called(after) if after is not None else None
     folds = type(norm) in _NORMS and not norm.training and norm.running_mean is not None
     if folds and after is not None and (type(plan.layer) is not nn.Linear or len(ranges.shapes[after]) == 2):
         plan.norm, plan.tail = norm, after
@@ -173,9 +151,9 @@ def _take_rectifier(plan: _Plan, ranges: Ranges) -> None:
     after = _only_user(plan.tail)
     if after is None or type(plan.layer) is nn.Conv3d:  # whose kernel takes nothing in
         return
-    if after.target in _RECTIFIERS or type(ranges.module(after)) is nn.ReLU:
+    if after.target in _RECTIFIERS or type(ranges.called(after)) is nn.ReLU:
         plan.after, plan.tail = ("relu", [], ""), after
-    elif type(ranges.module(after)) is nn.ReLU6 and type(plan.layer) is nn.Conv2d and plan.other is None:
+    elif type(ranges.called(after)) is nn.ReLU6 and type(plan.layer) is nn.Conv2d and plan.other is None:
         plan.after, plan.tail = ("hardtanh", [0.0, 6.0], ""), after
 
 
@@ -184,13 +162,7 @@ def _only_user(node: fx.Node) -> fx.Node | None:
 
 
 class _Kernel(nn.Module):
-    """An int8 layer with what is added to its output and the ReLU after it.
-
-    Args:
-        plan: The layer and what its kernel computes with it.
-        ranges: Of the network.
-        narrow: The output is uint8 instead of float32.
-    """
+    """An int8 layer with what is added to its output and the ReLU after it; ``narrow`` for an output in uint8."""
 
     def __init__(self, plan: _Plan, ranges: Ranges, narrow: bool) -> None:
         super().__init__()
@@ -237,11 +209,7 @@ def _rounded(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class DynamicLinear(nn.Linear):
-    """A linear layer with int8 weights, whose inputs are rounded over the range that they have in each call.
-
-    Args:
-        layer: Gives the weights; they stay at hand in float32.
-    """
+    """A linear layer with int8 weights, whose inputs are rounded over the range that they have in each call."""
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__(layer.in_features, layer.out_features, layer.bias is not None, device="meta")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import nullcontext
 from functools import partial
+from operator import itemgetter
 
 import torch
 from torch import Tensor, nn
@@ -31,13 +32,10 @@ class PreparedModel:
         needs_logits: The logits are read. If not, the forward pass ends at the last captured layer, unless the copy is
             compiled.
         samples: Training batches to calibrate on, for ``int8`` only.
-
-    Raises:
-        ValueError: The network does not work with the runtime; the message says why.
     """
 
     def __init__(
-        self, capture: Capture, runtime: TeacherRuntime, needs_logits: bool = True, samples: Sequence[Inputs] = ()
+        self, capture: Capture, runtime: TeacherRuntime, needs_logits: bool, samples: Sequence[Inputs]
     ) -> None:
         self.runtime = runtime
         self.weights = weights_mark(capture.model)
@@ -52,33 +50,19 @@ class PreparedModel:
             self._read = partial(twin.run, stop_early=not needs_logits and not runtime.compile)
 
     def __call__(self, inputs: Inputs, mask: Tensor | None = None) -> Outputs:
-        """Return the outputs for a batch, without gradients.
-
-        Raises:
-            ValueError: ``batch_size`` is set, and an input or a feature does not have the samples first.
-        """
-        with torch.no_grad(), self._own_precision(_device_of(inputs)):
+        """Return the outputs for a batch, without gradients."""
+        device = next((tensor.device for tensor in tensors_of(inputs)), torch.device("cpu"))
+        follows = self.runtime.precision == "32"  # the Trainer's autocast, which is no matter of the others
+        with torch.no_grad(), nullcontext() if follows else torch.autocast(device.type, enabled=False):
             parts = [self._run(part) for part in _split(self._cast(inputs), self.runtime.batch_size)]
             outputs = _join(parts) if len(parts) > 1 else parts[0][1]
-        narrowed = self.runtime.precision != "32" and outputs.has_logits
-        logits = outputs.logits.float() if narrowed else outputs.logits
+        logits = outputs.logits if follows or not outputs.has_logits else outputs.logits.float()
         return Outputs(logits, outputs.features, mask)
 
     def _run(self, inputs: Inputs) -> tuple[int, Outputs]:
         size = count_samples(inputs) or 0
-        if self._steady is None:
+        with nullcontext() if self._steady is None else self._steady.context(size):
             return size, self._read(inputs)
-        with self._steady.context(size):
-            return size, self._read(inputs)
-
-    @contextmanager
-    def _own_precision(self, device: torch.device) -> Iterator[None]:
-        """Turn off the Trainer's autocast for a network with its own precision."""
-        if self.runtime.precision == "32":
-            yield
-        else:
-            with torch.autocast(device.type, enabled=False):
-                yield
 
     def _cast(self, inputs: Inputs) -> Inputs:
         def cast(tensor: Tensor) -> Tensor:
@@ -89,10 +73,6 @@ class PreparedModel:
 
         cast_inputs: Inputs = map_tensors(cast, inputs)
         return cast_inputs
-
-
-def _device_of(inputs: Inputs) -> torch.device:
-    return next((tensor.device for tensor in tensors_of(inputs)), torch.device("cpu"))
 
 
 def _prepare(capture: Capture, runtime: TeacherRuntime) -> None:
@@ -135,11 +115,7 @@ def _split(inputs: Inputs, most: int | None) -> Iterator[Inputs]:
             f"first (their shapes are {shapes}). Leave batch_size None."
         )
     for start in range(0, size, most):
-        yield map_tensors(partial(_rows, slice(start, start + most)), inputs)
-
-
-def _rows(rows: slice, tensor: Tensor) -> Tensor:
-    return tensor[rows]
+        yield map_tensors(itemgetter(slice(start, start + most)), inputs)
 
 
 def _join(parts: Sequence[tuple[int, Outputs]]) -> Outputs:

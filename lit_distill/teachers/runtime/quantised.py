@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -25,23 +25,13 @@ Read = Callable[[Inputs], Outputs]
 _MOST_FAR = 0.3
 
 
-def quantise(capture: Capture, batches: Sequence[Inputs], needs_logits: bool = True) -> Read:
-    """Quantise weights and activations, after training and with fixed ranges.
+def quantise(capture: Capture, batches: Sequence[Inputs], needs_logits: bool) -> Read:
+    """Quantise weights and activations with ranges found on batches, and return a function from inputs to float32 outputs.
 
-    Args:
-        capture: The float32 network and its layers, on the CPU and in eval mode; it does not change.
-        batches: Training batches to find the ranges of the activations.
-        needs_logits: The logits are read; if not, the graph ends at the last captured layer.
-
-    Returns:
-        A function from inputs to outputs, with logits and features in float32.
-
-    Raises:
-        ValueError: The network is not on the CPU, cannot be traced or cannot be quantised, or the traced graph
-            computes something else; or the int8 outputs are more than 30 % away from the float32 ones.
+    The network itself does not change. Without ``needs_logits`` the graph ends at the last captured layer. A network is
+    refused if its traced graph computes something else, or int8 outputs are more than 30 % away from the float32 ones.
     """
-    _refuse_other_devices(capture.model)
-    _refuse_without_kernels()
+    _refuse_without_kernels(capture.model)
     try:
         graph = _trace(capture, batches[0], needs_logits)
         _check_equal(capture, graph, batches[0])
@@ -59,12 +49,8 @@ def quantise_dynamically(model: nn.Module) -> None:
     """Quantise, in place, the weights of linear and recurrent layers; the module's structure stays.
 
     Recurrent layers have their kernels in ``torch.ao`` only; they stay in float32 if PyTorch comes without it.
-
-    Raises:
-        ValueError: The network is not on the CPU.
     """
-    _refuse_other_devices(model)
-    _refuse_without_kernels()
+    _refuse_without_kernels(model)
     made: dict[nn.Module, DynamicLinear] = {}
     for path, layer in list(model.named_modules(remove_duplicate=False)):
         if type(layer) is nn.Linear and path:
@@ -72,24 +58,23 @@ def quantise_dynamically(model: nn.Module) -> None:
             model.set_submodule(path, made[layer])
     recurrent = {nn.LSTM, nn.GRU, nn.LSTMCell, nn.GRUCell, nn.RNNCell}
     if recurrent & {type(layer) for layer in model.modules()}:
-        with _quietly(), suppress(ImportError):
+        with warnings.catch_warnings(), suppress(ImportError):
+            warnings.filterwarnings("ignore", module=r"torch\.ao\..*")
+            warnings.filterwarnings("ignore", message=".*torch.ao.quantization.*")
             from torch.ao.quantization import quantize_dynamic
 
             quantize_dynamic(model, recurrent, inplace=True)  # type: ignore[no-untyped-call]
 
 
-def _refuse_without_kernels() -> None:
-    if not hasattr(torch.ops.onednn, "qconv2d_pointwise"):
-        raise ValueError(
-            "this build of PyTorch has no int8 kernels (oneDNN's); use precision 'bf16', or '32' with compile."
-        )
-
-
-def _refuse_other_devices(model: nn.Module) -> None:
+def _refuse_without_kernels(model: nn.Module) -> None:
     device = first_parameter(model).device
     if device.type != "cpu":
         raise ValueError(
             f"PyTorch's int8 layers run only on the CPU, and the teacher is on {device}; use precision 'bf16' there."
+        )
+    if not hasattr(torch.ops.onednn, "qconv2d_pointwise"):
+        raise ValueError(
+            "this build of PyTorch has no int8 kernels (oneDNN's); use precision 'bf16', or '32' with compile."
         )
 
 
@@ -170,20 +155,21 @@ def _given_arguments(model: nn.Module, inputs: Inputs) -> set[str]:
     return given
 
 
+def _pairs(capture: Capture, graph: nn.Module, inputs: Inputs) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return, by name, each output of a graph and that of the network itself."""
+    expected, got = capture.run(inputs), _answer(capture, graph, inputs)
+    pairs = {f"layer {layer!r}": (got.features[layer], expected.features[layer]) for layer in capture.layers}
+    return pairs | ({"the logits": (got.logits, expected.logits)} if got.logits.numel() else {})
+
+
 def _check_equal(capture: Capture, traced: nn.Module, inputs: Inputs) -> None:
-    expected, got = capture.run(inputs), _answer(capture, traced, inputs)
-    pairs = [(got.features[layer], expected.features[layer]) for layer in capture.layers]
-    pairs += [(got.logits, expected.logits)] if got.logits.numel() else []
+    pairs = _pairs(capture, traced, inputs).values()
     if not all(a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in pairs):
         raise ValueError("its traced graph computes other values: its forward pass depends on its inputs")
 
 
 def _check_near(capture: Capture, converted: nn.Module, inputs: Inputs) -> None:
-    expected, got = capture.run(inputs), _answer(capture, converted, inputs)
-    pairs = {f"layer {layer!r}": (got.features[layer], expected.features[layer]) for layer in capture.layers}
-    if got.logits.numel():
-        pairs["the logits"] = (got.logits, expected.logits)
-    for name, (quantised, floating) in pairs.items():
+    for name, (quantised, floating) in _pairs(capture, converted, inputs).items():
         far = float((quantised - floating).norm() / floating.norm().clamp_min(1e-12))
         if not far <= _MOST_FAR:
             raise ValueError(f"{name} would be {far:.0%} away from float32 on the calibration samples")
@@ -205,13 +191,6 @@ def _convert(traced: fx.GraphModule, batches: Sequence[Inputs]) -> nn.Module:
     ranges = Ranges(traced)
     with torch.no_grad():
         for inputs in batches:
-            call_model(ranges, inputs)
+            arguments, keywords = positions_and_names(inputs)
+            ranges(*arguments, **keywords)
         return lower(ranges)
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"torch\.ao\..*")
-        warnings.filterwarnings("ignore", message=".*torch.ao.quantization.*")
-        yield
