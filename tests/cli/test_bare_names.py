@@ -116,7 +116,7 @@ def test_a_parser_takes_names_at_any_depth_and_keeps_paths() -> None:
     _, found = parsed({"class_path": f"{__name__}.Pair", "init_args": spec})
     kept = found.net.init_args.as_dict()
     assert kept["typed"]["class_path"] == "lit_distill.models.resnet20"
-    assert kept["many"]["a"]["class_path"] == "lit_distill.models.load"
+    assert imported(kept["many"]["a"]["class_path"]) is load  # older jsonargparse writes its shortest path
     assert kept["many"]["a"]["init_args"]["model"]["class_path"] == "lit_distill.models.SmallCNN"
     assert kept["many"]["b"]["class_path"] == "lit_distill.models.SmallCNN"
     assert kept["loose"]["class_path"] == "lit_distill.Hint"
