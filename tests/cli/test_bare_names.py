@@ -86,6 +86,18 @@ def test_a_users_own_class_of_one_of_our_names_is_refused_with_both_paths(monkey
     assert full_path(Criterion, "DKD") == "lit_distill.criteria.DKD"
 
 
+@pytest.mark.parametrize("library", ["timm", "transformers"])
+def test_pytorchs_optimizer_goes_before_a_copy_of_it(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in (f"{library}.copies", "mine"):
+        module = ModuleType(path)
+        module.__dict__["Adagrad"] = type("Adagrad", (Optimizer,), {"__module__": path})
+        monkeypatch.setitem(sys.modules, path, module)
+        if path != "mine":
+            assert full_path(Optimizer, "Adagrad") == "torch.optim.Adagrad"
+    with pytest.raises(ImportError, match=r"'Adagrad' can be mine\.Adagrad or torch\.optim\.Adagrad"):
+        full_path(Optimizer, "Adagrad")
+
+
 @pytest.mark.parametrize(
     ("wanted", "name", "nearest"),
     [

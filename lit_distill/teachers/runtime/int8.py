@@ -187,7 +187,8 @@ def _rectifies_1d() -> bool:
     """Return True if the kernel of 1D convolutions takes in a ReLU, which PyTorch 2.6's does not."""
     geometry, scales, zeros = ([1], [0], [1], 1), torch.ones(1), torch.zeros(1, dtype=torch.int32)
     packed = torch.ops.onednn.qconv_prepack(torch.ones(1, 1, 1, dtype=torch.int8), scales, 1.0, 0, *geometry, None)
-    given, target = torch.ones(1, 1, 1, dtype=torch.uint8), (1.0, 0, torch.float32, "relu", [], "")
+    given = torch.ones(1, 1, 1, dtype=torch.uint8)
+    target: tuple[Any, ...] = (1.0, 0, torch.float32, "relu", [], "")
     try:
         torch.ops.onednn.qconv1d_pointwise(given, 1.0, 0, packed, scales, zeros, None, *geometry, *target)
     except RuntimeError:
