@@ -27,6 +27,7 @@ _PACKAGES = (  # the first that has a name gives its path
     *(f"lit_distill.{name}" for name in ("balance", "callbacks", "criteria", "data", "modules", "optim", "schedules")),
     "lit_distill.teachers",
 )
+_COPYING = ("timm.", "transformers.")  # older releases bring optimizers of PyTorch's names
 _adapt_any: Callable[..., Any] = parsing.adapt_classes_any
 
 
@@ -64,6 +65,8 @@ def full_path(wanted: Any, name: str) -> str:
         return name
     found = {_path(one) for one in _classes(kinds) if one.__name__ == name and _is_public(one)}
     found |= {path for path in _functions(kinds) if path.endswith(f".{name}")}
+    if any(path.startswith("torch.optim.") for path in found):
+        found = {path for path in found if not path.startswith(_COPYING)}
     if len(found) > 1:
         raise ImportError(f"{name!r} can be {' or '.join(sorted(found))}; write which, as an import path.")
     if not found and name in public_names() and kinds != (object,):

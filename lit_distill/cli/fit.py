@@ -89,12 +89,16 @@ class DistillationCLI(LightningCLI):
         """Parse what ``main`` hands over, without Lightning's warning about Python use."""
         with bare_names():
             self.config = parser.parse_object(args) if isinstance(args, dict) else parser.parse_args(args)  # type: ignore[arg-type]
+        self._check_ckpt_path()
 
     def _parse_ckpt_path(self) -> None:
         """Keep the config as it is written; the module reports a checkpoint made with other values.
 
-        Lightning merges the checkpoint's values over the config, silently undoing what was asked for.
+        Lightning 2.6 merges the checkpoint's values over the config, silently undoing what was asked for.
         """
+
+    def _check_ckpt_path(self) -> None:
+        """Refuse a missing or damaged checkpoint."""
         subcommand = self.config.get("subcommand")
         path = self.config[subcommand].get("ckpt_path") if subcommand else None
         if path:

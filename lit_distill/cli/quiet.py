@@ -16,6 +16,7 @@ _TIPS = (
     "Seed set to ",
     "GPU available: False",
     "TPU available: False",
+    "HPU available: False",  # before Lightning 2.6
     "`Trainer.fit` stopped: `max_epochs=",
 )
 _WARNINGS = (

@@ -51,7 +51,8 @@ def _check_kind(archive: zipfile.ZipFile, name: str) -> None:
             f"{name} is a TorchScript archive, a whole network: give torch.jit.load({name!r}) as the teacher, with "
             "no network to fill."
         )
-    if "models/model.json" in names:
+    # PyTorch 2.6 names its files otherwise, in no folder.
+    if "models/model.json" in names or "serialized_exported_program.json" in archive.namelist():
         raise ValueError(
             f"{name} is a program of torch.export, a whole network: give torch.export.load({name!r}).module() as the "
             "teacher, with no network to fill."

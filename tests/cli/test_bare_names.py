@@ -86,6 +86,18 @@ def test_a_users_own_class_of_one_of_our_names_is_refused_with_both_paths(monkey
     assert full_path(Criterion, "DKD") == "lit_distill.criteria.DKD"
 
 
+@pytest.mark.parametrize("library", ["timm", "transformers"])
+def test_pytorchs_optimizer_goes_before_a_copy_of_it(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in (f"{library}.copies", "mine"):
+        module = ModuleType(path)
+        module.__dict__["Adagrad"] = type("Adagrad", (Optimizer,), {"__module__": path})
+        monkeypatch.setitem(sys.modules, path, module)
+        if path != "mine":
+            assert full_path(Optimizer, "Adagrad") == "torch.optim.Adagrad"
+    with pytest.raises(ImportError, match=r"'Adagrad' can be mine\.Adagrad or torch\.optim\.Adagrad"):
+        full_path(Optimizer, "Adagrad")
+
+
 @pytest.mark.parametrize(
     ("wanted", "name", "nearest"),
     [
@@ -116,7 +128,7 @@ def test_a_parser_takes_names_at_any_depth_and_keeps_paths() -> None:
     _, found = parsed({"class_path": f"{__name__}.Pair", "init_args": spec})
     kept = found.net.init_args.as_dict()
     assert kept["typed"]["class_path"] == "lit_distill.models.resnet20"
-    assert kept["many"]["a"]["class_path"] == "lit_distill.models.load"
+    assert imported(kept["many"]["a"]["class_path"]) is load  # older jsonargparse writes its shortest path
     assert kept["many"]["a"]["init_args"]["model"]["class_path"] == "lit_distill.models.SmallCNN"
     assert kept["many"]["b"]["class_path"] == "lit_distill.models.SmallCNN"
     assert kept["loose"]["class_path"] == "lit_distill.Hint"

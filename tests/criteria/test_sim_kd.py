@@ -83,7 +83,8 @@ def test_the_exported_network_saves_and_loads_and_exports() -> None:
     ).eval()
     other.load_state_dict(torch.load(file))
     torch.testing.assert_close(other(images), network(images))
-    torch.testing.assert_close(torch.export.export(network, (images,)).module()(images), network(images))
+    program = torch.export.export(network, (images,), strict=False)  # as newer PyTorch does unless told otherwise
+    torch.testing.assert_close(program.module()(images), network(images))
 
 
 def test_the_exported_network_can_be_the_student_from_the_start() -> None:

@@ -136,7 +136,7 @@ def test_validate_test_and_predict(folder: Path, capsys: pytest.CaptureFixture[s
 def test_a_cli_made_checkpoint_is_rebuilt_where_trusted(folder: Path) -> None:
     fit("combined.yaml")
     checkpoint = only(folder, "runs/digits/combined/**/last.ckpt")
-    with pytest.raises(ValueError, match=r"names? .*SmallCNN.*trust=True"):
+    with pytest.raises(ValueError, match=r"name \(.*lit_distill.*trust=True"):
         CombinedDistillation.load_from_checkpoint(checkpoint)
     module = CombinedDistillation.load_from_checkpoint(checkpoint, trust=True)
     saved = torch.load(checkpoint, weights_only=True)["state_dict"]

@@ -6,6 +6,7 @@ These kernels take plain uint8 and int8 tensors with their scales, as ``torch.co
 
 from __future__ import annotations
 
+import functools
 import inspect
 import operator
 from collections.abc import Iterator
@@ -151,10 +152,26 @@ def _take_rectifier(plan: _Plan, ranges: Ranges) -> None:
     after = _only_user(plan.tail)
     if after is None or type(plan.layer) is nn.Conv3d:  # whose kernel takes nothing in
         return
+    if type(plan.layer) is nn.Conv1d and not _rectifies_1d():
+        return
     if after.target in _RECTIFIERS or type(ranges.called(after)) is nn.ReLU:
         plan.after, plan.tail = ("relu", [], ""), after
     elif type(ranges.called(after)) is nn.ReLU6 and type(plan.layer) is nn.Conv2d and plan.other is None:
         plan.after, plan.tail = ("hardtanh", [0.0, 6.0], ""), after
+
+
+@functools.cache
+def _rectifies_1d() -> bool:
+    """Return True if the kernel of 1D convolutions takes in a ReLU, which PyTorch 2.6's does not."""
+    geometry, scales, zeros = ([1], [0], [1], 1), torch.ones(1), torch.zeros(1, dtype=torch.int32)
+    packed = torch.ops.onednn.qconv_prepack(torch.ones(1, 1, 1, dtype=torch.int8), scales, 1.0, 0, *geometry, None)
+    given = torch.ones(1, 1, 1, dtype=torch.uint8)
+    target: tuple[Any, ...] = (1.0, 0, torch.float32, "relu", [], "")
+    try:
+        torch.ops.onednn.qconv1d_pointwise(given, 1.0, 0, packed, scales, zeros, None, *geometry, *target)
+    except RuntimeError:
+        return False
+    return True
 
 
 def _only_user(node: fx.Node) -> fx.Node | None:
