@@ -29,7 +29,8 @@ _DEPTH = 8  # objects may refer to each other in a circle
 _PLAIN = (str, int, float, complex, type(None), Enum, PurePath, date, time, timedelta)
 _BUFFERS = (bytes, bytearray, memoryview, array)
 _OF_NUMPY = (torch.float32, torch.uint8, torch.int64, torch.float64, torch.int32, torch.float16, torch.bool)
-_HOLDS_DATA = (Tensor, np.ndarray, Mapping, list, tuple, str, bytes)
+_NESTED = (Tensor, np.ndarray, Mapping, list)
+_HOLDS_DATA = (*_NESTED, tuple, str, bytes)
 
 
 def mark(sample: Any, state: int = 0, depth: int = _DEPTH) -> int:
@@ -70,11 +71,7 @@ def _columns(batch: Any, count: int, depth: int = _DEPTH) -> list[Any]:
     """Return the parts with one row per sample of a batch."""
     if isinstance(batch, (Tensor, np.ndarray)):
         return [batch] if batch.ndim and len(batch) == count else []
-    if (
-        isinstance(batch, (list, tuple))
-        and len(batch) == count
-        and not any(isinstance(x, _HOLDS_DATA[:4]) for x in batch)
-    ):
+    if isinstance(batch, (list, tuple)) and len(batch) == count and not any(isinstance(x, _NESTED) for x in batch):
         return [batch]
     if depth == 0 or isinstance(batch, (*_PLAIN, *_BUFFERS)):
         return []

@@ -10,8 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-Key = tuple[int, int]
-"""A view of a sample: number of the view, index of the sample."""
+Key = tuple[int, int]  # a view of a sample: number of the view, index of the sample
 
 _MASK = 2**64 - 1
 

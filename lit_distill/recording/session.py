@@ -62,8 +62,7 @@ class Session:
         far: Callable[[Outputs, Outputs, Tensor | None], Tensor],
     ) -> None:
         self._trainer, self._settings = trainer, settings
-        self._unpack, self._ask, self._calibrate, self._marks = unpack, ask, calibrate, marks
-        self._far = far
+        self._unpack, self._ask, self._calibrate, self._marks, self._far = unpack, ask, calibrate, marks, far
         self._delivered: deque[Delivered] = deque()  # to the training loop, and not yet begun
         self._in_transfer: Sequence[Key] | None = None
         self.current: Delivered | None = None

@@ -45,9 +45,6 @@ def tensor_digests(module: nn.Module) -> dict[str, str]:
     return found
 
 
-# The state of a network ---------------------------------------------------------------------------------------------
-
-
 def _state(module: nn.Module) -> Iterator[tuple[str, Any]]:
     seen = set()
     for owned in (module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)):

@@ -31,13 +31,13 @@ class RecordedTeacher(FrozenTeacher):
     """Runs the teacher once over views of the training data, and reads the recorded outputs from then on.
 
     Only what the criteria read is recorded: logits, features of the named layers, or both. With random augmentation, MixUp
-    or CutMix, ``views`` of every sample are recorded, and training sees exactly these, one per epoch in turn: they are drawn
-    again from their seed, and no pixels are stored. With MixUp, the samples that share a batch are fixed for each view.
+    or CutMix, ``views`` of every sample are recorded, and training sees exactly these, one per epoch in turn, drawn again
+    from their seed; no pixels are stored. With MixUp, the samples that share a batch are fixed for each view.
 
-    A recording in a folder is made once and used by any later run with the same teacher, data and transforms; a different
-    one is refused, and an unfinished one is completed. Evaluation runs the teacher itself. So do the first and every 64th
-    batch of an epoch, and batches with samples that differ from those recorded: changed data are refused in the epoch that
-    meets them. The outputs of all samples must have one size: pad texts to one length.
+    Any later run with the same teacher, data and transforms uses a recording in a folder; a different one is refused, and an
+    unfinished one is completed. The teacher itself runs in evaluation, on the first and every 64th batch of an epoch, and on
+    batches with samples that differ from those recorded: changed data are refused in the epoch that meets them. The outputs
+    of all samples must have one size: pad texts to one length.
 
     Args:
         model: The teacher's network.

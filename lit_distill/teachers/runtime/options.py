@@ -15,8 +15,8 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 class TeacherRuntime:
     """The runtime of a frozen teacher on training batches: a copy prepared for speed.
 
-    The network itself does not change; evaluation, checks and checkpoints use it, not the copy. Layers have the same names in
-    every precision. Which option is faster depends on the machine; all can be combined except those named under Raises.
+    Evaluation, checks and checkpoints use the network itself, which does not change. Layers have the same names in every
+    precision. Which option is faster depends on the machine; all can be combined except those named under Raises.
 
     Attributes:
         precision: ``32`` is the module's own type, and follows the Trainer's precision. The others do not: ``bf16`` and
