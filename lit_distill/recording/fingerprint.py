@@ -53,10 +53,10 @@ def fingerprint_data(data: ReplayData, views: int, marked: bool = True) -> dict[
 
 def looked_at(count: int, views: int) -> list[Key]:
     """Return the samples that the digest is of, from all over the data set, in the first view and in the last."""
-    return [(view, index) for index in spread(count) for view in sorted({0, views - 1})]
+    return [(view, index) for index in evenly_spaced(count) for view in sorted({0, views - 1})]
 
 
-def spread(count: int) -> list[int]:
+def evenly_spaced(count: int) -> list[int]:
     """Return up to 16 samples from all over a data set."""
     return sorted({place * (count - 1) // (_LOOKED_AT - 1) for place in range(_LOOKED_AT)})
 

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, RandomSampler, SequentialSampler
 
 from lit_distill.batch.batch import Batch, tensors_of
-from lit_distill.recording.fingerprint import spread
+from lit_distill.recording.fingerprint import evenly_spaced
 from lit_distill.recording.marks import mark
 from lit_distill.recording.replay import ReplayData
 from lit_distill.recording.seeding import Key
@@ -40,7 +40,7 @@ def replayable(loader: DataLoader[Any]) -> None:
 
 def choose_views(data: ReplayData, views: int | None) -> int:
     """Return the number of views to record: one if samples never change, and the given number if they do."""
-    for index in spread(len(data)):
+    for index in evenly_spaced(len(data)):
         first, again = mark(data[0, index]), mark(data[0, index])
         if first != again:
             raise ValueError(
