@@ -2,6 +2,7 @@
 
     python benchmarks/methods.py
     python benchmarks/methods.py --seeds 5 --only dkd dist hint
+    python benchmarks/methods.py --auto
     python benchmarks/methods.py --pair cifar10 --data DATA --weights resnet56-4bfd9763.th --seeds 1 --only dkd dist
     python benchmarks/methods.py --pair cifar10 --data DATA --weights ... --epochs 10 --train-size 5000 --batch-size 64
 
@@ -79,6 +80,17 @@ def in_proportion(value: Any, epochs: int, key: str = "") -> Any:
     return value
 
 
+def without_weights(settings: dict[str, Any]) -> dict[str, Any]:
+    """A method's settings with no weight but 1 for the labels: the others are found in training."""
+    model = settings["model"]
+    inner = model.get("init_args", model)
+    if "criteria" in inner:
+        inner["weights"] = {"hard": 1.0} if "hard" in inner["criteria"] else {}
+    schedules = inner.get("schedules", {})
+    inner["schedules"] = {key: plan for key, plan in schedules.items() if not key.endswith(".weight")}
+    return settings
+
+
 def deployed(module: Any) -> Any:
     """What is tested: the student, or for SimKD the student with the teacher's classifier."""
     found = [criterion for criterion in module.criteria.criteria().values() if isinstance(criterion, SimKD)]
@@ -97,6 +109,7 @@ def words_for(method: str, options: argparse.Namespace, folder: Path) -> list[st
     if path is not None:
         settings = in_proportion(yaml.safe_load(path.read_text()), options.epochs or _EPOCHS[options.pair])
         overlay = folder / f"{method}.yaml"
+        settings = without_weights(settings) if options.auto else settings
         if digits:
             settings = for_digits(settings)
             if "class_path" not in settings["model"]:  # the digits' own config compares logits only
@@ -179,6 +192,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 on (default: 3)")
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--epochs", type=int, help="in place of the configs'; schedules keep their share")
+    parser.add_argument("--auto", action="store_true", help="find the weights in training, but 1 for the labels")
     parser.add_argument("--train-size", type=int, help="training images, for --pair cifar10; all where left out")
     parser.add_argument("--batch-size", type=int, help="for --pair cifar10; 128 where left out")
     parser.add_argument("--data", type=Path, help="CIFAR-10 as train/<class> and test/<class> image folders")
@@ -203,6 +217,7 @@ def main() -> None:
     suffix = f"-{options.epochs}-epochs" if options.epochs else ""
     suffix += f"-{options.train_size}-images" if options.train_size else ""
     suffix += f"-batches-of-{options.batch_size}" if options.batch_size else ""
+    suffix += "-auto" if options.auto else ""
     results = Rows(Path(f"methods-{options.pair}{suffix}.json").absolute())
     prepare(options)
     methods = list(dict.fromkeys([BASELINE, PLAIN, *options.only]))

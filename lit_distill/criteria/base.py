@@ -46,7 +46,8 @@ class Criterion(nn.Module, ABC):
         needs_target: The criterion reads labels. Default: False.
         takes_tasks: The criterion takes the labels of several tasks, in a mapping by task. Default: False.
         needs_teacher: The criterion reads the teacher's outputs. Default: True.
-        auto_ratio: Norm of its gradient, relative to the label loss's, that a weight found in training aims at. Default: 0.3.
+        auto_ratio: Norm of its gradient, relative to the label loss's, that a weight found in training aims at. If None, 1 for
+            a criterion that compares logits, else 0.3. Default: None.
         compares_logits: The criterion compares the student's logits with the teacher's. Default: False.
         minimum_at_teacher: The value is smallest if the student's outputs equal the teacher's, which ``lit-distill doctor``
             checks for criteria without labels. Default: True.
@@ -69,7 +70,7 @@ class Criterion(nn.Module, ABC):
     needs_teacher: bool = True
     compares_logits: bool = False
     minimum_at_teacher: bool = True
-    auto_ratio: float = 0.3
+    auto_ratio: float | None = None
     task: Task | None = None
     temperature: float | None
 

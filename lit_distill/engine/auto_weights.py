@@ -12,12 +12,18 @@ from torch import Tensor, nn
 from lit_distill.balance import MeasuredNorms, joint_norm, mean_gradients, weighted_sum
 from lit_distill.criteria import Criterion
 
+# Measured on digits with forty methods (benchmarks/RESULTS.md): most logit criteria gain by 1 over 0.3, some of the others
+# lose ten points.
+_LOGIT_RATIO, _FEATURE_RATIO = 1.0, 0.3
 _PATIENCE = 3  # batches without a gradient before it is an error
 
 
 def ratio_of(criterion: Criterion) -> float:
     """Return the ratio of gradient norms that a criterion, or the one that it wraps, aims at."""
-    return ratio_of(criterion.wrapped) if criterion.wrapped is not None else criterion.auto_ratio
+    if criterion.wrapped is not None:
+        return ratio_of(criterion.wrapped)
+    ratio = criterion.auto_ratio
+    return ratio if ratio is not None else _LOGIT_RATIO if criterion.compares_logits else _FEATURE_RATIO
 
 
 class AutoWeights(MeasuredNorms):

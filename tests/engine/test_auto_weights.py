@@ -60,7 +60,7 @@ def test_each_found_weight_gives_its_criterion_the_ratio_to_the_label_loss(weigh
     losses = train(WeightedCriteria(made, weights), parameter)
     hard = norm(losses.terms["hard"] * losses.weights["hard"], parameter)
     assert losses.weights["hard"] == (weights["hard"] if weights.get("hard", "auto") != "auto" else 1.0)
-    assert norm(losses.terms["soft"] * losses.weights["soft"], parameter) == pytest.approx(0.3 * hard, rel=1e-5)
+    assert norm(losses.terms["soft"] * losses.weights["soft"], parameter) == pytest.approx(hard, rel=1e-5)
     assert norm(losses.terms["mse"] * losses.weights["mse"], parameter) == pytest.approx(2.0 * hard, rel=1e-5)
     expected = sum(losses.weights[name] * float(term.detach()) for name, term in losses.terms.items())
     assert float(losses.total.detach()) == pytest.approx(expected, rel=1e-6)
@@ -80,18 +80,18 @@ def test_without_labels_the_fixed_criteria_are_the_reference_and_else_the_first(
     parameter = start()
     fixed = train(WeightedCriteria({"soft": SoftTarget(), "mse": LogitMSE()}, {"soft": 2.0}), parameter)
     assert norm(fixed.terms["mse"] * fixed.weights["mse"], parameter) == pytest.approx(
-        0.3 * norm(fixed.terms["soft"] * 2.0, parameter), rel=1e-5
+        norm(fixed.terms["soft"] * 2.0, parameter), rel=1e-5
     )
     free = train(WeightedCriteria({"soft": SoftTarget(), "mse": LogitMSE()}, {}), parameter)
     assert norm(free.terms["mse"] * free.weights["mse"], parameter) == pytest.approx(
-        0.3 * norm(free.terms["soft"] * free.weights["soft"], parameter), rel=1e-5
+        norm(free.terms["soft"] * free.weights["soft"], parameter), rel=1e-5
     )
 
 
 def test_one_criterion_without_labels_is_never_measured() -> None:
     criteria = WeightedCriteria({"soft": SoftTarget()}, {})
     assert not criteria.balance.measures(["soft"])  # type: ignore[union-attr]
-    assert train(criteria, start()).weights == {"soft": 0.3}
+    assert train(criteria, start()).weights == {"soft": 1.0}
 
 
 @pytest.mark.parametrize("weights", [{"soft": 0.9, "mse": 2.0}, {"soft": 0.9}, {}, {"hard": 0.0}])
@@ -179,6 +179,8 @@ def test_a_criterion_in_another_aims_at_its_own_ratio() -> None:
     inner = LogitMSE()
     inner.auto_ratio = 0.7
     assert ratio_of(OnHead(inner, "a", "a")) == 0.7
+    assert ratio_of(OnHead(LogitMSE(), "a", "a")) == 1.0
+    assert ratio_of(AttentionTransfer("stage2", "stage2")) == 0.3
 
 
 def test_evaluation_measures_nothing_and_changes_nothing() -> None:
@@ -246,4 +248,4 @@ def test_distill_finds_the_weights_left_out_in_a_module_of_ones_own(tmp_path: Pa
     fit = trainer(tmp_path, callbacks=[distill], log_every_n_steps=1)
     fit.fit(host, digits_like())
     assert float(fit.callback_metrics["distill/weight/task"]) == 1.0
-    assert float(fit.callback_metrics["distill/weight/mse"]) not in (0.0, 0.3)
+    assert float(fit.callback_metrics["distill/weight/mse"]) not in (0.0, 1.0)
