@@ -50,30 +50,17 @@ class Guard:
         self._looked.clear()
 
     @contextmanager
-    def student_on(self, name: str, data: Batch, teacher: bool) -> Iterator[None]:
-        """Refuse a student that changes what the teacher or the criteria read."""
-        watch = Snapshot(_readings(data, data.for_teacher if teacher else None), self._closely)
-        yield
-        changed = self.changes(watch)
-        if changed:
-            raise ValueError(
-                refusal(f"the student {name}", changed, "the teacher and the criteria would see what it left")
-            )
+    def running(self, who: str, data: Batch, inputs: Any, written: bool = False) -> Iterator[None]:
+        """Refuse a network that changes, in the block, what the other one or the criteria read of a batch.
 
-    @contextmanager
-    def teacher_on(self, name: str, data: Batch, training: bool = False) -> Iterator[None]:
-        """Refuse a teacher that changes what the student or the criteria read.
-
-        Args:
-            name: The teacher's class.
-            data: The batch.
-            training: The student's graph holds its inputs, and PyTorch refuses any write to them.
+        ``inputs`` are those that the other network reads. With ``written``, a write that leaves the values counts as well:
+        the student's graph holds the teacher's inputs.
         """
-        watch = Snapshot(_readings(data, data.inputs), self._closely)
+        watch = Snapshot(_readings(data, inputs), self._closely)
         yield
-        changed = self.changes(watch, training)
+        changed = self.changes(watch, written)
         if changed:
-            raise ValueError(refusal(f"the teacher {name}", changed, "the student and the criteria read it too"))
+            raise ValueError(refusal(who, changed, "the other network and the criteria read it too"))
 
 
 def _readings(data: Batch, inputs: Any) -> dict[str, Any]:

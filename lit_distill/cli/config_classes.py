@@ -15,8 +15,9 @@ from lit_distill.utils.names import nearest
 _KEYS = ("class_path", "init_args", "dict_kwargs")
 _IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 _NEAR = 0.85
+ENDINGS = (".yaml", ".yml", ".json")
+WEIGHTS = (".ckpt", ".pt", ".pth", ".th", ".safetensors")
 SECTIONS = ("model", "data", "trainer", "optimizer", "lr_scheduler", "seed_everything", "ckpt_path")
-_ENDINGS = (".yaml", ".yml", ".json")
 
 
 def check_sections(content: Any, where: str) -> None:
@@ -33,13 +34,13 @@ def check_sections(content: Any, where: str) -> None:
             raise ValueError(f"{where}: there is no option {name!r}.{hint}")
     trainer = content.get("trainer")
     callbacks = trainer.get("callbacks") if isinstance(trainer, Mapping) else None
-    if isinstance(callbacks, str) and callbacks.endswith(_ENDINGS) and not (Path(where).parent / callbacks).is_file():
+    if isinstance(callbacks, str) and callbacks.endswith(ENDINGS) and not (Path(where).parent / callbacks).is_file():
         raise ValueError(f"{where}: trainer.callbacks: there is no file {callbacks} (looked in {Path(where).parent}).")
     if trainer is not None and not isinstance(trainer, (Mapping, str)):
         raise ValueError(
             f"{where}: trainer is {described(trainer)}; a mapping (name: value) is needed: max_epochs: 10, say."
         )
-    if isinstance(trainer, str) and not trainer.endswith(_ENDINGS):
+    if isinstance(trainer, str) and not trainer.endswith(ENDINGS):
         raise ValueError(
             f"{where}: trainer is the text {trainer!r}; a mapping (name: value) is needed: max_epochs: 10, say."
         )

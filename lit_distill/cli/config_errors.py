@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lit_distill.cli.config_classes import SECTIONS, stray_keys
+from lit_distill.cli.config_classes import SECTIONS, WEIGHTS, stray_keys
 from lit_distill.utils.names import nearest
 
 _ROOTS = (
@@ -28,7 +28,6 @@ _ROOTS = (
     "timm",
     "transformers",
 )
-_WEIGHTS = (".ckpt", ".pt", ".pth", ".th", ".safetensors")
 _KINDS = {
     "float": "a number",
     "int": "a whole number",
@@ -180,7 +179,7 @@ def _no_name(leaf: Leaf, module: str, name: str) -> str:
 
 
 def _no_module(leaf: Leaf, name: str) -> str:
-    if leaf.owner.endswith(_WEIGHTS):
+    if leaf.owner.endswith(WEIGHTS):
         return (
             f"{leaf.owner!r} is a file, and a network is needed; lit_distill.models.load reads it into one: class_path: "
             f"lit_distill.models.load, init_args: {{model: …, checkpoint: {leaf.owner}}}."

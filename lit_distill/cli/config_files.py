@@ -8,11 +8,9 @@ from typing import Any
 
 import yaml
 
-from lit_distill.cli.config_classes import check_classes, check_sections
+from lit_distill.cli.config_classes import ENDINGS, WEIGHTS, check_classes, check_sections
 from lit_distill.utils.names import nearest
 
-_ENDINGS = (".yaml", ".yml", ".json")
-_WEIGHTS = (".ckpt", ".pt", ".pth", ".th", ".safetensors")
 _OPTIONS = ("--config", "-c")
 _MERGE = "tag:yaml.org,2002:merge"
 _PACKAGE = Path(__file__).parents[1]
@@ -70,7 +68,7 @@ def _check_all(words: Sequence[str]) -> None:
                 check_classes(_parsed(value, option), option)
             elif value != "-":
                 _check_file(Path(value), seen, whole=True)
-        elif value.endswith(_ENDINGS) and Path(value).is_file():
+        elif value.endswith(ENDINGS) and Path(value).is_file():
             _check_file(Path(value), seen)
 
 
@@ -112,7 +110,7 @@ def _check_file(path: Path, seen: set[Path], whole: bool = False) -> None:
         )
     for value in _texts(content):
         inner = path.parent / value
-        if value.endswith(_ENDINGS) and inner.is_file():
+        if value.endswith(ENDINGS) and inner.is_file():
             _check_file(inner, seen)
 
 
@@ -126,7 +124,7 @@ def _texts(content: Any) -> Iterator[str]:
 
 
 def _text_of(path: Path) -> str:
-    if path.suffix in _WEIGHTS:
+    if path.suffix in WEIGHTS:
         raise ValueError(
             f"{path} is a checkpoint and no config; give the config here, and the checkpoint as --ckpt_path."
         )
@@ -134,7 +132,7 @@ def _text_of(path: Path) -> str:
         raise ValueError(f"{path} is a folder; give the config file in it.")
     if not path.is_file():
         folders = [(path.parent, home / path.parent) for home in (Path(), *_HOMES) if (home / path.parent).is_dir()]
-        known = [str(name / one.name) for name, place in folders for one in place.iterdir() if one.suffix in _ENDINGS]
+        known = [str(name / one.name) for name, place in folders for one in place.iterdir() if one.suffix in ENDINGS]
         raise ValueError(f"there is no file {path} (looked in {Path.cwd()}).{nearest(str(path), known)}")
     try:
         return path.read_text(encoding="utf-8")

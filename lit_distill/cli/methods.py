@@ -34,29 +34,17 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table.
+    """One line of the table."""
 
-    Attributes:
-        config: The file in ``configs/methods``, without its ending.
-        name: Class of the criterion.
-        method: Name in the literature.
-        year: Of the paper.
-        paper: Authors, year and title.
-        needs: The inputs that it reads.
-        weight: The config's; the largest of its schedule if it has one.
-        parameters: Number that it trains in addition to the student, for ResNet-56 to ResNet-20.
-        time: A training step's time relative to plain soft targets; None if not measured.
-    """
-
-    config: str
-    name: str
-    method: str
+    config: str  # the file in ``configs/methods``, without its ending
+    name: str  # of the criterion's class
+    method: str  # in the literature
     year: int
     paper: str
     needs: str
-    weight: float
-    parameters: int
-    time: float | None
+    weight: float  # the largest of its schedule if it has one
+    parameters: int  # that it trains in addition to the student, for ResNet-56 to ResNet-20
+    time: float | None  # of a training step, relative to plain soft targets
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -85,30 +73,21 @@ def method_configs() -> list[Path]:
 def as_markdown(found: Sequence[Row]) -> str:
     """Return the table in Markdown."""
     timed = any(row.time is not None for row in found)
-    heads = [
-        "config",
-        "class",
-        "method",
-        "needs",
-        "weight",
-        "extra parameters",
-        *(["step time"] if timed else []),
-        "paper",
+    table = [
+        {
+            "config": f"`{row.config}`",
+            "class": f"`{row.name}`",
+            "method": row.method,
+            "needs": row.needs,
+            "weight": f"{row.weight:g}",
+            "extra parameters": f"{row.parameters:,}",
+            **({"step time": f"{row.time:.2f}" if row.time is not None else ""} if timed else {}),
+            "paper": row.paper,
+        }
+        for row in found
     ]
-    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
-    for row in found:
-        spent = [f"{row.time:.2f}" if row.time is not None else ""] if timed else []
-        cells = [
-            f"`{row.config}`",
-            f"`{row.name}`",
-            row.method,
-            row.needs,
-            f"{row.weight:g}",
-            f"{row.parameters:,}",
-            *spent,
-        ]
-        lines.append(f"| {' | '.join([*cells, row.paper])} |")
-    return "\n".join(lines)
+    head, *lines = [f"| {' | '.join(cells)} |" for cells in (table[0], *(cells.values() for cells in table))]
+    return "\n".join([head, f"|{'---|' * len(table[0])}", *lines])
 
 
 def model_settings(*configs: Mapping[str, Any]) -> dict[str, Any]:

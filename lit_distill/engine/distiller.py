@@ -112,7 +112,8 @@ class Distiller:
 
     def guarded_student(self, data: Batch) -> AbstractContextManager[None]:
         """Refuse a student that changes, in the block, what is read after it."""
-        return self.guard.student_on(type(self.student).__name__, data, self.teacher is not None)
+        read_next = data.for_teacher if self.teacher is not None else None
+        return self.guard.running(f"the student {type(self.student).__name__}", data, read_next)
 
     def run_teacher(self, data: Batch) -> Outputs:
         """Run the teacher on a training batch, after the student.
@@ -122,7 +123,7 @@ class Distiller:
         """
         if self.teacher is None:
             return Outputs.nothing()
-        with self.guard.teacher_on(self.teacher.name, data, training=True):
+        with self.guard.running(f"the teacher {self.teacher.name}", data, data.inputs, written=True):
             return self.teacher(data.for_teacher, input_mask(data))
 
     def sides(self, student: Outputs, teacher: Outputs, data: Batch) -> Sides:

@@ -194,7 +194,7 @@ class Evaluator:
         self._running = {}
 
     def _ask(self, teacher: Teacher, data: Batch) -> dict[str, Tensor]:
-        with self._guard.teacher_on(teacher.name, data):
+        with self._guard.running(f"the teacher {teacher.name}", data, data.inputs):
             outputs = check_outputs(teacher, teacher.predict(data.for_teacher, data.mask), "predict")
         if _ONLY in self.tasks:
             return {_ONLY: outputs.logits} if outputs.has_logits else {}

@@ -98,7 +98,7 @@ class DryRun:
         teacher = self.teacher
         if teacher is None:
             return Outputs.nothing()
-        guarded = self.distiller.guard.teacher_on(teacher.name, data, training=True)
+        guarded = self.distiller.guard.running(f"the teacher {teacher.name}", data, data.inputs, written=True)
         with comparing_values(), guarded, teacher.capture.finding_overwrites():
             ask = partial(teacher, data.for_teacher, input_mask(data))
             outputs = ask_steady(teacher.model, ask) if isinstance(teacher, FrozenTeacher) else ask()

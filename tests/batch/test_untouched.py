@@ -53,20 +53,20 @@ def test_who_is_refused_and_for_whom() -> None:
     x, big, y = torch.ones(2), torch.ones(2), torch.zeros(2)
     guard = Guard()
     words = r"the student Net changes what it is called with \(inputs: changed in place\)"
-    with pytest.raises(ValueError, match=words), guard.student_on("Net", Batch(x, y), teacher=True):
+    with pytest.raises(ValueError, match=words), guard.running("the student Net", Batch(x, y), x):
         x.add_(1)
-    with guard.student_on("Net", Batch(x, y), teacher=False):  # nobody else reads it
+    with guard.running("the student Net", Batch(x, y), None):  # nobody else reads it
         x.add_(1)
-    with guard.student_on("Net", Batch(x, y, teacher_inputs=big), teacher=True):
+    with guard.running("the student Net", Batch(x, y, teacher_inputs=big), big):
         x.add_(1)
     with (
         pytest.raises(ValueError, match="labels: changed in place"),
-        guard.student_on("Net", Batch(x, y), teacher=False),
+        guard.running("the student Net", Batch(x, y), None),
     ):
         y.add_(1)
-    with pytest.raises(ValueError, match="the teacher Big"), guard.teacher_on("Big", Batch(x, y)):
+    with pytest.raises(ValueError, match="the teacher Big"), guard.running("the teacher Big", Batch(x, y), x):
         x.add_(1)
-    with guard.teacher_on("Big", Batch(x, y, teacher_inputs=big)):  # its own entry
+    with guard.running("the teacher Big", Batch(x, y, teacher_inputs=big), x):  # its own entry
         big.add_(1)
 
 

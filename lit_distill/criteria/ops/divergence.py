@@ -13,13 +13,7 @@ from lit_distill.utils.arguments import check_numbers
 
 
 def kl_divergence(log_p: Tensor, log_q: Tensor, counts: Tensor | None = None) -> Tensor:
-    """Return ``sum_c p (log p - log q)`` for each row ``[…, C]`` of log-probabilities.
-
-    Args:
-        log_p: Log-probabilities.
-        log_q: The same shape.
-        counts: True at the entries to sum over; all if None.
-    """
+    """Return ``sum_c p (log p - log q)`` of log-probabilities ``[…, C]``, over the entries that ``counts`` marks."""
     gap = log_p - log_q
     if counts is not None:
         gap = gap.masked_fill(~counts, 0)
@@ -27,16 +21,9 @@ def kl_divergence(log_p: Tensor, log_q: Tensor, counts: Tensor | None = None) ->
 
 
 def softmax_kl(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Return ``KL(softmax(t) || softmax(s))`` over the last dimension.
+    """Return ``KL(softmax(t) || softmax(s))`` of scores ``[…, N]``, in float32 or wider: ``[…]``.
 
-    Args:
-        student: Scores ``[…, N]``, in float32 or wider.
-        teacher: Scores, the same shape.
-        mask: True at the entries that count, broadcast to the scores; the others get no probability. If none counts,
-            the divergence is 0.
-
-    Returns:
-        ``[…]``.
+    Entries that are False in ``mask``, broadcast to the scores, get no probability. If none counts, the divergence is 0.
     """
     if mask is not None:
         # The lowest number and not -inf, with which a row without any entry would be NaN.
@@ -71,27 +58,19 @@ def log_mixture(
 
 
 def favour_small(shares: Tensor) -> Tensor:
-    """Return ``w_k = (1 - share_k) / (K - 1)``: the smaller a network's share, the larger its weight.
+    """Return ``w_k = (1 - share_k) / (K - 1)`` of shares ``[K, …]``: the smaller a network's share, the larger its weight.
 
-    Args:
-        shares: ``[K, …]``, summing to 1 over the networks.
-
-    Returns:
-        Weights ``[K, …]`` that sum to 1 over the networks; 1 for a single network.
+    Shares and weights sum to 1 over the networks; a single network has the weight 1.
     """
     count = len(shares)
     return (1 - shares) / (count - 1) if count > 1 else torch.ones_like(shares)
 
 
 def normalised(weights: Sequence[float] | None, count: int) -> list[float]:
-    """Return weights that sum to 1; equal ones if None.
-
-    Args:
-        weights: One per network: finite, at least 0, not all 0.
-        count: Number of networks.
+    """Return weights that sum to 1, one for each of ``count`` networks; equal ones if None.
 
     Raises:
-        ValueError: The weights are out of range, or there is another number of them.
+        ValueError: A weight is negative or not finite, all are 0, or there is another number of them.
     """
     if weights is None:
         return [1 / count] * count

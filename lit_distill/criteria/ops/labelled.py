@@ -28,15 +28,8 @@ def labelled_rows(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return both networks' logits and the labels, at the positions that count.
 
-    Args:
-        student: Its outputs; its mask says which positions count.
-        teacher: Its outputs.
-        target: Labels of any form that ``lit_distill.batch.labels.read_labels`` takes; of class probabilities (after MixUp) the
-            likeliest class is taken.
-        standardize: Whether to standardize both networks' logits.
-
-    Returns:
-        The student's rows ``[N, C]``, the teacher's, in float32 or wider, and labels ``[N]``.
+    Both rows are ``[N, C]`` in float32 or wider, the labels ``[N]``. Of class probabilities (after MixUp) the likeliest class is
+    taken.
 
     Raises:
         ValueError: There are no labels, or shapes do not fit.
