@@ -28,8 +28,7 @@ def labelled_rows(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return both networks' logits and the labels, at the positions that count.
 
-    Both rows are ``[N, C]`` in float32 or wider, the labels ``[N]``. Of class probabilities (after MixUp) the likeliest class is
-    taken.
+    Both rows are ``[N, C]`` in float32 or wider, the labels ``[N]``: of class probabilities (after MixUp) the likeliest class.
 
     Raises:
         ValueError: There are no labels, or shapes do not fit.
