@@ -58,14 +58,14 @@ def checked_weights(
                 f"weight for unknown criterion {name!r}; the criteria are {', '.join(criteria)}.{nearest(name, criteria)}"
             )
     scheduled = {name: schedules[f"{name}.{WEIGHT}"] for name in criteria if f"{name}.{WEIGHT}" in schedules}
-    free = [name for name in criteria if name not in scheduled and weights.get(name, AUTO) == AUTO]
+    free = [name for name in criteria if name not in scheduled and _is_auto(weights.get(name, AUTO))]
     if free and balance is not None:
         raise ValueError(
             f"criterion {free[0]!r} has no weight, and {type(balance).__name__} multiplies weights; add it to weights: "
             f"{{{free[0]}: 1.0}}."
         )
     found = [name for name in free if criteria[name].needs_teacher]
-    given = {name: weight for name, weight in weights.items() if weight != AUTO}
+    given = {name: weight for name, weight in weights.items() if not _is_auto(weight)}
     checked = {
         name: check_number(f"the weight of criterion {name!r}", weight, least=0) for name, weight in given.items()
     }
@@ -74,3 +74,7 @@ def checked_weights(
     if not fixed and not any(map(can_rise, scheduled.values())):
         raise ValueError("every weight is 0: nothing would be trained.")
     return checked, found
+
+
+def _is_auto(weight: object) -> bool:
+    return isinstance(weight, str) and weight == AUTO
