@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from lit_distill.balance import MeasuredNorms, joint_norm, mean_gradients, weighted_sum
 from lit_distill.criteria import Criterion
 
-# Measured on digits with forty methods (benchmarks/RESULTS.md): most logit criteria gain by 1 over 0.3, some of the others
-# lose ten points.
+# On digits, some criteria of features and relations lose ten points at 1; those of logits lose nothing (benchmarks/RESULTS.md).
 _LOGIT_RATIO, _FEATURE_RATIO = 1.0, 0.3
 _PATIENCE = 3  # batches without a gradient before it is an error
 
