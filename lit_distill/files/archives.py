@@ -7,7 +7,7 @@ import zipfile
 from collections import Counter
 from typing import IO
 
-from lit_distill.files.pickles import overwhelms
+from lit_distill.files.pickles import claimed_storages, overwhelms
 
 _OLD_PICKLES = 5  # before the tensors, in PyTorch's format up to 1.5
 
@@ -81,7 +81,19 @@ def _check_records(archive: zipfile.ZipFile, name: str) -> None:
             )
     for record in records:
         if record.filename.endswith("/data.pkl"):
-            _check_pickle(_content(archive, record), name)
+            pickled = _content(archive, record)
+            _check_pickle(pickled, name)
+            _check_sizes(archive, record.filename.removesuffix("data.pkl"), pickled, name)
+
+
+def _check_sizes(archive: zipfile.ZipFile, folder: str, pickled: bytes, name: str) -> None:
+    sizes = {record.filename: record.file_size for record in archive.infolist()}
+    for key, claimed in claimed_storages(pickled).items():
+        held = sizes.get(f"{folder}data/{key}", 0)
+        if claimed > held:
+            raise ValueError(
+                f"{name} is damaged or no checkpoint: a tensor's storage claims {claimed} bytes, and its record has {held}."
+            )
 
 
 def _content(archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> bytes:

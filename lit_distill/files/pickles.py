@@ -1,9 +1,16 @@
-"""Checks a pickle without running it: whether hashing its tuples would take all time, or all of the stack."""
+"""Checks a pickle without running it: whether hashing its tuples would take all time, or all of the stack.
+
+Also reads the size that it claims for each storage, which PyTorch 2.6 believes, and then reads past the end of its memory.
+"""
 
 from __future__ import annotations
 
+import io
+import pickle
 from mmap import mmap
-from typing import Final
+from typing import Any, Final
+
+import torch
 
 _MOST_NESTED: Final = 200  # tuples in tuples; Python hashes them recursively
 _MOST_HELD: Final = 100_000_000  # values in a tuple, those of its tuples included as often as they stand in it
@@ -130,3 +137,46 @@ def overwhelms(pickled: bytes | mmap, pickles: int = 1) -> bool:
     except (IndexError, KeyError):  # cut off, or none
         pass
     return False
+
+
+class _Named:
+    """Stands for whatever a pickle names, and does nothing."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        pass
+
+    def __new__(cls, *given: Any, **named: Any) -> _Named:
+        return super().__new__(cls)
+
+    def __call__(self, *given: Any, **named: Any) -> _Named:
+        return self
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+    def __getattr__(self, name: str) -> type[_Named]:
+        return _Named  # `append`, `extend`, `add` and `__setstate__`
+
+
+class _Claims(pickle._Unpickler):  # in Python, as the one in C reserves memory for whatever a file asks
+    """Unpickles into stand-ins, and keeps the bytes that each storage claims."""
+
+    def __init__(self, pickled: bytes) -> None:
+        super().__init__(io.BytesIO(pickled))
+        self.found: dict[str, int] = {}
+
+    def find_class(self, module: str, name: str) -> type[_Named]:
+        return type(name, (_Named,), {})
+
+    def persistent_load(self, pid: Any) -> _Named:
+        _, kind, key, _, count = pid
+        dtype = getattr(getattr(torch, kind.__name__, None), "_dtype", torch.uint8)
+        self.found[key] = max(self.found.get(key, 0), count * dtype.itemsize)
+        return _Named()
+
+
+def claimed_storages(pickled: bytes) -> dict[str, int]:
+    """Return the bytes that a pickle of ``torch.save`` claims for each storage, by its key; nothing in it is run."""
+    claims = _Claims(pickled)
+    claims.load()
+    return claims.found

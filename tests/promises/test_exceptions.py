@@ -97,7 +97,9 @@ def of_set_up(trainer: Any, module: Any, data: Any, teacher: nn.Module) -> dict[
         **of_process(),
         "datamodule": sorted(set(vars(data)) - {"trainer", "_trainer"}),
         "loader": {key: id(value) for key, value in vars(data.loader).items() if "__pl" not in key},
-        "trainer": sorted(set(vars(trainer)) - {"_last_val_time"}),
+        "trainer": sorted(
+            set(vars(trainer)) - {"_last_val_time", "val_check_batch"}
+        ),  # Lightning's own, set in its first fit
         "callbacks": [type(callback).__name__ for callback in trainer.callbacks if not _attends(callback)],
         "connector": sorted(vars(trainer._signal_connector)),
         "source": (type(source).__name__, sorted(vars(source))),

@@ -253,7 +253,7 @@ class KeepsTraining(Own):
 
 class Renormalises(Own):
     def forward(self, x: Tensor) -> Tensor:
-        self.head.weight.data = F.normalize(self.head.weight.data)
+        self.head.weight.data = F.normalize(self.head.weight.data + 0.1)  # another value at every call
         return self.head(x)
 
 
