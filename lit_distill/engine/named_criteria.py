@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Final, Literal
 
 from lit_distill.balance import Balance
 from lit_distill.criteria import Criterion
@@ -13,7 +13,7 @@ from lit_distill.schedules import Schedule
 from lit_distill.utils.arguments import check_named, check_number, check_object
 from lit_distill.utils.names import nearest
 
-AUTO = "auto"
+AUTO: Final = "auto"
 Weight = float | Literal["auto"]
 
 

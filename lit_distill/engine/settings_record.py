@@ -9,7 +9,6 @@ from typing import Any
 from torch import nn
 
 from lit_distill.criteria import Criterion
-from lit_distill.engine.named_criteria import AUTO
 from lit_distill.engine.scheduling import WEIGHT
 from lit_distill.engine.weighted import WeightedCriteria
 from lit_distill.teachers import Teacher
@@ -35,9 +34,7 @@ def describe_settings(criteria: WeightedCriteria, task: str | None = None) -> di
     scheduled = criteria.schedules
     settings: dict[str, Any] = {"task": task} if task is not None else {}
     settings["weights"] = {
-        name: AUTO if name in criteria.found else weight
-        for name, weight in criteria.weights.items()
-        if f"{name}.{WEIGHT}" not in scheduled
+        name: weight for name, weight in criteria.given_weights.items() if f"{name}.{WEIGHT}" not in scheduled
     }
     settings["criteria"] = {
         name: {key: value for key, value in _of_criterion(one).items() if f"{name}.{key}" not in scheduled}

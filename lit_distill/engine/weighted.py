@@ -16,7 +16,7 @@ from lit_distill.criteria import Criterion
 from lit_distill.criteria.base import never_narrow
 from lit_distill.engine.auto_weights import AutoWeights
 from lit_distill.engine.criterion_values import check_value_of, labels_for, raise_named
-from lit_distill.engine.named_criteria import Weight, check_criteria, checked_weights
+from lit_distill.engine.named_criteria import AUTO, Weight, check_criteria, checked_weights
 from lit_distill.engine.reuse import ReuseGuard, held_by
 from lit_distill.engine.scheduling import (
     WEIGHT,
@@ -94,6 +94,11 @@ class WeightedCriteria(nn.ModuleDict):
             before = held_by(balance)
             balance.build([name for name in criteria if self.trains(name)])
             self.reuse_guard.record_new(balance, before)
+
+    @property
+    def given_weights(self) -> dict[str, Weight]:
+        """The weights as they were given: ``auto`` for those that are found in training."""
+        return {name: AUTO if name in self.found else weight for name, weight in self.weights.items()}
 
     def _reference(self) -> list[str]:
         """Return the criteria that found weights are compared with."""

@@ -15,7 +15,6 @@ from lit_distill.batch.labels import Task
 from lit_distill.criteria import Criterion
 from lit_distill.engine.checkpoint import CheckpointEntry
 from lit_distill.engine.distiller import Distiller
-from lit_distill.engine.named_criteria import AUTO
 from lit_distill.engine.settings_record import class_name, differences, warn_of_changes
 from lit_distill.utils.plain import as_plain
 
@@ -61,7 +60,7 @@ def describe_module(distiller: Distiller, task: Task, fast: bool) -> dict[str, A
     return {
         "task": task,
         "fast": bool(fast),
-        "weights": {**criteria.weights, **dict.fromkeys(criteria.found, AUTO)},
+        "weights": criteria.given_weights,
         "student_class": class_name(distiller.student),
         "teacher_class": class_name(teacher.model) if teacher else "none",
         "criteria_settings": _describe_criteria(criteria.criteria()),
