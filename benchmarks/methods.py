@@ -1,17 +1,25 @@
 """Which method when? Every method of configs/methods on one pair of networks, over seeds, beside plain distillation.
 
     python benchmarks/methods.py
-    python benchmarks/methods.py --seeds 5 --only dkd dist hint
-    python benchmarks/methods.py --auto
-    python benchmarks/methods.py --pair cifar10 --data DATA --weights resnet56-4bfd9763.th --seeds 1 --only dkd dist
-    python benchmarks/methods.py --pair cifar10 --data DATA --weights ... --epochs 10 --train-size 5000 --batch-size 64
+    python benchmarks/methods.py --seeds 5 --only dkd dist fitnets
+    python benchmarks/methods.py --weights found
+    python benchmarks/methods.py --weights 0.3
+    python benchmarks/methods.py --pair vowels --data aeon-1.6.0-py3-none-any.whl --weights found
+    python benchmarks/methods.py --pair cifar10 --data DATA --checkpoint resnet56-4bfd9763.th --seeds 1 --only dkd dist
+    python benchmarks/methods.py --pair cifar10 --data DATA --checkpoint ... --epochs 10 --train-size 5000 --batch-size 64
 
-On the digits (100 labels, SmallCNN of 56,554 parameters to one of 3,778) the configs' layers are those of the same depth;
-weights and options stay as the config has them, tuned for another pair. On CIFAR-10 (ResNet-56 to ResNet-20) the configs
-run as they are, the images in memory. Both: same student, data order and schedule for all, seeded anew each epoch; with
-``--epochs`` the learning rate's schedule and the criteria's keep their share of the training.
+On the digits (100 labels, SmallCNN of 56,554 parameters to one of 3,778) the configs' layers are those of the same depth.
+On CIFAR-10 (ResNet-56 to ResNet-20) the configs run as they are, the images in memory. On the vowels (54 labels, a
+bidirectional GRU of 86,217 parameters to a GRU of 3,625) the layers are sequences of unequal length; methods that need maps
+are left out. All: same student, data order and schedule for all, seeded anew each epoch; with ``--epochs`` the learning
+rate's schedule and the criteria's keep their share of the training.
 
-Each run is written to ``--out`` as soon as it ends, and is not repeated: a run that was cut off goes on.
+Weights: ``config`` has those of the configs, tuned for other networks. ``found`` has 1 for the labels, and leaves out all
+others, which are found in training. A number fixes the others at so many times the first weight that ``--weights found``
+found, on average over the seeds that are in the same ``--out``. Each row has a criterion's first and last weight.
+
+Each run is written to ``--out`` as soon as it ends, and is not repeated: a run that was cut off goes on. Several calls may
+share a folder once the teacher is trained. ``verdict.py`` puts the weights next to each other.
 """
 
 from __future__ import annotations
@@ -21,14 +29,15 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 from measure.machine import describe_machine, in_words
+from measure.pairs import PAIRS, fitted_to
 from measure.report import markdown
 from measure.seeds import Rows, mean, over_seeds, percent, quietly, spread, with_error
+from measure.weighting import CONFIG, FOUND, WatchWeights, reweighted, weights_mode
 from schemes import fit
 
 from lit_distill import SupervisedModule
@@ -37,58 +46,6 @@ from lit_distill.criteria.sim_kd import SimKD, reuse_classifier
 
 BASELINE, PLAIN = "no teacher", "KD"
 _PLOT_FROM = -10.0  # a weight that fits another pair can cost far more; the bar then says how much
-_NAMES = {"layer1": "stage1", "layer2": "stage2", "layer3": "stage3", "linear": "classifier"}
-_NETWORKS = {
-    "resnet20": {"class_path": "SmallCNN", "init_args": {"width": 8}},
-    "resnet56": {"class_path": "SmallCNN", "init_args": {"width": 32}},
-}
-_EPOCHS = {"digits": 60, "cifar10": 30}  # of the pairs' configs; the methods' schedules are made for the second
-_TEACHER = "runs/digits/teacher/teacher.ckpt"
-
-
-def for_digits(value: Any, key: str = "") -> Any:
-    """A method's settings for the digits' networks: layers of the same depth, times in proportion."""
-    if isinstance(value, Mapping):
-        return {name: for_digits(inner, name) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [for_digits(inner, key) for inner in value]
-    return _digits_word(value, key) if isinstance(value, str) else value
-
-
-def _digits_word(value: str, key: str) -> Any:
-    if value in _NETWORKS:
-        return _NETWORKS[value]
-    if value.endswith("teacher.ckpt"):
-        return _TEACHER
-    if not key.endswith(("layer", "layers", "head", "classifier")):
-        return value
-    path, mark, rest = value.partition(":")
-    return ".".join(_NAMES.get(part, part.replace("layer", "stage")) for part in path.split(".")) + mark + rest
-
-
-def in_proportion(value: Any, epochs: int, key: str = "") -> Any:
-    """A method's settings with schedules that keep their share of a training of so many epochs."""
-    share = epochs / _EPOCHS["cifar10"]
-    if isinstance(value, Mapping) and key == "changes":
-        return {max(1, round(epoch * share)): inner for epoch, inner in value.items()}
-    if isinstance(value, Mapping):
-        return {name: in_proportion(inner, epochs, name) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [in_proportion(inner, epochs, key) for inner in value]
-    if key in ("until", "begin") and isinstance(value, (int, float)):
-        return value * share
-    return value
-
-
-def without_weights(settings: dict[str, Any]) -> dict[str, Any]:
-    """A method's settings with no weight but 1 for the labels: the others are found in training."""
-    model = settings["model"]
-    inner = model.get("init_args", model)
-    if "criteria" in inner:
-        inner["weights"] = {"hard": 1.0} if "hard" in inner["criteria"] else {}
-    schedules = inner.get("schedules", {})
-    inner["schedules"] = {key: plan for key, plan in schedules.items() if not key.endswith(".weight")}
-    return settings
 
 
 def deployed(module: Any) -> Any:
@@ -100,38 +57,33 @@ def deployed(module: Any) -> Any:
     return SupervisedModule(reuse_classifier(module.student, found[0], classifier))
 
 
-def words_for(method: str, options: argparse.Namespace, folder: Path) -> list[str]:
+def words_for(method: str, options: argparse.Namespace, found: Rows) -> list[str]:
     """What to put after ``lit-distill fit``."""
-    digits = options.pair == "digits"
-    without, plain = ("digits/baseline", "digits/logit") if digits else ("cifar10/baseline", "methods/base")
-    words = ["--config", f"configs/{without if method == BASELINE else plain}.yaml"]
+    pair = PAIRS[options.pair]
+    words = ["--config", pair.baseline if method == BASELINE else pair.plain]
     path = next((path for path in method_configs() if path.stem == method), None)
     if path is not None:
-        settings = in_proportion(yaml.safe_load(path.read_text()), options.epochs or _EPOCHS[options.pair])
-        overlay = folder / f"{method}.yaml"
-        settings = without_weights(settings) if options.auto else settings
-        if digits:
-            settings = for_digits(settings)
-            if "class_path" not in settings["model"]:  # the digits' own config compares logits only
-                settings["model"] = {"class_path": "DistillationModule", "init_args": settings["model"]}
+        settings = fitted_to(yaml.safe_load(path.read_text()), options.pair, options.epochs)
+        settings = reweighted(settings, options.weights, found.of(method))
+        overlay = Path(f"{method}-{options.weights}.yaml")
         overlay.write_text(yaml.safe_dump(settings))
         words += ["--config", str(overlay)]
-    if not digits:
-        words += ["--config", "configs/cifar10/images.yaml", f"--data.root={options.data}", "--data.in_memory=true"]
+    if options.pair == "cifar10":
+        words += ["--config", "configs/cifar10/images.yaml", "--data.in_memory=true"]
         sizes = {"train_size": options.train_size, "batch_size": options.batch_size}
         words += [f"--data.{name}={size}" for name, size in sizes.items() if size]
+    words += [f"--data.root={options.data}"] if options.data else []
     return [*words, f"--lr_scheduler.T_max={options.epochs}"] if options.epochs else words
 
 
 def prepare(options: argparse.Namespace) -> None:
     """Train the teacher, once."""
-    if options.pair == "digits":
-        checkpoint, words = Path(_TEACHER), ["--config", "configs/digits/teacher.yaml"]
-    else:
-        checkpoint = Path("runs/cifar10/teacher/teacher.ckpt")
-        images = ["--config", "configs/cifar10/images.yaml", "--data.root", str(options.data)]
-        words = ["--config", "configs/cifar10/teacher.yaml", *images]
-        words += ["--model.model.init_args.checkpoint", str(options.weights)]
+    pair = PAIRS[options.pair]
+    checkpoint, words = Path(pair.checkpoint), ["--config", pair.teacher]
+    if options.pair == "cifar10":
+        words += ["--config", "configs/cifar10/images.yaml"]
+        words += ["--model.model.init_args.checkpoint", str(options.checkpoint)]
+    words += [f"--data.root={options.data}"] if options.data else []
     if not checkpoint.is_file():
         accuracy = fit(words, 0, None, save=checkpoint)["accuracy/student"]
         print(f"teacher: {accuracy:.2%}", flush=True)
@@ -186,26 +138,51 @@ def plot(results: Rows, methods: list[str], path: Path) -> None:
 
 
 def parse() -> argparse.Namespace:
-    names = [BASELINE, PLAIN, *(path.stem for path in method_configs() if path.stem != "kd")]
+    names = [BASELINE, PLAIN, *(path.stem for path in method_configs())]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pair", choices=["digits", "cifar10"], default="digits")
+    parser.add_argument("--pair", choices=list(PAIRS), default="digits")
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 on (default: 3)")
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--epochs", type=int, help="in place of the configs'; schedules keep their share")
-    parser.add_argument("--auto", action="store_true", help="find the weights in training, but 1 for the labels")
+    parser.add_argument("--weights", type=weights_mode, default=CONFIG, help="config (default), found, or a number")
     parser.add_argument("--train-size", type=int, help="training images, for --pair cifar10; all where left out")
     parser.add_argument("--batch-size", type=int, help="for --pair cifar10; 128 where left out")
-    parser.add_argument("--data", type=Path, help="CIFAR-10 as train/<class> and test/<class> image folders")
-    parser.add_argument("--weights", type=Path, help="third-party ResNet-56 weights")
+    parser.add_argument(
+        "--data", type=Path, help="CIFAR-10 as train/<class> and test/<class> image folders; aeon's wheel"
+    )
+    parser.add_argument("--checkpoint", type=Path, help="third-party ResNet-56 weights, for --pair cifar10")
     parser.add_argument("--out", type=Path, default=Path("runs/methods"), help="folder (default: runs/methods)")
     options = parser.parse_args()
-    if options.pair == "digits" and (options.train_size or options.batch_size):
+    if options.pair != "cifar10" and (options.train_size or options.batch_size):
         parser.error("--train-size and --batch-size are for --pair cifar10.")
-    if options.pair == "cifar10":
-        if options.data is None or options.weights is None:
-            parser.error("--pair cifar10 needs --data and --weights.")
-        options.data, options.weights = options.data.absolute(), options.weights.absolute()
+    needed = {"digits": [], "vowels": ["data"], "cifar10": ["data", "checkpoint"]}[options.pair]
+    for name in needed:
+        if getattr(options, name) is None:
+            parser.error(f"--pair {options.pair} needs --{name}.")
+        setattr(options, name, getattr(options, name).absolute())
     return options
+
+
+def chosen(options: argparse.Namespace) -> list[str]:
+    """The methods to run, after those that they are compared with; a plain KD whose weights change is one more method."""
+    unsuited = PAIRS[options.pair].unsuited
+    if options.weights == CONFIG:
+        unsuited = {"kd": "is the plain distillation that all are compared with", **unsuited}
+    for name in options.only:
+        if name in unsuited:
+            print(f"{name} is left out: {unsuited[name]}.")
+    compared = [] if isinstance(options.weights, float) else [BASELINE, PLAIN]
+    names = dict.fromkeys([*compared, *options.only])
+    fixed = {BASELINE, PLAIN} - set(compared)
+    return [name for name in names if name not in unsuited and name not in fixed]
+
+
+def results_file(options: argparse.Namespace, weights: str | float) -> Path:
+    suffix = f"-{options.epochs}-epochs" if options.epochs else ""
+    suffix += f"-{options.train_size}-images" if options.train_size else ""
+    suffix += f"-batches-of-{options.batch_size}" if options.batch_size else ""
+    suffix += "" if weights == CONFIG else f"-{weights}" if weights == FOUND else f"-x{weights:g}"
+    return Path(f"methods-{options.pair}{suffix}.json").absolute()
 
 
 def main() -> None:
@@ -214,24 +191,20 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     os.chdir(options.out)  # where the configs look for the teacher
     start = time.perf_counter()
-    suffix = f"-{options.epochs}-epochs" if options.epochs else ""
-    suffix += f"-{options.train_size}-images" if options.train_size else ""
-    suffix += f"-batches-of-{options.batch_size}" if options.batch_size else ""
-    suffix += "-auto" if options.auto else ""
-    results = Rows(Path(f"methods-{options.pair}{suffix}.json").absolute())
+    results, found = Rows(results_file(options, options.weights)), Rows(results_file(options, FOUND))
     prepare(options)
-    methods = list(dict.fromkeys([BASELINE, PLAIN, *options.only]))
+    methods = chosen(options)
 
-    def run(method: str, seed: int) -> dict[str, float]:
-        figures = fit(words_for(method, options, Path()), seed, options.epochs, deploy=deployed)
-        return {"accuracy": figures["accuracy/student"], **figures}
+    def run(method: str, seed: int) -> dict[str, Any]:
+        weights = WatchWeights()
+        figures = fit(words_for(method, options, found), seed, options.epochs, deploy=deployed, watch=[weights])
+        return {"accuracy": figures["accuracy/student"], **figures, "weights": weights.seen}
 
     failed = over_seeds(results, methods, options.seeds, run)
-    print(
-        f"\n{table(results, methods)}\n\n{time.perf_counter() - start:.0f} s in this call. {in_words(describe_machine())}"
-    )
-    plot(results, methods, results.path.with_suffix(".png"))
-    print(f"All figures: {results.path}")
+    print(f"\n{table(results, methods)}\n\n{time.perf_counter() - start:.0f} s in this call.")
+    print(f"{in_words(describe_machine())}\nAll figures: {results.path}")
+    if PLAIN in methods:
+        plot(results, methods, results.path.with_suffix(".png"))
     if failed:
         raise SystemExit(json.dumps(failed, indent=1))
 

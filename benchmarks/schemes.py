@@ -51,6 +51,7 @@ def fit(
     epochs: int | None,
     save: Path | None = None,
     deploy: Callable[[Any], Any] | None = None,
+    watch: Sequence[Callback] = (),
 ) -> dict[str, float]:
     """Fit and test what a command line says, with nothing written while it trains.
 
@@ -60,6 +61,7 @@ def fit(
         epochs: In place of the config's.
         save: Where to leave a checkpoint at the end.
         deploy: From the trained module to the one that is tested.
+        watch: Further callbacks.
 
     Returns:
         The seconds of the fit, and the test's figures.
@@ -69,7 +71,7 @@ def fit(
     trainer = cli.trainer
     trainer.check_val_every_n_epoch = trainer.max_epochs
     callbacks = [one for one in trainer.callbacks if not isinstance(one, (Checkpoint, SaveConfigCallback))]  # type: ignore[attr-defined]
-    trainer.callbacks = [*callbacks, SameOrder(seed)]  # type: ignore[attr-defined]
+    trainer.callbacks = [*callbacks, SameOrder(seed), *watch]  # type: ignore[attr-defined]
     start = time.perf_counter()
     trainer.fit(cli.model, cli.datamodule)
     seconds = time.perf_counter() - start

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import math
@@ -12,9 +13,13 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
 
 class Rows:
     """A JSON file with a row for each run, written as soon as it ends: a benchmark that is cut off goes on.
+
+    Several processes may add to one file; of the same run, the first row counts.
 
     Args:
         path: The file; read where it is there.
@@ -22,16 +27,26 @@ class Rows:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.rows: list[dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else []
+        self.rows: list[dict[str, Any]] = []
+        self._read()
 
     def has(self, method: str, seed: int) -> bool:
+        self._read()
         return any(row["method"] == method and row["seed"] == seed for row in self.rows)
 
     def add(self, row: dict[str, Any]) -> None:
-        self.rows.append(row)
-        beside = self.path.with_suffix(".part")
-        beside.write_text(json.dumps(self.rows, indent=1))
-        beside.replace(self.path)
+        with self.path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if self.has(row["method"], row["seed"]):
+                return
+            self.rows.append(row)
+            beside = self.path.with_suffix(".part")
+            beside.write_text(json.dumps(self.rows, indent=1))
+            beside.replace(self.path)
+
+    def _read(self) -> None:
+        if self.path.is_file():
+            self.rows = json.loads(self.path.read_text())
 
     def of(self, method: str) -> list[dict[str, Any]]:
         return [row for row in self.rows if row["method"] == method]
@@ -71,6 +86,8 @@ def over_seeds(
                 continue
             try:
                 figures = run(method, seed)
+            except SIGTERMException:
+                raise
             except (Exception, SystemExit) as error:  # one broken method must not cost the others
                 traceback.print_exc()
                 failed[method] = str(error)

@@ -96,14 +96,16 @@ class MGD(FeatureCriterion):
 
     def build(self, student: Outputs, teacher: Outputs) -> None:
         """Size the projectors and the generators; refuse a teacher's feature that is not a map."""
-        made = bool(self.pairs)
         super().build(student, teacher)
-        if not made:
-            for _, name in self.pairs:
-                need_maps("MGD", teacher.features[name])
-                width = teacher.features[name].shape[1]
-                first, second = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
-                self.generators.append(nn.Sequential(first, nn.ReLU(), second))
+        if self.generators:
+            return
+        features = [teacher.features[name] for _, name in self.pairs]
+        for feature in features:
+            need_maps("MGD", feature)
+        for feature in features:
+            width = feature.shape[1]
+            first, second = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
+            self.generators.append(nn.Sequential(first, nn.ReLU(), second))
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
         values = []

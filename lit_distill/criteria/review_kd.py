@@ -111,9 +111,8 @@ class ReviewKD(FeatureCriterion):
 
     def build(self, student: Outputs, teacher: Outputs) -> None:
         """Size the fusion modules; refuse a feature that is neither a map nor a vector."""
-        made = bool(self.pairs)
         super().build(student, teacher)
-        if made:
+        if self.fusions:
             return
         stages = [(_as_map(student.features[s]), _as_map(teacher.features[t])) for s, t in self.pairs]
         middle = min(_WIDEST, stages[-1][0].shape[1])

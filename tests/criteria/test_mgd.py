@@ -87,3 +87,11 @@ def test_what_does_not_fit_is_refused() -> None:
         MGD("a", "a", "tokens")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"MGD compares maps .*, and a feature is \[3, 4\]"):
         built(draw(3, 4), draw(3, 4))
+
+
+def test_what_was_refused_once_is_refused_again() -> None:
+    criterion, maps, vectors = MGD(["a", "b"], ["a", "b"]), draw(3, 4, 2, 2), draw(3, 4)
+    example = Outputs(draw(3, 2), {"a": maps, "b": vectors})
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"MGD compares maps .*, and a feature is \[3, 4\]"):
+            criterion.build(example, example)
