@@ -1,0 +1,42 @@
+"""Words that the answers share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lit_distill.compare.statistics import Difference, Row
+from lit_distill.compare.units import Units, count
+
+_MOST = 6
+
+
+def joined(texts: Sequence[str], most: int = _MOST) -> str:
+    """Join texts as in a sentence; beyond ``most``, the table has the rest.
+
+    Example:
+        >>> joined(["a", "b", "c"]), joined(list("abcd"), most=2)
+        ('a, b and c', 'a, b and 2 more (see the table)')
+    """
+    if len(texts) > most:
+        return f"{', '.join(texts[:most])} and {len(texts) - most} more (see the table)"
+    return " and ".join([", ".join(texts[:-1]), texts[-1]]) if len(texts) > 1 else "".join(texts)
+
+
+def measured(difference: Difference, units: Units, seeds: bool = True) -> str:
+    """Return a difference with its interval, as a sentence has it; without its number of seeds only where that is said."""
+    interval = difference.interval()
+    text = units.difference(difference.mean) + (f" {units.interval(interval)}" if interval else "")
+    return f"{text} ({count(difference.seeds, 'seed')})" if seeds else text
+
+
+def scored(row: Row, units: Units) -> str:
+    """Return a row's mean with its number of seeds, as a sentence has it."""
+    return f"{units.score(row.mean)} ({count(len(row.seeds), 'seed')})"
+
+
+def seeds_in_words(differences: Sequence[Difference]) -> str:
+    """Return how many seeds differences have, as in ``3 seeds`` or ``2 to 5 seeds``."""
+    numbers = sorted({one.seeds for one in differences})
+    if len(numbers) > 1:
+        return f"{numbers[0]} to {numbers[-1]} seeds"
+    return count(numbers[0], "seed")
