@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from lit_distill.compare.front import bytes_of, latency, pareto_front
-from lit_distill.compare.statistics import Row, complete
+from lit_distill.compare.statistics import TableRow, complete
 from lit_distill.compare.summary import Summary
 from lit_distill.compare.units import Units, count, milliseconds, seconds, size
 from lit_distill.compare.verdicts import Judged, Verdict, judge
@@ -45,7 +45,7 @@ def _best(student: str, summary: Summary) -> str:
     return text
 
 
-def _names(rows: Sequence[Row], summary: Summary) -> str:
+def _names(rows: Sequence[TableRow], summary: Summary) -> str:
     return joined([summary.name(row, student=False) for row in rows], most=4)
 
 
@@ -60,13 +60,13 @@ class Ranked:
         beaten: Those that it is better than.
     """
 
-    best: Row
-    tied: Sequence[Row]
-    beaten_alone: Sequence[Row]
-    beaten: Sequence[Row]
+    best: TableRow
+    tied: Sequence[TableRow]
+    beaten_alone: Sequence[TableRow]
+    beaten: Sequence[TableRow]
 
 
-def rank(rows: Sequence[Row]) -> Ranked:
+def rank(rows: Sequence[TableRow]) -> Ranked:
     """Compare a student's rows with the one that has the best mean, seed by seed."""
     best = max(rows, key=lambda row: row.mean)
     others = sorted((row for row in rows if row is not best), key=lambda row: -row.mean)
@@ -91,7 +91,7 @@ def _quickest(ranked: Ranked, summary: Summary) -> str:
 
 def _teachers(student: str, summary: Summary) -> str:
     """Compare the teachers, each with its best method."""
-    best: dict[str, Row] = {}
+    best: dict[str, TableRow] = {}
     for row in sorted(complete(summary.rows, student), key=lambda row: -row.mean):
         if row.teacher:
             best.setdefault(row.teacher, row)
@@ -112,7 +112,7 @@ def _teachers(student: str, summary: Summary) -> str:
     return text
 
 
-def _by(row: Row, judged: Judged, units: Units) -> str:
+def _by(row: TableRow, judged: Judged, units: Units) -> str:
     return f"{row.teacher} ({measured(judged.difference, units, seeds=False)})"
 
 
@@ -132,7 +132,7 @@ def _along_the_front(summary: Summary) -> list[str]:
     return [f"Which student for which {what}: {'; '.join(texts)}.{rest}"]
 
 
-def _steps(front: Sequence[Row], units: Units) -> list[str]:
+def _steps(front: Sequence[TableRow], units: Units) -> list[str]:
     """Say what each student on the front gains over the one before it."""
     gaps = [after.against(before) for before, after in pairwise(front)]
     judged = iter(judge([gap for gap in gaps if gap is not None]))

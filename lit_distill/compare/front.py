@@ -5,24 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from lit_distill.compare.statistics import Row, complete, students_of
+from lit_distill.compare.statistics import TableRow, complete, students_of
 from lit_distill.compare.summary import Summary
 from lit_distill.compare.units import count, milliseconds, size
 
-Cost = Callable[[Row], float]
+Cost = Callable[[TableRow], float]
 
 
-def latency(row: Row) -> float:
+def latency(row: TableRow) -> float:
     """Return the milliseconds that the student takes for one sample."""
     return row.latency_ms
 
 
-def bytes_of(row: Row) -> float:
+def bytes_of(row: TableRow) -> float:
     """Return the bytes of the student's parameters and buffers."""
     return float(row.size_bytes)
 
 
-def pareto_front(rows: Sequence[Row], cost: Cost) -> list[Row]:
+def pareto_front(rows: Sequence[TableRow], cost: Cost) -> list[TableRow]:
     """Return the rows that no other beats: at most their cost and a better mean, or less cost and no worse a mean.
 
     Args:
@@ -41,7 +41,7 @@ def pareto_front(rows: Sequence[Row], cost: Cost) -> list[Row]:
         ['quick', 'good']
     """
     eligible = [row for student in students_of(rows) for row in complete(rows, student) if math.isfinite(cost(row))]
-    front: list[Row] = []
+    front: list[TableRow] = []
     for row in sorted(eligible, key=lambda one: (cost(one), -one.mean)):
         last = front[-1] if front else None
         if last is None or row.mean > last.mean or (row.mean == last.mean and cost(row) == cost(last)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from lit_distill.compare.statistics import MOST_SEEDS, Difference, Row, complete
+from lit_distill.compare.statistics import MOST_SEEDS, Difference, TableRow, complete
 from lit_distill.compare.summary import Case, Summary
 from lit_distill.compare.units import count
 from lit_distill.compare.verdicts import LEVEL, Verdict
@@ -134,7 +134,7 @@ def _to_the_teacher(summary: Summary) -> list[str]:
     return parts
 
 
-def _gap(best: Row, summary: Summary) -> str:
+def _gap(best: TableRow, summary: Summary) -> str:
     units, case, gap = summary.units, summary.case_of(best), best.against_teacher
     if gap is None:
         return ""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from lit_distill.compare.front import Cost, bytes_of, latency, pareto_front
-from lit_distill.compare.statistics import Row
+from lit_distill.compare.statistics import TableRow
 from lit_distill.compare.summary import Summary
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _APART = 5.0  # points between neighbours that have the same cost
 _SETTINGS: Any = {"svg.fonttype": "none", "svg.hashsalt": "lit-distill", "text.parse_math": False, "font.size": 9}
 
 
-def draw(summary: Summary) -> Figure:
+def draw_comparison(summary: Summary) -> Figure:
     """Draw the mean scores against latency and against size, with one standard deviation and the Pareto front.
 
     A student's rows have the same latency and size; its best is drawn there, the others beside it.
@@ -70,7 +70,7 @@ def render(summary: Summary, kind: Literal["svg", "png"] = "svg") -> bytes:
     Raises:
         ImportError: Matplotlib is not installed.
     """
-    figure = draw(summary)
+    figure = draw_comparison(summary)
     from matplotlib import rc_context
 
     content = io.BytesIO()
@@ -113,7 +113,7 @@ def _logarithmic(axes: Any) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _point(axes: Any, row: Row, summary: Summary, x: float, look: Mapping[str, Any], on_front: bool) -> None:
+def _point(axes: Any, row: TableRow, summary: Summary, x: float, look: Mapping[str, Any], on_front: bool) -> None:
     from matplotlib.transforms import ScaledTranslation
 
     shift = _aside(row, summary)
@@ -130,7 +130,7 @@ def _point(axes: Any, row: Row, summary: Summary, x: float, look: Mapping[str, A
         axes.annotate(row.student, (x, y + spread), color=INK, annotation_clip=False, zorder=4, **place)
 
 
-def _aside(row: Row, summary: Summary) -> float:
+def _aside(row: TableRow, summary: Summary) -> float:
     """Return how many points aside a row is drawn: the student's best in its place, the others to its left and right."""
     ranked = sorted(summary.of(row.student), key=lambda one: -one.mean)
     place = ranked.index(row)
@@ -168,7 +168,7 @@ class _Looks:
         markers = _MARKERS if len(methods) <= len(_MARKERS) else ()
         return cls(dict(zip(teachers, colors, strict=False)), dict(zip(methods, markers, strict=False)))
 
-    def at(self, row: Row) -> dict[str, Any]:
+    def at(self, row: TableRow) -> dict[str, Any]:
         return {"color": self.colors.get(row.teacher, INK), "marker": self.markers.get(row.method, "o")}
 
 

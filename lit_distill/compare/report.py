@@ -16,7 +16,7 @@ from lit_distill.compare.units import count
 from lit_distill.files.whole_file import write_whole
 
 
-def report(
+def write_report(
     results: Sequence[Result],
     title: str,
     folder: Path,
@@ -44,7 +44,7 @@ def report(
         >>> from lit_distill.compare.results import CONTROL
         >>> runs = [Result("small", "", CONTROL, 0, 0.90, None, 3.0, (), 10, 40, 0.2, 2)]
         >>> runs += [Result("small", "big", "KD", 0, 0.92, 0.99, 4.0, (), 10, 40, 0.2, 2)]
-        >>> print(report(runs, "Digits", Path(tempfile.mkdtemp())))
+        >>> print(write_report(runs, "Digits", Path(tempfile.mkdtemp())))
         Digits: 2 runs
         ...
         Does distillation lose accuracy here?

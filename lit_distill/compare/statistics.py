@@ -94,7 +94,7 @@ def standard_deviation(values: Iterable[float]) -> float | None:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """All runs of one student with one teacher and one method.
 
     Attributes:
@@ -175,20 +175,20 @@ class Row:
         }
         return Difference(gaps) if gaps else None
 
-    def against(self, other: Row) -> Difference | None:
+    def against(self, other: TableRow) -> Difference | None:
         """Return this score less another row's, with the seeds that both have; None if they have none in common."""
         common = [seed for seed in self.results if seed in other.results]
         gaps = {seed: self.results[seed].score - other.results[seed].score for seed in common}
         return Difference(gaps) if gaps else None
 
-    def cost(self, other: Row) -> float | None:
+    def cost(self, other: TableRow) -> float | None:
         """Return the ratio of the training times, over the seeds that both have; None if they have none in common."""
         common = [seed for seed in self.results if seed in other.results]
         own, others = (sum(row.results[seed].seconds for seed in common) for row in (self, other))
         return own / others if others else None
 
 
-def rows_of(results: Sequence[Result]) -> list[Row]:
+def rows_of(results: Sequence[Result]) -> list[TableRow]:
     """Group the finished runs by student, teacher and method.
 
     Returns:
@@ -204,7 +204,7 @@ def rows_of(results: Sequence[Result]) -> list[Row]:
     for one in results:
         if math.isfinite(one.score) and id(one) not in early:
             grouped.setdefault((one.student, one.teacher, one.method), {})[one.seed] = one
-    rows = [Row(*key, dict(sorted(runs.items()))) for key, runs in grouped.items()]
+    rows = [TableRow(*key, dict(sorted(runs.items()))) for key, runs in grouped.items()]
     students = list(dict.fromkeys(one.student for one in results))
     return sorted(rows, key=lambda row: (students.index(row.student), not row.is_control, -row.mean))
 
@@ -228,17 +228,17 @@ def _check(results: Sequence[Result]) -> None:
             raise ValueError(f"there are {times} results of {student!r}, {taught}, seed {seed}; give one.")
 
 
-def control_of(row: Row, rows: Sequence[Row]) -> Row | None:
+def control_of(row: TableRow, rows: Sequence[TableRow]) -> TableRow | None:
     """Return the same student's row without a teacher; None if it has no finished run."""
     return next((one for one in rows if one.is_control and one.student == row.student), None)
 
 
-def students_of(rows: Sequence[Row]) -> list[str]:
+def students_of(rows: Sequence[TableRow]) -> list[str]:
     """Return the students' names, each once."""
     return list(dict.fromkeys(row.student for row in rows))
 
 
-def complete(rows: Sequence[Row], student: str) -> list[Row]:
+def complete(rows: Sequence[TableRow], student: str) -> list[TableRow]:
     """Return a student's rows that have as many seeds as any: the mean of fewer is no match for it."""
     own = [row for row in rows if row.student == student]
     most = max((len(row.seeds) for row in own), default=0)

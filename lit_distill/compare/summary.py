@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lit_distill.compare.results import Result
-from lit_distill.compare.statistics import Row, control_of, rows_of, stopped_early, students_of
+from lit_distill.compare.statistics import TableRow, control_of, rows_of, stopped_early, students_of
 from lit_distill.compare.units import Units, count
 from lit_distill.compare.verdicts import Judged, judge
 
@@ -24,8 +24,8 @@ class Case:
         judged: The difference, with what it tells.
     """
 
-    row: Row
-    control: Row
+    row: TableRow
+    control: TableRow
     judged: Judged
 
     @property
@@ -46,7 +46,7 @@ class Summary:
     """
 
     units: Units
-    rows: Sequence[Row]
+    rows: Sequence[TableRow]
     cases: Sequence[Case]
     absent: Sequence[str]
 
@@ -55,11 +55,11 @@ class Summary:
         """The students' names."""
         return students_of(self.rows)
 
-    def of(self, student: str) -> list[Row]:
+    def of(self, student: str) -> list[TableRow]:
         """Return a student's rows."""
         return [row for row in self.rows if row.student == student]
 
-    def name(self, row: Row, student: bool = True) -> str:
+    def name(self, row: TableRow, student: bool = True) -> str:
         """Return what was trained, in words, without what is the same in all rows.
 
         Args:
@@ -70,7 +70,7 @@ class Summary:
         taught = row.name if len(teachers) > 1 else row.method
         return f"{row.student}, {taught}" if student and len(self.students) > 1 else taught
 
-    def case_of(self, row: Row) -> Case | None:
+    def case_of(self, row: TableRow) -> Case | None:
         """Return a row's case; None for a control, and for a row without one."""
         return next((case for case in self.cases if case.row is row), None)
 
@@ -95,7 +95,7 @@ def summarize(
     return Summary(units, rows, _cases(rows), _absent(results, rows, set(planned), failed or {}))
 
 
-def _cases(rows: Sequence[Row]) -> list[Case]:
+def _cases(rows: Sequence[TableRow]) -> list[Case]:
     pairs = [(row, control) for row in rows if not row.is_control and (control := control_of(row, rows))]
     gaps = [(row, control, row.against(control)) for row, control in pairs]
     known = [(row, control, gap) for row, control, gap in gaps if gap is not None]
@@ -103,7 +103,9 @@ def _cases(rows: Sequence[Row]) -> list[Case]:
     return [Case(row, control, one) for (row, control, _), one in zip(known, judged, strict=True)]
 
 
-def _absent(results: Sequence[Result], rows: Sequence[Row], planned: set[Run], failed: Mapping[Run, str]) -> list[str]:
+def _absent(
+    results: Sequence[Result], rows: Sequence[TableRow], planned: set[Run], failed: Mapping[Run, str]
+) -> list[str]:
     early = stopped_early(results)
     told = {(one.student, one.teacher, one.method, one.seed): one for one in results}
     reasons = {run: f"its {one.metric} is {one.score}" for run, one in told.items() if not math.isfinite(one.score)}
@@ -120,7 +122,7 @@ def _absent(results: Sequence[Result], rows: Sequence[Row], planned: set[Run], f
     ]  # fmt: skip
 
 
-def _same_seeds(rows: Sequence[Row]) -> set[Run]:
+def _same_seeds(rows: Sequence[TableRow]) -> set[Run]:
     seeds = {seed for row in rows for seed in row.seeds}
     return {(row.student, row.teacher, row.method, seed) for row in rows for seed in seeds}
 

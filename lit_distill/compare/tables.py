@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from lit_distill.compare.statistics import MOST_SEEDS, Row
+from lit_distill.compare.statistics import MOST_SEEDS, TableRow
 from lit_distill.compare.summary import Case, Summary
 from lit_distill.compare.units import Units, count, milliseconds, seconds, size
 
@@ -40,7 +40,7 @@ def headings(units: Units) -> list[str]:
     return ["method", "teacher", "seeds", units.label, "to no teacher", "verdict", "seeds to tell", "training", "cost"]
 
 
-def cells(row: Row, summary: Summary) -> list[str]:
+def cells(row: TableRow, summary: Summary) -> list[str]:
     """Return a row's cells, in the order of ``headings``."""
     units, case = summary.units, summary.case_of(row)
     first = [
@@ -71,7 +71,7 @@ def _seeds_to_tell(case: Case) -> str:
     return f"> {MOST_SEEDS}" if judged.seeds_to_tell is None else f"about {judged.seeds_to_tell}"
 
 
-def student_heading(row: Row) -> str:
+def student_heading(row: TableRow) -> str:
     """Return a student's name with what it costs to run."""
     latency = milliseconds(row.latency_ms) + (" for one sample" if math.isfinite(row.latency_ms) else "")
     return f"{row.student}: {row.parameters:,} parameters, {size(row.size_bytes)}, {latency}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lit_distill.compare.statistics import Difference, Row
+from lit_distill.compare.statistics import Difference, TableRow
 from lit_distill.compare.units import Units, count
 
 _MOST = 6
@@ -29,7 +29,7 @@ def measured(difference: Difference, units: Units, seeds: bool = True) -> str:
     return f"{text} ({count(difference.seeds, 'seed')})" if seeds else text
 
 
-def scored(row: Row, units: Units) -> str:
+def scored(row: TableRow, units: Units) -> str:
     """Return a row's mean with its number of seeds, as a sentence has it."""
     return f"{units.score(row.mean)} ({count(len(row.seeds), 'seed')})"
 

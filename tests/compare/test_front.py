@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 
 from lit_distill.compare.front import bytes_of, front_text, latency, pareto_front
-from lit_distill.compare.statistics import Row, rows_of
+from lit_distill.compare.statistics import TableRow, rows_of
 from lit_distill.compare.summary import summarize
 from tests.compare.runs import controls, runs
 
@@ -28,7 +28,7 @@ def test_no_choice_beats_one_on_the_front_and_each_other_is_beaten() -> None:
     rows = rows_of(five())
     front = pareto_front(rows, latency)
 
-    def beats(one: Row, other: Row) -> bool:
+    def beats(one: TableRow, other: TableRow) -> bool:
         at_least = one.latency_ms <= other.latency_ms and one.mean >= other.mean
         return at_least and (one.latency_ms < other.latency_ms or one.mean > other.mean)
 

@@ -13,8 +13,8 @@ from xml.etree import ElementTree
 import pytest
 
 from lit_distill.compare.page import render_page
-from lit_distill.compare.picture import draw, render
-from lit_distill.compare.report import as_text, report
+from lit_distill.compare.picture import draw_comparison, render
+from lit_distill.compare.report import as_text, write_report
 from lit_distill.compare.results import read_json
 from lit_distill.compare.summary import summarize
 from lit_distill.compare.tables import cells
@@ -64,7 +64,7 @@ class Elements(HTMLParser):
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     folder = tmp_path_factory.mktemp("report") / "new" / "folder"
-    return report(results(), "Digits", folder), folder
+    return write_report(results(), "Digits", folder), folder
 
 
 def test_all_files_are_written(written: tuple[str, Path]) -> None:
@@ -132,7 +132,7 @@ def luminance(color: str) -> float:
 
 
 def test_names_are_text_and_nothing_else(tmp_path: Path) -> None:
-    text = report(results(HOSTILE), "<b>title</b> & more", tmp_path)
+    text = write_report(results(HOSTILE), "<b>title</b> & more", tmp_path)
     page = Elements((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert Counter(tag for tag, _ in page.found)["script"] == 0
     assert Counter(tag for tag, _ in page.found)["b"] == 0
@@ -147,7 +147,7 @@ def test_names_are_text_and_nothing_else(tmp_path: Path) -> None:
 
 def test_the_picture_shows_means_deviations_and_the_front() -> None:
     summary = summarize(results())
-    left, right = draw(summary).axes
+    left, right = draw_comparison(summary).axes
     for axes, factor in ((left, [0.1, 0.8]), (right, [1.0, 2.0])):
         bars = list(axes.containers)
         points = sorted((float(bar[0].get_xdata()[0]), float(bar[0].get_ydata()[0])) for bar in bars)
@@ -165,14 +165,14 @@ def test_the_picture_shows_means_deviations_and_the_front() -> None:
 
 
 def test_one_seed_is_drawn_without_a_bar() -> None:
-    left, _ = draw(summarize(controls("s", [0.9]))).axes
+    left, _ = draw_comparison(summarize(controls("s", [0.9]))).axes
     assert left.containers[0].has_yerr is False
     assert left.get_ylabel() == "accuracy, % (1 seed)"
 
 
 def test_many_teachers_and_methods_can_be_drawn() -> None:
     many = [run("s", f"t{number}", f"m{number}", 0, 0.9, latency_ms=math.nan) for number in range(20)]
-    figure = draw(summarize(many))
+    figure = draw_comparison(summarize(many))
     labels = [text.get_text().strip() for text in figure.legends[0].get_texts()]
     assert labels == ["no teacher", *sorted(f"teacher t{n}" for n in range(20)), "on the Pareto front"]
     colors = {handle.get_color() for handle in figure.legends[0].legend_handles[1:-1]}
@@ -196,7 +196,7 @@ def test_without_matplotlib_the_page_goes_without(tmp_path: Path, monkeypatch: p
         return real(name, *args, **others)
 
     monkeypatch.setattr(builtins, "__import__", absent)
-    text = report(results(), "Digits", tmp_path)
+    text = write_report(results(), "Digits", tmp_path)
     assert text.endswith("There is no picture: it needs Matplotlib: pip install 'lit-distill[plot]'.")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "<svg" not in page
@@ -213,7 +213,7 @@ def test_failed_runs_are_on_the_page() -> None:
 
 
 def test_a_report_of_failures_only(tmp_path: Path) -> None:
-    text = report(controls("s", [math.nan]), "Digits", tmp_path)
+    text = write_report(controls("s", [math.nan]), "Digits", tmp_path)
     assert "That cannot be told: no run was finished." in text
     Elements((tmp_path / "report.html").read_text(encoding="utf-8"))
 
