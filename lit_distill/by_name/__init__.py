@@ -5,6 +5,6 @@ May import all of the package except ``doctor``.
 
 from lit_distill.by_name.command import main
 from lit_distill.by_name.fitting import fit
-from lit_distill.by_name.outcome import FitResult, Row
+from lit_distill.by_name.outcome import FitResult, NetworkRow
 
-__all__ = ["FitResult", "Row", "fit", "main"]
+__all__ = ["FitResult", "NetworkRow", "fit", "main"]

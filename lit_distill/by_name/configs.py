@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from lit_distill.by_name.networks import Network, Pixels, as_config
-from lit_distill.by_name.recipe import Recipe, Schedule
+from lit_distill.by_name.recipe import Recipe, TrainingSettings
 from lit_distill.by_name.request import Request, Training
 from lit_distill.data.folder_facts import FolderFacts
 from lit_distill.files.whole_file import write_whole
@@ -23,7 +23,7 @@ _LOG_EVERY = 50
 
 
 @dataclass(frozen=True)
-class Setup:
+class NamedSetup:
     """All that the configs are made of."""
 
     request: Request
@@ -46,7 +46,7 @@ class Setup:
         return None if self.training == "none" else self.folder / TEACHER / _CHECKPOINT
 
 
-def links_of(setup: Setup) -> dict[str, dict[str, Any]]:
+def links_of(setup: NamedSetup) -> dict[str, dict[str, Any]]:
     """Return the config of each link, in the order in which they run."""
     links: dict[str, dict[str, Any]] = {}
     if setup.recipe.teacher is not None:
@@ -69,7 +69,7 @@ def _supervised(model: Any) -> dict[str, Any]:
     return {"class_path": "SupervisedModule", "init_args": {"model": model}}
 
 
-def _config(setup: Setup, link: str, model: dict[str, Any], schedule: Schedule) -> dict[str, Any]:
+def _config(setup: NamedSetup, link: str, model: dict[str, Any], schedule: TrainingSettings) -> dict[str, Any]:
     config: dict[str, Any] = {
         "seed_everything": setup.request.seed,
         "trainer": {
@@ -108,7 +108,7 @@ def _set(config: dict[str, Any], path: list[str], value: Any) -> None:
         _set(place.setdefault(first, {}), rest, value)
 
 
-def _data(setup: Setup) -> dict[str, Any]:
+def _data(setup: NamedSetup) -> dict[str, Any]:
     side = setup.pixels.size[0]
     own_size = setup.facts.size == setup.pixels.size
     stored = sum(setup.facts.counts.values()) * side * side * 3 <= _IN_MEMORY
@@ -135,7 +135,7 @@ def _augmentation(side: int, at_size: bool) -> list[Any]:
     return [{**one, "class_path": f"torchvision.transforms.v2.{one['class_path']}"} for one in (moved, flip)]
 
 
-def chain_of(setup: Setup, links: Mapping[str, Any]) -> dict[str, Any]:
+def chain_of(setup: NamedSetup, links: Mapping[str, Any]) -> dict[str, Any]:
     """Return the chain of the links, which ``lit-distill chain`` runs as well."""
     found: dict[str, Any] = {name: {"config": str(setup.folder / f"{name}.yaml")} for name in links}
     if TEACHER in links:
@@ -144,7 +144,7 @@ def chain_of(setup: Setup, links: Mapping[str, Any]) -> dict[str, Any]:
     return {"folder": str(setup.folder), "links": found}
 
 
-def write_configs(setup: Setup) -> None:
+def write_configs(setup: NamedSetup) -> None:
     """Write the config of each link, and of their chain, into the folder."""
     links = links_of(setup)
     setup.folder.mkdir(parents=True, exist_ok=True)

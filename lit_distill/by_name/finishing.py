@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_distill.by_name.configs import CONTROL, STUDENT, TEACHER, Setup, links_of
+from lit_distill.by_name.configs import CONTROL, STUDENT, TEACHER, NamedSetup, links_of
 from lit_distill.by_name.measuring import device_here, milliseconds, paired_difference, right_answers
 from lit_distill.by_name.networks import adapted, filled
-from lit_distill.by_name.outcome import FitResult, Row, as_text
+from lit_distill.by_name.outcome import FitResult, NetworkRow, as_text
 from lit_distill.chain import Record
 from lit_distill.files.whole_file import write_whole
 from lit_distill.utils.tensors import count_parameters
@@ -24,7 +24,7 @@ _RESULT, _TABLE, _WEIGHTS = "result.json", "table.txt", "student.pth"
 _LABELS = {STUDENT: "student", TEACHER: "teacher", CONTROL: "no teacher"}
 
 
-def finish(setup: Setup) -> FitResult:
+def finish(setup: NamedSetup) -> FitResult:
     """Measure the trained networks, or read what was measured before on the same ones; write and return the outcome."""
     runs = {name: _run(setup.folder / name) for name in links_of(setup)}
     student = filled(setup.student, setup.classes, setup.folder / STUDENT / "last.ckpt").eval()
@@ -47,15 +47,15 @@ def _run(folder: Path) -> str:
     return record.run
 
 
-def _known(folder: Path, runs: Mapping[str, str]) -> tuple[list[Row], list[str]] | None:
+def _known(folder: Path, runs: Mapping[str, str]) -> tuple[list[NetworkRow], list[str]] | None:
     path = folder / _RESULT
     content = json.loads(path.read_text()) if path.is_file() and (folder / _WEIGHTS).is_file() else {}
     if content.get("runs") != runs:
         return None
-    return [Row(**row) for row in content["rows"]], content["notes"]
+    return [NetworkRow(**row) for row in content["rows"]], content["notes"]
 
 
-def _described(setup: Setup) -> dict[str, Any]:
+def _described(setup: NamedSetup) -> dict[str, Any]:
     """Return what whoever loads the student's weights has to know."""
     return {
         "architecture": setup.student.name.architecture,
@@ -72,7 +72,7 @@ def _as_file(student: nn.Module) -> memoryview:
     return content.getbuffer()
 
 
-def _measure(setup: Setup, student: nn.Module) -> tuple[list[Row], list[str]]:
+def _measure(setup: NamedSetup, student: nn.Module) -> tuple[list[NetworkRow], list[str]]:
     plain: dict[str, nn.Module] = {
         STUDENT: student,
         TEACHER: filled(setup.teacher, setup.classes, setup.trained_teacher),
@@ -86,7 +86,7 @@ def _measure(setup: Setup, student: nn.Module) -> tuple[list[Row], list[str]]:
     times = milliseconds({name: (plain[name], sides[name].size) for name in (STUDENT, TEACHER)})
     student.cpu()
     rows = [
-        Row(
+        NetworkRow(
             _LABELS[name],
             sides[name].name.text,
             float(right[name].double().mean()),
@@ -98,7 +98,7 @@ def _measure(setup: Setup, student: nn.Module) -> tuple[list[Row], list[str]]:
     return rows, _notes(setup, right)
 
 
-def _notes(setup: Setup, right: Mapping[str, Tensor]) -> list[str]:
+def _notes(setup: NamedSetup, right: Mapping[str, Tensor]) -> list[str]:
     count, part = len(right[STUDENT]), setup.facts.judged_on
     device = "GPU" if device_here().type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     notes = [f"Accuracy on {count:,} {part} images; time of a forward pass for one image ({device})."]

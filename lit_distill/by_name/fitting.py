@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from lit_distill.by_name.configs import Setup, links_of, write_configs
+from lit_distill.by_name.configs import NamedSetup, links_of, write_configs
 from lit_distill.by_name.finishing import finish
 from lit_distill.by_name.networks import look_at, shared_pixels
 from lit_distill.by_name.outcome import FitResult
@@ -126,7 +126,7 @@ def run_request(
         raise ValueError(f"another fit is running in {folder} (it holds {error.lock_file}).") from error
 
 
-def _found_out(request: Request, facts: FolderFacts, folder: Path) -> Setup:
+def _found_out(request: Request, facts: FolderFacts, folder: Path) -> NamedSetup:
     """Look at the networks, decide what is to be trained and how, say it, and write the configs."""
     torch.manual_seed(request.seed)
     teacher, network = look_at("teacher", request.teacher, facts, request.image_size)
@@ -134,7 +134,7 @@ def _found_out(request: Request, facts: FolderFacts, folder: Path) -> Setup:
     pixels = shared_pixels(student, teacher)
     decision = decide(teacher, network, facts, pixels, request.teacher_training)
     recipe = choose_recipe(request, student, teacher, decision.training, facts)
-    setup = Setup(request, facts, folder, student, teacher, pixels, decision.training, recipe)
+    setup = NamedSetup(request, facts, folder, student, teacher, pixels, decision.training, recipe)
     _say(setup, decision)
     links_of(setup)
     write_configs(setup)
@@ -145,7 +145,7 @@ def _found_out(request: Request, facts: FolderFacts, folder: Path) -> Setup:
     return setup
 
 
-def _say(setup: Setup, decision: Decision) -> None:
+def _say(setup: NamedSetup, decision: Decision) -> None:
     """Print what was read and chosen."""
     teacher, recipe = setup.recipe.teacher, setup.recipe
     print(f"teacher: {setup.teacher.words()}")
@@ -162,7 +162,7 @@ def _say(setup: Setup, decision: Decision) -> None:
     print(f"configs: {', '.join(str(setup.folder / name) + '.yaml' for name in links_of(setup))}", flush=True)
 
 
-def _train(setup: Setup, again: bool, launch: Launch | None) -> None:
+def _train(setup: NamedSetup, again: bool, launch: Launch | None) -> None:
     links = read_chain(setup.folder / "chain.yaml")
     settings = {link.name: settings_of(link) for link in links}
     run(plan(links, settings, again), launch=launch)

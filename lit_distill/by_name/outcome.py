@@ -10,7 +10,7 @@ from torch import nn
 
 
 @dataclass(frozen=True)
-class Row:
+class NetworkRow:
     """A network of the table.
 
     Attributes:
@@ -43,7 +43,7 @@ class FitResult:
     """
 
     student: nn.Module
-    rows: tuple[Row, ...]
+    rows: tuple[NetworkRow, ...]
     notes: tuple[str, ...]
     classes: tuple[str, ...]
     folder: Path
@@ -54,7 +54,7 @@ class FitResult:
         return as_text(self.rows, self.notes)
 
 
-def as_text(rows: Sequence[Row], notes: Sequence[str]) -> str:
+def as_text(rows: Sequence[NetworkRow], notes: Sequence[str]) -> str:
     """Return rows as a table in text, and the notes below it."""
     cells = [("", "accuracy", "parameters", "ms/image", "")]
     for row in rows:

@@ -17,7 +17,7 @@ _HEAD_RATE, _RANDOM_RATE, _FINE_RATE = 3e-3, 1e-3, 3e-4
 
 
 @dataclass(frozen=True)
-class Schedule:
+class TrainingSettings:
     """How long and how fast a network is trained."""
 
     epochs: int
@@ -35,8 +35,8 @@ class Recipe:
     """
 
     batch_size: int
-    student: Schedule
-    teacher: Schedule | None
+    student: TrainingSettings
+    teacher: TrainingSettings | None
 
     def steps(self, facts: FolderFacts) -> int:
         """Return the steps of an epoch."""
@@ -55,13 +55,13 @@ def choose_recipe(
     if training == "all":
         return Recipe(size, of_student, _whole(teacher, steps, request.teacher_epochs or request.epochs))
     epochs = request.teacher_epochs or min(max(math.ceil(_HEAD_STEPS / steps), _HEAD_EPOCHS), _MOST_HEAD_EPOCHS)
-    return Recipe(size, of_student, Schedule(epochs, _HEAD_RATE))
+    return Recipe(size, of_student, TrainingSettings(epochs, _HEAD_RATE))
 
 
-def _whole(network: Network, steps: int, epochs: int | None) -> Schedule:
+def _whole(network: Network, steps: int, epochs: int | None) -> TrainingSettings:
     random = network.name.start in ("random", "own")
     needed = min(max(math.ceil(_STEPS / steps), _EPOCHS), _MOST_EPOCHS) if random else _EPOCHS
-    return Schedule(epochs or needed, _RANDOM_RATE if random else _FINE_RATE)
+    return TrainingSettings(epochs or needed, _RANDOM_RATE if random else _FINE_RATE)
 
 
 def _batch_size(images: int) -> int:

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lit_distill.by_name.configs import Setup
+from lit_distill.by_name.configs import NamedSetup
 from lit_distill.by_name.networks import Network, shared_pixels
-from lit_distill.by_name.recipe import Recipe, Schedule
+from lit_distill.by_name.recipe import Recipe, TrainingSettings
 from lit_distill.by_name.request import Request
 from lit_distill.data.folder_facts import FolderFacts
 from lit_distill.files.whole_file import write_whole
@@ -20,7 +20,7 @@ from lit_distill.models.sources.base import Described, numbers, pair
 _FILE = "setup.json"
 
 
-def keep(setup: Setup) -> None:
+def keep(setup: NamedSetup) -> None:
     """Write a setup into its folder."""
     recipe = setup.recipe
     content = {
@@ -33,7 +33,7 @@ def keep(setup: Setup) -> None:
     write_whole(setup.folder / _FILE, json.dumps(content, indent=1).encode())
 
 
-def recall(request: Request, facts: FolderFacts, folder: Path, again: bool) -> Setup | None:
+def recall(request: Request, facts: FolderFacts, folder: Path, again: bool) -> NamedSetup | None:
     """Return the setup that a folder was made for; None if it is new, or is to be made again.
 
     Raises:
@@ -61,15 +61,15 @@ def images_changed(facts: FolderFacts, folder: Path) -> bool:
     return path.is_file() and json.loads(path.read_text())["images"] != _images(facts)
 
 
-def _setup(content: Mapping[str, Any], request: Request, facts: FolderFacts, folder: Path) -> Setup:
+def _setup(content: Mapping[str, Any], request: Request, facts: FolderFacts, folder: Path) -> NamedSetup:
     student, teacher = (
         _network(owner, getattr(request, owner), content["networks"][owner]) for owner in ("student", "teacher")
     )
     recipe = content["recipe"]
-    of_teacher = None if recipe["teacher"] is None else Schedule(**recipe["teacher"])
-    chosen = Recipe(recipe["batch_size"], Schedule(**recipe["student"]), of_teacher)
+    of_teacher = None if recipe["teacher"] is None else TrainingSettings(**recipe["teacher"])
+    chosen = Recipe(recipe["batch_size"], TrainingSettings(**recipe["student"]), of_teacher)
     pixels = shared_pixels(student, teacher)
-    return Setup(request, facts, folder, student, teacher, pixels, content["training"], chosen)
+    return NamedSetup(request, facts, folder, student, teacher, pixels, content["training"], chosen)
 
 
 def _images(facts: FolderFacts) -> dict[str, Any]:

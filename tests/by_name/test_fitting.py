@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
 
 from lit_distill.by_name import fitting
 from lit_distill.by_name.outcome import FitResult
 from lit_distill.by_name.request import Request
 from lit_distill.cli.command import main
-from lit_distill.models import named_model, resnet8
+from lit_distill.models import resnet8
 from tests.by_name.folders import make_folder
 
 QUIET = {"trainer.enable_progress_bar": False, "trainer.accelerator": "cpu", "trainer.logger": False}
