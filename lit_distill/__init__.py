@@ -1,5 +1,7 @@
 """lit-distill: knowledge distillation as PyTorch Lightning modules."""
 
+from typing import TYPE_CHECKING, Any
+
 from lit_distill import functional
 from lit_distill.balance import Balance, GradientNorm, Uncertainty
 from lit_distill.callbacks import Distill, Unfreeze, strip
@@ -19,7 +21,7 @@ from lit_distill.criteria import (
 )
 from lit_distill.criteria.projectors import Projector
 from lit_distill.engine.charts import plot_terms
-from lit_distill.models import Ensemble, adapt, build, create_model, inherit, load
+from lit_distill.models import Ensemble, adapt, build, create_model, inherit, load, named_model
 from lit_distill.modules import (
     BatchFormat,
     CombinedDistillation,
@@ -34,6 +36,9 @@ from lit_distill.modules import (
 from lit_distill.outputs import Outputs
 from lit_distill.teachers import EMATeacher, FrozenTeacher, JointTeacher, RecordedTeacher, Teacher, TeacherRuntime
 from lit_distill.utils.moved import keep_old_paths
+
+if TYPE_CHECKING:
+    from lit_distill.by_name import fit
 
 keep_old_paths()
 
@@ -78,9 +83,19 @@ __all__ = [
     "adapt",
     "build",
     "create_model",
+    "fit",
     "functional",
     "inherit",
     "load",
+    "named_model",
     "plot_terms",
     "strip",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "fit":  # imported when it is asked for: it needs the command line's parsers
+        from lit_distill.by_name import fit
+
+        return fit
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

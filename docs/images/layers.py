@@ -11,6 +11,7 @@ PICTURE = Path(__file__).with_suffix(".svg")
 HOLDS = {
     "__main__": "python -m lit_distill",
     "compare": "which teacher, student and method",
+    "by_name": "fit by two names and a folder",
     "chain": "several fits in a row",
     "doctor": "checks of a setup",
     "cli": "lit-distill VERB, config files, their errors",

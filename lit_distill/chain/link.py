@@ -87,6 +87,10 @@ class Link:
         """The checkpoint that the link leaves, which later links load networks from."""
         return self.folder / _CHECKPOINT
 
+    def forget(self) -> None:
+        """Remove the record, so that the link is made again."""
+        (self.folder / _RECORD).unlink(missing_ok=True)
+
     def settings(self, further: Sequence[str] = ()) -> list[str]:
         """Return the configs and options of the fit as words of a command line, ``further`` ones last, so that they win."""
         configs = [word for config in self.configs for word in ("--config", config)]

@@ -140,7 +140,7 @@ def main(arguments: Sequence[str] | None = None, launch: Launch | None = None) -
         if options.dry_run:
             show(plan(links, settings, options.again), further)
             return
-        _refuse_launcher()
+        refuse_launcher()
         folder = links[0].folder.parent
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "chain.lock", timeout=0):
@@ -153,7 +153,8 @@ def main(arguments: Sequence[str] | None = None, launch: Launch | None = None) -
         ) from error
 
 
-def _refuse_launcher() -> None:
+def refuse_launcher() -> None:
+    """Refuse to run under a launcher that starts several processes."""
     for variable in ("WORLD_SIZE", "SLURM_NTASKS"):
         if os.environ.get(variable, "1") not in ("", "1"):
             raise ValueError(

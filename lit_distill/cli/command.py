@@ -61,7 +61,9 @@ def _run(given: list[str]) -> None:
     if verb not in VERBS and not verb.startswith("-"):
         raise SystemExit(f"lit-distill: no verb {verb!r}.{nearest(verb, VERBS)} Verbs: {', '.join(VERBS)}.")
     line, module = VERBS.get(verb, ("", ""))
-    if verb in FIT_VERBS and asks_for_help(rest):
+    named = verb == "fit" and any(word.partition("=")[0] in ("--teacher", "--student") for word in rest)
+    module = "lit_distill.by_name" if named else module
+    if verb in FIT_VERBS and asks_for_help(rest) and not named:
         print(verb_help(verb, line, find_configs(rest)))
         sys.exit(0)
     if module:

@@ -28,6 +28,7 @@ Knowledge distillation with PyTorch Lightning.
 
 lit-distill VERB --help shows a verb's options; lit-distill --version the version. Start with:
   lit-distill demo
+  lit-distill fit --teacher timm:resnet50 --student timm:mobilenetv3_small_100 --data FOLDER
   lit-distill fit --config configs/digits/teacher.yaml
   lit-distill fit --config configs/digits/logit.yaml"""
 

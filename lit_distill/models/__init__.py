@@ -8,6 +8,7 @@ from lit_distill.models.cifar_resnet import CifarResNet, resnet8, resnet20, resn
 from lit_distill.models.ensemble import Ensemble
 from lit_distill.models.inherit import inherit
 from lit_distill.models.loading import build, create_model, load
+from lit_distill.models.named import named_model
 from lit_distill.models.peers import Peers
 from lit_distill.models.small import MLP, MultiHeadCNN, SmallCNN
 
@@ -24,6 +25,7 @@ __all__ = [
     "create_model",
     "inherit",
     "load",
+    "named_model",
     "resnet8",
     "resnet20",
     "resnet32",

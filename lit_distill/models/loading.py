@@ -82,6 +82,23 @@ def load(model: nn.Module, checkpoint: str | Path, prefix: str | None = None, tr
     return model
 
 
+def entry_shapes(checkpoint: str | Path, name: str) -> list[list[int]]:
+    """Return the shapes of all tensors in a checkpoint whose names end with a name, each once.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is damaged, or holds no tensors.
+    """
+    path = _existing(checkpoint)
+    found = [
+        list(tensor.shape)
+        for entries in _networks(_read(path, False), path.name, ())
+        for key, tensor in entries.state.items()
+        if key == name or key.endswith(f".{name}")
+    ]
+    return [shape for place, shape in enumerate(found) if shape not in found[:place]]
+
+
 def create_model(function: str, arguments: dict[str, Any] | None = None) -> nn.Module:
     """Make a model with any importable callable, for those whose signature a config cannot read.
 

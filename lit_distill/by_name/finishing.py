@@ -1,0 +1,116 @@
+"""Ends a fit: the student's weights in a file of their own, and the table."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lit_distill.by_name.configs import CONTROL, STUDENT, TEACHER, NamedSetup, links_of
+from lit_distill.by_name.measuring import device_here, milliseconds, paired_difference, right_answers
+from lit_distill.by_name.networks import adapted, filled
+from lit_distill.by_name.outcome import FitResult, NetworkRow, as_text
+from lit_distill.chain import Record
+from lit_distill.files.whole_file import write_whole
+from lit_distill.utils.tensors import count_parameters
+
+_RESULT, _TABLE, _WEIGHTS = "result.json", "table.txt", "student.pth"
+_LABELS = {STUDENT: "student", TEACHER: "teacher", CONTROL: "no teacher"}
+
+
+def finish(setup: NamedSetup) -> FitResult:
+    """Measure the trained networks, or read what was measured before on the same ones; write and return the outcome."""
+    runs = {name: _run(setup.folder / name) for name in links_of(setup)}
+    student = filled(setup.student, setup.classes, setup.folder / STUDENT / "last.ckpt").eval()
+    known = _known(setup.folder, runs)
+    if known is None:
+        rows, notes = _measure(setup, student)
+        write_whole(setup.folder / _WEIGHTS, _as_file(student))
+        write_whole(setup.folder / _TABLE, f"{as_text(rows, notes)}\n".encode())
+        content = {"runs": runs, **_described(setup), "rows": [asdict(row) for row in rows], "notes": notes}
+        write_whole(setup.folder / _RESULT, json.dumps(content, indent=1).encode())
+    else:
+        rows, notes = known
+    folder, config = setup.folder, setup.folder / f"{STUDENT}.yaml"
+    return FitResult(student, tuple(rows), tuple(notes), setup.facts.classes, folder, folder / _WEIGHTS, config)
+
+
+def _run(folder: Path) -> str:
+    record = Record.read(folder)
+    assert record is not None, "its link has run"
+    return record.run
+
+
+def _known(folder: Path, runs: Mapping[str, str]) -> tuple[list[NetworkRow], list[str]] | None:
+    path = folder / _RESULT
+    content = json.loads(path.read_text()) if path.is_file() and (folder / _WEIGHTS).is_file() else {}
+    if content.get("runs") != runs:
+        return None
+    return [NetworkRow(**row) for row in content["rows"]], content["notes"]
+
+
+def _described(setup: NamedSetup) -> dict[str, Any]:
+    """Return what whoever loads the student's weights has to know."""
+    return {
+        "architecture": setup.student.name.architecture,
+        "classes": list(setup.facts.classes),
+        "size": list(setup.student.size),
+        "mean": list(setup.student.mean),
+        "std": list(setup.student.std),
+    }
+
+
+def _as_file(student: nn.Module) -> memoryview:
+    content = io.BytesIO()
+    torch.save({name: value.cpu() for name, value in student.state_dict().items()}, content)
+    return content.getbuffer()
+
+
+def _measure(setup: NamedSetup, student: nn.Module) -> tuple[list[NetworkRow], list[str]]:
+    plain: dict[str, nn.Module] = {
+        STUDENT: student,
+        TEACHER: filled(setup.teacher, setup.classes, setup.trained_teacher),
+    }
+    if setup.request.control:
+        plain[CONTROL] = filled(setup.student, setup.classes, setup.folder / CONTROL / "last.ckpt")
+    sides = {name: setup.teacher if name == TEACHER else setup.student for name in plain}
+    whole = {name: adapted(network, sides[name], setup.pixels) for name, network in plain.items()}
+    data = links_of(setup)[STUDENT]["data"]["init_args"]
+    right = right_answers(whole, data, setup.facts.judged_on)
+    times = milliseconds({name: (plain[name], sides[name].size) for name in (STUDENT, TEACHER)})
+    student.cpu()
+    rows = [
+        NetworkRow(
+            _LABELS[name],
+            sides[name].name.text,
+            float(right[name].double().mean()),
+            count_parameters(network),
+            times[TEACHER if name == TEACHER else STUDENT],
+        )
+        for name, network in plain.items()
+    ]
+    return rows, _notes(setup, right)
+
+
+def _notes(setup: NamedSetup, right: Mapping[str, Tensor]) -> list[str]:
+    count, part = len(right[STUDENT]), setup.facts.judged_on
+    device = "GPU" if device_here().type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    notes = [f"Accuracy on {count:,} {part} images; time of a forward pass for one image ({device})."]
+    if CONTROL not in right:
+        return [
+            *notes,
+            "No student was trained without the teacher, so that it is not known whether the teacher helped.",
+        ]
+    difference, error = paired_difference(right[STUDENT], right[CONTROL])
+    clear = "more than" if abs(difference) > 2 * error else "within"
+    return [
+        *notes,
+        f"The teacher changed the student's accuracy by {100 * difference:+.1f} ± {100 * error:.1f} points: {clear} chance "
+        "(standard error over the images; one seed).",
+    ]
