@@ -27,6 +27,7 @@ VERBS = {
     "layers": ("List the layers of student and teacher, with shapes and stages.", "lit_distill.cli.layers"),
     "record": ("Record a RecordedTeacher's outputs, and train nothing.", "lit_distill.cli.record"),
     "chain": ("Run several fits, each student being the next one's teacher.", "lit_distill.chain"),
+    "compare": ("Train students with teachers and methods, and say which to take.", "lit_distill.compare"),
     "methods": ("List the methods, with what they read, their weights and papers.", "lit_distill.cli.methods"),
     "strip": ("Remove what Distill added to a checkpoint.", "lit_distill.cli.strip"),
 }

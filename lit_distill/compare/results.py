@@ -69,6 +69,11 @@ class Result:
         """The names of student and teacher."""
         return self.student, self.teacher
 
+    @property
+    def run(self) -> tuple[str, str, str, int]:
+        """The names of student, teacher and method, and the seed: no other result has the same."""
+        return self.student, self.teacher, self.method, self.seed
+
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> Result:
         """Make a result from what ``plain`` returned."""
@@ -101,14 +106,14 @@ class Results:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._found: dict[tuple[Any, ...], tuple[Result, str]] = {}
+        self._found: dict[tuple[str, str, str, int], tuple[Result, str]] = {}
         self.read_again()
 
     def read_again(self) -> None:
         """Read what other processes have added."""
         for path in sorted(self.folder.glob("*.json")):
             result, settings = _read(path)
-            self._found[_key(result)] = result, settings
+            self._found[result.run] = result, settings
 
     def add(self, result: Result, settings: str = "") -> None:
         """Write a result, in place of one of the same run.
@@ -120,7 +125,12 @@ class Results:
         content = {"settings": settings, "result": result.plain()}
         self.folder.mkdir(parents=True, exist_ok=True)
         write_whole(self.folder / _file_name(result), json.dumps(content, indent=1).encode())
-        self._found[_key(result)] = result, settings
+        self._found[result.run] = result, settings
+
+    def remove(self, result: Result) -> None:
+        """Remove a result and its file."""
+        (self.folder / _file_name(result)).unlink(missing_ok=True)
+        del self._found[result.run]
 
     def has(self, student: str, teacher: str, method: str, seed: int) -> bool:
         """Return True if there is a result of this run."""
@@ -139,7 +149,7 @@ class Results:
     ) -> list[Result]:
         """Return the results with these values, in order of student, teacher, method and seed; None is any."""
         wanted = (student, teacher, method, seed)
-        return [one for one in self if all(w is None or w == own for w, own in zip(wanted, _key(one), strict=True))]
+        return [one for one in self if all(w is None or w == own for w, own in zip(wanted, one.run, strict=True))]
 
     def __iter__(self) -> Iterator[Result]:
         yield from (self._found[key][0] for key in sorted(self._found))
@@ -185,10 +195,6 @@ def file_stem(student: str, teacher: str, method: str, seed: int) -> str:
 
 def _file_name(result: Result) -> str:
     return f"{file_stem(result.student, result.teacher, result.method, result.seed)}.json"
-
-
-def _key(result: Result) -> tuple[str, str, str, int]:
-    return result.student, result.teacher, result.method, result.seed
 
 
 def _read(path: Path) -> tuple[Result, str]:

@@ -1,0 +1,127 @@
+"""The command: ``lit-distill compare plan.yaml``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import warnings
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from lit_distill.cli.refusal import refuse
+from lit_distill.cli.words import Parser
+from lit_distill.compare.reading import read_plan
+from lit_distill.compare.results import Results
+from lit_distill.compare.running import Comparison, Outcome, Say
+
+
+def compare(
+    plan: str | Path,
+    folder: str | Path | None = None,
+    jobs: int | None = None,
+    epochs: int | None = None,
+    seeds: int | None = None,
+    again: bool = False,
+) -> Results:
+    """Train each student with each teacher and method of a plan, and without a teacher, and write a report.
+
+    What was finished before is not trained again.
+
+    Args:
+        plan: The YAML file, as docs/compare.md describes it.
+        folder: For results and report, in place of the plan's.
+        jobs: How many runs at once; one for each GPU or core if None.
+        epochs: In place of the plan's; all schedules keep their share.
+        seeds: How many, from 0 on, in place of the plan's.
+        again: Train again what was trained with other settings.
+
+    Returns:
+        The results of all runs.
+
+    Raises:
+        ValueError: The plan is wrong, or something in it cannot be built; nothing was trained then.
+        RuntimeError: Runs failed; the message says which and why. The results of the others are kept.
+    """
+    outcome = _run(Path(plan), folder, jobs, epochs, seeds, again, (), print)
+    if outcome.failed:
+        raise RuntimeError(_failures(outcome))
+    return outcome.results
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a comparison from the command line.
+
+    Args:
+        arguments: The words after ``lit-distill compare``; the process's own if None.
+
+    Returns:
+        The exit code: 1 if a run failed.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        outcome = _run(
+            options.plan,
+            options.folder,
+            options.jobs,
+            options.epochs,
+            options.seeds,
+            options.again,
+            options.only,
+            lambda line: print(line, flush=True),
+        )
+    except ValueError as error:
+        refuse(str(error))
+    if outcome.failed:
+        print(_failures(outcome))
+    return int(bool(outcome.failed))
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "compare",
+        "Train each student of a plan with each teacher and method, and without a teacher, at equal schedule and data order, "
+        "and report which to take. What was finished before is not trained again.",
+    )
+    parser.add_argument("plan", type=Path, help="a YAML file with students, teachers, methods and data")
+    parser.add_argument("--folder", type=Path, help="for results and report, in place of the plan's")
+    parser.add_argument("--jobs", type=_count, help="runs at once (default: one for each GPU or core)")
+    parser.add_argument("--epochs", type=_count, help="in place of the plan's; all schedules keep their share")
+    parser.add_argument("--seeds", type=_count, help="how many, from 0 on, in place of the plan's")
+    parser.add_argument("--only", nargs="+", default=[], metavar="METHOD", help="methods of the plan to run")
+    parser.add_argument("--again", action="store_true", help="train again what was trained with other settings")
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"a whole number of at least 1 is needed, not {text!r}")
+    return int(text)
+
+
+def _run(
+    path: Path,
+    folder: str | Path | None,
+    jobs: int | None,
+    epochs: int | None,
+    seeds: int | None,
+    again: bool,
+    only: Sequence[str],
+    say: Say,
+) -> Outcome:
+    plan = read_plan(path, Path(folder) if folder is not None else None, epochs, seeds, only)
+    logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        outcome = Comparison(plan, str(path), again, say).run(jobs)
+    shown = [one for one in outcome.results if one.run in outcome.planned]
+    if shown and find_spec("lit_distill.compare.report") is not None:
+        from lit_distill.compare.report import report
+
+        say(report(shown, plan.title, plan.folder, outcome.planned, outcome.failed))
+    return outcome
+
+
+def _failures(outcome: Outcome) -> str:
+    lines = [f"  {', '.join(filter(None, run[:3]))}, seed {run[3]}: {why}" for run, why in outcome.failed.items()]
+    return "\n".join([f"{len(lines)} runs failed; the same command again tries them again:", *lines])

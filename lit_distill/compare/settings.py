@@ -1,0 +1,244 @@
+"""What a run, or a teacher's training, is in the words of ``lit-distill fit``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lit_distill.chain import read_chain, settings_of
+from lit_distill.chain.link import Link, as_word
+from lit_distill.cli.config_files import find_configs, read_config
+from lit_distill.cli.methods import method_configs
+from lit_distill.compare.base import in_proportion, planned_epochs, rescaled_scheduler, whole_config
+from lit_distill.compare.plan import Choice, Layers, Method, Plan, Teacher
+from lit_distill.compare.reader import Reader
+from lit_distill.compare.results import CONTROL
+
+_LAYER_KEYS = ("layer", "layers", "head", "classifier")
+_HARD = "HardTarget"
+
+
+def words_of(plan: Plan, choice: Choice) -> list[str]:
+    """Return the words after ``lit-distill fit`` that train a choice, but for its seed; not of a chain."""
+    method = plan.method_of(choice)
+    if method.kind == "scheme":
+        return _scheme(plan, choice, method)
+    sections = _base(plan)
+    if choice.method == CONTROL:
+        module = {"class_path": "SupervisedModule", "init_args": {"model": _student(plan, choice), **plan.model}}
+        return _as_words([*sections, {"model": module}], {}, plan.epochs)
+    for config in method.configs:
+        overlay = _overlay(plan, choice, method, config)
+        module = (
+            _module(overlay.pop("model", {}), plan, choice) if config == method.configs[0] else overlay.pop("model", {})
+        )
+        sections += [{"model": module}, overlay] if overlay else [{"model": module}]
+    return _as_words(sections, _filled(method.options, plan, choice), plan.epochs)
+
+
+def links_of(plan: Plan, choice: Choice, folder: Path) -> list[Link]:
+    """Return the links of a chain, which leave their checkpoints in the folder."""
+    method = plan.method_of(choice)
+    links = read_chain(Path(find_configs(list(method.configs[:1]))[0]), folder)
+    own = _filled(method.options, plan, choice)
+    return [replace(link, options={**own, **link.options}) for link in links]
+
+
+def link_words(plan: Plan, link: Link) -> list[str]:
+    """Return the words after ``lit-distill fit`` that train a link of a chain."""
+    if plan.share == 1:
+        return link.settings()
+    return link.settings([f"--trainer.max_epochs={_shortened(settings_of(link)['trainer.max_epochs'], plan)}"])
+
+
+def teacher_words(plan: Plan, teacher: Teacher) -> list[str]:
+    """Return the words after ``lit-distill fit`` that train a teacher."""
+    if teacher.train == ("",):
+        sections, epochs = _base(plan), plan.epochs
+    else:
+        sections = [whole_config(Reader("plan"), config) for config in teacher.train]
+        epochs = 0
+    if teacher.network is not None:
+        sections = [{key: value for key, value in section.items() if key != "model"} for section in sections]
+        sections.append({"model": {"class_path": "SupervisedModule", "init_args": {"model": teacher.network}}})
+    return _as_words(sections, teacher.options, epochs)
+
+
+def teacher_network(plan: Plan, name: str) -> Any:
+    """Return a trained teacher as a config writes it."""
+    teacher = plan.teachers[name]
+    network = teacher.network if teacher.network is not None else _network_in(teacher)
+    if teacher.checkpoint is None:
+        return network
+    return {"class_path": "load", "init_args": {"model": network, "checkpoint": str(teacher.checkpoint)}}
+
+
+def teacher_test_words(plan: Plan, name: str) -> list[str]:
+    """Return the words that make a teacher a module to test on the plan's data."""
+    arguments = {"model": teacher_network(plan, name), **plan.model}
+    module = {"class_path": "SupervisedModule", "init_args": arguments}
+    return _as_words([*_base(plan), {"model": module}], {}, plan.epochs)
+
+
+def _network_in(teacher: Teacher) -> Any:
+    """Return the network of the config that a teacher is trained by."""
+    arguments: dict[str, Any] = {}
+    for config in teacher.train:
+        model = whole_config(Reader("plan"), config).get("model", {})
+        arguments |= model.get("init_args", model) if isinstance(model, Mapping) else {}
+    network = arguments.get("model", arguments.get("student"))
+    if network is None:
+        raise ValueError(f"teacher {teacher.name!r}: {', '.join(teacher.train)} names no network as model.model.")
+    changes = {
+        path: value for path, value in teacher.options.items() if path.startswith(("model.model", "model.student"))
+    }
+    if changes:
+        raise ValueError(
+            f"teacher {teacher.name!r}: its options change the network ({', '.join(changes)}); write it as 'network:' instead."
+        )
+    return network
+
+
+def _base(plan: Plan) -> list[dict[str, Any]]:
+    share = plan.epochs / (planned_epochs(plan.base) or plan.epochs)
+    return [rescaled_scheduler(section, share) for section in plan.base]
+
+
+def _as_words(sections: list[dict[str, Any]], options: Mapping[str, Any], epochs: int) -> list[str]:
+    words = [word for section in sections if section for word in ("--config", yaml.safe_dump(section, sort_keys=False))]
+    words += [f"--{path}={as_word(value)}" for path, value in options.items()]
+    return [*words, f"--trainer.max_epochs={epochs}"] if epochs else words
+
+
+def _student(plan: Plan, choice: Choice) -> Any:
+    return plan.students[choice.student].network
+
+
+def _module(own: Any, plan: Plan, choice: Choice) -> dict[str, Any]:
+    """Return a run's module: the pair's networks, and then what the method says."""
+    given = {"student": _student(plan, choice), "teacher": teacher_network(plan, choice.teacher), **plan.model}
+    if "class_path" in own:
+        return {"class_path": own["class_path"], "init_args": {**given, **own.get("init_args", {})}}
+    return {"class_path": "DistillationModule", "init_args": {**given, **own}}
+
+
+def _overlay(plan: Plan, choice: Choice, method: Method, config: str) -> dict[str, Any]:
+    """Return a method's config as it is laid over the pair."""
+    content: dict[str, Any] = dict(read_config(Path(find_configs([config])[0])) or {})
+    if method.epochs is not None:
+        content = in_proportion(content, plan.epochs / method.epochs)
+    if method.weights == "auto":
+        content = without_weights(content)
+    if method.shipped:
+        content = _placed(content, *_shipped_networks())
+        _refuse_own_networks(method, content.get("model", {}))
+    named = {key: _renamed(value, plan, choice, method) if key == "model" else value for key, value in content.items()}
+    filled: dict[str, Any] = _filled(named, plan, choice)
+    return filled
+
+
+def _refuse_own_networks(method: Method, model: Mapping[str, Any]) -> None:
+    for side in ("student", "teacher"):
+        if side in model and f"{{{side}}}" not in str(model[side]):
+            raise ValueError(
+                f"its config brings a {side} of its own; write a config for these networks, and give it as "
+                f"{{name: my_{method.name}, config: FILE}}."
+            )
+
+
+def without_weights(content: dict[str, Any]) -> dict[str, Any]:
+    """Return a config with no weight but 1 for the labels: the others are found in training."""
+    model = content.get("model", {})
+    inner = model.get("init_args", model)
+    changed = dict(inner)
+    criteria = inner.get("criteria")
+    if isinstance(criteria, Mapping):
+        changed["weights"] = {name: 1.0 for name, one in criteria.items() if _is_hard(one)}
+    changed["schedules"] = {k: v for k, v in (inner.get("schedules") or {}).items() if not k.endswith(".weight")}
+    return {**content, "model": {**model, "init_args": changed} if "init_args" in model else changed}
+
+
+def _is_hard(criterion: Any) -> bool:
+    path = criterion.get("class_path") if isinstance(criterion, Mapping) else criterion
+    return isinstance(path, str) and path.rpartition(".")[2] == _HARD
+
+
+def _shipped_networks() -> tuple[Any, Any]:
+    """Return the student and teacher that the shipped methods' configs are written for."""
+    base = yaml.safe_load(method_configs()[0].with_name("base.yaml").read_text())["model"]["init_args"]
+    return base["student"], base["teacher"]
+
+
+def _placed(value: Any, student: Any, teacher: Any) -> Any:
+    """Put placeholders where a shipped method's config names the networks that it was written for."""
+    if value in (student, teacher):
+        return "{student}" if value == student else "{teacher}"
+    if isinstance(value, Mapping):
+        return {key: _placed(inner, student, teacher) for key, inner in value.items()}
+    return [_placed(inner, student, teacher) for inner in value] if isinstance(value, list) else value
+
+
+def _filled(value: Any, plan: Plan, choice: Choice) -> Any:
+    """Put the choice's networks in place of ``"{student}"`` and ``"{teacher}"``."""
+    if value == "{student}":
+        return _student(plan, choice)
+    if value == "{teacher}" and choice.teacher:
+        return teacher_network(plan, choice.teacher)
+    if isinstance(value, Mapping):
+        return {key: _filled(inner, plan, choice) for key, inner in value.items()}
+    return [_filled(inner, plan, choice) for inner in value] if isinstance(value, list) else value
+
+
+def _scheme(plan: Plan, choice: Choice, method: Method) -> list[str]:
+    sections = [_filled(whole_config(Reader("plan"), config), plan, choice) for config in method.configs]
+    if plan.share == 1:
+        return _as_words(sections, _filled(method.options, plan, choice), 0)
+    epochs = method.options.get("trainer.max_epochs", planned_epochs(sections))
+    sections = [rescaled_scheduler(section, plan.share) for section in sections]
+    return _as_words(sections, _filled(method.options, plan, choice), _shortened(epochs, plan))
+
+
+def _shortened(epochs: int, plan: Plan) -> int:
+    return max(1, round(epochs * plan.share))
+
+
+def _renamed(value: Any, plan: Plan, choice: Choice, method: Method, key: str = "") -> Any:
+    """Return a method's settings with the layers' names of the two networks."""
+    if isinstance(value, Mapping):
+        return {name: _renamed(inner, plan, choice, method, _side(name, key)) for name, inner in value.items()}
+    if not key.endswith(_LAYER_KEYS):
+        return value
+    names = _layers(plan, choice, method, "teacher" if key.startswith("teacher") else "student")
+    if names == "auto":
+        return "auto" if key in ("student_layer", "teacher_layer") else value
+    if isinstance(value, list):
+        return [_renamed(inner, plan, choice, method, key) for inner in value]
+    return _renamed_path(value, names) if isinstance(value, str) and isinstance(names, Mapping) else value
+
+
+def _side(name: Any, key: str) -> str:
+    """Return a key with the network that it is about, which is that of the key above it."""
+    above = next((side for side in ("teacher", "student") if key.startswith(side)), "")
+    return str(name) if not above or str(name).startswith(("teacher", "student")) else f"{above}_{name}"
+
+
+def _layers(plan: Plan, choice: Choice, method: Method, side: str) -> Layers:
+    owner = plan.teachers[choice.teacher] if side == "teacher" and choice.teacher else plan.students[choice.student]
+    return next(one for one in (method.layers, owner.layers, plan.layers) if one is not None)
+
+
+def _renamed_path(reference: str, names: Mapping[str, str]) -> str:
+    """Return a layer reference with its parts renamed; ``layer*`` goes with ``layer1`` and so on."""
+    path, mark, rest = reference.partition(":")
+    return ".".join(_renamed_part(part, names) for part in path.split(".")) + mark + rest
+
+
+def _renamed_part(part: str, names: Mapping[str, str]) -> str:
+    if part in names or not part.endswith("*"):
+        return names.get(part, part)
+    matching = {new.rstrip("0123456789") for old, new in names.items() if old.startswith(part[:-1])}
+    return f"{matching.pop()}*" if len(matching) == 1 else part
