@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 import warnings
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
-from lit_distill.cli.refusal import refuse
+from lit_distill.cli.refusal import is_ours, refuse
 from lit_distill.cli.words import Parser
 from lit_distill.compare.reading import read_plan
+from lit_distill.compare.report import write_report
 from lit_distill.compare.results import Results
 from lit_distill.compare.running import Comparison, Outcome, Say
 
@@ -71,9 +72,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             lambda line: print(line, flush=True),
         )
     except ValueError as error:
+        if not is_ours(error):
+            raise
         refuse(str(error))
     if outcome.failed:
-        print(_failures(outcome))
+        print(_failures(outcome), file=sys.stderr)
     return int(bool(outcome.failed))
 
 
@@ -115,10 +118,8 @@ def _run(
         warnings.simplefilter("ignore")
         outcome = Comparison(plan, str(path), again, say).run(jobs)
     shown = [one for one in outcome.results if one.run in outcome.planned]
-    if shown and find_spec("lit_distill.compare.report") is not None:
-        from lit_distill.compare.report import report
-
-        say(report(shown, plan.title, plan.folder, outcome.planned, outcome.failed))
+    if shown:
+        say(write_report(shown, plan.title, plan.folder, outcome.planned, outcome.failed))
     return outcome
 
 

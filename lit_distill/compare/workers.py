@@ -68,19 +68,23 @@ def work(pieces: Sequence[Piece], jobs: int, threads: int) -> Iterator[tuple[Pie
         threads: CPU threads of each.
     """
     if jobs == 1:
-        done: dict[str, bool] = {}
-        before = torch.get_num_threads()
-        torch.set_num_threads(threads)
-        try:
-            for piece in pieces:
-                missing = [name for name in piece.needs if not done.get(name)]
-                outcome = _missing(missing) if missing else call(piece.function, piece.arguments)
-                done[piece.name] = not isinstance(outcome, Failure)
-                yield piece, outcome
-        finally:
-            torch.set_num_threads(before)
-        return
-    yield from _in_processes(pieces, jobs, threads)
+        yield from _in_this_process(pieces, threads)
+    elif pieces:
+        yield from _in_processes(pieces, jobs, threads)
+
+
+def _in_this_process(pieces: Sequence[Piece], threads: int) -> Iterator[tuple[Piece, Any]]:
+    done: dict[str, bool] = {}
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for piece in pieces:
+            missing = [name for name in piece.needs if not done[name]]
+            outcome = _missing(missing) if missing else call(piece.function, piece.arguments)
+            done[piece.name] = not isinstance(outcome, Failure)
+            yield piece, outcome
+    finally:
+        torch.set_num_threads(before)
 
 
 def _in_processes(pieces: Sequence[Piece], jobs: int, threads: int) -> Iterator[tuple[Piece, Any]]:
@@ -165,12 +169,8 @@ class _Worker:
         environment = {**os.environ, "OMP_NUM_THREADS": str(self._threads), "MKL_NUM_THREADS": str(self._threads)}
         gpus = torch.cuda.device_count()
         if gpus:
-            seen = (
-                os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-                if os.environ.get("CUDA_VISIBLE_DEVICES")
-                else None
-            )
-            environment["CUDA_VISIBLE_DEVICES"] = seen[self._number % gpus] if seen else str(self._number % gpus)
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
+            environment["CUDA_VISIBLE_DEVICES"] = visible.split(",")[self._number % gpus]
         environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
         command = [sys.executable, "-m", "lit_distill.compare.serving", str(self._threads), str(os.getpid())]
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
