@@ -17,11 +17,11 @@ from torch import nn
 from lit_distill.batch.examples import has_numbered_samples, numbered_samples
 from lit_distill.chain import settings_of
 from lit_distill.compare.measures import Measures, measure
-from lit_distill.compare.plan import Choice, Plan
+from lit_distill.compare.plan import Choice, ComparisonPlan
 from lit_distill.compare.reader import Reader
 from lit_distill.compare.results import CONTROL
 from lit_distill.compare.settings import links_of, teacher_network, teacher_words, words_of
-from lit_distill.compare.training import Build, build, deployed, said_to
+from lit_distill.compare.training import Build, build_fit, deployed, said_to
 from lit_distill.criteria.sim_kd import SimKD
 
 _PLACES = ("default_root_dir", "logger", "enable_progress_bar", "enable_model_summary", "seed_everything")
@@ -61,7 +61,7 @@ class Checks:
     teachers: Mapping[str, str]
 
 
-def check(plan: Plan, where: str = "the plan") -> Checks:
+def check_plan(plan: ComparisonPlan, where: str = "the plan") -> Checks:
     """Build every choice once, run an example through it, and measure the students.
 
     Args:
@@ -98,7 +98,7 @@ def check(plan: Plan, where: str = "the plan") -> Checks:
 class _Checker:
     """Builds choices, with random weights in place of those of teachers that are yet to be trained."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: ComparisonPlan) -> None:
         self.plan = plan
         self.teachers: dict[str, str] = {}
         self._in_place_of: dict[str, str] = {}
@@ -111,7 +111,7 @@ class _Checker:
             content = teacher.checkpoint.read_bytes() if teacher.checkpoint is not None else b""
             self.teachers[name] = _digest([str(teacher_network(self.plan, name)), hashlib.sha256(content).hexdigest()])
             return
-        made = build(teacher_words(self.plan, teacher), teacher.seed, scratch)
+        made = build_fit(teacher_words(self.plan, teacher), teacher.seed, scratch)
         self.teachers[name] = _digest([_settings(made), str(teacher.seed)])
         teacher_network(self.plan, name)  # that it can be named
         if teacher.checkpoint is not None and not teacher.checkpoint.is_file():
@@ -126,7 +126,7 @@ class _Checker:
         if self.plan.method_of(choice).kind == "chain":
             return self._check_chain(choice, teacher)
         words = words_of(self.plan, choice)
-        made = build([self._with_stand_ins(word) for word in words], 0, scratch)
+        made = build_fit([self._with_stand_ins(word) for word in words], 0, scratch)
         epochs = made.trainer.max_epochs or 0
         made.trainer.fit_loop.max_epochs = 0  # everything but the training
         made.trainer.fit(made.model, made.datamodule)

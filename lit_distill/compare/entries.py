@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_distill.cli.methods import method_configs
-from lit_distill.compare.plan import Layers, Method, Student, Teacher
+from lit_distill.compare.plan import Layers, PlannedMethod, PlannedStudent, PlannedTeacher
 from lit_distill.compare.reader import Reader
 from lit_distill.compare.results import CONTROL
 
@@ -24,7 +24,7 @@ _KINDS = {"config": "method", "scheme": "scheme", "chain": "chain"}
 _NAME = re.compile(r"[^\s/\\][^/\\\n]*")
 
 
-def read_students(read: Reader, value: Any) -> dict[str, Student]:
+def read_students(read: Reader, value: Any) -> dict[str, PlannedStudent]:
     """Read the students."""
     found = {}
     for name, entry in _named(read, value, "student").items():
@@ -33,16 +33,16 @@ def read_students(read: Reader, value: Any) -> dict[str, Student]:
             network, layers = entry.get("network"), _own_layers(read, entry, f"student {name!r}")
         else:
             network, layers = entry, None
-        found[name] = Student(name, read.network(network, f"student {name!r}"), layers)
+        found[name] = PlannedStudent(name, read.network(network, f"student {name!r}"), layers)
     return found
 
 
-def read_teachers(read: Reader, value: Any, folder: Path) -> dict[str, Teacher]:
+def read_teachers(read: Reader, value: Any, folder: Path) -> dict[str, PlannedTeacher]:
     """Read the teachers; those without a checkpoint leave one in the folder."""
     return {name: _teacher(read, name, entry, folder) for name, entry in _named(read, value, "teacher", 0).items()}
 
 
-def _teacher(read: Reader, name: str, entry: Any, folder: Path) -> Teacher:
+def _teacher(read: Reader, name: str, entry: Any, folder: Path) -> PlannedTeacher:
     owner = f"teacher {name!r}"
     if not isinstance(entry, Mapping) or "class_path" in entry:
         entry = {"network": entry, "trained": _loads(entry)}
@@ -60,7 +60,7 @@ def _teacher(read: Reader, name: str, entry: Any, folder: Path) -> Teacher:
     checkpoint = Path(given) if given is not None else folder / "teachers" / f"{name}.ckpt" if trains else None
     if checkpoint is not None and not trains and not checkpoint.is_file():
         raise read.error(f"{owner}: there is no checkpoint {checkpoint} (looked in {Path.cwd()}).")
-    return Teacher(
+    return PlannedTeacher(
         name,
         None if network is None else read.network(network, owner),
         checkpoint,
@@ -97,7 +97,7 @@ def _named(read: Reader, value: Any, kind: str, least: int = 1) -> dict[str, Any
 
 def read_methods(
     read: Reader, value: Any, weights: Any, students: Mapping[str, Any], teachers: Mapping[str, Any]
-) -> dict[str, Method]:
+) -> dict[str, PlannedMethod]:
     """Read the methods; ``all`` stands for all that come with the package."""
     shipped = {path.stem: path for path in method_configs()}
     entries = list(shipped) if value == "all" else value
@@ -105,7 +105,7 @@ def read_methods(
         raise read.error("there are no methods; write for example 'methods: [kd, dkd]', or 'methods: all'.")
     if weights is not None:
         read.one_of(weights, ("auto", "configured"), "weights")
-    found: dict[str, Method] = {}
+    found: dict[str, PlannedMethod] = {}
     for entry in entries:
         if entry == CONTROL:  # it is there anyway
             continue
@@ -121,7 +121,7 @@ def read_methods(
     return found
 
 
-def _method(read: Reader, entry: Any, weights: Any, shipped: Mapping[str, Path]) -> Method:
+def _method(read: Reader, entry: Any, weights: Any, shipped: Mapping[str, Path]) -> PlannedMethod:
     entry = {"name": entry} if isinstance(entry, str) else entry
     if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str) or not _NAME.fullmatch(entry["name"]):
         raise read.error(
@@ -138,7 +138,7 @@ def _method(read: Reader, entry: Any, weights: Any, shipped: Mapping[str, Path])
     kind: Any = "method" if ours else _KINDS[kinds[0]]
     chosen = entry.get("weights", weights or ("auto" if ours else "configured"))
     made_for = read.count(entry["epochs"], f"{owner}: epochs") if "epochs" in entry else METHOD_EPOCHS if ours else None
-    return Method(
+    return PlannedMethod(
         name,
         kind,
         configs,

@@ -15,7 +15,7 @@ Layers = Mapping[str, str] | Literal["auto", "configured"]
 
 
 @dataclass(frozen=True)
-class Student:
+class PlannedStudent:
     """A network to train.
 
     Attributes:
@@ -30,7 +30,7 @@ class Student:
 
 
 @dataclass(frozen=True)
-class Teacher:
+class PlannedTeacher:
     """A network that teaches.
 
     Attributes:
@@ -53,7 +53,7 @@ class Teacher:
 
 
 @dataclass(frozen=True)
-class Method:
+class PlannedMethod:
     """A way of training a student.
 
     Attributes:
@@ -109,7 +109,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ComparisonPlan:
     """What to compare.
 
     Attributes:
@@ -132,10 +132,10 @@ class Plan:
 
     title: str
     folder: Path
-    students: Mapping[str, Student]
-    teachers: Mapping[str, Teacher]
-    methods: Mapping[str, Method]
-    control: Method | None
+    students: Mapping[str, PlannedStudent]
+    teachers: Mapping[str, PlannedTeacher]
+    methods: Mapping[str, PlannedMethod]
+    control: PlannedMethod | None
     seeds: tuple[int, ...]
     epochs: int
     base: tuple[Mapping[str, Any], ...]
@@ -155,11 +155,11 @@ class Plan:
             found += [Choice(student, teacher, method.name) for student in students for teacher in teachers]
         return found
 
-    def method_of(self, choice: Choice) -> Method:
+    def method_of(self, choice: Choice) -> PlannedMethod:
         """Return the method of a choice; the control's too."""
         if choice.method != CONTROL:
             return self.methods[choice.method]
-        return self.control or Method(CONTROL, "method", taught=False)
+        return self.control or PlannedMethod(CONTROL, "method", taught=False)
 
     def figure_of(self, choice: Choice) -> str:
         """Return the name of the figure that is a choice's score."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_distill.cli.config_files import find_configs
-from lit_distill.compare.plan import Layers, Method, Spec
+from lit_distill.compare.plan import Layers, PlannedMethod, Spec
 from lit_distill.compare.results import CONTROL
 from lit_distill.utils.names import nearest
 
@@ -97,7 +97,7 @@ class Reader:
             f"is {value!r}."
         )
 
-    def control(self, content: Mapping[str, Any]) -> Method | None:
+    def control(self, content: Mapping[str, Any]) -> PlannedMethod | None:
         """Return how students are trained without a teacher; None if the plan does not say."""
         if "control" not in content:
             return None
@@ -112,4 +112,4 @@ class Reader:
         options = self.mapping(value.get("options"), "control: options")
         if not configs:
             raise self.error("control needs a config: 'control: {scheme: my_config.yaml}'.")
-        return Method(CONTROL, "scheme", configs, options, taught=False, figure=value.get("score"))
+        return PlannedMethod(CONTROL, "scheme", configs, options, taught=False, figure=value.get("score"))

@@ -10,7 +10,7 @@ from typing import Any
 from lit_distill.cli.config_files import find_configs, read_config
 from lit_distill.compare.base import base_sections, planned_epochs
 from lit_distill.compare.entries import read_methods, read_students, read_teachers
-from lit_distill.compare.plan import Plan
+from lit_distill.compare.plan import ComparisonPlan
 from lit_distill.compare.reader import Reader
 from lit_distill.compare.results import CONTROL
 
@@ -28,7 +28,7 @@ def read_plan(
     epochs: int | None = None,
     seeds: int | None = None,
     only: Sequence[str] = (),
-) -> Plan:
+) -> ComparisonPlan:
     """Read a plan.
 
     Args:
@@ -61,7 +61,7 @@ def read_plan(
     students = read_students(read, content.get("students"))
     teachers = read_teachers(read, content.get("teachers"), _folder(read, content, folder, file))
     methods = read_methods(read, content.get("methods"), content.get("weights"), students, teachers)
-    plan = Plan(
+    plan = ComparisonPlan(
         title=str(content.get("title") or file.stem),
         folder=_folder(read, content, folder, file),
         students=students,
@@ -100,7 +100,7 @@ def _seeds(read: Reader, value: Any) -> tuple[int, ...]:
     return tuple(range(read.count(value, "seeds")))
 
 
-def _kept(read: Reader, plan: Plan, only: Iterable[str]) -> Plan:
+def _kept(read: Reader, plan: ComparisonPlan, only: Iterable[str]) -> ComparisonPlan:
     wanted = [name for name in only if name != CONTROL]
     for name in wanted:
         read.known(name, plan.methods, "method")

@@ -9,8 +9,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from lit_distill.compare.checking import Checks, check
-from lit_distill.compare.plan import Choice, Plan
+from lit_distill.compare.checking import Checks, check_plan
+from lit_distill.compare.plan import Choice, ComparisonPlan
 from lit_distill.compare.results import Result, Results
 from lit_distill.compare.tasks import Run, clear, perform, score_of_teacher, train_teacher
 from lit_distill.compare.training import OnEpoch
@@ -49,10 +49,10 @@ class Comparison:
         ValueError: Something cannot be built, or was made with other settings.
     """
 
-    def __init__(self, plan: Plan, where: str = "the plan", again: bool = False, say: Say = print) -> None:
+    def __init__(self, plan: ComparisonPlan, where: str = "the plan", again: bool = False, say: Say = print) -> None:
         self.plan, self.where, self.say = plan, where, say
         self.say(f"Checking {len(plan.choices())} combinations …")
-        self.checks: Checks = check(plan, where)
+        self.checks: Checks = check_plan(plan, where)
         for choice, reason in self.checks.left_out.items():
             self.say(f"{choice.words}: left out: {reason}")
         self.results = Results(plan.folder / "runs")

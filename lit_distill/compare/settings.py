@@ -14,7 +14,7 @@ from lit_distill.chain.link import Link, as_word
 from lit_distill.cli.config_files import find_configs, read_config
 from lit_distill.cli.methods import method_configs
 from lit_distill.compare.base import in_proportion, planned_epochs, rescaled_scheduler, whole_config
-from lit_distill.compare.plan import Choice, Layers, Method, Plan, Teacher
+from lit_distill.compare.plan import Choice, ComparisonPlan, Layers, PlannedMethod, PlannedTeacher
 from lit_distill.compare.reader import Reader
 from lit_distill.compare.results import CONTROL
 
@@ -22,7 +22,7 @@ _LAYER_KEYS = ("layer", "layers", "head", "classifier")
 _HARD = "HardTarget"
 
 
-def words_of(plan: Plan, choice: Choice) -> list[str]:
+def words_of(plan: ComparisonPlan, choice: Choice) -> list[str]:
     """Return the words after ``lit-distill fit`` that train a choice, but for its seed; not of a chain."""
     method = plan.method_of(choice)
     if method.kind == "scheme":
@@ -40,7 +40,7 @@ def words_of(plan: Plan, choice: Choice) -> list[str]:
     return _as_words(sections, _filled(method.options, plan, choice), plan.epochs)
 
 
-def links_of(plan: Plan, choice: Choice, folder: Path) -> list[Link]:
+def links_of(plan: ComparisonPlan, choice: Choice, folder: Path) -> list[Link]:
     """Return the links of a chain, which leave their checkpoints in the folder."""
     method = plan.method_of(choice)
     links = read_chain(Path(find_configs(list(method.configs[:1]))[0]), folder)
@@ -48,14 +48,14 @@ def links_of(plan: Plan, choice: Choice, folder: Path) -> list[Link]:
     return [replace(link, options={**own, **link.options}) for link in links]
 
 
-def link_words(plan: Plan, link: Link) -> list[str]:
+def link_words(plan: ComparisonPlan, link: Link) -> list[str]:
     """Return the words after ``lit-distill fit`` that train a link of a chain."""
     if plan.share == 1:
         return link.settings()
     return link.settings([f"--trainer.max_epochs={_shortened(settings_of(link)['trainer.max_epochs'], plan)}"])
 
 
-def teacher_words(plan: Plan, teacher: Teacher) -> list[str]:
+def teacher_words(plan: ComparisonPlan, teacher: PlannedTeacher) -> list[str]:
     """Return the words after ``lit-distill fit`` that train a teacher."""
     if teacher.train == ("",):
         sections, epochs = _base(plan), plan.epochs
@@ -68,7 +68,7 @@ def teacher_words(plan: Plan, teacher: Teacher) -> list[str]:
     return _as_words(sections, teacher.options, epochs)
 
 
-def teacher_network(plan: Plan, name: str) -> Any:
+def teacher_network(plan: ComparisonPlan, name: str) -> Any:
     """Return a trained teacher as a config writes it."""
     teacher = plan.teachers[name]
     network = teacher.network if teacher.network is not None else _network_in(teacher)
@@ -77,14 +77,14 @@ def teacher_network(plan: Plan, name: str) -> Any:
     return {"class_path": "load", "init_args": {"model": network, "checkpoint": str(teacher.checkpoint)}}
 
 
-def teacher_test_words(plan: Plan, name: str) -> list[str]:
+def teacher_test_words(plan: ComparisonPlan, name: str) -> list[str]:
     """Return the words that make a teacher a module to test on the plan's data."""
     arguments = {"model": teacher_network(plan, name), **plan.model}
     module = {"class_path": "SupervisedModule", "init_args": arguments}
     return _as_words([*_base(plan), {"model": module}], {}, plan.epochs)
 
 
-def _network_in(teacher: Teacher) -> Any:
+def _network_in(teacher: PlannedTeacher) -> Any:
     """Return the network of the config that a teacher is trained by."""
     arguments: dict[str, Any] = {}
     for config in teacher.train:
@@ -103,7 +103,7 @@ def _network_in(teacher: Teacher) -> Any:
     return network
 
 
-def _base(plan: Plan) -> list[dict[str, Any]]:
+def _base(plan: ComparisonPlan) -> list[dict[str, Any]]:
     share = plan.epochs / (planned_epochs(plan.base) or plan.epochs)
     return [rescaled_scheduler(section, share) for section in plan.base]
 
@@ -114,11 +114,11 @@ def _as_words(sections: list[dict[str, Any]], options: Mapping[str, Any], epochs
     return [*words, f"--trainer.max_epochs={epochs}"] if epochs else words
 
 
-def _student(plan: Plan, choice: Choice) -> Any:
+def _student(plan: ComparisonPlan, choice: Choice) -> Any:
     return plan.students[choice.student].network
 
 
-def _module(own: Any, plan: Plan, choice: Choice) -> dict[str, Any]:
+def _module(own: Any, plan: ComparisonPlan, choice: Choice) -> dict[str, Any]:
     """Return a run's module: the pair's networks, and then what the method says."""
     given = {"student": _student(plan, choice), "teacher": teacher_network(plan, choice.teacher), **plan.model}
     if "class_path" in own:
@@ -126,7 +126,7 @@ def _module(own: Any, plan: Plan, choice: Choice) -> dict[str, Any]:
     return {"class_path": "DistillationModule", "init_args": {**given, **own}}
 
 
-def _overlay(plan: Plan, choice: Choice, method: Method, config: str) -> dict[str, Any]:
+def _overlay(plan: ComparisonPlan, choice: Choice, method: PlannedMethod, config: str) -> dict[str, Any]:
     """Return a method's config as it is laid over the pair."""
     content: dict[str, Any] = dict(read_config(Path(find_configs([config])[0])) or {})
     if method.epochs is not None:
@@ -141,7 +141,7 @@ def _overlay(plan: Plan, choice: Choice, method: Method, config: str) -> dict[st
     return filled
 
 
-def _refuse_own_networks(method: Method, model: Mapping[str, Any]) -> None:
+def _refuse_own_networks(method: PlannedMethod, model: Mapping[str, Any]) -> None:
     for side in ("student", "teacher"):
         if side in model and f"{{{side}}}" not in str(model[side]):
             raise ValueError(
@@ -182,7 +182,7 @@ def _placed(value: Any, student: Any, teacher: Any) -> Any:
     return [_placed(inner, student, teacher) for inner in value] if isinstance(value, list) else value
 
 
-def _filled(value: Any, plan: Plan, choice: Choice) -> Any:
+def _filled(value: Any, plan: ComparisonPlan, choice: Choice) -> Any:
     """Put the choice's networks in place of ``"{student}"`` and ``"{teacher}"``."""
     if value == "{student}":
         return _student(plan, choice)
@@ -193,7 +193,7 @@ def _filled(value: Any, plan: Plan, choice: Choice) -> Any:
     return [_filled(inner, plan, choice) for inner in value] if isinstance(value, list) else value
 
 
-def _scheme(plan: Plan, choice: Choice, method: Method) -> list[str]:
+def _scheme(plan: ComparisonPlan, choice: Choice, method: PlannedMethod) -> list[str]:
     sections = [_filled(whole_config(Reader("plan"), config), plan, choice) for config in method.configs]
     if plan.share == 1:
         return _as_words(sections, _filled(method.options, plan, choice), 0)
@@ -202,11 +202,11 @@ def _scheme(plan: Plan, choice: Choice, method: Method) -> list[str]:
     return _as_words(sections, _filled(method.options, plan, choice), _shortened(epochs, plan))
 
 
-def _shortened(epochs: int, plan: Plan) -> int:
+def _shortened(epochs: int, plan: ComparisonPlan) -> int:
     return max(1, round(epochs * plan.share))
 
 
-def _renamed(value: Any, plan: Plan, choice: Choice, method: Method, key: str = "") -> Any:
+def _renamed(value: Any, plan: ComparisonPlan, choice: Choice, method: PlannedMethod, key: str = "") -> Any:
     """Return a method's settings with the layers' names of the two networks."""
     if isinstance(value, Mapping):
         return {name: _renamed(inner, plan, choice, method, _side(name, key)) for name, inner in value.items()}
@@ -226,7 +226,7 @@ def _side(name: Any, key: str) -> str:
     return str(name) if not above or str(name).startswith(("teacher", "student")) else f"{above}_{name}"
 
 
-def _layers(plan: Plan, choice: Choice, method: Method, side: str) -> Layers:
+def _layers(plan: ComparisonPlan, choice: Choice, method: PlannedMethod, side: str) -> Layers:
     owner = plan.teachers[choice.teacher] if side == "teacher" and choice.teacher else plan.students[choice.student]
     return next(one for one in (method.layers, owner.layers, plan.layers) if one is not None)
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from lit_distill.chain.link import Link
 from lit_distill.compare.measures import Measures
-from lit_distill.compare.plan import Choice, Plan
+from lit_distill.compare.plan import Choice, ComparisonPlan
 from lit_distill.compare.results import Result, file_stem
 from lit_distill.compare.settings import link_words, links_of, teacher_test_words, teacher_words, words_of
-from lit_distill.compare.training import OnEpoch, Trained, build, said_to, test_figures, train
+from lit_distill.compare.training import OnEpoch, Trained, build_fit, said_to, test_figures, train
 from lit_distill.files.whole_file import write_whole
 
 
@@ -50,7 +50,7 @@ class Run:
         return f"{self.choice.words}, seed {self.seed}"
 
 
-def train_teacher(plan: Plan, name: str) -> dict[str, Any]:
+def train_teacher(plan: ComparisonPlan, name: str) -> dict[str, Any]:
     """Train a teacher, if it is to be trained and its checkpoint is not there, and test it on the plan's data.
 
     Returns:
@@ -66,7 +66,7 @@ def train_teacher(plan: Plan, name: str) -> dict[str, Any]:
             ).seconds
             shutil.rmtree(place, ignore_errors=True)
         try:
-            made = build(teacher_test_words(plan, name), 0, plan.folder / "running")
+            made = build_fit(teacher_test_words(plan, name), 0, plan.folder / "running")
             figures = test_figures(made.trainer, made.model, made.datamodule)
         except (ValueError, RuntimeError) as error:  # as one that sees other inputs than the plan's
             print(f"The teacher cannot be tested on the plan's data: {error}")
@@ -74,7 +74,7 @@ def train_teacher(plan: Plan, name: str) -> dict[str, Any]:
     return {"seconds": seconds, "figures": figures}
 
 
-def perform(plan: Plan, run: Run, on_epoch: OnEpoch | None = None) -> Result:
+def perform(plan: ComparisonPlan, run: Run, on_epoch: OnEpoch | None = None) -> Result:
     """Train and test a choice with a seed; a run that was killed goes on from its last checkpoint.
 
     Args:
@@ -99,12 +99,12 @@ def perform(plan: Plan, run: Run, on_epoch: OnEpoch | None = None) -> Result:
     return _result(plan, run, trained, figure, sign)
 
 
-def clear(plan: Plan, run: Run) -> None:
+def clear(plan: ComparisonPlan, run: Run) -> None:
     """Remove what a run left to go on from."""
     shutil.rmtree(plan.folder / "running" / run.stem, ignore_errors=True)
 
 
-def _result(plan: Plan, run: Run, trained: Trained, figure: str, sign: int) -> Result:
+def _result(plan: ComparisonPlan, run: Run, trained: Trained, figure: str, sign: int) -> Result:
     taught = trained.figures.get(figure.replace("student", "teacher")) if run.choice.teacher else None
     return Result(
         student=run.choice.student,
@@ -124,7 +124,7 @@ def _result(plan: Plan, run: Run, trained: Trained, figure: str, sign: int) -> R
     )
 
 
-def _train_chain(plan: Plan, run: Run, place: Path, figure: str, on_epoch: OnEpoch | None) -> Trained:
+def _train_chain(plan: ComparisonPlan, run: Run, place: Path, figure: str, on_epoch: OnEpoch | None) -> Trained:
     """Train a chain's links, of which the last has the run's seed; earlier ones start from other weights."""
     links = links_of(plan, run.choice, place)
     seconds, trained = 0.0, None
@@ -143,12 +143,12 @@ def _train_chain(plan: Plan, run: Run, place: Path, figure: str, on_epoch: OnEpo
     return Trained(seconds, trained.curve, trained.epochs, trained.figures)
 
 
-def _train_link(plan: Plan, link: Link, seed: int, figure: str, on_epoch: OnEpoch | None) -> Trained:
+def _train_link(plan: ComparisonPlan, link: Link, seed: int, figure: str, on_epoch: OnEpoch | None) -> Trained:
     link.folder.mkdir(parents=True, exist_ok=True)
     return train(link_words(plan, link), seed, link.folder / "running", figure, save=link.checkpoint, on_epoch=on_epoch)
 
 
-def score_of_teacher(plan: Plan, tested: Mapping[str, Any]) -> float | None:
+def score_of_teacher(plan: ComparisonPlan, tested: Mapping[str, Any]) -> float | None:
     """Return a teacher's score, of what ``train_teacher`` returned; None if it was not tested."""
     value = tested["figures"].get(plan.metric)
     return None if value is None else float(value) if plan.mode == "max" else -float(value)

@@ -51,7 +51,7 @@ class Trained:
     figures: Mapping[str, float]
 
 
-class Watch(Callback):
+class RunWatch(Callback):
     """Gives all runs of a seed the same batches, keeps time and validation scores, and saves what a kill would lose.
 
     Args:
@@ -129,7 +129,7 @@ class Watch(Callback):
         self.curve = [(int(epoch), float(value)) for epoch, value in state_dict["curve"]]
 
 
-def build(words: Sequence[str], seed: int, folder: Path) -> Build:
+def build_fit(words: Sequence[str], seed: int, folder: Path) -> Build:
     """Make the module, data and Trainer that words say.
 
     Raises:
@@ -169,9 +169,9 @@ def train(
     Raises:
         ValueError: The words are refused.
     """
-    made = build(words, seed, folder)
+    made = build_fit(words, seed, folder)
     trainer: Any = made.trainer
-    watch = Watch(seed, folder, figure, on_epoch)
+    watch = RunWatch(seed, folder, figure, on_epoch)
     trainer.callbacks = [one for one in trainer.callbacks if not isinstance(one, (Checkpoint, SaveConfigCallback))]
     trainer.callbacks.append(watch)
     if made.config.trainer.check_val_every_n_epoch == 1:

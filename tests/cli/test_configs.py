@@ -12,7 +12,7 @@ from lit_distill.chain.planning import settings_of
 from lit_distill.cli.command import main
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = sorted(path for path in ROOT.glob("configs/*/*.yaml"))
+CONFIGS = sorted(path for path in ROOT.glob("configs/*/*.yaml") if path.parent.name != "compare")  # those are plans
 BELOW = {"methods": "methods/base", "recipes": "methods/base"}
 
 

@@ -40,6 +40,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with data that can fail."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "faulty_data.py").write_text(FAULTY)
+    monkeypatch.setattr("lit_distill.compare.measures._SECONDS", 0.01)
     monkeypatch.syspath_prepend(tmp_path)
     return tmp_path
 
@@ -114,6 +115,7 @@ def test_what_was_finished_is_not_trained_again(folder: Path, monkeypatch: pytes
     assert not fitted
 
 
+@pytest.mark.slow
 def test_more_seeds_and_methods_train_only_what_is_new(folder: Path) -> None:
     comparison(write(folder)).run(jobs=1)
     said: list[str] = []
@@ -122,6 +124,7 @@ def test_more_seeds_and_methods_train_only_what_is_new(folder: Path) -> None:
     assert "4 runs, 1 at once, with 1 CPU threads each." in said
 
 
+@pytest.mark.slow
 def test_other_settings_are_refused_until_asked_for(folder: Path) -> None:
     comparison(write(folder)).run(jobs=1)
     path = write(folder, optimizer={"class_path": "AdamW", "init_args": {"lr": 0.02}})
@@ -162,6 +165,7 @@ def test_a_run_goes_on_from_its_checkpoint_with_the_same_figures(folder: Path, m
     assert not list((folder / "out").glob("running/*"))
 
 
+@pytest.mark.slow
 def test_a_teacher_is_trained_first_and_its_failure_is_that_of_its_students(folder: Path) -> None:
     train = {"network": network(4), "train": "configs/digits/teacher.yaml", "seed": 1}
     good = {**train, "options": {"trainer.max_epochs": 1, "data.train_size": 40}}
@@ -211,6 +215,7 @@ def test_of_all_methods_those_that_cannot_be_built_are_left_out_in_words(folder:
     assert len(found.checks.choices) + len(left_out) == len(found.plan.choices())
 
 
+@pytest.mark.slow
 def test_a_loss_is_a_score_with_its_sign_turned(folder: Path) -> None:
     outcome = comparison(write(folder, metric="cross_entropy/student", mode="min")).run(jobs=1)
     one = outcome.results.of(method="kd")[0]
@@ -237,6 +242,7 @@ def test_one_choice_can_be_trained_and_stopped_from_python(folder: Path) -> None
     assert found.train(Choice("small", "big", "kd"), 0) == result
 
 
+@pytest.mark.slow
 def test_simkd_is_tested_with_the_teachers_classifier(folder: Path) -> None:
     outcome = comparison(write(folder, methods=["sim_kd"])).run(jobs=1)
     control, taught = outcome.results.of(method=CONTROL)[0], outcome.results.of(method="sim_kd")[0]
@@ -244,6 +250,7 @@ def test_simkd_is_tested_with_the_teachers_classifier(folder: Path) -> None:
     assert taught.latency_ms != control.latency_ms
 
 
+@pytest.mark.slow
 def test_schemes_and_chains_are_run_as_their_configs_say(folder: Path) -> None:
     small = {"data.train_size": 40, "model.student": "{student}"}
     methods = [
