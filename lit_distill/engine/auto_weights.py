@@ -14,7 +14,7 @@ from lit_distill.balance import MeasuredNorms, weighted_sum
 from lit_distill.criteria import Criterion
 from lit_distill.utils.measuring import joint_norm, mean_gradients
 
-_RATIO = 1.0  # benchmarks/RESULTS.md says what others give
+_LOGIT_RATIO, _RATIO = 4.0, 1.0  # benchmarks/RESULTS.md says what others give
 _FIRST = 64  # batches, of which those after 0, 1, 3, 7, … are measured
 WHO = "a weight that is found in training"
 _PATIENCE = 3  # batches without a gradient before it is an error
@@ -24,13 +24,15 @@ def ratio_of(criterion: Criterion) -> float:
     """Return the ratio of gradient norms that a criterion, or the one that it wraps, aims at."""
     if criterion.wrapped is not None:
         return ratio_of(criterion.wrapped)
-    return _RATIO if criterion.auto_ratio is None else criterion.auto_ratio
+    if criterion.auto_ratio is not None:
+        return criterion.auto_ratio
+    return _LOGIT_RATIO if criterion.compares_logits else _RATIO
 
 
 class AutoWeights(MeasuredNorms):
     r"""Finds weights so that each criterion pulls on the student with a set ratio to the loss on labels.
 
-    $$ w_i = \rho_i \frac{\sum_b \bigl\| \nabla_{\theta_i} \sum_r w_r L_{r,b} \bigr\|}{\sum_b \| \nabla_{\theta_i} L_{i,b} \|} $$
+    $$ w_i = \rho_i \frac{\sum_b \| \nabla_{\theta_i} \sum_r w_r L_{r,b} \|}{\sum_b \| \nabla_{\theta_i} L_{i,b} \|} $$
 
     $\theta_i$ are the student's parameters that criterion $i$ depends on: a criterion of an early layer competes with the
     label loss there, and not in the layers after it. $r$ runs over the reference: the criteria that need no teacher, or else
@@ -55,7 +57,7 @@ class AutoWeights(MeasuredNorms):
         self._without_gradient = 0
 
     def build(self, names: Sequence[str]) -> None:
-        """Make the buffers: batches ``seen`` and norms by criterion, and the ``sums`` of its own and the reference's norms."""
+        """Make the buffers, by criterion: batches ``seen``, ``norms``, and the ``sums`` of its own and the reference's."""
         super().build(self.found)
         self.register_buffer("seen", torch.zeros(len(self.found), dtype=torch.long))
         self.register_buffer("sums", torch.zeros(2, len(self.found)))

@@ -15,7 +15,7 @@ from lit_distill.batch.snapshots import values_are_compared
 from lit_distill.batch.untouched import leaves_alone
 from lit_distill.criteria import Criterion
 from lit_distill.criteria.base import never_narrow
-from lit_distill.engine.auto_weights import AutoWeights
+from lit_distill.engine.auto_weights import AutoWeights, ratio_of
 from lit_distill.engine.criterion_values import check_value_of, labels_for, raise_named
 from lit_distill.engine.named_criteria import AUTO, Weight, check_criteria, checked_weights
 from lit_distill.engine.reuse import ReuseGuard, held_by
@@ -93,6 +93,8 @@ class WeightedCriteria(nn.ModuleDict):
         if any(map(self.trains, found)):
             reference = self._reference()
             taught = any(self.criteria()[name].needs_teacher for name in reference)
+            if taught:  # the ratios are to the label loss; without one, they hold among the others
+                self.weights |= {name: self.weights[name] / ratio_of(criteria[reference[0]]) for name in found}
             balance = AutoWeights(found, reference, self.strength if taught else 1.0)
         self.balance = balance
         if balance is not None:

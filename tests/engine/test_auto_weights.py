@@ -60,7 +60,7 @@ def test_each_found_weight_gives_its_criterion_the_ratio_to_the_label_loss(weigh
     losses = train(WeightedCriteria(made, weights), parameter)
     hard = norm(losses.terms["hard"] * losses.weights["hard"], parameter)
     assert losses.weights["hard"] == (weights["hard"] if weights.get("hard", "auto") != "auto" else 1.0)
-    assert norm(losses.terms["soft"] * losses.weights["soft"], parameter) == pytest.approx(hard, rel=1e-5)
+    assert norm(losses.terms["soft"] * losses.weights["soft"], parameter) == pytest.approx(4 * hard, rel=1e-5)
     assert norm(losses.terms["mse"] * losses.weights["mse"], parameter) == pytest.approx(2.0 * hard, rel=1e-5)
     expected = sum(losses.weights[name] * float(term.detach()) for name, term in losses.terms.items())
     assert float(losses.total.detach()) == pytest.approx(expected, rel=1e-6)
@@ -295,7 +295,7 @@ def test_a_criterion_in_another_aims_at_its_own_ratio() -> None:
     inner = LogitMSE()
     inner.auto_ratio = 0.7
     assert ratio_of(OnHead(inner, "a", "a")) == 0.7
-    assert ratio_of(OnHead(LogitMSE(), "a", "a")) == 1.0
+    assert ratio_of(OnHead(LogitMSE(), "a", "a")) == 4.0
     assert ratio_of(AttentionTransfer("stage2", "stage2")) == 1.0
 
 
