@@ -46,8 +46,8 @@ class Criterion(nn.Module, ABC):
         needs_target: The criterion reads labels. Default: False.
         takes_tasks: The criterion takes the labels of several tasks, in a mapping by task. Default: False.
         needs_teacher: The criterion reads the teacher's outputs. Default: True.
-        auto_ratio: Norm of its gradient, relative to the label loss's, that a weight found in training aims at. If None, 1 for
-            a criterion that compares logits, else 0.3. Default: None.
+        auto_ratio: Norm of its gradient, relative to the label loss's, that a weight found in training aims at. If None, 4 for
+            criteria that compare logits, else 1. Default: None.
         compares_logits: The criterion compares the student's logits with the teacher's. Default: False.
         minimum_at_teacher: The value is smallest if the student's outputs equal the teacher's, which ``lit-distill doctor``
             checks for criteria without labels. Default: True.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from lit_distill.batch.snapshots import values_are_compared
 from lit_distill.batch.untouched import leaves_alone
 from lit_distill.criteria import Criterion
 from lit_distill.criteria.base import never_narrow
-from lit_distill.engine.auto_weights import AutoWeights
+from lit_distill.engine.auto_weights import AutoWeights, ratio_of
 from lit_distill.engine.criterion_values import check_value_of, labels_for, raise_named
 from lit_distill.engine.named_criteria import AUTO, Weight, check_criteria, checked_weights
 from lit_distill.engine.reuse import ReuseGuard, held_by
@@ -51,7 +52,7 @@ class WeightedCriteria(nn.ModuleDict):
         schedules: Schedules by key: ``soft.weight``, or ``soft.temperature`` for any number that the criterion has as a
             public attribute. The criterion's own checks of its range do not run again.
         balance: Finds the weights in training; a plain weighted sum if None.
-        strength: Multiplies the weight of every criterion that needs a teacher; above 0.
+        strength: Multiplies the weight of every criterion that needs a teacher, 0 or more; 0 turns the teacher off.
 
     Raises:
         ValueError: A weight is negative, not finite, or of an unknown criterion; all weights are 0; or a schedule
@@ -80,14 +81,20 @@ class WeightedCriteria(nn.ModuleDict):
         self.schedules = schedules
         self.weights = {name: checked.get(name, 0.0) for name in criteria}
         self.found = tuple(found)
-        self.strength = check_number("strength", strength, above=0)
+        self.strength = check_number("strength", strength, least=0)
         self.reuse_guard = ReuseGuard()
         forget_schedules(criteria)
         keep_settings(criteria, schedules)
         self.advance(0, 0.0)
-        if found:
+        if not any(map(self.trains, criteria)):
+            raise ValueError(
+                "strength is 0, and every criterion with a weight needs a teacher: nothing would be trained."
+            )
+        if any(map(self.trains, found)):
             reference = self._reference()
             taught = any(self.criteria()[name].needs_teacher for name in reference)
+            if taught:  # the ratios are to the label loss; without one, they hold among the others
+                self.weights |= {name: self.weights[name] / ratio_of(criteria[reference[0]]) for name in found}
             balance = AutoWeights(found, reference, self.strength if taught else 1.0)
         self.balance = balance
         if balance is not None:
@@ -128,7 +135,14 @@ class WeightedCriteria(nn.ModuleDict):
     def trains(self, name: str) -> bool:
         """Return True if a criterion's weight is above 0, or scheduled to be at some time."""
         schedule = self.schedules.get(f"{name}.{WEIGHT}")
-        return self.weights[name] > 0 if schedule is None else can_rise(schedule)
+        return self._factor(name) > 0 and (self.weights[name] > 0 if schedule is None else can_rise(schedule))
+
+    def _factor(self, name: str) -> float:
+        return self.strength if self.criteria()[name].needs_teacher else 1.0
+
+    def in_force(self) -> dict[str, float]:
+        """Return each criterion's present weight times the strength; for one that is found, the ratio that it aims at."""
+        return {name: weight * self._factor(name) for name, weight in self.weights.items()}
 
     def build(self, student: Outputs, teacher: Outputs) -> None:
         """Build every criterion's own layers; freeze those of a criterion that never trains.
@@ -178,6 +192,13 @@ class WeightedCriteria(nn.ModuleDict):
         super()._apply(never_narrow(fn), recurse)  # type: ignore[no-untyped-call]
         return self
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Drop what an earlier run found of weights that are numbers now."""
+        if self.balance is None:
+            for name in ("seen", "norms", "sums"):
+                state_dict.pop(f"{prefix}balance.{name}", None)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     def forward(
         self,
         student: Outputs,
@@ -192,7 +213,7 @@ class WeightedCriteria(nn.ModuleDict):
         """
         raw: dict[str, Tensor] = {}
         terms: dict[str, Tensor] = {}
-        device = student.device
+        device, present = student.device, self.in_force()
         watched = values_are_compared()
         with torch.autocast(device.type, enabled=False):
             for name, criterion in self.items():
@@ -200,7 +221,7 @@ class WeightedCriteria(nn.ModuleDict):
                     continue
                 if criterion.needs_target and target is None and not self.trains(name):
                     continue
-                tracked = torch.is_grad_enabled() and self.weights[name] != 0
+                tracked = torch.is_grad_enabled() and present[name] != 0
                 unchanged = _unchanged(student, teacher, target) if watched else nullcontext()
                 try:
                     with torch.set_grad_enabled(tracked), unchanged:
@@ -209,17 +230,19 @@ class WeightedCriteria(nn.ModuleDict):
                     raise_named(name, criterion, error)
                 check_value_of(name, criterion, value, device)
                 raw[name] = value.detach()
-                if self.weights[name] != 0:
+                if present[name] != 0:
                     terms[name] = value
-            total, weights = self._combine(terms, parameters or (), student)
+            total, weights = self._combine(terms, present, parameters or (), student)
         return Losses(total, raw, weights, terms, self._scheduled_settings() if self.schedules else {})
 
     def _combine(
-        self, terms: Mapping[str, Tensor], parameters: Sequence[nn.Parameter], student: Outputs
+        self,
+        terms: Mapping[str, Tensor],
+        weights: dict[str, float],
+        parameters: Sequence[nn.Parameter],
+        student: Outputs,
     ) -> tuple[Tensor, dict[str, float]]:
         """Return the total, and every criterion's weight in it."""
-        strength, criteria = self.strength, self.criteria()
-        weights = {name: w * strength if criteria[name].needs_teacher else w for name, w in self.weights.items()}
         if not terms:
             total = _zero_through(student.tensors())
         elif self.balance is None:
