@@ -11,9 +11,7 @@ from lit_distill.capture.blocks import layers_in
 from lit_distill.capture.observing import ForwardPass, LayerCall
 
 
-def declared_blocks(
-    done: ForwardPass, calls: Sequence[LayerCall], blocks: Sequence[LayerCall]
-) -> list[LayerCall]:
+def declared_blocks(done: ForwardPass, calls: Sequence[LayerCall], blocks: Sequence[LayerCall]) -> list[LayerCall]:
     """Return the members of the list that holds most layers of a timm network's ``feature_info``; nothing for other networks.
 
     The layers themselves are not always the last at their resolution, and may be a stem's or a head's activation. At the top

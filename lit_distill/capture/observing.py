@@ -70,9 +70,15 @@ def observe(network: nn.Module, inputs: Inputs) -> ForwardPass:
     done = ForwardPass(inner)
     lightning = [module for module in inner.modules() if is_module(module)]
     modules = [module for name, module in inner.named_modules() if name and _takes_hooks(module)]
-    with torch.no_grad(), as_in_evaluation(inner), muted(lightning), dense_encoders(True):
-        with observed(inner, modules) as evidence, _noting(done, evidence):
-            done.returned = call_model(inner, inputs)
+    with (
+        torch.no_grad(),
+        as_in_evaluation(inner),
+        muted(lightning),
+        dense_encoders(True),
+        observed(inner, modules) as evidence,
+        _noting(done, evidence),
+    ):
+        done.returned = call_model(inner, inputs)
     return done
 
 

@@ -19,6 +19,7 @@ from lit_distill.capture.blocks import blocks_of, has_weight
 from lit_distill.capture.declared import declared_blocks
 from lit_distill.capture.observing import ForwardPass, LayerCall, observe, readable
 from lit_distill.outputs import logits_or_reason
+from lit_distill.utils.names import chosen_call, layer_path, match_layers
 
 _GROUPS = 4  # of the blocks of a network with one resolution
 _PREFIX = 8  # class tokens and registers do not change the resolution
@@ -53,6 +54,17 @@ class Stages:
     blocks: tuple[Block, ...]
     head: Block | None = None
 
+    @property
+    def uniform(self) -> bool:
+        """True if all blocks have one resolution."""
+        return len(self.blocks) > len(self.ends) or len({positions(end.feature) for end in self.ends}) == 1
+
+    @property
+    def evenly(self) -> bool:
+        """True if each block has the same share of the depth: it has not where encoder and decoder differ in length."""
+        shares = [place / len(self.blocks) for place in range(1, len(self.blocks) + 1)]
+        return all(math.isclose(block.depth, share) for block, share in zip(self.blocks, shares, strict=True))
+
 
 @dataclass
 class _Run:
@@ -67,6 +79,36 @@ def positions(feature: Tensor) -> int:
     if feature.dim() < 3:
         return 1
     return feature.shape[1] if feature.dim() == 3 else math.prod(feature.shape[2:])
+
+
+def named_blocks(done: ForwardPass, stages: Stages, references: Sequence[str]) -> list[Block]:
+    """Return the layers that references name, in the order in which they run, with their shares of the depth.
+
+    Args:
+        done: A forward pass.
+        stages: The stages that it shows.
+        references: Layer references.
+
+    Raises:
+        ValueError: A reference names no layer, or one that did not run or made nothing that can be read.
+    """
+    modules = [name for name, _ in done.network.named_modules()]
+    names = [name for reference in references for name in match_layers(reference, modules, "the network")]
+    return sorted((_named(done, stages, name) for name in names), key=lambda block: block.depth)
+
+
+def _named(done: ForwardPass, stages: Stages, name: str) -> Block:
+    path, index = layer_path(name), chosen_call(name)
+    calls = [(place, call) for place, call in enumerate(done.calls) if call.path == path]
+    if not calls or not -len(calls) <= (index or 0) < len(calls):
+        raise ValueError(f"the layer {name!r} did not run on the example; name one that does.")
+    place, call = calls[index or 0]
+    feature = call.given if name.partition("#")[0].endswith(":input") else call.feature
+    if feature is None:
+        raise ValueError(f"the layer {name!r} made no tensor that can be read; name another.")
+    ran = {call.path: place for place, call in enumerate(done.calls)}
+    ends = [block.depth for block in stages.blocks if ran[layer_path(block.layer)] >= place]
+    return Block(name, feature, min(ends, default=1.0))
 
 
 def find_stages(network: nn.Module, inputs: Inputs) -> Stages:
