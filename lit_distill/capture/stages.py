@@ -135,7 +135,9 @@ def stages_of(done: ForwardPass, samples: int | None) -> Stages:
             return Stages(tuple(quarters(listed)), listed, head)
         return _pyramid(done, [run.calls[-1] for run in runs], head)
     plain = not blocks
-    blocks = blocks or [call for call in calls if has_weight(call.module)]
+    if plain:
+        calls = _before_output(done, calls)
+        blocks = [call for call in calls if has_weight(call.module)]
     paths = {call.path for call in blocks}
     around = [call for call in calls if plain or call in blocks or _holds(call.path, paths)]
     runs = _runs(around, set(blocks))
@@ -146,6 +148,13 @@ def stages_of(done: ForwardPass, samples: int | None) -> Stages:
         listed = _numbered(done, uniform)
         return Stages(_cut(uniform, listed), listed, head)
     return _pyramid(done, [_end(run, runs, done) for run in runs], head)
+
+
+def _before_output(done: ForwardPass, calls: Sequence[LayerCall]) -> list[LayerCall]:
+    """Return the calls that ended before the network's last layer with weights, which makes its output."""
+    places = {call: place for place, call in enumerate(done.calls)}
+    last = max((place for call, place in places.items() if has_weight(call.module)), default=0)
+    return [call for call in calls if places[call] < last]
 
 
 def _pyramid(done: ForwardPass, calls: Sequence[LayerCall], head: Block | None) -> Stages:
@@ -186,7 +195,7 @@ def _reference(done: ForwardPass, call: LayerCall) -> str:
 
 
 def _runs(calls: Sequence[LayerCall], blocks: set[LayerCall]) -> list[_Run]:
-    """Return the calls in runs of one resolution that have a block; those of one position only if there are no others."""
+    """Return the calls in runs of one resolution that have a block; runs of vectors and class tokens if there are no others."""
     runs: list[_Run] = []
     for call in calls:
         if not runs or not _same_resolution(_feature(runs[-1].calls[-1]), _feature(call)):
@@ -195,7 +204,12 @@ def _runs(calls: Sequence[LayerCall], blocks: set[LayerCall]) -> list[_Run]:
         if call in blocks:
             runs[-1].blocks.append(call)
     runs = [run for run in runs if run.blocks]
-    return [run for run in runs if positions(_feature(run.blocks[-1])) > 1] or runs
+    return [run for run in runs if _has_positions(_feature(run.blocks[-1]))] or runs
+
+
+def _has_positions(feature: Tensor) -> bool:
+    """Return True for maps, which small images may shrink to one position, and for more tokens than one."""
+    return feature.dim() > 3 or positions(feature) > 1
 
 
 def _same_resolution(one: Tensor, other: Tensor) -> bool:
