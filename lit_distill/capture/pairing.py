@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from lit_distill.capture.stages import Block, Stages, positions, quarters
+from lit_distill.capture.stages import Block, Stages, count_positions, quarters
 
 Pair = tuple[Block, Block]
 _HALVING = 0.25  # of the depth, that a factor of 2 in each direction counts as
@@ -68,5 +68,5 @@ def match(student: Sequence[Block], teacher: Sequence[Block], fits: Callable[[Bl
 
 def difference(student: Block, teacher: Block) -> float:
     """Return how far two layers are apart, in shares of the depth."""
-    ratio = positions(student.feature) / positions(teacher.feature)
+    ratio = count_positions(student.feature) / count_positions(teacher.feature)
     return abs(student.depth - teacher.depth) + _HALVING * abs(math.log2(ratio)) / 2

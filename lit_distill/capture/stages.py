@@ -57,7 +57,7 @@ class Stages:
     @property
     def uniform(self) -> bool:
         """True if all blocks have one resolution."""
-        return len(self.blocks) > len(self.ends) or len({positions(end.feature) for end in self.ends}) == 1
+        return len(self.blocks) > len(self.ends) or len({count_positions(end.feature) for end in self.ends}) == 1
 
     @property
     def evenly(self) -> bool:
@@ -74,7 +74,7 @@ class _Run:
     blocks: list[LayerCall]
 
 
-def positions(feature: Tensor) -> int:
+def count_positions(feature: Tensor) -> int:
     """Return the number of positions in a feature; 1 for vectors."""
     if feature.dim() < 3:
         return 1
@@ -209,11 +209,11 @@ def _runs(calls: Sequence[LayerCall], blocks: set[LayerCall]) -> list[_Run]:
 
 def _has_positions(feature: Tensor) -> bool:
     """Return True for maps, which small images may shrink to one position, and for more tokens than one."""
-    return feature.dim() > 3 or positions(feature) > 1
+    return feature.dim() > 3 or count_positions(feature) > 1
 
 
 def _same_resolution(one: Tensor, other: Tensor) -> bool:
-    a, b = positions(one), positions(other)
+    a, b = count_positions(one), count_positions(other)
     return a == b or (one.dim() == other.dim() == 3 and abs(a - b) <= min(_PREFIX, a // 8))
 
 
@@ -226,7 +226,7 @@ def _uniform(runs: Sequence[_Run], plain: bool) -> list[list[LayerCall]] | None:
     two = len(parents) == 2 and [call for group in groups for call in group] == blocks
     alike = all(feature.dim() == 3 and feature.shape[2] == features[0].shape[2] for feature in features)
     if len(runs) == 1:
-        if plain and positions(features[0]) > 1:
+        if plain and count_positions(features[0]) > 1:
             return None
         if plain:
             return [_after_each(runs[0])]

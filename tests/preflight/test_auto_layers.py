@@ -79,9 +79,6 @@ def test_vectors_meet_the_input_of_the_teachers_head(quick_trainer: QuickTrainer
     assert pairs_of(module) == [("hidden", "linear:input")]
 
 
-SIDE = {"student_layer": "layer2"}
-
-
 @pytest.mark.parametrize(
     "make",
     [
