@@ -33,19 +33,19 @@ def attention_transfer(student: Tensor, teacher: Tensor, p: float = 2.0, mask: T
 
     Args:
         student: ``[B, C, H, W]`` or ``[B, N, D]``; channels need not match.
-        teacher: The same kind of feature.
+        teacher: The same kind of feature, or a map for tokens of a grid, and the reverse.
         p: The power, 1 or more.
         mask: True at the positions that count, ``[B, N]`` or ``[B, H, W]``; the others get no attention.
 
     Raises:
-        ValueError: A feature is a vector, one is a map and the other tokens, or the tokens differ in number.
+        ValueError: A feature is a vector, the tokens differ in number, or tokens that meet a map are no square grid.
 
     Examples:
         >>> student, teacher = torch.tensor([[[1.0], [1.0], [0.0]]]), torch.tensor([[[1.0], [0.0], [0.0]]])
         >>> attention_transfer(student, teacher)  # three tokens of width 1
         tensor(0.1953)
     """
-    if student.dim() < 3:
+    if min(student.dim(), teacher.dim()) < 3:
         raise ValueError(
             f"attention maps of {list(student.shape)} and {list(teacher.shape)} cannot be compared; give two maps "
             "[B, C, H, W], or tokens [B, N, D] of one N."

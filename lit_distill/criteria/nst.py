@@ -72,7 +72,8 @@ class NST(FeatureCriterion):
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
         values = []
-        for feature_s, feature_t in self.pair_features(student, teacher):
+        for pair in self.pair_features(student, teacher):
+            feature_s, feature_t = at_common_size(*pair)
             need_maps("NST", feature_s, feature_t, volumes=True)
             values.append(nst(feature_s, feature_t))
         return torch.stack(values).sum()

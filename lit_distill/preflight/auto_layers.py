@@ -177,7 +177,7 @@ class _Pairing:
         return True
 
     def _too_few(self, pairs: Sequence[Pair], fewest: int) -> str:
-        tried = self.refusals[-1] if self.refusals else "there are no more stages"
+        tried = self.refusals[0] if self.refusals else "there are no more stages"
         found = ", ".join(f"{one.layer} and {other.layer}" for one, other in pairs) or "no pair of layers"
         return (
             f"it needs {fewest} pair{'s' * (fewest > 1)} of layers, and of the stages of {self.student.name} and "

@@ -109,3 +109,46 @@ HUGGING_FACE = {  # of the small configs in `networks.py`
     "mobilenet_v2": numbered("mobilenet_v2.layer.{}", 1, 4, 11, 15),
     "wav2vec2": numbered("wav2vec2.encoder.layers.{}", 0, 1, 2, 3),
 }
+
+# Written after the search was, and compared with it once.
+
+LATER_TIMM = {
+    "dpn48b": ("features.conv2_3", "features.conv3_4", "features.conv4_6", "features.conv5_3"),
+    "res2net50_14w_8s": _RESNET,
+    "tresnet_m": numbered("body.layer{}", 1, 2, 3, 4),
+    "eca_botnext26ts_256": _FOUR,
+    "nf_regnet_b0": _FOUR,
+    "inception_v3": ("Mixed_5d", "Mixed_6e", "Mixed_7c"),
+    "lcnet_050": numbered("blocks.{}", 0, 1, 2, 4, 5),
+    "mixnet_s": numbered("blocks.{}", 0, 1, 2, 4, 5),
+    "repghostnet_050": numbered("blocks.{}", 0, 2, 4, 6, 8),
+    "rdnet_tiny": numbered("dense_stages.{}", 0, 1, 5, 6),
+    "efficientformer_l1": _FOUR,
+    "focalnet_tiny_srf": numbered("layers.{}", 0, 1, 2, 3),
+    "davit_tiny": _FOUR,
+    "nextvit_small": _FOUR,
+    "swinv2_cr_tiny_ns_224": _FOUR,
+    "volo_d1_224": ("network.0.3", "network.4.1"),
+    "tnt_s_legacy_patch16_224": _TWELVE,
+    "vit_srelpos_small_patch16_224": _TWELVE,
+    "convmixer_768_32": numbered("blocks.{}", 7, 15, 23, 31),
+    "sequencer2d_s": numbered("stages.{}", 0, 3),
+}
+
+LATER_TORCHVISION = {
+    "resnext50_32x4d": _RESNET,
+    "mobilenet_v3_large": numbered("features.{}", 1, 3, 6, 12, 15),
+    "efficientnet_v2_s": numbered("features.{}", 1, 2, 3, 5, 6),
+    "swin_v2_t": numbered("features.{}", 1, 3, 5, 7),
+    "alexnet": numbered("features.{}", 1, 4, 11),
+}
+
+LATER_HUGGING_FACE = {
+    "roberta": numbered("roberta.encoder.layer.{}", 0, 1, 2, 3),
+    "electra": numbered("electra.encoder.layer.{}", 0, 1, 2, 3),
+    "llama": numbered("model.layers.{}", 0, 1, 2, 3),
+    "opt": numbered("model.decoder.layers.{}", 0, 1, 2, 3),
+    "mamba": numbered("backbone.layers.{}", 0, 1, 2, 3),
+    "regnet": numbered("regnet.encoder.stages.{}", 0, 1, 2, 3),
+    "whisper": (*numbered("model.encoder.layers.{}", 0, 1), *numbered("model.decoder.layers.{}", 0, 1)),
+}
