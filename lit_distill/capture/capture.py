@@ -66,15 +66,22 @@ class Capture:
         self.finds_overwrites = False
         self.gradients_expected = True  # False if frozen layers are trained later
         self._handles: list[Any] = []
-        inner, modules = uncompiled(model), self._modules()
+        inner = uncompiled(model)
         self._lightning = [module for module in inner.modules() if is_module(module)]
+        self.layouts.refuse_unknown(self._modules(), f"the {owner} {type(inner).__name__}")
+        self.layers: list[str] = []
+        self.set_layers(references)
+
+    def set_layers(self, references: Iterable[str]) -> None:
+        """Capture these layers from now on, as the constructor does, instead of those before."""
+        inner, modules = uncompiled(self.model), self._modules()
         wanted: set[str] = set()
-        self.layouts.refuse_unknown(modules, f"the {owner} {type(inner).__name__}")
         for reference in references:
-            wanted.update(match_layers(reference, modules, f"the {owner} {type(inner).__name__}"))
+            wanted.update(match_layers(reference, modules, f"the {self.owner} {type(inner).__name__}"))
         order = {name: position for position, name in enumerate(modules)}
         self.layers = sorted(wanted, key=lambda reference: (order[layer_path(reference)], reference))
-        refuse_hidden_layers(inner, map(layer_path, self.layers), owner)
+        refuse_hidden_layers(inner, map(layer_path, self.layers), self.owner)
+        self.layouts.known = False
         self.restore()
 
     def _register(self, module: nn.Module, key: str) -> None:

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from argparse import ArgumentTypeError
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
-from lit_distill.batch.batch import Inputs, call_model
+from lit_distill.batch.batch import Inputs, count_samples
 from lit_distill.batch.examples import has_numbered_samples, numbered_samples
-from lit_distill.capture.hooks import select_tensor
+from lit_distill.capture.observing import observe
+from lit_distill.capture.stages import stages_of
 from lit_distill.cli.bare_names import full_path, imported
 from lit_distill.cli.config_files import find_configs
 from lit_distill.cli.fit import DistillationCLI
 from lit_distill.cli.refusal import refuse
 from lit_distill.cli.words import Parser
-from lit_distill.utils.restoring import as_in_evaluation
+from lit_distill.utils.names import layer_path
 from lit_distill.utils.tensors import count_parameters
 
 _WIDTH = 100
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str]) -> None:
     parser = Parser(
         "layers",
         "List the layers of the student and the teacher of a config, or of one model: the shape of each output without the "
-        "batch, the parameters, and which layer is the last of its resolution and so ends a stage.",
+        "batch, the parameters, and which layers end a stage: those that `auto` names.",
         "(--config FILE [--OPTION VALUE ...] | MODEL --input 1,3,32,32) [--depth N]",
     )
     parser.add_argument("-c", "--config", action="append", default=[], help="as for fit")
@@ -113,37 +114,16 @@ def _networks(setup: DistillationCLI, given: Tensor | None) -> dict[str, tuple[n
 
 def layers_of(network: nn.Module, inputs: Inputs) -> list[Layer]:
     """Return the layers that run in a forward pass, in the order in which they end; the network is left as it was."""
+    done = observe(network, inputs)
+    ends = stages_of(done, count_samples(inputs)).ends
+    numbers = {layer_path(end.layer): number for number, end in enumerate(ends, start=1)}
     found: dict[str, Layer] = {}
-
-    def note(name: str, module: nn.Module, output: Any) -> None:
-        tensor = select_tensor(output)
-        shape = tuple(tensor.shape[1:]) if tensor is not None else ()
-        found.pop(name, None)  # of several calls, the last one counts
-        found[name] = Layer(name, type(module).__name__, shape, count_parameters(module))
-
-    def hook(name: str, module: nn.Module) -> Any:
-        return module.register_forward_hook(lambda _module, _inputs, output: note(name, module, output))
-
-    handles = [hook(name, module) for name, module in network.named_modules() if name]
-    try:
-        with torch.no_grad(), as_in_evaluation(network):
-            call_model(network, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return _with_stages(list(found.values()))
-
-
-def _with_stages(layers: list[Layer]) -> list[Layer]:
-    """Number the layers that end a stage: of the siblings that pass the most resolutions, the last at each of them."""
-    ends: dict[str, dict[tuple[int, ...], str]] = {}
-    for layer in layers:
-        resolution = layer.shape[1:] if len(layer.shape) > 2 else layer.shape[:1]
-        if len(layer.shape) > 1 and max(resolution) > 1:
-            ends.setdefault(layer.name.rpartition(".")[0], {})[resolution] = layer.name
-    trunk = max(ends, key=lambda parent: (len(ends[parent]), -parent.count("."), -len(parent)), default="")
-    numbers = {name: number for number, name in enumerate(ends.get(trunk, {}).values(), start=1)}
-    return [replace(layer, stage=numbers.get(layer.name, 0)) for layer in layers]
+    for call in done.calls:
+        shape = tuple(call.output.shape[1:]) if call.output is not None else ()
+        kind, parameters = type(call.module).__name__, count_parameters(call.module)
+        found.pop(call.path, None)  # of several calls, the last one counts
+        found[call.path] = Layer(call.path, kind, shape, parameters, numbers.get(call.path, 0))
+    return list(found.values())
 
 
 def as_table(owner: str, network: nn.Module, inputs: Inputs, depth: int = 2) -> str:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lit_distill.criteria.base import Citation, FeatureCriterion
+from lit_distill.criteria.layers import AUTO, Pairing
 from lit_distill.outputs import Outputs
 from lit_distill.utils.arguments import check_number
 
@@ -42,9 +43,11 @@ class AB(FeatureCriterion):
     with labels afterwards; to do so, schedule ``ab.weight`` down to 0 and ``hard.weight`` up with a ``Step``.
 
     Args:
-        student_layer: A layer reference, a glob or a list of them, from the first to the last.
+        student_layer: A layer reference, a glob or a list of them, from the first to the last; or ``auto``, the ends
+            of the stages.
         teacher_layer: The teacher's layers, as many.
         margin: The margin around the boundary, above 0; 1 in the authors' code.
+        pair: ``order`` or ``depth``, for lists of unequal length; see ``FeatureCriterion``.
 
     Raises:
         ValueError: The margin is out of range.
@@ -63,8 +66,14 @@ class AB(FeatureCriterion):
         url="https://arxiv.org/abs/1811.03233",
     )
 
-    def __init__(self, student_layer: str | list[str], teacher_layer: str | list[str], margin: float = 1.0) -> None:
-        super().__init__(student_layer, teacher_layer, project=True, projector_norm="batch")
+    def __init__(
+        self,
+        student_layer: str | list[str] = AUTO,
+        teacher_layer: str | list[str] = AUTO,
+        margin: float = 1.0,
+        pair: Pairing = "order",
+    ) -> None:
+        super().__init__(student_layer, teacher_layer, project=True, projector_norm="batch", pair=pair)
         self.margin = check_number("margin", margin, above=0)
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:

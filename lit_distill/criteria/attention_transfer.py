@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lit_distill.batch.positions import position_mask
 from lit_distill.criteria.base import Citation, FeatureCriterion
+from lit_distill.criteria.layers import AUTO, Pairing
 from lit_distill.criteria.ops.features import at_common_size, unit_length
 from lit_distill.outputs import Outputs
 from lit_distill.utils.arguments import check_number
@@ -32,19 +33,19 @@ def attention_transfer(student: Tensor, teacher: Tensor, p: float = 2.0, mask: T
 
     Args:
         student: ``[B, C, H, W]`` or ``[B, N, D]``; channels need not match.
-        teacher: The same kind of feature.
+        teacher: The same kind of feature, or a map for tokens of a grid, and the reverse.
         p: The power, 1 or more.
         mask: True at the positions that count, ``[B, N]`` or ``[B, H, W]``; the others get no attention.
 
     Raises:
-        ValueError: A feature is a vector, one is a map and the other tokens, or the tokens differ in number.
+        ValueError: A feature is a vector, the tokens differ in number, or tokens that meet a map are no square grid.
 
     Examples:
         >>> student, teacher = torch.tensor([[[1.0], [1.0], [0.0]]]), torch.tensor([[[1.0], [0.0], [0.0]]])
         >>> attention_transfer(student, teacher)  # three tokens of width 1
         tensor(0.1953)
     """
-    if student.dim() < 3:
+    if min(student.dim(), teacher.dim()) < 3:
         raise ValueError(
             f"attention maps of {list(student.shape)} and {list(teacher.shape)} cannot be compared; give two maps "
             "[B, C, H, W], or tokens [B, N, D] of one N."
@@ -65,9 +66,11 @@ class AttentionTransfer(FeatureCriterion):
     ``attention_transfer``. It has no parameters; the authors' weight is 1,000 (beta / 2 with beta = 1e3 over their sum).
 
     Args:
-        student_layer: A layer reference, a glob or a list of them; feature maps or tokens.
+        student_layer: A layer reference, a glob or a list of them; feature maps or tokens; or ``auto``, the ends of
+            the stages.
         teacher_layer: The teacher's layers, as many.
         p: The power of the activations; 2 in the paper.
+        pair: ``order`` or ``depth``, for lists of unequal length; see ``FeatureCriterion``.
 
     Raises:
         ValueError: ``p`` is below 1 or not finite.
@@ -86,8 +89,14 @@ class AttentionTransfer(FeatureCriterion):
         url="https://arxiv.org/abs/1612.03928",
     )
 
-    def __init__(self, student_layer: str | list[str], teacher_layer: str | list[str], p: float = 2.0) -> None:
-        super().__init__(student_layer, teacher_layer)
+    def __init__(
+        self,
+        student_layer: str | list[str] = AUTO,
+        teacher_layer: str | list[str] = AUTO,
+        p: float = 2.0,
+        pair: Pairing = "order",
+    ) -> None:
+        super().__init__(student_layer, teacher_layer, pair=pair)
         self.p = check_number("p", p, least=1)  # below 1 the gradient at a unit that is off is not finite
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from lit_distill.batch.labels import CLASS_TASKS, TASKS, Task
 from lit_distill.batch.positions import position_mask
+from lit_distill.criteria.layers import AUTO, PAIRINGS, AutoStages, Pairing, checked_layers, expand_layers, pair_layers
 from lit_distill.criteria.projectors import NORMS, Norm, Projector, SizedProjector
 from lit_distill.outputs import Outputs
-from lit_distill.utils.arguments import check_choice, layer_tuple
-from lit_distill.utils.names import match_layers
+from lit_distill.utils.arguments import check_choice
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,8 @@ class Criterion(nn.Module, ABC):
         minimum_at_teacher: The value is smallest if the student's outputs equal the teacher's, which ``lit-distill doctor``
             checks for criteria without labels. Default: True.
         task: The only task that the criterion is for; any if None. Default: None.
+        auto_stages: The stages that ``auto`` names: ``all``, the ``last`` or, for early ``exits``, all but the last. Default:
+            ``all``.
         temperature: The present temperature, which is logged and can be scheduled; None for a criterion without one.
             Default: None.
 
@@ -72,6 +74,8 @@ class Criterion(nn.Module, ABC):
     minimum_at_teacher: bool = True
     auto_ratio: float | None = None
     task: Task | None = None
+    auto_stages: AutoStages = "all"
+    _found_layers: tuple[tuple[str, ...], tuple[str, ...]] | None = None
     temperature: float | None
 
     def __init__(self) -> None:
@@ -89,6 +93,25 @@ class Criterion(nn.Module, ABC):
     def teacher_layers(self) -> tuple[str, ...]:
         """References of the teacher's layers that the criterion reads."""
         return ()
+
+    @property
+    def found_layers(self) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+        """The student's and the teacher's layers that were found for ``auto``; None if none were."""
+        return self._found_layers
+
+    def set_found_layers(self, student: Sequence[str], teacher: Sequence[str]) -> None:
+        """Read these layers in place of ``auto``.
+
+        Args:
+            student: The student's layers.
+            teacher: The teacher's layers.
+        """
+        self._found_layers = tuple(student), tuple(teacher)
+
+    @property
+    def needs_layers(self) -> bool:
+        """True if layers are ``auto``, and not found yet."""
+        return AUTO in self.student_layers or AUTO in self.teacher_layers
 
     @property
     def wrapped(self) -> Criterion | None:
@@ -121,24 +144,33 @@ class FeatureCriterion(Criterion):
     """A criterion over pairs of a student's and a teacher's layers.
 
     Args:
-        student_layer: A layer reference, a glob, or a list of them. Several layers pair with as many of the
-            teacher's, in order.
+        student_layer: A layer reference, a glob, or a list of them; or ``auto``, the layers that end the network's stages.
         teacher_layer: The teacher's side of the pairs.
         project: Whether to bring the student's feature to the teacher's shape by a ``Projector``, made
             when the shapes are first seen.
         projector_norm: The projectors' normalisation.
+        pair: ``order``: several layers pair with as many of the teacher's. ``depth``: each layer of the shorter list pairs
+            with that of the longer one at the same share of the list.
+
+    Attributes:
+        fewest_pairs: The number of pairs that the formula needs. Default: 1.
     """
+
+    fewest_pairs: int = 1
 
     def __init__(
         self,
-        student_layer: str | list[str],
-        teacher_layer: str | list[str],
+        student_layer: str | list[str] = AUTO,
+        teacher_layer: str | list[str] = AUTO,
         project: bool = False,
         projector_norm: Norm = "none",
+        pair: Pairing = "order",
     ) -> None:
         super().__init__()
-        self._student_layers = layer_tuple(student_layer, "student_layer")
-        self._teacher_layers = layer_tuple(teacher_layer, "teacher_layer")
+        self._student_layers = checked_layers(student_layer, "student_layer")
+        self._teacher_layers = checked_layers(teacher_layer, "teacher_layer")
+        check_choice("pair", pair, PAIRINGS)
+        self._pairing: Pairing = pair
         check_choice("projector_norm", projector_norm, NORMS)
         self.project = project
         self.projector_norm: Norm = projector_norm
@@ -152,11 +184,11 @@ class FeatureCriterion(Criterion):
 
     @property
     def student_layers(self) -> tuple[str, ...]:
-        return self._student_layers
+        return self._student_layers if self.found_layers is None else self.found_layers[0]
 
     @property
     def teacher_layers(self) -> tuple[str, ...]:
-        return self._teacher_layers
+        return self._teacher_layers if self.found_layers is None else self.found_layers[1]
 
     def build(self, student: Outputs, teacher: Outputs) -> None:
         """Pair the layers and size the projectors.
@@ -164,14 +196,9 @@ class FeatureCriterion(Criterion):
         Raises:
             ValueError: The two sides name different numbers of layers, or a pair's shapes cannot meet.
         """
-        names_s = expand_layers(self._student_layers, student, "student")
-        names_t = expand_layers(self._teacher_layers, teacher, "teacher")
-        if len(names_s) != len(names_t):
-            raise ValueError(
-                f"{len(names_s)} student layers ({', '.join(names_s)}) cannot pair with "
-                f"{len(names_t)} teacher layers ({', '.join(names_t)})."
-            )
-        pairs = list(zip(names_s, names_t, strict=True))
+        names_s = expand_layers(self.student_layers, student, "student")
+        names_t = expand_layers(self.teacher_layers, teacher, "teacher")
+        pairs = pair_layers(names_s, names_t, self._pairing if self.found_layers is None else "order")
         if not self.pairs and self.project:
             self.projectors = nn.ModuleList(self._make_projector(s, t, student, teacher) for s, t in pairs)
         self.pairs = pairs
@@ -214,24 +241,6 @@ def _without_padding(student: Tensor, teacher: Tensor, mask: Tensor) -> tuple[Te
         return student, teacher
     padding = ~own.unsqueeze(-1)
     return student.masked_fill(padding, 0), teacher.masked_fill(padding, 0)
-
-
-def expand_layers(references: Sequence[str], outputs: Outputs, owner: str) -> list[str]:
-    """Return the names of the captured features that the references match, in the references' order."""
-    names: list[str] = []
-    for reference in references:
-        if reference in outputs.features:
-            names.append(reference)
-            continue
-        _, mark, rest = reference.partition(":" if ":" in reference else "#")
-        captured = [name for name in outputs.features if name.endswith(mark + rest) and (mark or _is_plain(name))]
-        paths = [name.removesuffix(mark + rest) for name in captured]
-        names.extend(match_layers(reference, paths, f"the {owner}'s outputs"))
-    return names
-
-
-def _is_plain(name: str) -> bool:
-    return ":" not in name and "#" not in name
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lit_distill.criteria.base import Citation, FeatureCriterion
+from lit_distill.criteria.layers import AUTO, Pairing
 from lit_distill.criteria.ops.features import unit_length
 from lit_distill.outputs import Outputs
 from lit_distill.utils.arguments import check_number, check_whole
@@ -55,10 +56,11 @@ class CC(FeatureCriterion):
     embeddings, weight 0.02, which changes with the order of the batch and is not the paper's.
 
     Args:
-        student_layer: A layer reference, a glob or a list of them.
+        student_layer: A layer reference, a glob or a list of them; or ``auto``, the last stage's end.
         teacher_layer: The teacher's layers, as many.
         gamma: The scale of the Gaussian kernel, above 0; 0.4 in the paper.
         order: The order of the kernel's expansion, at least 1; 2 in the paper.
+        pair: ``order`` or ``depth``, for lists of unequal length; see ``FeatureCriterion``.
 
     Raises:
         ValueError: An argument is out of range.
@@ -76,11 +78,17 @@ class CC(FeatureCriterion):
         weight=100.0,
         url="https://arxiv.org/abs/1904.01802",
     )
+    auto_stages = "last"
 
     def __init__(
-        self, student_layer: str | list[str], teacher_layer: str | list[str], gamma: float = 0.4, order: int = 2
+        self,
+        student_layer: str | list[str] = AUTO,
+        teacher_layer: str | list[str] = AUTO,
+        gamma: float = 0.4,
+        order: int = 2,
+        pair: Pairing = "order",
     ) -> None:
-        super().__init__(student_layer, teacher_layer)
+        super().__init__(student_layer, teacher_layer, pair=pair)
         self.gamma = check_number("gamma", gamma, above=0)
         self.order = check_whole("order", order, least=1)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lit_distill.batch.batch import IGNORED_LABEL
 from lit_distill.batch.labels import sample_classes
 from lit_distill.criteria.base import Citation, FeatureCriterion, in_own_type
+from lit_distill.criteria.layers import AUTO
 from lit_distill.criteria.ops.features import pooled, unit_length
 from lit_distill.outputs import Outputs
 from lit_distill.utils.arguments import check_choice, check_flag, check_temperature, check_whole
@@ -115,7 +116,8 @@ class CRD(FeatureCriterion):
     steps with a schedule: at full weight from the start, the positives move all embeddings to one place.
 
     Args:
-        student_layer: A layer reference; maps and tokens are averaged over positions.
+        student_layer: A layer reference; maps and tokens are averaged over positions; or ``auto``, the last stage's
+            end.
         teacher_layer: The teacher's.
         embedding: Width of the embeddings; 128 in the paper.
         temperature: 0.07 in the authors' code.
@@ -140,11 +142,12 @@ class CRD(FeatureCriterion):
         weight=0.8,
         url="https://arxiv.org/abs/1910.10699",
     )
+    auto_stages = "last"
 
     def __init__(
         self,
-        student_layer: str,
-        teacher_layer: str,
+        student_layer: str = AUTO,
+        teacher_layer: str = AUTO,
         embedding: int = 128,
         temperature: float = 0.07,
         queue: int = 16384,

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lit_distill.batch.positions import position_mask
 from lit_distill.criteria.base import Citation, Criterion, FeatureCriterion, at_least_float32
+from lit_distill.criteria.layers import AUTO, Pairing
 from lit_distill.criteria.ops.divergence import softmax_kl
 from lit_distill.criteria.ops.rows import check_same_classes
 from lit_distill.outputs import Outputs
@@ -57,9 +58,11 @@ class CWD(FeatureCriterion):
     pooling, it is 0: name an earlier layer.
 
     Args:
-        student_layer: A layer reference, a glob or a list of them; feature maps or tokens.
+        student_layer: A layer reference, a glob or a list of them; feature maps or tokens; or ``auto``, the last
+            stage's end.
         teacher_layer: The teacher's layers, as many.
         temperature: The softmax temperature, above 0.
+        pair: ``order`` or ``depth``, for lists of unequal length; see ``FeatureCriterion``.
 
     Raises:
         ValueError: The temperature is not above 0.
@@ -72,11 +75,16 @@ class CWD(FeatureCriterion):
     """
 
     citation = Citation("CWD", _PAPER, weight=50, url=_URL)
+    auto_stages = "last"
 
     def __init__(
-        self, student_layer: str | list[str], teacher_layer: str | list[str], temperature: float = 4.0
+        self,
+        student_layer: str | list[str] = AUTO,
+        teacher_layer: str | list[str] = AUTO,
+        temperature: float = 4.0,
+        pair: Pairing = "order",
     ) -> None:
-        super().__init__(student_layer, teacher_layer, project=True)
+        super().__init__(student_layer, teacher_layer, project=True, pair=pair)
         self.temperature: float = check_temperature(temperature)
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:

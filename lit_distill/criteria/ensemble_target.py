@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from lit_distill.batch.batch import IGNORED_LABEL
 from lit_distill.batch.label_rows import labelled
 from lit_distill.batch.labels import Task, need_classes, unknown
-from lit_distill.criteria.base import Criterion, at_least_float32, expand_layers
+from lit_distill.criteria.base import Criterion, at_least_float32
 from lit_distill.criteria.hard_target import hard_target
+from lit_distill.criteria.layers import expand_layers
 from lit_distill.criteria.ops.divergence import favour_small, kl_divergence, log_mixture, normalised
 from lit_distill.criteria.ops.labelled import need_labels
 from lit_distill.criteria.ops.rows import check_same_classes, valid_rows

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lit_distill.criteria.base import Citation, FeatureCriterion
+from lit_distill.criteria.layers import AUTO, Pairing
 from lit_distill.criteria.ops.features import at_common_size, need_maps
 from lit_distill.outputs import Outputs
 
@@ -55,8 +56,9 @@ class FSP(FeatureCriterion):
     maximum: no constant factor relates the two.
 
     Args:
-        student_layer: A list of two or more layer references or a glob; maps.
+        student_layer: A list of two or more layer references or a glob; maps; or ``auto``, the ends of the stages.
         teacher_layer: The teacher's layers, as many.
+        pair: ``order`` or ``depth``, for lists of unequal length; see ``FeatureCriterion``.
 
     Examples:
         >>> maps = {"layer1": torch.tensor([[[[1.0, 2.0]]]]), "layer2": torch.tensor([[[[1.0, 1.0]]]])}
@@ -72,9 +74,15 @@ class FSP(FeatureCriterion):
         weight=50.0,
         url="https://doi.org/10.1109/CVPR.2017.754",
     )
+    fewest_pairs = 2
 
-    def __init__(self, student_layer: list[str] | str, teacher_layer: list[str] | str) -> None:
-        super().__init__(student_layer, teacher_layer)
+    def __init__(
+        self,
+        student_layer: str | list[str] = AUTO,
+        teacher_layer: str | list[str] = AUTO,
+        pair: Pairing = "order",
+    ) -> None:
+        super().__init__(student_layer, teacher_layer, pair=pair)
 
     def build(self, student: Outputs, teacher: Outputs) -> None:
         """Pair two or more layers; refuse features that are not maps, and pairs of different channels."""

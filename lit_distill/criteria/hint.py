@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_distill.criteria.base import Citation, FeatureCriterion
+from lit_distill.criteria.layers import AUTO, Pairing
 from lit_distill.criteria.ops.features import (
     NORMALISATIONS,
     Normalise,
@@ -89,7 +90,7 @@ class Hint(FeatureCriterion):
     A projector has ``D_s D_t`` parameters; an orthogonal one solves a linear system of the larger width at every step.
 
     Args:
-        student_layer: A layer reference, a glob or a list of them.
+        student_layer: A layer reference, a glob or a list of them; or ``auto``, the ends of the stages.
         teacher_layer: The teacher's layers, as many.
         distance: ``l2`` (the paper's), ``l1``, ``smooth_l1``, ``cosine`` or ``log_sum``.
         normalise: ``none``, ``l2``, ``layer`` or ``channel``, of both features before the distance.
@@ -97,6 +98,7 @@ class Hint(FeatureCriterion):
         projector: ``auto`` (linear if the channels differ), ``linear`` (always) or ``orthogonal``.
         num_projectors: If above 1, the mean of this many projectors, each with a ReLU.
         normalise_student: Whether ``normalise`` applies to the student's feature too, not only to the teacher's.
+        pair: ``order`` or ``depth``, for lists of unequal length; see ``FeatureCriterion``.
 
     Raises:
         ValueError: An argument is none of its choices.
@@ -117,16 +119,17 @@ class Hint(FeatureCriterion):
 
     def __init__(
         self,
-        student_layer: str | list[str],
-        teacher_layer: str | list[str],
+        student_layer: str | list[str] = AUTO,
+        teacher_layer: str | list[str] = AUTO,
         distance: Distance = "l2",
         normalise: Normalise = "none",
         projector_norm: Norm = "none",
         projector: Kind = "auto",
         num_projectors: int = 1,
         normalise_student: bool = True,
+        pair: Pairing = "order",
     ) -> None:
-        super().__init__(student_layer, teacher_layer, project=True, projector_norm=projector_norm)
+        super().__init__(student_layer, teacher_layer, project=True, projector_norm=projector_norm, pair=pair)
         check_choice("distance", distance, DISTANCES)
         check_choice("normalise", normalise, NORMALISATIONS)
         check_choice("projector", projector, KINDS)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_distill.criteria.base import Citation, FeatureCriterion, in_own_type
+from lit_distill.criteria.layers import AUTO, Pairing
 from lit_distill.criteria.ops.features import need_maps, same_shape
 from lit_distill.outputs import Outputs
 from lit_distill.utils.arguments import check_choice, check_number
@@ -59,10 +60,11 @@ class MGD(FeatureCriterion):
     authors mask 15 % of the channels for classification, and 65 % of the positions for dense tasks, weight 2e-5.
 
     Args:
-        student_layer: A layer reference, a glob or a list of them.
+        student_layer: A layer reference, a glob or a list of them; or ``auto``, the last stage's end.
         teacher_layer: The teacher's layers, as many; maps.
         masked: ``channels`` or ``positions``.
         ratio: The average share that is masked, in [0, 1).
+        pair: ``order`` or ``depth``, for lists of unequal length; see ``FeatureCriterion``.
 
     Raises:
         ValueError: An argument is out of range.
@@ -80,15 +82,17 @@ class MGD(FeatureCriterion):
         weight=7e-5,
         url="https://arxiv.org/abs/2205.01529",
     )
+    auto_stages = "last"
 
     def __init__(
         self,
-        student_layer: str | list[str],
-        teacher_layer: str | list[str],
+        student_layer: str | list[str] = AUTO,
+        teacher_layer: str | list[str] = AUTO,
         masked: Masked = "channels",
         ratio: float = 0.15,
+        pair: Pairing = "order",
     ) -> None:
-        super().__init__(student_layer, teacher_layer, project=True)
+        super().__init__(student_layer, teacher_layer, project=True, pair=pair)
         check_choice("masked", masked, MASKED)
         self.masked: Masked = masked
         self.ratio = check_number("ratio", ratio, least=0, below=1)

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lit_distill.criteria.base import Citation, Criterion, at_least_float32, expand_layers
+from lit_distill.criteria.base import Citation, Criterion, at_least_float32
+from lit_distill.criteria.layers import expand_layers
 from lit_distill.criteria.ops.divergence import softmax_kl
 from lit_distill.criteria.token_relation import token_mask
 from lit_distill.outputs import Outputs

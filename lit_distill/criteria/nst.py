@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lit_distill.criteria.base import Citation, FeatureCriterion
+from lit_distill.criteria.layers import AUTO, Pairing
 from lit_distill.criteria.ops.features import at_common_size, need_maps, unit_length
 from lit_distill.outputs import Outputs
 
@@ -43,8 +44,9 @@ class NST(FeatureCriterion):
     It has no parameters, and channels need not match. RepDistiller's weight is 50 (beta / 2 with beta = 1e2).
 
     Args:
-        student_layer: A layer reference, a glob or a list of them; maps.
+        student_layer: A layer reference, a glob or a list of them; maps; or ``auto``, the ends of the stages.
         teacher_layer: The teacher's layers, as many.
+        pair: ``order`` or ``depth``, for lists of unequal length; see ``FeatureCriterion``.
 
     Examples:
         >>> student = Outputs(torch.zeros(1, 2), {"layer1": torch.tensor([[[[1.0, 0.0]]]])})
@@ -60,12 +62,18 @@ class NST(FeatureCriterion):
         url="https://arxiv.org/abs/1707.01219",
     )
 
-    def __init__(self, student_layer: str | list[str], teacher_layer: str | list[str]) -> None:
-        super().__init__(student_layer, teacher_layer)
+    def __init__(
+        self,
+        student_layer: str | list[str] = AUTO,
+        teacher_layer: str | list[str] = AUTO,
+        pair: Pairing = "order",
+    ) -> None:
+        super().__init__(student_layer, teacher_layer, pair=pair)
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
         values = []
-        for feature_s, feature_t in self.pair_features(student, teacher):
+        for pair in self.pair_features(student, teacher):
+            feature_s, feature_t = at_common_size(*pair)
             need_maps("NST", feature_s, feature_t, volumes=True)
             values.append(nst(feature_s, feature_t))
         return torch.stack(values).sum()

@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_distill.batch.labels import Task, need_classes
-from lit_distill.criteria.base import Citation, Criterion, at_least_float32, expand_layers, in_own_type
+from lit_distill.criteria.base import Citation, Criterion, at_least_float32, in_own_type
+from lit_distill.criteria.layers import AUTO, checked_layers, expand_layers
 from lit_distill.criteria.ops.features import channel_dim, pooled
 from lit_distill.criteria.ops.labelled import labelled_rows, mean_of_labelled
 from lit_distill.criteria.ops.rows import check_same_classes
 from lit_distill.outputs import Outputs
-from lit_distill.utils.arguments import check_flag, check_number, check_temperature, layer_tuple
+from lit_distill.utils.arguments import check_flag, check_number, check_temperature
 
 
 def ofa(student: Tensor, teacher: Tensor, target: Tensor, gamma: float = 1.5, temperature: float = 1.0) -> Tensor:
@@ -98,7 +99,7 @@ class OFA(Criterion):
     tells how deep an exit is. All exits have the width of the last stage; the authors take the larger of the two networks'.
 
     Args:
-        student_layer: The stages, a layer reference, a list of them or a glob.
+        student_layer: The stages, a layer reference, a list of them or a glob; or ``auto``, the ends of the stages.
         gamma: The enhancement of the label's part, at least 1.
         temperature: The softmax temperature, above 0; 1 in the authors' code.
         output: Whether the student's own logits are taught in the same way.
@@ -129,14 +130,14 @@ class OFA(Criterion):
 
     def __init__(
         self,
-        student_layer: str | list[str],
+        student_layer: str | list[str] = AUTO,
         gamma: float = 1.5,
         temperature: float = 1.0,
         output: bool = True,
         standardize: bool = False,
     ) -> None:
         super().__init__()
-        self._student_layers = layer_tuple(student_layer, "student_layer")
+        self._student_layers = checked_layers(student_layer, "student_layer")
         self.gamma = check_number("gamma", gamma, least=1)
         self.output = check_flag("output", output)
         self.standardize = check_flag("standardize", standardize)
@@ -146,11 +147,11 @@ class OFA(Criterion):
 
     @property
     def student_layers(self) -> tuple[str, ...]:
-        return self._student_layers
+        return self._student_layers if self.found_layers is None else self.found_layers[0]
 
     def build(self, student: Outputs, teacher: Outputs) -> None:
         """Size the exits."""
-        stages = expand_layers(self._student_layers, student, "student")
+        stages = expand_layers(self.student_layers, student, "student")
         if not self.stages:
             last = student.features[stages[-1]]
             width = last.shape[channel_dim(last)]

@@ -11,17 +11,17 @@ from lit_distill.criteria.base import (
     Criterion,
     at_least_float32,
     check_class_task,
-    expand_layers,
     in_own_type,
 )
 from lit_distill.criteria.hard_target import label_loss
 from lit_distill.criteria.hint import hint
+from lit_distill.criteria.layers import AUTO, checked_layers, expand_layers
 from lit_distill.criteria.ops.features import pooled
 from lit_distill.criteria.ops.labelled import need_labels
 from lit_distill.criteria.projectors import Projector
 from lit_distill.criteria.soft_target import soft_target, soft_target_bernoulli
 from lit_distill.outputs import Outputs
-from lit_distill.utils.arguments import check_number, check_share, check_temperature, check_text, layer_tuple
+from lit_distill.utils.arguments import check_number, check_share, check_temperature, check_text
 
 
 def own_teacher(
@@ -68,7 +68,8 @@ class OwnTeacher(Criterion):
     difference; here it is ``hint``'s mean over elements. The authors' code leaves T² out.
 
     Args:
-        student_layer: The positions of the exits: a layer reference, a glob or a list of them, without the last layer.
+        student_layer: The positions of the exits: a layer reference, a glob or a list of them, without the last layer; or
+            ``auto``, the ends of all stages but the last.
         deepest_layer: The deepest feature, which the exits' features match through projectors; if None, they do not.
         alpha: The last layer's share of an exit's loss, in [0, 1]; the labels have the rest. The paper's code has 0.3.
         temperature: The softmax temperature, above 0; the paper's code has 3.
@@ -94,10 +95,11 @@ class OwnTeacher(Criterion):
     )
     needs_target = True
     needs_teacher = False
+    auto_stages = "exits"
 
     def __init__(
         self,
-        student_layer: str | list[str],
+        student_layer: str | list[str] = AUTO,
         deepest_layer: str | None = None,
         alpha: float = 0.3,
         temperature: float = 3.0,
@@ -106,7 +108,7 @@ class OwnTeacher(Criterion):
     ) -> None:
         super().__init__()
         check_class_task("OwnTeacher", task)
-        self._exit_layers = layer_tuple(student_layer, "student_layer")
+        self._exit_layers = checked_layers(student_layer, "student_layer")
         if deepest_layer is not None:
             check_text("deepest_layer", deepest_layer, "a layer's name, such as 'layer4'")
         self.deepest_layer = deepest_layer
@@ -120,7 +122,12 @@ class OwnTeacher(Criterion):
 
     @property
     def student_layers(self) -> tuple[str, ...]:
-        return self._exit_layers if self.deepest_layer is None else (*self._exit_layers, self.deepest_layer)
+        exits = self._exit_references
+        return exits if self.deepest_layer is None else (*exits, self.deepest_layer)
+
+    @property
+    def _exit_references(self) -> tuple[str, ...]:
+        return self._exit_layers if self.found_layers is None else self.found_layers[0]
 
     def build(self, student: Outputs, teacher: Outputs) -> None:
         """Size an exit per layer, and a projector if features are matched; refuse logits that are not of whole samples."""
@@ -128,7 +135,7 @@ class OwnTeacher(Criterion):
             raise ValueError(
                 f"early exits classify whole samples, logits [B, C]; these are {list(student.logits.shape)}."
             )
-        self.layers = expand_layers(self._exit_layers, student, "student")
+        self.layers = expand_layers(self._exit_references, student, "student")
         if self.exits:
             return
         outputs = student.logits[0].numel()

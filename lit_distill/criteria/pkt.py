@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lit_distill.criteria.base import Citation, FeatureCriterion
+from lit_distill.criteria.layers import AUTO, Pairing
 from lit_distill.outputs import Outputs
 
 _EPS = 1e-7  # the authors'
@@ -55,8 +56,9 @@ class PKT(FeatureCriterion):
     without a gradient.
 
     Args:
-        student_layer: A layer reference, a glob or a list of them.
+        student_layer: A layer reference, a glob or a list of them; or ``auto``, the last stage's end.
         teacher_layer: The teacher's layers, as many.
+        pair: ``order`` or ``depth``, for lists of unequal length; see ``FeatureCriterion``.
 
     Examples:
         >>> student = Outputs(torch.zeros(2, 2), {"pool": torch.tensor([[1.0, 0.0], [0.0, 1.0]])})
@@ -71,9 +73,15 @@ class PKT(FeatureCriterion):
         weight=30000.0,
         url="https://arxiv.org/abs/1803.10837",
     )
+    auto_stages = "last"
 
-    def __init__(self, student_layer: str | list[str], teacher_layer: str | list[str]) -> None:
-        super().__init__(student_layer, teacher_layer)
+    def __init__(
+        self,
+        student_layer: str | list[str] = AUTO,
+        teacher_layer: str | list[str] = AUTO,
+        pair: Pairing = "order",
+    ) -> None:
+        super().__init__(student_layer, teacher_layer, pair=pair)
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
         return torch.stack([pkt(s, t) for s, t in self.pair_features(student, teacher)]).mean()

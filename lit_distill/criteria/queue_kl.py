@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_distill.criteria.base import Citation, FeatureCriterion, in_own_type
+from lit_distill.criteria.layers import AUTO
 from lit_distill.criteria.ops.divergence import softmax_kl
 from lit_distill.criteria.ops.features import pooled, unit_length
 from lit_distill.outputs import Outputs
@@ -63,7 +64,7 @@ class QueueKL(FeatureCriterion):
     has the embeddings of all of them, in the order of the ranks. With a weight of 0 it does not fill.
 
     Args:
-        student_layer: The layer that gives the student's embedding.
+        student_layer: The layer that gives the student's embedding; or ``auto``, the last stage's end.
         teacher_layer: The teacher's.
         size: Length of the queue, at least 1.
         temperature: The temperature of the student's similarities, above 0.
@@ -87,11 +88,12 @@ class QueueKL(FeatureCriterion):
     )
     queue: Tensor
     filled: Tensor
+    auto_stages = "last"
 
     def __init__(
         self,
-        student_layer: str,
-        teacher_layer: str,
+        student_layer: str = AUTO,
+        teacher_layer: str = AUTO,
         size: int = 8192,
         temperature: float = 0.07,
         teacher_temperature: float | None = None,

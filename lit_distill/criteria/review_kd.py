@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_distill.criteria.base import Citation, FeatureCriterion
+from lit_distill.criteria.layers import AUTO, Pairing
 from lit_distill.criteria.ops.features import same_shape
 from lit_distill.outputs import Outputs
 
@@ -87,8 +88,10 @@ class ReviewKD(FeatureCriterion):
     512 channels, 3x3 convolutions). The authors tune the weight from 0.6 to 8, and let it rise over 20 epochs.
 
     Args:
-        student_layer: A list of layer references or a glob: maps, and vectors at the end.
+        student_layer: A list of layer references or a glob: maps, and vectors at the end; or ``auto``, the ends of the
+            stages.
         teacher_layer: The teacher's stages, as many and of the same kinds.
+        pair: ``order`` or ``depth``, for lists of unequal length; see ``FeatureCriterion``.
 
     Examples:
         >>> _ = torch.manual_seed(0)
@@ -105,8 +108,13 @@ class ReviewKD(FeatureCriterion):
         url="https://arxiv.org/abs/2104.09044",
     )
 
-    def __init__(self, student_layer: str | list[str], teacher_layer: str | list[str]) -> None:
-        super().__init__(student_layer, teacher_layer)
+    def __init__(
+        self,
+        student_layer: str | list[str] = AUTO,
+        teacher_layer: str | list[str] = AUTO,
+        pair: Pairing = "order",
+    ) -> None:
+        super().__init__(student_layer, teacher_layer, pair=pair)
         self.fusions = nn.ModuleList()
 
     def build(self, student: Outputs, teacher: Outputs) -> None:

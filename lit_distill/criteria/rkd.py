@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from lit_distill.criteria.base import Citation, FeatureCriterion
+from lit_distill.criteria.layers import AUTO, Pairing
 from lit_distill.outputs import Outputs
 from lit_distill.utils.arguments import check_shares, check_whole
 
@@ -142,11 +143,12 @@ class RKD(FeatureCriterion):
     one point. The value depends on which samples meet in a batch, and on how many processes share it.
 
     Args:
-        student_layer: A layer reference, a glob or a list of them.
+        student_layer: A layer reference, a glob or a list of them; or ``auto``, the last stage's end.
         teacher_layer: The teacher's layers, as many.
         distance: Weight of the distances, at least 0.
         angle: Weight of the angles, at least 0.
         chunk: Number of samples that are compared with the batch at a time; all if None.
+        pair: ``order`` or ``depth``, for lists of unequal length; see ``FeatureCriterion``.
 
     Raises:
         ValueError: A weight is negative, both are 0, or ``chunk`` is below 1.
@@ -164,16 +166,18 @@ class RKD(FeatureCriterion):
         weight=1.0,
         url="https://arxiv.org/abs/1904.05068",
     )
+    auto_stages = "last"
 
     def __init__(
         self,
-        student_layer: str | list[str],
-        teacher_layer: str | list[str],
+        student_layer: str | list[str] = AUTO,
+        teacher_layer: str | list[str] = AUTO,
         distance: float = 25.0,
         angle: float = 50.0,
         chunk: int | None = None,
+        pair: Pairing = "order",
     ) -> None:
-        super().__init__(student_layer, teacher_layer)
+        super().__init__(student_layer, teacher_layer, pair=pair)
         self.distance, self.angle = check_shares({"distance": distance, "angle": angle})
         self.chunk = None if chunk is None else check_whole("chunk", chunk, least=1)
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lit_distill.batch.batch import Inputs
 from lit_distill.capture.capture import Capture
 from lit_distill.criteria.base import Citation, FeatureCriterion, at_least_float32
+from lit_distill.criteria.layers import AUTO
 from lit_distill.criteria.ops.features import pooled
 from lit_distill.criteria.projectors import SizedProjector
 from lit_distill.outputs import Outputs
@@ -83,7 +84,7 @@ class SimKD(FeatureCriterion):
     so the teacher's map must not contain negative numbers.
 
     Args:
-        student_layer: The student's last map.
+        student_layer: The student's last map; or ``auto``, the last stage's end.
         teacher_layer: The teacher's last map, the one that its classifier pools.
         factor: The bottleneck's reduction of channels; 2 in the authors' code.
 
@@ -104,8 +105,9 @@ class SimKD(FeatureCriterion):
         weight=1.0,
         url="https://arxiv.org/abs/2203.14001",
     )
+    auto_stages = "last"
 
-    def __init__(self, student_layer: str, teacher_layer: str, factor: int = 2) -> None:
+    def __init__(self, student_layer: str = AUTO, teacher_layer: str = AUTO, factor: int = 2) -> None:
         super().__init__(student_layer, teacher_layer, project=True)
         self._factor = check_whole("factor", factor, least=1)
 

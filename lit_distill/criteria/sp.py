@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lit_distill.criteria.base import Citation, FeatureCriterion
+from lit_distill.criteria.layers import AUTO, Pairing
 from lit_distill.criteria.ops.features import unit_length
 from lit_distill.outputs import Outputs
 
@@ -46,8 +47,10 @@ class SP(FeatureCriterion):
     so does a student's feature of zeros, whose product has no gradient, in any batch.
 
     Args:
-        student_layer: A layer reference, a glob or a list of them; features of any shape.
+        student_layer: A layer reference, a glob or a list of them; features of any shape; or ``auto``, the last
+            stage's end.
         teacher_layer: The teacher's layers, as many.
+        pair: ``order`` or ``depth``, for lists of unequal length; see ``FeatureCriterion``.
 
     Examples:
         >>> student = Outputs(torch.zeros(2, 2), {"layer3": torch.tensor([[1.0, 0.0], [0.0, 1.0]])})
@@ -62,9 +65,15 @@ class SP(FeatureCriterion):
         weight=3000,
         url="https://arxiv.org/abs/1907.09682",
     )
+    auto_stages = "last"
 
-    def __init__(self, student_layer: str | list[str], teacher_layer: str | list[str]) -> None:
-        super().__init__(student_layer, teacher_layer)
+    def __init__(
+        self,
+        student_layer: str | list[str] = AUTO,
+        teacher_layer: str | list[str] = AUTO,
+        pair: Pairing = "order",
+    ) -> None:
+        super().__init__(student_layer, teacher_layer, pair=pair)
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
         values = [similarity_preserving(s, t) for s, t in self.pair_features(student, teacher)]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lit_distill.batch.positions import position_mask
 from lit_distill.criteria.base import Citation, FeatureCriterion
+from lit_distill.criteria.layers import AUTO, Pairing
 from lit_distill.criteria.ops.divergence import softmax_kl
 from lit_distill.criteria.ops.features import unit_length
 from lit_distill.outputs import Outputs
@@ -96,10 +97,12 @@ class TokenRelation(FeatureCriterion):
     dropped or resized. Otherwise tokens are patches of an image (``patches``).
 
     Args:
-        student_layer: A layer reference, a glob or a list of them; feature maps or tokens.
+        student_layer: A layer reference, a glob or a list of them; feature maps or tokens; or ``auto``, the last
+            stage's end.
         teacher_layer: The teacher's layers, as many.
         kind: ``gram`` or ``softmax``.
         temperature: The softmax temperature, above 0; only read by ``softmax``.
+        pair: ``order`` or ``depth``, for lists of unequal length; see ``FeatureCriterion``.
 
     Raises:
         ValueError: An argument is none of its choices, or the temperature is not above 0.
@@ -117,15 +120,17 @@ class TokenRelation(FeatureCriterion):
         weight=2,
         url="https://arxiv.org/abs/2508.10104",
     )
+    auto_stages = "last"
 
     def __init__(
         self,
-        student_layer: str | list[str],
-        teacher_layer: str | list[str],
+        student_layer: str | list[str] = AUTO,
+        teacher_layer: str | list[str] = AUTO,
         kind: Relation = "gram",
         temperature: float = 0.07,
+        pair: Pairing = "order",
     ) -> None:
-        super().__init__(student_layer, teacher_layer)
+        super().__init__(student_layer, teacher_layer, pair=pair)
         check_choice("kind", kind, RELATIONS)
         self.kind: Relation = kind
         self.temperature: float = check_temperature(temperature)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lit_distill.batch.positions import position_mask
 from lit_distill.criteria.base import Citation, FeatureCriterion, in_own_type
+from lit_distill.criteria.layers import AUTO, Pairing
 from lit_distill.criteria.ops.features import at_common_size, channel_dim, counting_rows
 from lit_distill.outputs import Outputs
 from lit_distill.utils.arguments import check_number
@@ -51,9 +52,11 @@ class VID(FeatureCriterion):
     variances in a plain list, where they are neither. If two maps differ in size, the larger is average-pooled.
 
     Args:
-        student_layer: A layer reference, a glob or a list of them: maps, tokens of one number, or vectors.
+        student_layer: A layer reference, a glob or a list of them: maps, tokens of one number, or vectors; or
+            ``auto``, the ends of the stages.
         teacher_layer: The teacher's layers, as many.
         variance: The initial variance, above 1e-5; 5 in the authors' code.
+        pair: ``order`` or ``depth``, for lists of unequal length; see ``FeatureCriterion``.
 
     Raises:
         ValueError: The variance is out of range.
@@ -72,8 +75,14 @@ class VID(FeatureCriterion):
         url="https://arxiv.org/abs/1904.05835",
     )
 
-    def __init__(self, student_layer: str | list[str], teacher_layer: str | list[str], variance: float = 5.0) -> None:
-        super().__init__(student_layer, teacher_layer)
+    def __init__(
+        self,
+        student_layer: str | list[str] = AUTO,
+        teacher_layer: str | list[str] = AUTO,
+        variance: float = 5.0,
+        pair: Pairing = "order",
+    ) -> None:
+        super().__init__(student_layer, teacher_layer, pair=pair)
         self._start = check_number("variance", variance, above=_EPS)
         self.means = nn.ModuleList()
         self.scales = nn.ParameterList()

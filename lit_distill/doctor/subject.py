@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lit_distill.batch.labels import class_dim
 from lit_distill.criteria import Criterion, OnHead
-from lit_distill.criteria.base import expand_layers
+from lit_distill.criteria.layers import expand_layers
 from lit_distill.doctor.sample import Sample, draw, fewer, smaller
 from lit_distill.outputs import Outputs
 

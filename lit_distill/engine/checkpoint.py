@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from lit_distill.batch.layout import usual_channel_dim
+from lit_distill.engine.found_layers import FoundLayers
 from lit_distill.engine.settings_record import (
     changes_of_settings,
     changes_of_teacher,
@@ -39,6 +40,7 @@ class CheckpointEntry:
         self._shapes: dict[str, Any] | None = None
         self._rng: list[dict[str, Any]] = []  # by rank
         self._read: list[str] = []
+        self.found = FoundLayers()
 
     def record_reading(self, lines: Sequence[str]) -> None:
         """Record what is read of a batch, for people who open the checkpoint."""
@@ -80,6 +82,7 @@ class CheckpointEntry:
         states = [collect_rng_state()] if this_rank_only else collect_rng_states()
         entry = {
             "criteria": {name: class_name(criterion) for name, criterion in criteria.criteria().items()},
+            "layers": self.found.describe(criteria),
             "shapes": self._shapes,
             "rng": states[0],
             "rng_of_other_ranks": states[1:],
@@ -89,8 +92,10 @@ class CheckpointEntry:
         }
         checkpoint[ENTRY_KEY] = as_plain(entry)
 
-    def read(self, checkpoint: Mapping[str, Any], criteria: WeightedCriteria) -> None:
+    def read(self, checkpoint: Mapping[str, Any], criteria: WeightedCriteria) -> bool:
         """Read the entry of a checkpoint, and build the criteria's layers, so that the weights load strictly.
+
+        Return True if criteria read other layers of the networks than before.
 
         Raises:
             ValueError: The checkpoint is not of a distillation, is of one with other criteria, or is damaged.
@@ -103,8 +108,11 @@ class CheckpointEntry:
             )
         try:
             self._check_criteria(entry["criteria"], criteria)
-            if self._shapes is None and entry["shapes"] is not None:
-                shapes = entry["shapes"]
+            shapes = entry["shapes"]
+            changed = self.found.adopt(entry.get("layers"), shapes, criteria)  # older checkpoints have no such entry
+            if changed and self._shapes is not None:
+                self._shapes, self._settings = shapes, describe_settings(criteria, self.task)
+            if self._shapes is None and shapes is not None:
                 criteria.build(Outputs.from_shapes(shapes["student"]), Outputs.from_shapes(shapes["teacher"]))
                 self._shapes = shapes
             criteria.reuse_guard.record_loaded(criteria.parts())
@@ -113,6 +121,7 @@ class CheckpointEntry:
             raise ValueError(
                 f"the checkpoint is damaged: its entry of lit-distill cannot be read ({type(error).__name__}: {error})."
             ) from error
+        return changed
 
     def _check_criteria(self, made: Mapping[str, str], criteria: WeightedCriteria) -> None:
         names = {name: class_name(criterion) for name, criterion in criteria.criteria().items()}

@@ -19,7 +19,7 @@ from lit_distill.batch.batch import Target
 from lit_distill.batch.labels import CLASS_TASKS, TASKS, Task
 from lit_distill.criteria import Criterion, FeatureCriterion
 from lit_distill.engine.named_criteria import check_criteria
-from lit_distill.engine.weighted import WeightedCriteria
+from lit_distill.engine.weighted import WeightedCriteria, innermost
 from lit_distill.outputs import Outputs
 from lit_distill.teachers import Teacher
 from lit_distill.utils.arguments import check_choice, check_network
@@ -223,7 +223,8 @@ def summary(
         number = "found in training" if found else f"{criteria.in_force()[name]:g}"
         weight = "" if "weight" in plans else f", weight {number}"
         changes = "".join(f", {setting} {plan}" for setting, plan in plans.items())
-        lines.append(f"Criterion {name}: {_kind(criterion)}{weight}{changes}.")
+        layers = ", layers found" if innermost(criterion).found_layers is not None else ""
+        lines.append(f"Criterion {name}: {_kind(criterion)}{weight}{changes}{layers}.")
         if isinstance(criterion, FeatureCriterion):
             for layer_s, layer_t in criterion.pairs:
                 shape_s, shape_t = student.features[layer_s].shape, teacher_outputs.features[layer_t].shape

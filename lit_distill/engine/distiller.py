@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -27,6 +27,7 @@ from lit_distill.teachers import Teacher, as_teacher
 from lit_distill.teachers.steadiness import NetworkState, state_of, warn_of_changed_teacher
 from lit_distill.utils.compiling import steps_are_compiled
 from lit_distill.utils.measuring import EagerSteps, kept_buffers, warn_of_eager_steps
+from lit_distill.utils.names import hook_key
 
 
 class Distiller:
@@ -75,6 +76,28 @@ class Distiller:
         self.eager_steps = EagerSteps()
         self._splits = False  # DOT trains
         self._step_losses: list[Losses] = []  # of the present step, for DOT
+
+    def capture_layers(self) -> None:
+        """Capture the layers that the criteria read now, which may be others than before."""
+        self.capture.set_layers(self.criteria.student_layers)
+        if self.teacher is not None:
+            self.teacher.capture_layers(self.criteria.teacher_layers, self.format)
+
+    def read_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+        """Read our entry in a checkpoint: the criteria's layers and sizes.
+
+        Raises:
+            ValueError: The checkpoint is not of this distillation, or is damaged.
+        """
+        if self.checkpoint_entry.read(checkpoint, self.criteria):
+            ran = [capture.layouts.known for capture in self.captures().values()]
+            self.capture_layers()
+            for capture, known in zip(self.captures().values(), ran, strict=True):
+                capture.overwritten.update(
+                    map(hook_key, capture.layers)
+                )  # perhaps: no dry run of these layers will follow
+                if not known:  # not in a fit
+                    capture.remove()
 
     @property
     def reads_labels(self) -> bool:

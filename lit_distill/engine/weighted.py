@@ -15,6 +15,7 @@ from lit_distill.batch.snapshots import values_are_compared
 from lit_distill.batch.untouched import leaves_alone
 from lit_distill.criteria import Criterion
 from lit_distill.criteria.base import never_narrow
+from lit_distill.criteria.layers import AUTO as AUTO_LAYERS
 from lit_distill.engine.auto_weights import AutoWeights, ratio_of
 from lit_distill.engine.criterion_values import check_value_of, labels_for, raise_named
 from lit_distill.engine.named_criteria import AUTO, Weight, check_criteria, checked_weights
@@ -117,6 +118,10 @@ class WeightedCriteria(nn.ModuleDict):
         """Return the criteria by name, without the balance."""
         return {name: module for name, module in self.items() if isinstance(module, Criterion)}
 
+    def innermost(self) -> dict[str, Criterion]:
+        """Return the criteria by name, in place of those that hold another the other."""
+        return {name: innermost(criterion) for name, criterion in self.criteria().items()}
+
     def parts(self) -> dict[str, nn.Module]:
         """Return everything with a state: the criteria by name, and the balance."""
         found: dict[str, nn.Module] = dict(self.criteria())
@@ -125,12 +130,12 @@ class WeightedCriteria(nn.ModuleDict):
     @property
     def student_layers(self) -> list[str]:
         """The student's layers that criteria read."""
-        return [layer for criterion in self.criteria().values() for layer in criterion.student_layers]
+        return [layer for one in self.criteria().values() for layer in one.student_layers if layer != AUTO_LAYERS]
 
     @property
     def teacher_layers(self) -> list[str]:
         """The teacher's layers that criteria read."""
-        return [layer for criterion in self.criteria().values() for layer in criterion.teacher_layers]
+        return [layer for one in self.criteria().values() for layer in one.teacher_layers if layer != AUTO_LAYERS]
 
     def trains(self, name: str) -> bool:
         """Return True if a criterion's weight is above 0, or scheduled to be at some time."""
@@ -271,6 +276,13 @@ class WeightedCriteria(nn.ModuleDict):
             if not sets_weight(key) and (setting != "temperature" or "." in owner):
                 settings[key] = float(getattr(self.get_submodule(owner), setting))
         return settings
+
+
+def innermost(criterion: Criterion) -> Criterion:
+    """Return the criterion that one holds, down to the last; itself if it holds none."""
+    while (inner := criterion.wrapped) is not None:
+        criterion = inner
+    return criterion
 
 
 def _check_names(names: Iterable[str]) -> None:

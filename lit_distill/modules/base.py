@@ -281,7 +281,7 @@ class DistillationModule(Revivable, EvaluationSteps):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         with naming_file(self._trainer.ckpt_path if self._trainer is not None else None):
-            self.distiller.checkpoint_entry.read(checkpoint, self.criteria)
+            self.distiller.read_checkpoint(checkpoint)
         if self._trainer is None:
             return
         fitting = self.trainer.state.fn == TrainerFn.FITTING

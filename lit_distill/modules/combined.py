@@ -8,12 +8,12 @@ from lit_distill.balance import Balance
 from lit_distill.batch.batch import BatchFormat
 from lit_distill.batch.labels import Task
 from lit_distill.criteria import Criterion, Hint
+from lit_distill.criteria.layers import AUTO
 from lit_distill.engine.named_criteria import Weight
 from lit_distill.modules.base import DistillationModule, Metrics
 from lit_distill.modules.defaults import (
     DEFAULT_TEMPERATURE,
     choose,
-    layer_pair,
     logit_criteria,
     need_layers,
     need_logits,
@@ -35,8 +35,8 @@ class CombinedDistillation(DistillationModule):
     Args:
         student: The network to train.
         teacher: A network, which is then frozen, or a ``Teacher``.
-        student_layer: The student's layer that the default hint reads, or a glob.
-        teacher_layer: The teacher's layer that the default hint reads, or a glob.
+        student_layer: The student's layer that the default hint reads, or a glob; if None, the ends of its stages are found.
+        teacher_layer: The teacher's layer that the default hint reads, or a glob; if None, the ends of its stages are found.
         criteria: Criteria by name instead of the defaults; one must read layers and one must compare logits.
         weights: A weight for each criterion; found in training if ``auto`` or left out of your ``criteria``.
         temperature: Temperature of the default soft target, above 0.
@@ -89,7 +89,7 @@ class CombinedDistillation(DistillationModule):
         default: dict[str, Criterion] = {}
         shares: dict[str, float] = {}
         if criteria is None:
-            layers = layer_pair("CombinedDistillation", student_layer, teacher_layer)
+            layers = (student_layer or AUTO, teacher_layer or AUTO)
             default, shares = logit_criteria("CombinedDistillation", task, temperature)
             default, shares = {**default, "hint": Hint(*layers, normalise="channel")}, {**shares, "hint": 1.0}
         chosen, weighting = choose(criteria, weights, default, shares)

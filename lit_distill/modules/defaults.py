@@ -121,16 +121,6 @@ def _refuse_lack(owner: str, criteria: Mapping[str, Criterion], does: str, other
     raise ValueError(f"{owner} needs a criterion that {does}, and was given {given}; use {other}.")
 
 
-def layer_pair(owner: str, student_layer: str | None, teacher_layer: str | None) -> tuple[str, str]:
-    """Return the two layers of the default hint."""
-    if student_layer is None or teacher_layer is None:
-        raise ValueError(
-            f"{owner} needs layers to match: give student_layer and teacher_layer (such as 'layer2', or 'layer*' for "
-            "each), or your own criteria."
-        )
-    return student_layer, teacher_layer
-
-
 def refuse_for_heads(format_: BatchFormat, options: Sequence[str], why: str) -> None:
     """Refuse options of the batch format that need a network with one output."""
     for option in options:

@@ -16,6 +16,7 @@ from lit_distill.batch.reading import BatchReader
 from lit_distill.batch.reporting import describe, join
 from lit_distill.batch.snapshots import comparing_values
 from lit_distill.engine.distiller import Distiller
+from lit_distill.preflight.auto_layers import find_layers
 from lit_distill.preflight.dry_run import DryRun
 from lit_distill.preflight.input_types import explain_input_type
 from lit_distill.preflight.lone_batches import lone_batch
@@ -78,6 +79,7 @@ class ModuleDryRun:
     def run(self, data: Batch, module: LightningModule, read: Sequence[str] = ()) -> None:
         """Run an example through both networks and the criteria, and print ``read``; nothing is trained."""
         distiller, trainer = self._distiller, module._trainer
+        find_layers(distiller, data, trainer)
         with unchanged(*distiller.networks().values()), torch.enable_grad():
             distiller.student.train()
             with comparing_values(), distiller.guarded_student(data):

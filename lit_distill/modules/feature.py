@@ -8,9 +8,10 @@ from lit_distill.balance import Balance
 from lit_distill.batch.batch import BatchFormat
 from lit_distill.batch.labels import Task
 from lit_distill.criteria import Criterion, Hint
+from lit_distill.criteria.layers import AUTO
 from lit_distill.engine.named_criteria import Weight
 from lit_distill.modules.base import DistillationModule, Metrics
-from lit_distill.modules.defaults import choose, label_criteria, layer_pair, need_layers, refuse_logits, refuse_unused
+from lit_distill.modules.defaults import choose, label_criteria, need_layers, refuse_logits, refuse_unused
 from lit_distill.modules.hyperparameters import record_hyperparameters
 from lit_distill.modules.optimization import Interval, OptimizerFactory, SchedulerFactory
 from lit_distill.schedules import Schedule
@@ -27,8 +28,8 @@ class FeatureDistillation(DistillationModule):
     Args:
         student: The network to train.
         teacher: A network, which is then frozen, or a ``Teacher``.
-        student_layer: The student's layer that the default hint reads, or a glob.
-        teacher_layer: The teacher's layer that the default hint reads, or a glob.
+        student_layer: The student's layer that the default hint reads, or a glob; if None, the ends of its stages are found.
+        teacher_layer: The teacher's layer that the default hint reads, or a glob; if None, the ends of its stages are found.
         criteria: Criteria by name instead of the defaults; one must read layers and none may compare logits.
         weights: A weight for each criterion; found in training if ``auto`` or left out of your ``criteria``.
         task: What the outputs are: ``multiclass``, ``binary``, ``multilabel``, ``regression``, ``embedding`` or ``none``.
@@ -77,7 +78,7 @@ class FeatureDistillation(DistillationModule):
         refuse_unused(given, criteria)
         default: dict[str, Criterion] = {}
         if criteria is None:
-            layers = layer_pair("FeatureDistillation", student_layer, teacher_layer)
+            layers = (student_layer or AUTO, teacher_layer or AUTO)
             default = {**label_criteria(task), "hint": Hint(*layers, normalise="channel")}
         chosen, weighting = choose(criteria, weights, default, dict.fromkeys(default, 1.0))
         need_layers("FeatureDistillation", chosen)

@@ -8,6 +8,7 @@ from lit_distill.balance import Balance
 from lit_distill.batch.batch import BatchFormat
 from lit_distill.batch.labels import CLASS_TASKS, Task
 from lit_distill.criteria import Criterion, HardTarget, OwnTeacher
+from lit_distill.criteria.layers import AUTO
 from lit_distill.engine.named_criteria import Weight
 from lit_distill.modules.base import DistillationModule, Metrics
 from lit_distill.modules.defaults import choose, refuse_task, refuse_unused
@@ -25,7 +26,8 @@ class SelfDistillation(DistillationModule):
 
     Args:
         student: The network to train.
-        student_layer: The layers that the default exits read: a name, a glob or a list of these.
+        student_layer: The layers that the default exits read: a name, a glob or a list of these; if None, the ends of all
+            stages but the last are found.
         deepest_layer: The layer whose feature the exits' features match; none if None.
         criteria: Criteria by name instead of the defaults.
         weights: A weight for each criterion; found in training if ``auto`` or left out of your ``criteria``.
@@ -74,13 +76,11 @@ class SelfDistillation(DistillationModule):
         refuse_unused(given, criteria)
         default: dict[str, Criterion] = {}
         if criteria is None:
-            if student_layer is None:
-                raise ValueError(
-                    "SelfDistillation needs layers for its exits: give student_layer (such as 'layer2', or a list), or your "
-                    "own criteria."
-                )
             refuse_task("SelfDistillation", task, CLASS_TASKS, "its exits classify; give your own criteria")
-            default = {"hard": HardTarget(task=task), "own": OwnTeacher(student_layer, deepest_layer, task=task)}
+            default = {
+                "hard": HardTarget(task=task),
+                "own": OwnTeacher(student_layer or AUTO, deepest_layer, task=task),
+            }
         chosen, weighting = choose(criteria, weights, default, {"hard": 1.0, "own": 1.0})
         rest = (
             optimizer,

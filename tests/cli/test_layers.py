@@ -39,10 +39,10 @@ def test_blocks_end_stages_rather_than_the_layers_in_them() -> None:
     from torchvision.models import mobilenet_v3_small
 
     names = stages(mobilenet_v3_small(), 1, 3, 64, 64)
-    assert names == [f"features.{number}" for number in (0, 1, 3, 8, 12)]
+    assert names == [f"features.{number}" for number in (1, 3, 8, 11)]
 
 
-def test_vectors_end_no_stage() -> None:
+def test_a_single_linear_layer_ends_no_stage() -> None:
     assert stages(nn.Sequential(nn.Linear(4, 3), nn.ReLU()), 2, 4) == []
 
 

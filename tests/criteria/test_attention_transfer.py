@@ -179,8 +179,17 @@ def test_powers_below_one_are_refused(p: float) -> None:
 
 @pytest.mark.parametrize(
     ("student", "teacher"),
-    [((2, 3, 4, 4), (2, 16, 3)), ((2, 16, 3), (2, 9, 3)), ((2, 8), (2, 8))],
+    [((2, 3, 4, 4), (2, 8)), ((2, 16, 3), (2, 9, 3)), ((2, 8), (2, 8))],
 )
 def test_features_without_comparable_positions_are_refused(student: tuple[int, ...], teacher: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="cannot be compared"):
         attention_transfer(torch.zeros(student), torch.zeros(teacher))
+
+
+def test_tokens_meet_a_map_at_their_places_without_the_class_token() -> None:
+    tokens, other = torch.randn(2, 17, 5), torch.randn(2, 3, 4, 4)
+    arranged = tokens[:, 1:].mT.reshape(2, 5, 4, 4)
+    torch.testing.assert_close(attention_transfer(tokens, other), attention_transfer(arranged, other))
+    torch.testing.assert_close(attention_transfer(other, tokens), attention_transfer(other, arranged))
+    with pytest.raises(ValueError, match="120 tokens are no square grid"):
+        attention_transfer(torch.randn(2, 120, 5), other)

@@ -597,7 +597,6 @@ class Never(Callback):
             lambda: CombinedDistillation(Net(4), Net(6), criteria={"b": Hint("conv", "conv")}, weights={"b": 1.0}),
             "use FeatureDistillation",
         ),
-        (lambda: CombinedDistillation(Net(4), Net(6), "conv"), "give student_layer and teacher_layer"),
         (lambda: LogitDistillation(Net(4), Net(6), task="ranking"), "task must be one of"),  # type: ignore[arg-type]
     ],
 )

@@ -72,7 +72,6 @@ def test_a_virtual_teacher_needs_no_network(quick_trainer: QuickTrainer) -> None
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "needs layers for its exits: give student_layer"),
         ({"student_layer": "hidden.9"}, "no layer 'hidden.9' in the student MLP"),
         (
             {"criteria": {"soft": SoftTarget()}, "weights": {"soft": 1.0}},

@@ -21,6 +21,7 @@ from lit_distill.capture.capture import is_compiled
 from lit_distill.criteria.task_loss import TaskLoss
 from lit_distill.engine.distiller import Distiller
 from lit_distill.outputs import Outputs
+from lit_distill.preflight.auto_layers import find_layers
 from lit_distill.preflight.dry_run import DryRun
 from lit_distill.preflight.networks import check_networks, refuse_empty
 from lit_distill.preflight.unfreezing import unfreezes_later
@@ -65,6 +66,7 @@ class ExampleRun:
         parameter = first_parameter(module)
         self.follow(parameter.device)
         inputs = move(inputs, parameter.device, parameter.dtype)
+        find_layers(self.distiller, self.reader.read_inputs(inputs, self._teacher), trainer)
         with as_in_evaluation(self.distiller.student), torch.enable_grad():
             outputs = self.distiller.capture.dry_run(inputs)
         data = self.reader.read_inputs(inputs, self._teacher)
@@ -76,6 +78,10 @@ class ExampleRun:
         self, trainer: Trainer, module: LightningModule, set_up: bool, samples: TrainingData, whole: bool = False
     ) -> Batch | None:
         self.follow(first_parameter(module).device)
+        if any(criterion.needs_layers for criterion in self.distiller.criteria.innermost().values()):
+            done = run_step_on_copy(trainer, module, self.calls.active(), set_up, samples, self.reader.explain, whole)
+            call = self.calls.learn(module, done.calls, done.recorder)
+            find_layers(self.distiller, self.reader.read(done.batch, call, self._teacher), trainer)
         done = run_step_on_copy(trainer, module, self.calls.active(), set_up, samples, self.reader.explain, whole)
         loss = hosting.loss_of(done.returned, module) if done.returned is not None else None
         if loss is not None:

@@ -72,7 +72,7 @@ def with_additions(module: LightningModule, distiller: Distiller) -> Wrapper:
         if ENTRY_KEY in checkpoint:
             entry = distiller.checkpoint_entry
             with naming_file(module.trainer.ckpt_path):
-                entry.read(checkpoint, distiller.criteria)
+                distiller.read_checkpoint(checkpoint)
                 entry.restore_rng(module.trainer, last=False)
             warn_of_changes(entry.changes(checkpoint))
         elif not saved:

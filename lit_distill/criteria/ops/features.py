@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lit_distill.batch.positions import position_mask
-from lit_distill.utils.grids import feature_kind, resize_map
+from lit_distill.utils.grids import feature_kind, resize_map, tokens_to_map
 
 Normalise = Literal["none", "l2", "layer", "channel"]
 NORMALISATIONS: tuple[Normalise, ...] = get_args(Normalise)
@@ -48,9 +48,14 @@ def unit_length(vectors: Tensor, dim: int = -1) -> Tensor:
 def at_common_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """Return both features with the same number of positions: the larger of two maps is average-pooled.
 
+    Tokens that meet a map are arranged as one, without their prefix tokens.
+
     Raises:
-        ValueError: The two are of different kinds, or differ in the number of tokens.
+        ValueError: The two are of different kinds, are tokens that differ in number, or are tokens of no grid and a map.
     """
+    if {student.dim(), teacher.dim()} == {3, 4}:
+        size = (student if student.dim() == 4 else teacher).shape[2:]
+        student, teacher = (tokens_to_map(one, size) if one.dim() == 3 else one for one in (student, teacher))
     if student.dim() != teacher.dim():
         raise ValueError(
             f"features of {list(student.shape)} and {list(teacher.shape)} cannot be compared; give two maps "

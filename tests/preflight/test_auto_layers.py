@@ -1,0 +1,237 @@
+"""Layers that are found for criteria which name none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lit_distill import (
+    CombinedDistillation,
+    Distill,
+    DistillationModule,
+    FeatureDistillation,
+    SelfDistillation,
+    criteria,
+)
+from lit_distill.models import MLP, SmallCNN, resnet8, resnet20
+from tests.capture.networks import HUGGING_FACE
+from tests.conftest import QuickTrainer
+from tests.plain import Plain
+
+
+def loader(size: int = 8, channels: int = 3, classes: int = 10) -> DataLoader[Any]:
+    images, labels = torch.randn(4, channels, size, size), torch.randint(0, classes, (4,))
+    return DataLoader(TensorDataset(images, labels), batch_size=2)
+
+
+def alone(criterion: criteria.Criterion, student: nn.Module, teacher: nn.Module) -> DistillationModule:
+    return DistillationModule(
+        student, teacher, {"hard": criteria.HardTarget(), "own": criterion}, {"hard": 1.0, "own": 1.0}
+    )
+
+
+def pairs_of(module: Any, name: str = "hint") -> list[tuple[str, str]]:
+    return list(module.criteria[name].pairs)
+
+
+RESNETS = [("layer1", "layer1"), ("layer2", "layer2"), ("layer3", "layer3")]
+
+
+@pytest.mark.parametrize("kind", [FeatureDistillation, CombinedDistillation])
+def test_networks_alone_are_enough(kind: Any, quick_trainer: QuickTrainer) -> None:
+    module = kind(resnet8(), resnet20())
+    quick_trainer(fast_dev_run=True).fit(module, loader())
+    assert pairs_of(module) == RESNETS
+
+
+def test_pairs_are_printed_once(quick_trainer: QuickTrainer, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        quick_trainer(fast_dev_run=True).fit(FeatureDistillation(resnet8(), resnet20()), loader())
+    text = caplog.text
+    assert text.count("layer3 [64, 2, 2] -> layer3 [64, 2, 2]") == 1
+    assert "layers found" in text
+
+
+def test_maps_meet_tokens_both_ways(quick_trainer: QuickTrainer) -> None:
+    cnn, vit = resnet8(), HUGGING_FACE["vit"]()
+    module = FeatureDistillation(cnn, vit)
+    quick_trainer(fast_dev_run=True).fit(module, loader(32, classes=2))
+    assert pairs_of(module) == [("layer1", "vit.layers.0"), ("layer2", "vit.layers.2"), ("layer3", "vit.layers.3")]
+    back = FeatureDistillation(HUGGING_FACE["vit"](), resnet8())
+    quick_trainer(fast_dev_run=True).fit(back, loader(32, classes=2))
+    assert [pair[::-1] for pair in pairs_of(back)] == pairs_of(module)
+
+
+def test_channels_last_meet_channels_first(quick_trainer: QuickTrainer) -> None:
+    module = FeatureDistillation(HUGGING_FACE["swin"](), resnet8())
+    quick_trainer(fast_dev_run=True).fit(module, loader(32, classes=2))
+    assert [teacher for _, teacher in pairs_of(module)] == ["layer2", "layer3"]  # 16x16 and 8x8, as Swin's
+
+
+def test_vectors_meet_the_input_of_the_teachers_head(quick_trainer: QuickTrainer) -> None:
+    module = FeatureDistillation(MLP(in_features=192), resnet8())
+    quick_trainer(fast_dev_run=True).fit(module, loader())
+    assert pairs_of(module) == [("hidden", "linear:input")]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        criteria.AB,
+        criteria.AttentionTransfer,
+        criteria.CC,
+        criteria.CRD,
+        criteria.CWD,
+        criteria.FSP,
+        criteria.Hint,
+        criteria.MGD,
+        criteria.NST,
+        criteria.OFA,
+        criteria.PKT,
+        criteria.QueueKL,
+        criteria.RKD,
+        criteria.ReviewKD,
+        criteria.SP,
+        criteria.SimKD,
+        criteria.TokenRelation,
+        criteria.VID,
+    ],
+)
+def test_every_criterion_finds_its_layers(make: Any, quick_trainer: QuickTrainer) -> None:
+    module = alone(make(), resnet8(), resnet20())
+    quick_trainer(fast_dev_run=True).fit(module, loader())
+    found = module.criteria["own"].found_layers
+    last = make().auto_stages == "last"
+    assert found[0] == (("layer3",) if last else ("layer1", "layer2", "layer3"))
+    assert found[1] == (() if make is criteria.OFA else found[0])
+
+
+def test_one_side_may_be_named(quick_trainer: QuickTrainer) -> None:
+    module = FeatureDistillation(resnet8(), resnet20(), teacher_layer="layer2.1")
+    quick_trainer(fast_dev_run=True).fit(module, loader())
+    assert pairs_of(module) == [("layer2", "layer2.1")]
+
+
+def test_exits_are_the_stages_before_the_last(quick_trainer: QuickTrainer) -> None:
+    module = SelfDistillation(resnet8())
+    quick_trainer(fast_dev_run=True).fit(module, loader())
+    assert module.criteria["own"].layers == ["layer1", "layer2"]
+
+
+def test_globs_of_unequal_length_pair_by_depth_on_request(quick_trainer: QuickTrainer) -> None:
+    hint = criteria.Hint("layer*.0", "layer3.*", pair="depth")
+    module = alone(hint, resnet8(), resnet20())
+    quick_trainer(fast_dev_run=True).fit(module, loader())
+    assert pairs_of(module, "own") == [(f"layer{n + 1}.0", f"layer3.{n}") for n in range(3)]
+    with pytest.raises(ValueError, match=r"3 student layers .* cannot pair with 2 teacher .*pair='depth'"):
+        criteria.layers.pair_layers(["a", "b", "c"], ["d", "e"], "order")
+    assert criteria.layers.pair_layers(["a"], ["d", "e", "f"], "depth") == [("a", "f")]
+
+
+def test_only_pairs_that_fit_are_chosen(quick_trainer: QuickTrainer) -> None:
+    wide = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 64, 3, padding=1), nn.ReLU()
+    )
+    student = nn.Sequential(*wide, nn.Flatten(), nn.Linear(64 * 16, 10))
+    module = alone(criteria.FSP(), student, SmallCNN())
+    with pytest.raises(ValueError, match=r"criterion 'own' \(FSP\): it needs 2 pairs of layers"):
+        quick_trainer(fast_dev_run=True).fit(module, loader(channels=1))
+
+
+@pytest.mark.parametrize("which", ["student", "teacher"])
+def test_a_network_without_stages_is_refused(which: str, quick_trainer: QuickTrainer) -> None:
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(192, 10))
+    networks = {"student": resnet8(), "teacher": resnet8(), which: flat}
+    module = FeatureDistillation(networks["student"], networks["teacher"])
+    with pytest.raises(
+        ValueError, match=rf"criterion 'hint' \(Hint\): no stages were found in the {which} Sequential"
+    ) as refusal:
+        quick_trainer(fast_dev_run=True).fit(module, loader())
+    assert f"Name layers ({which}_layer=…" in str(refusal.value)
+    assert not any(module.student.modules().__next__()._forward_hooks.values())
+
+
+def test_auto_is_not_mixed_with_names() -> None:
+    with pytest.raises(ValueError, match="'auto' finds all of a network's layers"):
+        criteria.Hint(["auto", "layer2"], "layer2")
+
+
+class Distilled(Plain):
+    """A guest's module."""
+
+
+def test_in_anybodys_module(quick_trainer: QuickTrainer) -> None:
+    distill = Distill(resnet20(), {"hint": criteria.Hint()}, {"hint": 1.0})
+    guest = Distilled(resnet8())
+    quick_trainer(max_steps=2, callbacks=[distill]).fit(guest, loader())
+    assert distill.criteria["hint"].pairs == RESNETS
+    assert not guest.model.layer1._forward_hooks
+
+
+class Parts(Plain):
+    """Calls the parts of its network."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        found = self.model.layer3(
+            self.model.layer2(self.model.layer1(self.model.relu(self.model.bn1(self.model.conv1(batch[0])))))
+        )
+        return nn.functional.cross_entropy(self.model.linear(found.mean((2, 3))), batch[1])
+
+
+def test_a_resumed_fit_keeps_the_pairs_of_the_checkpoint(quick_trainer: QuickTrainer, tmp_path: Path) -> None:
+    first = alone(criteria.Hint(), resnet8(), resnet20())
+    trainer = quick_trainer(max_epochs=1)
+    trainer.fit(first, loader())
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    saved = torch.load(tmp_path / "one.ckpt", weights_only=True)
+    layers = ["layer1", "layer2", "layer3"]
+    assert saved["lit_distill"]["layers"] == {"own": {"student": layers, "teacher": layers}}
+
+    other = alone(criteria.Hint("layer2", "layer3.1"), resnet8(), resnet20())
+    trainer = quick_trainer(max_epochs=1)
+    trainer.fit(other, loader())
+    trainer.save_checkpoint(tmp_path / "other.ckpt")
+    changed = torch.load(tmp_path / "other.ckpt", weights_only=True)
+    changed["lit_distill"]["layers"] = {"own": {"student": ["layer2"], "teacher": ["layer3.1"]}}
+    torch.save(changed, tmp_path / "other.ckpt")
+
+    resumed = alone(criteria.Hint(), resnet8(), resnet20())
+    quick_trainer(max_epochs=2).fit(resumed, loader(), ckpt_path=str(tmp_path / "other.ckpt"), weights_only=True)
+    assert pairs_of(resumed, "own") == [("layer2", "layer3.1")]
+
+
+def test_a_resumed_fit_equals_an_uninterrupted_one(quick_trainer: QuickTrainer, tmp_path: Path) -> None:
+    def module() -> DistillationModule:
+        torch.manual_seed(0)
+        return FeatureDistillation(HUGGING_FACE["vit"](), resnet8(num_classes=2))
+
+    data = loader(32, classes=2)
+    whole = module()
+    quick_trainer(max_epochs=2).fit(whole, data)
+    half = module()
+    trainer = quick_trainer(max_epochs=1)
+    trainer.fit(half, data)
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    resumed = module()
+    quick_trainer(max_epochs=2).fit(resumed, data, ckpt_path=str(tmp_path / "half.ckpt"), weights_only=True)
+    expected = whole.state_dict()
+    assert any(".projectors." in key for key in expected)
+    assert all(torch.equal(value, expected[key]) for key, value in resumed.state_dict().items())
+
+
+def test_projectors_are_restored_without_data(quick_trainer: QuickTrainer, tmp_path: Path) -> None:
+    module = FeatureDistillation(resnet8(), HUGGING_FACE["vit"]())
+    trainer = quick_trainer(max_epochs=1)
+    trainer.fit(module, loader(32, classes=2))
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    loaded = FeatureDistillation.load_from_checkpoint(
+        tmp_path / "one.ckpt", student=resnet8(), teacher=HUGGING_FACE["vit"](), weights_only=True
+    )
+    assert pairs_of(loaded) == pairs_of(module)
+    assert all(torch.equal(value, module.state_dict()[key]) for key, value in loaded.state_dict().items())
+    assert not loaded.student.layer1._forward_hooks
