@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from lit_distill.criteria.base import at_least_float32
 from lit_distill.utils.arguments import check_number, check_text, check_whole
-from lit_distill.utils.distributed import distributed
-from lit_distill.utils.measuring import gradients_of, through_compiled
+from lit_distill.utils.measuring import OnHost, joint_norm, mean_gradients, through_compiled
 from lit_distill.utils.names import nearest
 
 _ROUNDING = 1e-4  # how far below 0 rounding may bring a loss that cannot be negative
@@ -77,7 +76,7 @@ class MeasuredNorms(Balance):
         self.momentum = check_number("momentum", momentum, least=0, below=1)
         self.names: list[str] = []
         self._said: bool | None = None  # the answer of `measures` for the present batch; None if not called
-        self._late = False
+        self._seen, self._norms = OnHost(), OnHost()
 
     def build(self, names: Sequence[str]) -> None:
         """Make the buffers of the norms."""
@@ -86,16 +85,30 @@ class MeasuredNorms(Balance):
         self.register_buffer("norms", torch.full((len(names),), math.nan))  # NaN: not measured yet
 
     def measures(self, names: Collection[str]) -> bool:
-        self._said = self._late or self._due(names)
+        self._said = self._due(names)
         return self._said
 
     def known(self) -> dict[str, float]:
         """Return each norm by name; NaN until it is measured."""
-        return dict(zip(self.names, self.norms.tolist(), strict=True))
+        return dict(zip(self.names, self._norms.read(self.norms), strict=True))
+
+    def train(self, mode: bool = True) -> MeasuredNorms:
+        self._forget_copies()
+        super().train(mode)
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MeasuredNorms:
+        self._forget_copies()
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def _forget_copies(self) -> None:
+        """Read the buffers again: averages of weights change them in a way that PyTorch does not count."""
+        self._seen, self._norms = OnHost(), OnHost()
 
     def _due(self, names: Collection[str]) -> bool:
         known = self.known()
-        return int(self.seen) % self.every == 0 or any(math.isnan(known.get(name, 0.0)) for name in names)
+        return self._seen.read(self.seen) % self.every == 0 or any(math.isnan(known.get(name, 0.0)) for name in names)
 
     def _observe(self, terms: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]) -> None:
         """Measure the norms if it is time to, or if one is not known."""
@@ -103,22 +116,24 @@ class MeasuredNorms(Balance):
             raise ValueError(
                 f"{type(self).__name__} measures gradients over the student's parameters, and there are none."
             )
-        due = self._late or self._due(terms)
+        due = self._due(terms)
+        if due and self._said is False and through_compiled(*terms.values()):
+            return  # a step may call the student often, and start compiled: not counted, so that the next one measures
+        count = self._seen.read(self.seen) + 1
         self.seen += 1
+        self._seen.note(self.seen, count)
         if not due:
-            return
-        # A step may call the student several times, each of which counts, and start compiled before a measurement is due.
-        self._late = self._said is False and through_compiled(*terms.values())
-        if self._late:
             return
         found = self._measure(terms, parameters)
         if not found:
             return
         measured, places = torch.stack(list(found.values())), [self.names.index(name) for name in found]
         before = self.norms[places]
-        after = self.momentum * before + (1 - self.momentum) * measured
-        after = torch.where(before.isnan(), measured, after)
+        after = torch.where(before.isnan(), measured, self._averaged(before, measured))
         self.norms[places] = torch.where(measured.isfinite() & (measured > 0), after, before).to(self.norms.dtype)
+
+    def _averaged(self, before: Tensor, measured: Tensor) -> Tensor:
+        return self.momentum * before + (1 - self.momentum) * measured
 
     def _measure(self, terms: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]) -> dict[str, Tensor]:
         return {name: gradient_norm(value, parameters) for name, value in terms.items()}
@@ -144,8 +159,7 @@ class GradientNorm(MeasuredNorms):
     of the gradient averaged over processes, so that their number does not matter.
 
     As a criterion is fitted, its gradient shrinks and its effective weight grows; as the reference is fitted, the others
-    shrink with it. Choose a reference that keeps teaching, and watch the logged weights. In ``16-mixed`` precision
-    small gradients may vanish in the measurement, as no loss scaler guards it.
+    shrink with it. Choose a reference that keeps teaching, and watch the logged weights.
 
     Args:
         reference: The criterion that the others are measured by.
@@ -277,23 +291,5 @@ def gradient_norm(value: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
     Raises:
         RuntimeError: The gradient goes through a compiled function, which may return another gradient each time.
     """
-    reached = mean_gradients(value, parameters)
+    reached = mean_gradients(value, parameters, "a balance")
     return joint_norm(reached.values()) if reached else value.new_zeros((), dtype=torch.float32)
-
-
-def mean_gradients(value: Tensor, parameters: Sequence[nn.Parameter]) -> dict[int, Tensor]:
-    """Return a value's gradients in float32, averaged over processes, by the place of each parameter that it depends on."""
-    gradients = gradients_of(value, parameters, "a balance") if value.requires_grad else ()
-    reached = {place: gradient.float() for place, gradient in enumerate(gradients) if gradient is not None}
-    if reached and distributed():
-        together = torch.cat([gradient.flatten() for gradient in reached.values()])
-        torch.distributed.all_reduce(together)
-        parts = torch.split(together / torch.distributed.get_world_size(), [g.numel() for g in reached.values()])
-        reached = dict(zip(reached, parts, strict=True))
-    return reached
-
-
-def joint_norm(gradients: Iterable[Tensor]) -> Tensor:
-    """Return the L2 norm of all gradients together."""
-    norm: Tensor = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients]))
-    return norm

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lit_distill import balance as balance_module
 from lit_distill.balance import Balance, GradientNorm, Uncertainty, gradient_norm
 from lit_distill.criteria import Criterion, HardTarget, Hint, SoftTarget
 from lit_distill.engine.step import Losses
 from lit_distill.engine.weighted import WeightedCriteria
 from lit_distill.outputs import Outputs
 from lit_distill.schedules import Between
+from lit_distill.utils import measuring
 
 LABELS = torch.tensor([0, 1, 2, 1, 0, 2])
 
@@ -263,8 +263,8 @@ def test_a_reference_without_weight_at_the_start_is_refused_in_the_dry_run() -> 
 
 def test_among_processes_the_norm_is_that_of_the_averaged_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = nn.Parameter(torch.tensor([1.0, 1.0])), nn.Parameter(torch.tensor(1.0))
-    other = torch.tensor([-1.0, 7.0, 4.0])  # what another process finds
-    monkeypatch.setattr(balance_module, "distributed", lambda: True)
+    other = torch.tensor([-1.0, 7.0, 4.0, 1.0, 1.0])  # what another process finds: gradients, and which are there
+    monkeypatch.setattr(measuring, "distributed", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.add_(other))
     # gradients (3, 3, 4) here: the average is (1, 5, 4)
@@ -272,7 +272,7 @@ def test_among_processes_the_norm_is_that_of_the_averaged_gradient(monkeypatch: 
 
 
 def test_one_process_is_not_distributed() -> None:
-    assert not balance_module.distributed()
+    assert not measuring.distributed()
 
 
 def test_the_norm_is_over_all_parameters_together_and_unreached_ones_count_nothing() -> None:

@@ -9,11 +9,13 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from lit_distill.balance import MeasuredNorms, joint_norm, mean_gradients, weighted_sum
+from lit_distill.balance import MeasuredNorms, weighted_sum
 from lit_distill.criteria import Criterion
+from lit_distill.utils.measuring import joint_norm, mean_gradients
 
 # With 1, PKT and MGD lost ten points on digits (one seed); criteria of logits lost nothing (two seeds).
 _LOGIT_RATIO, _FEATURE_RATIO = 1.0, 0.3
+_WHO = "a weight that is found in training"
 _PATIENCE = 3  # batches without a gradient before it is an error
 
 
@@ -80,10 +82,10 @@ class AutoWeights(MeasuredNorms):
     def _measure(self, terms: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]) -> dict[str, Tensor]:
         """Return the norm of each term relative to the last's, over the parameters that both depend on."""
         *found, reference = terms
-        references = mean_gradients(terms[reference], parameters)
+        references = mean_gradients(terms[reference], parameters, _WHO)
         norms = {}
         for name in found:
-            own = mean_gradients(terms[name], parameters)
+            own = mean_gradients(terms[name], parameters, _WHO)
             shared = [place for place in own if place in references]
             if shared:
                 norms[name] = joint_norm(own[place] for place in shared) / joint_norm(references[p] for p in shared)

@@ -7,15 +7,40 @@ error. So nothing here is differentiated twice through a compiled network: the s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lit_distill.utils.compiling import eagerly
+from lit_distill.utils.distributed import distributed
 from lit_distill.utils.graph import nodes_behind
 from lit_distill.utils.notices import warn
+
+_SCALES = (2.0**16, 2.0**8, 1.0)  # powers of two change no other bit of a gradient
+
+
+class OnHost:
+    """The values of a tensor on the CPU, read again only if PyTorch has counted a change: a read waits for the device."""
+
+    def __init__(self) -> None:
+        self._of: tuple[Tensor, int] | None = None
+        self._values: Any = None
+
+    def read(self, tensor: Tensor) -> Any:
+        """Return the tensor as a number or a list."""
+        if tensor.is_inference():  # has no count of changes
+            return tensor.tolist()
+        if self._of is None or self._of[0] is not tensor or self._of[1] != tensor._version:
+            self.note(tensor, tensor.tolist())
+        return self._values
+
+    def note(self, tensor: Tensor, values: Any) -> None:
+        """Take these values for the tensor's."""
+        self._of = None if tensor.is_inference() else (tensor, tensor._version)
+        self._values = values
 
 
 class EagerSteps:
@@ -73,7 +98,55 @@ def gradients_of(value: Tensor, parameters: Sequence[Tensor], who: str) -> tuple
         )
     devices = {parameter.device for parameter in parameters if parameter.device.type == "cuda"}
     with torch.random.fork_rng(devices=list(devices)):
-        return torch.autograd.grad(value, list(parameters), retain_graph=True, allow_unused=True)
+        try:
+            return torch.autograd.grad(value, list(parameters), retain_graph=True, allow_unused=True)
+        except RuntimeError as error:
+            if "use_reentrant" not in str(error):
+                raise
+            raise RuntimeError(
+                f"{who} measures gradients apart from the backward pass, which gradient checkpointing with use_reentrant=True "
+                "does not allow: checkpoint with use_reentrant=False."
+            ) from error
+
+
+def mean_gradients(value: Tensor, parameters: Sequence[nn.Parameter], who: str) -> dict[int, Tensor]:
+    """Return a value's gradients in float32, averaged over processes, by the place of each parameter that it depends on.
+
+    They are computed at the largest scale at which they are finite: in half precision, small ones would vanish.
+    """
+    reached: dict[int, Tensor] = {}
+    for scale in _SCALES:
+        reached = _averaged(
+            {place: one.float() / scale for place, one in _found(value * scale, parameters, who)}, parameters
+        )
+        if not reached or bool(joint_norm(reached.values()).isfinite()):
+            break
+    return reached
+
+
+def _found(value: Tensor, parameters: Sequence[nn.Parameter], who: str) -> list[tuple[int, Tensor]]:
+    gradients = gradients_of(value, parameters, who) if value.requires_grad else ()
+    return [(place, gradient) for place, gradient in enumerate(gradients) if gradient is not None]
+
+
+def _averaged(reached: dict[int, Tensor], parameters: Sequence[nn.Parameter]) -> dict[int, Tensor]:
+    """Average over processes; one that does not reach a parameter counts as 0, and waits for nobody."""
+    if not distributed():
+        return reached
+    empty = [parameter.new_zeros(parameter.numel(), dtype=torch.float32) for parameter in parameters]
+    flat = [reached[place].flatten() if place in reached else zeros for place, zeros in enumerate(empty)]
+    flags = empty[0].new_tensor([float(place in reached) for place in range(len(parameters))])
+    together = torch.cat([*flat, flags])
+    torch.distributed.all_reduce(together)
+    *parts, anywhere = torch.split(together, [*(len(one) for one in flat), len(flags)])
+    processes = torch.distributed.get_world_size()
+    return {place: part / processes for place, part in enumerate(parts) if anywhere[place]}
+
+
+def joint_norm(gradients: Iterable[Tensor]) -> Tensor:
+    """Return the L2 norm of all gradients together."""
+    norm: Tensor = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients]))
+    return norm
 
 
 def through_compiled(*values: Tensor) -> bool:
