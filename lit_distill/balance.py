@@ -125,14 +125,14 @@ class MeasuredNorms(Balance):
         if not due:
             return
         found = self._measure(terms, parameters)
-        if not found:
-            return
-        measured, places = torch.stack(list(found.values())), [self.names.index(name) for name in found]
-        before = self.norms[places]
-        after = torch.where(before.isnan(), measured, self._averaged(before, measured))
-        self.norms[places] = torch.where(measured.isfinite() & (measured > 0), after, before).to(self.norms.dtype)
+        measured = torch.full_like(self.norms, math.nan)
+        for name, norm in found.items():
+            measured[self.names.index(name)] = norm
+        after = torch.where(self.norms.isnan(), measured, self._averaged(self.norms, measured))
+        self.norms.copy_(torch.where(measured.isfinite() & (measured > 0), after, self.norms))
 
     def _averaged(self, before: Tensor, measured: Tensor) -> Tensor:
+        """Return the averages after a measurement; NaN stands for what is not known."""
         return self.momentum * before + (1 - self.momentum) * measured
 
     def _measure(self, terms: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]) -> dict[str, Tensor]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
@@ -17,6 +18,7 @@ from lit_distill.utils.measuring import joint_norm, mean_gradients
 _LOGIT_RATIO, _FEATURE_RATIO = 1.0, 0.3
 _WHO = "a weight that is found in training"
 _PATIENCE = 3  # batches without a gradient before it is an error
+_LARGEST_STEP, _LARGEST_CHANGE = 4.0, 10.0  # of a weight, from one measurement to the next, and since the first
 
 
 def ratio_of(criterion: Criterion) -> float:
@@ -37,7 +39,10 @@ class AutoWeights(MeasuredNorms):
     those with a fixed weight, or else the first criterion. $\rho_i$ is ``Criterion.auto_ratio``.
 
     The norms are measured in the first batch and then once in 50 batches per measured gradient, so that the further backward
-    passes take less than 2 % of the time. The buffer ``norms`` holds each criterion's norm relative to the reference's.
+    passes take less than 2 % of the time. The buffer ``norms`` holds each criterion's norm relative to the reference's, as a
+    moving geometric mean; a norm of 0, or one that is not finite, is left out. From one measurement to the next, a weight
+    changes by a factor of 4 at most, and it stays within a factor of 10 of the first that was found (buffer ``first``): it
+    does not grow without bound as a criterion is fitted, nor vanish as the labels of the training data are.
 
     Args:
         found: The criteria whose weights are found.
@@ -45,17 +50,19 @@ class AutoWeights(MeasuredNorms):
         strength: The strength that the references' weights were multiplied by.
     """
 
+    first: Tensor
+
     def __init__(self, found: Sequence[str], reference: Sequence[str], strength: float = 1.0) -> None:
         super().__init__(every=50 * (1 + len(found)), momentum=0.5)
         self.found = [name for name in found if name not in reference]
         self.reference = list(reference)
         self.strength = strength
         self._without_gradient = 0
-        self._reported = not self.found
 
     def build(self, names: Sequence[str]) -> None:
         """Make the buffers of the norms."""
         super().build(self.found)
+        self.register_buffer("first", torch.full_like(self.norms, math.nan))
 
     def _due(self, names: object = ()) -> bool:
         return bool(self.found) and super()._due(self.found)
@@ -68,6 +75,7 @@ class AutoWeights(MeasuredNorms):
         Raises:
             ValueError: A criterion had no gradient in the first batches, or one that is not finite.
         """
+        waited = self._waiting(terms)
         references = {name: value for name, value in terms.items() if name in self.reference}
         if self.found and references and self.training and torch.is_grad_enabled():
             reference = weighted_sum(references, weights) / self.strength
@@ -75,9 +83,15 @@ class AutoWeights(MeasuredNorms):
         # An unmeasured criterion has no weight yet: any number could be far too large.
         factors = {name: 0.0 if math.isnan(norm) else 1 / norm for name, norm in self.known().items()}
         effective = {name: weights[name] * factors.get(name, 1.0) for name in terms}
-        if self._said is not None and not self._reported:
-            self._report(effective)
+        if waited and self._said is not None:
+            self._report(waited, effective)
         return weighted_sum(terms, effective), effective
+
+    def _averaged(self, before: Tensor, measured: Tensor) -> Tensor:
+        self.first.copy_(torch.where(self.first.isnan(), before, self.first))
+        step = (measured / before) ** (1 - self.momentum)
+        after = before * step.clamp(1 / _LARGEST_STEP, _LARGEST_STEP)
+        return after.clamp(self.first / _LARGEST_CHANGE, self.first * _LARGEST_CHANGE)
 
     def _measure(self, terms: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]) -> dict[str, Tensor]:
         """Return the norm of each term relative to the last's, over the parameters that both depend on."""
@@ -91,16 +105,17 @@ class AutoWeights(MeasuredNorms):
                 norms[name] = joint_norm(own[place] for place in shared) / joint_norm(references[p] for p in shared)
         return norms
 
-    def _report(self, effective: Mapping[str, float]) -> None:
-        """Print the first weights that are found, and refuse criteria that show no gradient to find them from."""
+    def _waiting(self, names: Collection[str]) -> list[str]:
         known = self.known()
-        waiting = [name for name in self.found if name in effective and math.isnan(known[name])]
-        if not waiting:
-            words = [f"{name}: {effective[name]:.3g} times its value" for name in self.found if name in effective]
-            rank_zero_info(f"Weights found in the first batches: {'; '.join(words)}.")
-            self._reported = True
-            return
-        self._without_gradient += 1
+        return [name for name in self.found if name in names and math.isnan(known[name])]
+
+    def _report(self, waited: Sequence[str], effective: Mapping[str, float]) -> None:
+        """Print the weights that are found now, and refuse criteria that show no gradient to find them from."""
+        waiting = self._waiting(effective)
+        words = [f"{name}: 1 = {in_words(effective[name])} x its value" for name in waited if name not in waiting]
+        if words:
+            rank_zero_info(f"Weights found in training: {'; '.join(words)}.")
+        self._without_gradient = self._without_gradient + 1 if waiting else 0
         if self._without_gradient >= _PATIENCE:
             names = " and ".join(self.reference)
             raise ValueError(
@@ -108,3 +123,16 @@ class AutoWeights(MeasuredNorms):
                 f"{_PATIENCE} batches one was 0 or not finite. Check the layers and the data, or fix the weight by hand: "
                 f"weights={{{waiting[0]!r}: 1.0}}."
             )
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Load a checkpoint, which may have been made when these weights, or some of them, were given as numbers."""
+        shapes = {name: buffer.shape for name, buffer in self.named_buffers()}
+        if any(getattr(state_dict.get(prefix + name), "shape", None) != shape for name, shape in shapes.items()):
+            self.build(self.names)
+            state_dict.update({prefix + name: buffer for name, buffer in self.named_buffers()})
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def in_words(weight: float) -> str:
+    """Return a weight with three digits: ``412``, ``3,120``, ``0.00125``."""
+    return f"{float(f'{weight:.3g}'):,.6g}"

@@ -209,7 +209,8 @@ def summary(
         lines.append(f"Teacher: {teacher.name},{sizes} {teacher.role}.")
     for name, criterion in criteria.criteria().items():
         plans = {key.partition(".")[2]: plan for key, plan in criteria.schedules.items() if key.startswith(f"{name}.")}
-        number = "found in training" if name in criteria.found else f"{criteria.weights[name]:g}"
+        found = name in criteria.found and criteria.trains(name)
+        number = "found in training" if found else f"{criteria.in_force()[name]:g}"
         weight = "" if "weight" in plans else f", weight {number}"
         changes = "".join(f", {setting} {plan}" for setting, plan in plans.items())
         lines.append(f"Criterion {name}: {_kind(criterion)}{weight}{changes}.")

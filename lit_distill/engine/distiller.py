@@ -218,7 +218,7 @@ class Distiller:
     def on_train_batch_start(self, trainer: Trainer, batch_idx: int) -> None:
         """Called before each training batch."""
         self.criteria.advance(trainer.global_step, epochs_done(trainer, batch_idx))
-        balance, weights = self.criteria.balance, self.criteria.weights
+        balance, weights = self.criteria.balance, self.criteria.in_force()
         due = balance is not None and balance.measures([name for name, weight in weights.items() if weight])
         self._step_losses = []
         self.eager_steps.begin(due or self._splits, steps_are_compiled(trainer.lightning_module))

@@ -51,7 +51,7 @@ class WeightedCriteria(nn.ModuleDict):
         schedules: Schedules by key: ``soft.weight``, or ``soft.temperature`` for any number that the criterion has as a
             public attribute. The criterion's own checks of its range do not run again.
         balance: Finds the weights in training; a plain weighted sum if None.
-        strength: Multiplies the weight of every criterion that needs a teacher; above 0.
+        strength: Multiplies the weight of every criterion that needs a teacher, 0 or more; 0 turns the teacher off.
 
     Raises:
         ValueError: A weight is negative, not finite, or of an unknown criterion; all weights are 0; or a schedule
@@ -80,12 +80,16 @@ class WeightedCriteria(nn.ModuleDict):
         self.schedules = schedules
         self.weights = {name: checked.get(name, 0.0) for name in criteria}
         self.found = tuple(found)
-        self.strength = check_number("strength", strength, above=0)
+        self.strength = check_number("strength", strength, least=0)
         self.reuse_guard = ReuseGuard()
         forget_schedules(criteria)
         keep_settings(criteria, schedules)
         self.advance(0, 0.0)
-        if found:
+        if not any(map(self.trains, criteria)):
+            raise ValueError(
+                "strength is 0, and every criterion with a weight needs a teacher: nothing would be trained."
+            )
+        if any(map(self.trains, found)):
             reference = self._reference()
             taught = any(self.criteria()[name].needs_teacher for name in reference)
             balance = AutoWeights(found, reference, self.strength if taught else 1.0)
@@ -128,7 +132,14 @@ class WeightedCriteria(nn.ModuleDict):
     def trains(self, name: str) -> bool:
         """Return True if a criterion's weight is above 0, or scheduled to be at some time."""
         schedule = self.schedules.get(f"{name}.{WEIGHT}")
-        return self.weights[name] > 0 if schedule is None else can_rise(schedule)
+        return self._factor(name) > 0 and (self.weights[name] > 0 if schedule is None else can_rise(schedule))
+
+    def _factor(self, name: str) -> float:
+        return self.strength if self.criteria()[name].needs_teacher else 1.0
+
+    def in_force(self) -> dict[str, float]:
+        """Return each criterion's present weight times the strength; for one that is found, the ratio that it aims at."""
+        return {name: weight * self._factor(name) for name, weight in self.weights.items()}
 
     def build(self, student: Outputs, teacher: Outputs) -> None:
         """Build every criterion's own layers; freeze those of a criterion that never trains.
@@ -192,7 +203,7 @@ class WeightedCriteria(nn.ModuleDict):
         """
         raw: dict[str, Tensor] = {}
         terms: dict[str, Tensor] = {}
-        device = student.device
+        device, present = student.device, self.in_force()
         watched = values_are_compared()
         with torch.autocast(device.type, enabled=False):
             for name, criterion in self.items():
@@ -200,7 +211,7 @@ class WeightedCriteria(nn.ModuleDict):
                     continue
                 if criterion.needs_target and target is None and not self.trains(name):
                     continue
-                tracked = torch.is_grad_enabled() and self.weights[name] != 0
+                tracked = torch.is_grad_enabled() and present[name] != 0
                 unchanged = _unchanged(student, teacher, target) if watched else nullcontext()
                 try:
                     with torch.set_grad_enabled(tracked), unchanged:
@@ -209,17 +220,19 @@ class WeightedCriteria(nn.ModuleDict):
                     raise_named(name, criterion, error)
                 check_value_of(name, criterion, value, device)
                 raw[name] = value.detach()
-                if self.weights[name] != 0:
+                if present[name] != 0:
                     terms[name] = value
-            total, weights = self._combine(terms, parameters or (), student)
+            total, weights = self._combine(terms, present, parameters or (), student)
         return Losses(total, raw, weights, terms, self._scheduled_settings() if self.schedules else {})
 
     def _combine(
-        self, terms: Mapping[str, Tensor], parameters: Sequence[nn.Parameter], student: Outputs
+        self,
+        terms: Mapping[str, Tensor],
+        weights: dict[str, float],
+        parameters: Sequence[nn.Parameter],
+        student: Outputs,
     ) -> tuple[Tensor, dict[str, float]]:
         """Return the total, and every criterion's weight in it."""
-        strength, criteria = self.strength, self.criteria()
-        weights = {name: w * strength if criteria[name].needs_teacher else w for name, w in self.weights.items()}
         if not terms:
             total = _zero_through(student.tensors())
         elif self.balance is None:

@@ -75,7 +75,7 @@ class DistillationModule(Revivable, EvaluationSteps):
         lr_interval: When the scheduler steps: ``epoch`` or ``step``. If None, per epoch; schedulers such as OneCycleLR
             step with the optimizer if they plan more steps than the fit has epochs.
         lr_monitor: The logged metric that ``ReduceLROnPlateau`` watches, such as ``val/cross_entropy/student``.
-        strength: Multiplies the weight of every criterion that needs a teacher; above 0.
+        strength: Multiplies the weight of every criterion that needs a teacher; 0 turns it off.
 
     Raises:
         ValueError: A layer is unknown, a weight is wrong, or the two networks share parameters.

@@ -49,7 +49,7 @@ class MutualDistillation(DistillationModule):
         metrics: Torchmetrics by name, computed for both networks in validation and test.
         lr_interval: When the scheduler steps: ``epoch`` or ``step``; depends on the scheduler if None.
         lr_monitor: The logged metric that ``ReduceLROnPlateau`` watches, such as ``val/cross_entropy/student``.
-        strength: Multiplies the weight of every criterion that needs a teacher; above 0.
+        strength: Multiplies the weight of every criterion that needs a teacher; 0 turns it off.
 
     Raises:
         ValueError: There are fewer than two peers, two share parameters, or an argument is wrong.

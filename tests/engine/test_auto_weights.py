@@ -214,7 +214,8 @@ def test_a_fit_with_no_weights_logs_and_prints_what_it_finds(
         fit.fit(module, digits_like())
     said = caplog.text + capfd.readouterr().out
     assert "Criterion soft: SoftTarget, weight found in training." in said
-    assert said.count("Weights found in the first batches: soft: ") == 1
+    assert said.count("Weights found in training: soft: 1 = ") == 1
+    assert said.count("; attention: 1 = ") == 1
     logged = fit.callback_metrics
     assert logged["train/weight/hard"] == 1.0
     found = float(logged["train/weight/attention"])

@@ -80,7 +80,7 @@ class Distill(EvaluationHooks):
             frozen one once per unchanged batch.
         task: What the student's outputs are: ``multiclass``, ``binary``, ``multilabel``, ``regression``, ``embedding`` or
             ``none``. If None, the task of the criteria, or else ``multiclass``.
-        strength: Multiplies the weight of every criterion that needs a teacher; above 0.
+        strength: Multiplies the weight of every criterion that needs a teacher; 0 turns it off.
 
     Attributes:
         teacher: The argument.
