@@ -16,7 +16,7 @@ from lit_distill.utils.measuring import joint_norm, mean_gradients
 
 # With 1, PKT and MGD lost ten points on digits (one seed); criteria of logits lost nothing (two seeds).
 _LOGIT_RATIO, _FEATURE_RATIO = 1.0, 0.3
-_WHO = "a weight that is found in training"
+WHO = "a weight that is found in training"
 _PATIENCE = 3  # batches without a gradient before it is an error
 _LARGEST_STEP, _LARGEST_CHANGE = 4.0, 10.0  # of a weight, from one measurement to the next, and since the first
 
@@ -96,10 +96,10 @@ class AutoWeights(MeasuredNorms):
     def _measure(self, terms: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]) -> dict[str, Tensor]:
         """Return the norm of each term relative to the last's, over the parameters that both depend on."""
         *found, reference = terms
-        references = mean_gradients(terms[reference], parameters, _WHO)
+        references = mean_gradients(terms[reference], parameters, WHO)
         norms = {}
         for name in found:
-            own = mean_gradients(terms[name], parameters, _WHO)
+            own = mean_gradients(terms[name], parameters, WHO)
             shared = [place for place in own if place in references]
             if shared:
                 norms[name] = joint_norm(own[place] for place in shared) / joint_norm(references[p] for p in shared)

@@ -8,12 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
+from lit_distill.balance import Balance, MeasuredNorms
 from lit_distill.batch.batch import Target
 from lit_distill.batch.labels import CLASS_TASKS, TASKS, Task
 from lit_distill.criteria import Criterion, FeatureCriterion
@@ -23,7 +24,7 @@ from lit_distill.outputs import Outputs
 from lit_distill.teachers import Teacher
 from lit_distill.utils.arguments import check_choice, check_network
 from lit_distill.utils.graph import unreached_parameters
-from lit_distill.utils.lightning_names import has_forward, is_a
+from lit_distill.utils.lightning_names import has_forward, is_a, keeps_parameters_whole
 from lit_distill.utils.names import listed
 from lit_distill.utils.notices import warn
 from lit_distill.utils.tensors import count_parameters, parameters_in
@@ -168,6 +169,15 @@ def same_on_every_rank(module: LightningModule, digest: str) -> None:
     if not isinstance(everyone, Tensor) or not bool((everyone == mine).all()):
         raise ValueError(
             "the processes have different teachers: load its weights from a file, or seed before it is made."
+        )
+
+
+def whole_gradients(trainer: Trainer, balance: Balance | None) -> None:
+    """Refuse strategies that shard parameters if gradients are measured."""
+    if isinstance(balance, MeasuredNorms) and not keeps_parameters_whole(trainer.strategy):
+        raise ValueError(
+            f"weights are found from the norms of whole gradients, and {type(trainer.strategy).__name__} shards them; use one "
+            "device or DDP, or give every criterion a number as its weight."
         )
 
 

@@ -198,6 +198,7 @@ class Distiller:
         else:  # the iterator over the training data exists, made with the states restored when the checkpoint was read
             self.checkpoint_entry.forget_rng()
         check_apart(trainer, self.criteria)
+        checks.whole_gradients(trainer, self.criteria.balance)
         owner = self.criteria.reuse_guard
         owner.claim(self.criteria.parts())
         self._splits = splits_gradients(trainer)

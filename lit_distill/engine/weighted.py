@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -188,6 +189,13 @@ class WeightedCriteria(nn.ModuleDict):
         """Move to another device, but stay in float32: criteria compute in it even if the networks do not."""
         super()._apply(never_narrow(fn), recurse)  # type: ignore[no-untyped-call]
         return self
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Drop what an earlier run found of weights that are numbers now."""
+        if self.balance is None:
+            for name in ("seen", "norms", "first"):
+                state_dict.pop(f"{prefix}balance.{name}", None)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def forward(
         self,

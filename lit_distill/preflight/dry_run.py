@@ -16,11 +16,13 @@ from lit_distill.batch.positions import input_mask
 from lit_distill.batch.snapshots import comparing_values
 from lit_distill.criteria import LogitMSE
 from lit_distill.engine import checks
+from lit_distill.engine.auto_weights import AutoWeights
 from lit_distill.engine.distiller import Distiller
 from lit_distill.engine.finiteness import example_is_finite
 from lit_distill.engine.reuse import widths
 from lit_distill.engine.step import Losses, Sides, StepLoss
 from lit_distill.outputs import Outputs
+from lit_distill.preflight.found_weights import weights_can_be_found
 from lit_distill.preflight.gradients import reaches_student
 from lit_distill.preflight.lone_batches import refuse_lone_batch
 from lit_distill.preflight.misreadings import warn_of_other_tasks, warn_of_unread_weights
@@ -126,6 +128,8 @@ class DryRun:
         if torch.is_grad_enabled() and self.distiller.capture.gradients_expected:
             terms = losses.terms | self.criteria.waiting(student, teacher, target)
             reaches_student(terms, criteria, made_by, student)
+            if isinstance(self.criteria.balance, AutoWeights):
+                weights_can_be_found(self.criteria.balance, losses.terms, criteria, made_by)
 
     def _warn_of_misreadings(self, sides: Sides, labels: Target | None) -> None:
         """Warn of outputs and labels that are probably not what they are taken for."""

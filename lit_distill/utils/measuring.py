@@ -109,16 +109,20 @@ def gradients_of(value: Tensor, parameters: Sequence[Tensor], who: str) -> tuple
             ) from error
 
 
-def mean_gradients(value: Tensor, parameters: Sequence[nn.Parameter], who: str) -> dict[int, Tensor]:
-    """Return a value's gradients in float32, averaged over processes, by the place of each parameter that it depends on.
+def mean_gradients(
+    value: Tensor, parameters: Sequence[nn.Parameter], who: str, everywhere: bool = True
+) -> dict[int, Tensor]:
+    """Return a value's gradients in float32, by the place of each parameter that it depends on.
+
+    They are averaged over processes, all of which must call this, or only this one's if not ``everywhere``.
 
     They are computed at the largest scale at which they are finite: in half precision, small ones would vanish.
     """
     reached: dict[int, Tensor] = {}
     for scale in _SCALES:
-        reached = _averaged(
-            {place: one.float() / scale for place, one in _found(value * scale, parameters, who)}, parameters
-        )
+        reached = {place: one.float() / scale for place, one in _found(value * scale, parameters, who)}
+        if everywhere and distributed():
+            reached = _averaged(reached, parameters)
         if not reached or bool(joint_norm(reached.values()).isfinite()):
             break
     return reached
@@ -131,8 +135,6 @@ def _found(value: Tensor, parameters: Sequence[nn.Parameter], who: str) -> list[
 
 def _averaged(reached: dict[int, Tensor], parameters: Sequence[nn.Parameter]) -> dict[int, Tensor]:
     """Average over processes; one that does not reach a parameter counts as 0, and waits for nobody."""
-    if not distributed():
-        return reached
     empty = [parameter.new_zeros(parameter.numel(), dtype=torch.float32) for parameter in parameters]
     flat = [reached[place].flatten() if place in reached else zeros for place, zeros in enumerate(empty)]
     flags = empty[0].new_tensor([float(place in reached) for place in range(len(parameters))])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +106,37 @@ def test_strength_multiplies_the_weights_of_what_needs_a_teacher(weights: dict[s
     assert [strong[name] / plain[name] for name in ("soft", "mse")] == pytest.approx([2.5, 2.5])
 
 
-def test_a_strength_of_zero_is_refused() -> None:
-    with pytest.raises(ValueError, match="strength must be above 0"):
-        LogitDistillation(MLP(), MLP(), strength=0)
+@pytest.mark.parametrize("weights", [{"hard": 1.0, "soft": 0.9, "mse": 2.0}, {"soft": 0.9}, {}])
+def test_a_strength_of_zero_turns_the_teacher_off(weights: dict[str, Any]) -> None:
+    def trained(criteria: WeightedCriteria) -> tuple[Losses, Tensor]:
+        parameter = start()
+        losses = train(criteria, parameter)
+        losses.total.backward()
+        assert parameter.grad is not None
+        return losses, parameter.grad
+
+    made = {"hard": HardTarget(), "soft": SoftTarget(), "mse": LogitMSE()}
+    off = WeightedCriteria(made, weights, strength=0)
+    losses, gradient = trained(off)
+    alone, expected = trained(WeightedCriteria({"hard": HardTarget()}, {}))
+    assert torch.equal(losses.total, alone.total)
+    assert torch.equal(gradient, expected)
+    assert off.balance is None
+    assert losses.weights == {"hard": 1.0, "soft": 0.0, "mse": 0.0}
+    assert set(losses.raw) == set(made)  # still logged
+
+
+def test_a_strength_of_zero_needs_something_else_that_trains() -> None:
+    with pytest.raises(ValueError, match="strength is 0, and every criterion with a weight needs a teacher"):
+        LogitDistillation(MLP(), MLP(), criteria={"soft": SoftTarget()}, weights={"soft": 1.0}, strength=0)
+
+
+@pytest.mark.parametrize("strength", [-1.0, math.nan, math.inf])
+def test_a_strength_out_of_range_is_refused(strength: float) -> None:
+    with pytest.raises(ValueError, match="strength must be finite and at least 0"):
+        LogitDistillation(MLP(), MLP(), strength=strength)
+    with pytest.raises(ValueError, match="strength must be finite and at least 0"):
+        Distill(MLP(), strength=strength)
 
 
 def test_the_scale_of_a_criterion_does_not_matter() -> None:
@@ -144,6 +173,43 @@ def test_measuring_costs_about_one_backward_pass_in_fifty(criteria: tuple[str, .
     assert [place for place, now in enumerate(due) if now] == [0, every]
 
 
+def test_buffers_are_read_again_only_after_they_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = []
+    whole = Tensor.tolist
+    monkeypatch.setattr(Tensor, "tolist", lambda self: (reads.append(1), whole(self))[1])
+    course = Course()
+    course.balance.every = 10
+    for _ in range(40):
+        course.weight(2.0)
+    assert len(reads) == 2 + 4  # each buffer at first, and the norms after each measurement: a read waits for a GPU
+    course.balance.train()
+    course.weight(2.0)
+    course.balance.load_state_dict({**course.balance.state_dict(), "norms": torch.tensor([8.0])})
+    assert course.balance.known() == {"soft": 8.0}
+
+
+def test_a_checkpoint_without_these_buffers_loads_and_the_weights_are_found_anew() -> None:
+    numbers = WeightedCriteria({"hard": HardTarget(), "soft": SoftTarget()}, {"soft": 0.9})
+    found = WeightedCriteria({"hard": HardTarget(), "soft": SoftTarget()}, {})
+    expected = train(found, start()).weights
+    state = found.state_dict()
+    numbers.load_state_dict(state, strict=True)  # of a run that found them, now given by hand
+    found.load_state_dict({}, strict=True)
+    assert all(math.isnan(norm) for norm in found.balance.known().values())  # type: ignore[union-attr]
+    assert train(found, start()).weights == expected
+    more = WeightedCriteria({"hard": HardTarget(), "soft": SoftTarget(), "mse": LogitMSE()}, {})
+    more.load_state_dict(state, strict=True)  # one weight more is found: all are, anew
+    assert int(more.balance.seen) == 0  # type: ignore[arg-type, union-attr]
+
+
+def test_gradients_too_small_for_half_precision_are_measured() -> None:
+    parameter = nn.Parameter(torch.full((2,), 1.0, dtype=torch.float16))
+    balance = AutoWeights(["soft"], ["hard"])
+    balance.build(["soft"])
+    terms = {"hard": parameter.sum().float() * 1e-9, "soft": parameter.sum().float() * 4e-9}
+    assert balance(terms, {"hard": 1.0, "soft": 1.0}, [parameter])[1]["soft"] == pytest.approx(0.25, rel=1e-2)
+
+
 def test_a_copy_with_the_saved_state_goes_on_to_the_bit() -> None:
     def fresh() -> WeightedCriteria:
         criteria = WeightedCriteria({"hard": HardTarget(), "soft": SoftTarget()}, {})
@@ -167,6 +233,52 @@ def test_a_criterion_without_a_gradient_is_refused_by_name(criteria: Mapping[str
         assert train(weighted, start(), batch).weights["x"] == 0.0  # no number is right yet
     with pytest.raises(ValueError, match=f"no weight .* criterion {named} and that of hard.*by hand"):
         train(weighted, start(), 2)
+
+
+class Course:
+    """Two terms of one parameter, whose gradients are set by hand, batch by batch."""
+
+    def __init__(self) -> None:
+        self.balance = AutoWeights(["soft"], ["hard"])
+        self.balance.every = 1
+        self.balance.build(["soft"])
+        self.parameter = nn.Parameter(torch.ones(()))
+
+    def weight(self, soft: float, hard: float = 1.0) -> float:
+        self.balance.measures(["hard", "soft"])
+        terms = {"hard": self.parameter * hard, "soft": self.parameter * soft}
+        found: float = self.balance(terms, {"hard": 1.0, "soft": 1.0}, [self.parameter])[1]["soft"]
+        return found
+
+
+@pytest.mark.parametrize("lost", [0.0, math.inf, math.nan])
+def test_a_gradient_lost_for_a_while_leaves_the_weight_alone(lost: float) -> None:
+    course = Course()
+    assert course.weight(2.0) == 0.5
+    assert [course.weight(lost) for _ in range(20)] == [0.5] * 20
+    assert [course.weight(2.0, lost) for _ in range(20)] == [0.5] * 20
+    assert course.weight(2.0) == 0.5
+
+
+def test_a_criterion_that_is_fitted_does_not_blow_its_weight_up() -> None:
+    course = Course()
+    found = [course.weight(2.0), *(course.weight(2e-9) for _ in range(20))]
+    assert max(later / earlier for earlier, later in pairwise(found)) == pytest.approx(4)
+    assert found[-1] == pytest.approx(5.0)  # ten times the first
+    back = [course.weight(2.0) for _ in range(8)]
+    assert back[-1] == pytest.approx(0.5, rel=0.01)
+
+
+def test_labels_that_are_fitted_do_not_take_the_teacher_along() -> None:
+    course = Course()
+    found = [course.weight(2.0), *(course.weight(2.0, 1e-9) for _ in range(20))]
+    assert found[-1] == pytest.approx(0.05)  # a tenth of the first, so that the teacher goes on teaching
+    assert course.weight(2.0) > found[-1]
+
+
+def test_the_mean_is_a_geometric_one() -> None:
+    course = Course()
+    assert [course.weight(soft) for soft in (1.0, 4.0, 1.0)] == pytest.approx([1.0, 0.5, 0.5**0.5])
 
 
 def test_a_balance_of_ones_own_needs_numbers() -> None:
