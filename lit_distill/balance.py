@@ -82,7 +82,7 @@ class MeasuredNorms(Balance):
         """Make the buffers of the norms."""
         self.names = list(names)
         self.register_buffer("seen", torch.zeros((), dtype=torch.long))
-        self.register_buffer("norms", torch.full((len(names),), math.nan))  # NaN: not measured yet
+        self.register_buffer("norms", torch.zeros(len(names)))  # 0, or NaN in older checkpoints: not measured yet
 
     def measures(self, names: Collection[str]) -> bool:
         self._said = self._due(names)
@@ -90,7 +90,7 @@ class MeasuredNorms(Balance):
 
     def known(self) -> dict[str, float]:
         """Return each norm by name; NaN until it is measured."""
-        return dict(zip(self.names, self._norms.read(self.norms), strict=True))
+        return {name: norm or math.nan for name, norm in zip(self.names, self._norms.read(self.norms), strict=True)}
 
     def train(self, mode: bool = True) -> MeasuredNorms:
         self._forget_copies()
@@ -128,11 +128,11 @@ class MeasuredNorms(Balance):
         measured = torch.full_like(self.norms, math.nan)
         for name, norm in found.items():
             measured[self.names.index(name)] = norm
-        after = torch.where(self.norms.isnan(), measured, self._averaged(self.norms, measured))
+        after = torch.where(self.norms > 0, self._averaged(self.norms, measured), measured)
         self.norms.copy_(torch.where(measured.isfinite() & (measured > 0), after, self.norms))
 
     def _averaged(self, before: Tensor, measured: Tensor) -> Tensor:
-        """Return the averages after a measurement; NaN stands for what is not known."""
+        """Return the averages after a measurement, where both are known."""
         return self.momentum * before + (1 - self.momentum) * measured
 
     def _measure(self, terms: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]) -> dict[str, Tensor]:

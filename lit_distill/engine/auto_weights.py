@@ -62,7 +62,7 @@ class AutoWeights(MeasuredNorms):
     def build(self, names: Sequence[str]) -> None:
         """Make the buffers of the norms."""
         super().build(self.found)
-        self.register_buffer("first", torch.full_like(self.norms, math.nan))
+        self.register_buffer("first", torch.zeros_like(self.norms))
 
     def _due(self, names: object = ()) -> bool:
         return bool(self.found) and super()._due(self.found)
@@ -88,7 +88,7 @@ class AutoWeights(MeasuredNorms):
         return weighted_sum(terms, effective), effective
 
     def _averaged(self, before: Tensor, measured: Tensor) -> Tensor:
-        self.first.copy_(torch.where(self.first.isnan(), before, self.first))
+        self.first.copy_(torch.where(self.first > 0, self.first, before))
         step = (measured / before) ** (1 - self.momentum)
         after = before * step.clamp(1 / _LARGEST_STEP, _LARGEST_STEP)
         return after.clamp(self.first / _LARGEST_CHANGE, self.first * _LARGEST_CHANGE)

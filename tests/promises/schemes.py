@@ -29,6 +29,7 @@ from lit_distill import (
     SoftTarget,
 )
 from lit_distill.criteria import CRD, QueueKL
+from lit_distill.engine.weighted import WeightedCriteria
 from lit_distill.optim import DOT
 from lit_distill.schedules import Between, Linear
 from tests.plain import Plain
@@ -139,6 +140,25 @@ def _distill(student: nn.Module, teacher: nn.Module, folder: Path) -> Made:
     return Plain(student, momentum=0.9), [Distill(teacher, criteria, {"soft": 0.9, "hint": 0.5})]
 
 
+def _found(student: nn.Module, teacher: nn.Module, folder: Path) -> Made:
+    plans = {"soft.temperature": Linear(4.0, 1.0, until=3)}
+    module = CombinedDistillation(
+        student, teacher, criteria=_hints(), weights={"soft": 0.5}, schedules=plans, optimizer=_SGD
+    )
+    return _measured_often(module, module.criteria), []
+
+
+def _found_in_distill(student: nn.Module, teacher: nn.Module, folder: Path) -> Made:
+    guest = Distill(teacher, {"soft": SoftTarget(), "hint": Hint("1", "1")}, {"soft": "auto"})
+    return _measured_often(Plain(student, momentum=0.9), guest.criteria), [guest]
+
+
+def _measured_often(module: LightningModule, criteria: WeightedCriteria) -> LightningModule:
+    assert criteria.balance is not None
+    criteria.balance.every = 5  # type: ignore[assignment]  # between two epochs of three batches
+    return module
+
+
 _MAKERS: dict[str, Callable[[nn.Module, nn.Module, Path], Made]] = {
     "logit": _logit,
     "feature": _feature,
@@ -157,20 +177,24 @@ _MAKERS: dict[str, Callable[[nn.Module, nn.Module, Path], Made]] = {
     "Distill": _distill,
 }
 SCHEMES = list(_MAKERS)
+FOUND: dict[str, Callable[[nn.Module, nn.Module, Path], Made]] = {
+    "weights found": _found,
+    "weights found by Distill": _found_in_distill,
+}
 
 
 def make(scheme: str, folder: Path, drop: float = 0.0) -> Made:
     """The module and the callbacks of a scheme, alike each time.
 
     Args:
-        scheme: One of ``SCHEMES``.
+        scheme: One of ``SCHEMES`` or ``FOUND``.
         folder: For what it records.
         drop: The student's dropout.
     """
     torch.manual_seed(0)
     teacher = network(10)
     student = copy.deepcopy(network(6, drop))
-    return _MAKERS[scheme](student, teacher, folder)
+    return (_MAKERS | FOUND)[scheme](student, teacher, folder)
 
 
 def labels_of(scheme: str, labels: Tensor) -> Any:

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from lit_distill.files import whole_file
 from tests.promises.conftest import Tally
 from tests.promises.forks import in_fork
-from tests.promises.schemes import SCHEMES, labels_of, make
+from tests.promises.schemes import FOUND, SCHEMES, labels_of, make
 
 pytestmark = pytest.mark.slow
 
@@ -97,7 +97,7 @@ def weights(folder: Path) -> dict[str, Any]:
     return saved["state_dict"]
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", [*SCHEMES, *FOUND])
 def test_a_killed_fit_goes_on_to_the_same_weights(tmp_path: Path, tally: Tally, scheme: str) -> None:
     seed = random.SystemRandom().randrange(10**6)
     print("seed", seed)

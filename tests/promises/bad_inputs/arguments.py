@@ -216,7 +216,7 @@ CRITERIA: list[Row] = [
         ("criterion 'soft' has no weight", "GradientNorm", "soft: 1.0"),
     ),
     ("weight is a wrong word", lambda: logit(weights={"soft": "aut"}), ("weight of criterion 'soft'",)),
-    ("strength is 0", lambda: logit(strength=0), ("strength must be", "above 0")),
+    ("strength is below 0", lambda: logit(strength=-1), ("strength must be", "at least 0")),
     ("strength is text", lambda: logit(strength="high"), ("strength",)),
     ("weights is a list", lambda: logit(weights=[0.1, 0.9]), ("weights is a list", "dict by name")),
     ("weights is a text", lambda: logit(weights="hard=1"), ("weights is a str", "dict by name")),
