@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from lit_distill.criteria import Criterion
 from lit_distill.engine.auto_weights import WHO, AutoWeights
-from lit_distill.utils.measuring import joint_norm, mean_gradients
+from lit_distill.utils.graph import reached_by
+from lit_distill.utils.measuring import NOT_REENTRANT, joint_norm, mean_gradients
 from lit_distill.utils.names import listed
 
 
@@ -44,6 +45,8 @@ def weights_can_be_found(
 
 def _reached(name: str, value: Tensor, criterion: Criterion, parameters: Sequence[nn.Parameter]) -> set[int]:
     """Return the places of the parameters that a value's gradient reaches; refuse one that is 0 or not finite."""
+    if reached_by(value) is None:  # part of the student is hidden, even where no error would say so
+        raise ValueError(f"{WHO} {NOT_REENTRANT}")
     gradients = mean_gradients(value, parameters, WHO, everywhere=False)
     norm = float(joint_norm(gradients.values())) if gradients else 0.0
     number = float(value.detach())

@@ -19,6 +19,10 @@ from lit_distill.utils.distributed import distributed
 from lit_distill.utils.graph import nodes_behind
 from lit_distill.utils.notices import warn
 
+NOT_REENTRANT = (
+    "needs gradients apart from the backward pass, which gradient checkpointing with use_reentrant=True does not allow: "
+    "checkpoint with use_reentrant=False."
+)
 _SCALES = (2.0**16, 2.0**8, 1.0)  # powers of two change no other bit of a gradient
 
 
@@ -103,10 +107,7 @@ def gradients_of(value: Tensor, parameters: Sequence[Tensor], who: str) -> tuple
         except RuntimeError as error:
             if "use_reentrant" not in str(error):
                 raise
-            raise RuntimeError(
-                f"{who} measures gradients apart from the backward pass, which gradient checkpointing with use_reentrant=True "
-                "does not allow: checkpoint with use_reentrant=False."
-            ) from error
+            raise RuntimeError(f"{who} {NOT_REENTRANT}") from error
 
 
 def mean_gradients(

@@ -33,6 +33,7 @@ class Deep(nn.Module):
         self.checkpointed = checkpointed  # as `use_reentrant`
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x.requires_grad_(self.checkpointed is True)  # a re-entrant checkpoint needs it
         for block in self.blocks:
             again = self.checkpointed is not None and self.training
             x = checkpoint(block, x, use_reentrant=self.checkpointed) if again else block(x)
@@ -47,7 +48,7 @@ def criteria() -> dict[str, Any]:
 def module(student: nn.Module | None = None, every: int = 5, **options: Any) -> Made:
     torch.manual_seed(0)
     settings: dict[str, Any] = {"weights": {"mse": 0.5, "soft": "auto"}} | options
-    teacher, student = Deep(10), student or Deep(6)
+    teacher, student = Deep(10), Deep(6) if student is None else student
     made = DistillationModule(student, teacher, {"hard": HardTarget(), **criteria()}, **settings)
     if made.criteria.balance is not None:
         made.criteria.balance.every = every  # type: ignore[assignment]
@@ -162,7 +163,10 @@ def test_the_way_of_computing_changes_no_weight(
 
 
 def test_gradient_checkpointing_that_allows_no_measurement_is_refused_before_training(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="use_reentrant=True does not allow: checkpoint with use_reentrant=False"):
+    with pytest.raises(
+        ValueError,
+        match="needs gradients apart .*use_reentrant=True does not allow: checkpoint with use_reentrant=False",
+    ):
         fit(module(Deep(6, checkpointed=True)), tmp_path)
 
 
@@ -192,7 +196,7 @@ def test_a_module_that_is_loaded_evaluates_alike_and_keeps_the_weights(tmp_path:
     assert loaded.criteria.balance.known() == made[2].balance.known()  # type: ignore[union-attr]
     for verb in ("validate", "test"):
         both = [getattr(quiet_trainer(), verb)(one, data(3), verbose=False) for one in (made[0], loaded)]
-        assert both[0] == both[1]
+        assert both[0][0] == pytest.approx(both[1][0], rel=1e-5)  # the samples come in another order
         assert both[0][0]
 
 
