@@ -100,7 +100,7 @@ def curves(folder: Path, kind: str, devices: int) -> tuple[list[Any], str]:
         env={**__import__("os").environ, "PYTHONPATH": root},
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
