@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lit_distill.cli.config_classes import SECTIONS, WEIGHTS, stray_keys
+from lit_distill.cli.config_entries import Given, Step, name_entries
 from lit_distill.utils.names import nearest
 
 _ROOTS = (
@@ -115,9 +116,9 @@ def _together(leaves: Sequence[Leaf]) -> list[Leaf]:
 
 def _leaves(message: str) -> list[Leaf]:
     """Return what was refused, branch by branch, each with the path to it."""
-    found: list[tuple[int, str, tuple[tuple[str, str], ...]]] = []
-    values: list[tuple[int, int, str]] = []
-    above: list[tuple[int, str, str]] = []
+    found: list[tuple[int, str, list[Step]]] = []
+    values: list[Given] = []
+    above: list[Step] = []
     for line in message.splitlines():
         text = line.strip().removeprefix("- ")
         indent = len(line) - len(line.lstrip()) + line.lstrip().startswith("- ")
@@ -128,12 +129,17 @@ def _leaves(message: str) -> list[Leaf]:
         above = [one for one in above if one[0] < indent]
         step = _step(text)
         if step is not None:
-            above.append((indent, *step))
+            above = [*above, (indent, *step)]
         else:
-            found.append((indent, text, tuple((kind, name) for _, kind, name in above)))
+            found.append((indent, text, above))
     return [
-        Leaf(text, keys, _value_of(index, indent, values), len(keys) - text.startswith("there is no class"))
-        for index, (indent, text, keys) in enumerate(found)
+        Leaf(
+            text,
+            name_entries(steps, index, values),
+            _value_of(index, indent, values),
+            len(steps) - text.startswith("there is no class"),
+        )
+        for index, (indent, text, steps) in enumerate(found)
     ]
 
 
@@ -146,7 +152,7 @@ def _step(text: str) -> tuple[str, str] | None:
     return ("class", path[1]) if path is not None else None
 
 
-def _value_of(index: int, indent: int, values: Sequence[tuple[int, int, str]]) -> str:
+def _value_of(index: int, indent: int, values: Sequence[Given]) -> str:
     """Return the first value reported after a leaf, and no deeper than it."""
     return next((value for after, level, value in values if after > index and level <= indent), "")
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lit_distill.cli.bare_names import bare_names
+from lit_distill.cli.config_entries import criterion_behind
 from lit_distill.cli.config_errors import explain
 from lit_distill.cli.config_files import check_words, config_files
 from lit_distill.cli.refusal import is_ours, origin, refuse, root_cause, without_parser
@@ -132,7 +133,7 @@ class DistillationCLI(LightningCLI):
         cause = root_cause(error)
         if is_ours(cause):
             if isinstance(cause, (ValueError, TypeError, OSError)):
-                refuse(str(cause), self._files)
+                refuse(f"{criterion_behind(cause, self._criteria())}{cause}", self._files)
             raise error
         made = without_parser(error)
         if "jsonargparse" in origin(made):  # what it tried for a Union, with what each said
@@ -140,6 +141,12 @@ class DistillationCLI(LightningCLI):
         if "site-packages" in origin(made):
             refuse(" ".join(str(made).split()), self._files)
         raise made from None
+
+    def _criteria(self) -> Any:
+        """Return the criteria of the config."""
+        subcommand = self.config.get("subcommand")
+        model = (self.config[subcommand] if subcommand else self.config).get("model")
+        return model.get("init_args", {}).get("criteria") if model is not None else None
 
     @staticmethod
     def configure_optimizers(

@@ -127,12 +127,12 @@ CHANGES: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     (
         "a criterion's wrong option",
         criterion({"class_path": "lit_distill.SoftTarget", "init_args": {"temprature": 3}}),
-        ("model.init_args.criteria", "SoftTarget", "Did you mean 'temperature'"),
+        ("model.init_args.criteria.mine", "SoftTarget", "Did you mean 'temperature'"),
     ),
     (
         "a criterion's wrong value",
         criterion({"class_path": "lit_distill.SoftTarget", "init_args": {"temperature": 0}}),
-        ("temperature must be above 0",),
+        ("criterion 'mine' (SoftTarget): temperature must be above 0",),
     ),
     ("a number for a criterion", criterion(0.9), ("model.init_args.criteria", "0.9", "class_path")),
     ("options without a class", {"model.class_path": _GONE}, ("model:", "'temperature'", "No class_path")),
