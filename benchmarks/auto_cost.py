@@ -63,7 +63,7 @@ class Fit:
         """Return the CPU seconds of a step that measures, or of one that does not."""
         balance = self.criteria.balance
         if balance is not None:
-            balance.seen.fill_(0 if measuring else 1)  # type: ignore[operator, union-attr]
+            balance.seen.fill_(0 if measuring else 1)  # type: ignore[operator]
         start = time.process_time()
         self.step()
         return time.process_time() - start
