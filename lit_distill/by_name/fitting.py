@@ -10,7 +10,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from lit_distill.by_name.configs import NamedSetup, links_of, write_configs
-from lit_distill.by_name.finishing import finish
+from lit_distill.by_name.finishing import finish, finished
 from lit_distill.by_name.networks import look_at, shared_pixels
 from lit_distill.by_name.outcome import FitResult
 from lit_distill.by_name.recipe import choose_recipe
@@ -23,6 +23,7 @@ from lit_distill.data.folder_facts import FolderFacts, read_folder
 from lit_distill.models.named import read_name
 
 _LOCK = "chain.lock"
+_CHAIN = "lit-distill chain: "
 _TRAININGS = {
     "none": "not trained",
     "head": "its classifier is replaced and trained first, the rest stays as it is",
@@ -120,6 +121,9 @@ def run_request(
                 setup = _found_out(request, facts, folder)
             if dry_run:
                 raise SystemExit(0)
+            known = finished(setup)
+            if known is not None:
+                return known
             _train(setup, again, launch)
             return finish(setup)
     except Timeout as error:
@@ -164,5 +168,13 @@ def _say(setup: NamedSetup, decision: Decision) -> None:
 
 def _train(setup: NamedSetup, again: bool, launch: Launch | None) -> None:
     links = read_chain(setup.folder / "chain.yaml")
-    settings = {link.name: settings_of(link) for link in links}
-    run(plan(links, settings, again), launch=launch)
+    try:
+        settings = {link.name: settings_of(link) for link in links}
+    except SystemExit as refused:
+        raise ValueError(str(refused.code).removeprefix(_CHAIN)) from refused
+    try:
+        run(plan(links, settings, again), launch=launch)
+    except SystemExit as ended:
+        if isinstance(ended.code, str):
+            ended.code = ended.code.replace(_CHAIN, "lit-distill fit: ", 1)
+        raise
