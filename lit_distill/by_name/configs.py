@@ -47,7 +47,7 @@ class NamedSetup:
         return None if self.decision.training == "none" else self.folder / TEACHER / _CHECKPOINT
 
 
-def links_of(setup: NamedSetup) -> dict[str, dict[str, Any]]:
+def link_configs(setup: NamedSetup) -> dict[str, dict[str, Any]]:
     """Return the config of each link, in the order in which they run."""
     links: dict[str, dict[str, Any]] = {}
     if setup.recipe.teacher is not None:
@@ -147,7 +147,7 @@ def chain_of(setup: NamedSetup, links: Mapping[str, Any]) -> dict[str, Any]:
 
 def write_configs(setup: NamedSetup) -> None:
     """Write the config of each link, and of their chain, into the folder."""
-    links = links_of(setup)
+    links = link_configs(setup)
     setup.folder.mkdir(parents=True, exist_ok=True)
     for name, config in links.items():
         command = f"# lit-distill fit --config {setup.folder / name}.yaml\n"

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_distill.by_name.configs import CONTROL, STUDENT, TEACHER, NamedSetup, links_of
-from lit_distill.by_name.measuring import device_here, milliseconds, paired_difference, right_answers
+from lit_distill.by_name.configs import CONTROL, STUDENT, TEACHER, NamedSetup, link_configs
+from lit_distill.by_name.measuring import device_here, forward_times, paired_difference, right_answers
 from lit_distill.by_name.networks import adapted, filled
-from lit_distill.by_name.outcome import FitResult, NetworkRow, as_text
+from lit_distill.by_name.outcome import FitResult, NetworkRow, rows_as_text
 from lit_distill.chain import Record
 from lit_distill.files.whole_file import write_whole
 from lit_distill.utils.tensors import count_parameters
@@ -28,7 +28,7 @@ def finish(setup: NamedSetup) -> FitResult:
     student = filled(setup.student, setup.classes, setup.folder / STUDENT / "last.ckpt")
     rows, notes = _measure(setup, student)
     write_whole(setup.folder / _WEIGHTS, _as_file(student))
-    write_whole(setup.folder / _TABLE, f"{as_text(rows, notes)}\n".encode())
+    write_whole(setup.folder / _TABLE, f"{rows_as_text(rows, notes)}\n".encode())
     content = {"runs": _runs(setup), **_described(setup), "rows": [asdict(row) for row in rows], "notes": notes}
     write_whole(setup.folder / _RESULT, json.dumps(content, indent=1).encode())
     return _outcome(setup, student, rows, notes)
@@ -52,7 +52,7 @@ def _outcome(setup: NamedSetup, student: nn.Module, rows: Sequence[NetworkRow], 
 
 def _runs(setup: NamedSetup) -> dict[str, str]:
     """Return the mark of each finished training."""
-    records = {name: Record.read(setup.folder / name) for name in links_of(setup)}
+    records = {name: Record.read(setup.folder / name) for name in link_configs(setup)}
     return {name: record.run for name, record in records.items() if record is not None and record.finished}
 
 
@@ -82,9 +82,9 @@ def _measure(setup: NamedSetup, student: nn.Module) -> tuple[list[NetworkRow], l
         plain[CONTROL] = filled(setup.student, setup.classes, setup.folder / CONTROL / "last.ckpt")
     sides = {name: setup.teacher if name == TEACHER else setup.student for name in plain}
     whole = {name: adapted(network, sides[name], setup.pixels) for name, network in plain.items()}
-    data = links_of(setup)[STUDENT]["data"]["init_args"]
+    data = link_configs(setup)[STUDENT]["data"]["init_args"]
     right = right_answers(whole, data, setup.facts.judged_on)
-    times = milliseconds({name: (plain[name], sides[name].size) for name in (STUDENT, TEACHER)})
+    times = forward_times({name: (plain[name], sides[name].size) for name in (STUDENT, TEACHER)})
     student.cpu()
     rows = [
         NetworkRow(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from lit_distill.by_name.configs import NamedSetup, links_of, write_configs
+from lit_distill.by_name.configs import NamedSetup, link_configs, write_configs
 from lit_distill.by_name.finishing import finish, finished
 from lit_distill.by_name.networks import look_at, shared_pixels
 from lit_distill.by_name.outcome import FitResult
@@ -162,7 +162,7 @@ def _say(setup: NamedSetup) -> None:
         f"(LogitDistillation's defaults), for {recipe.student.epochs} epochs of {recipe.steps(setup.facts)} batches of "
         f"{recipe.batch_size} (AdamW, {recipe.student.rate:g})"
     )
-    print(f"configs: {', '.join(str(setup.folder / name) + '.yaml' for name in links_of(setup))}", flush=True)
+    print(f"configs: {', '.join(str(setup.folder / name) + '.yaml' for name in link_configs(setup))}", flush=True)
 
 
 def _train(setup: NamedSetup, again: bool, launch: Launch | None) -> None:

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from lit_distill.by_name.measuring import milliseconds, paired_difference, right_answers
+from lit_distill.by_name.measuring import forward_times, paired_difference, right_answers
 from lit_distill.by_name.networks import Network, Pixels
-from lit_distill.by_name.outcome import NetworkRow, as_text
+from lit_distill.by_name.outcome import NetworkRow, rows_as_text
 from lit_distill.by_name.recipe import choose_recipe
 from lit_distill.by_name.request import Request
 from lit_distill.by_name.teaching import _knows
@@ -48,13 +48,13 @@ def test_a_difference_is_that_of_pairs() -> None:
 
 
 def test_times_are_of_each_network() -> None:
-    found = milliseconds({"small": (nn.Conv2d(3, 2, 1), (4, 4)), "large": (nn.Conv2d(3, 64, 9), (128, 128))})
+    found = forward_times({"small": (nn.Conv2d(3, 2, 1), (4, 4)), "large": (nn.Conv2d(3, 64, 9), (128, 128))})
     assert 0 < found["small"] < found["large"]
 
 
 def test_the_table_in_text() -> None:
     rows = [NetworkRow("student", "a", 0.5, 1000, 1.25), NetworkRow("no teacher", "a", 0.25, 1000, 1.25)]
-    assert as_text(rows, ["A note."]).splitlines() == [
+    assert rows_as_text(rows, ["A note."]).splitlines() == [
         "            accuracy  parameters  ms/image",
         "student        50.0%       1,000       1.2  a",
         "no teacher     25.0%       1,000       1.2  a",

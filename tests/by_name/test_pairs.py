@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 import lit_distill
 from lit_distill.by_name import fitting
@@ -66,6 +67,14 @@ def test_pairs_that_differ_in_everything(place: Path, teacher: str, student: str
     # What the folder says of the student is enough to use its weights elsewhere.
     again = named_model(f"{names[1].partition('@')[0]}@{result.weights}", 3)
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in result.student.state_dict().items())
+
+
+def test_by_features_too_with_layers_that_are_found(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = {"teacher": "torchvision:mobilenet_v3_small@random", "student": "timm:test_resnet@random"}
+    options = {**QUIET, "model.class_path": "CombinedDistillation", "model.temperature": 2}
+    result = run(**names, image_size=64, teacher_training="all", control=False, options=options)
+    config = yaml.safe_load(result.config.read_text())["model"]
+    assert (config["class_path"], config["init_args"]["temperature"]) == ("CombinedDistillation", 2)
 
 
 def test_a_fit_that_is_killed_goes_on_to_the_same_weights(place: Path) -> None:
