@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,6 +43,11 @@ def finished(setup: NamedSetup) -> FitResult | None:
         return None
     rows = [NetworkRow(**row) for row in content["rows"]]
     return _outcome(setup, filled(setup.student, setup.classes, weights), rows, content["notes"])
+
+
+def forget_outcome(folder: Path) -> None:
+    """Remove an outcome that is to be measured again."""
+    (folder / _RESULT).unlink(missing_ok=True)
 
 
 def _outcome(setup: NamedSetup, student: nn.Module, rows: Sequence[NetworkRow], notes: Sequence[str]) -> FitResult:

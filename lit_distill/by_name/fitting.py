@@ -10,7 +10,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from lit_distill.by_name.configs import NamedSetup, link_configs, write_configs
-from lit_distill.by_name.finishing import finish, finished
+from lit_distill.by_name.finishing import finish, finished, forget_outcome
 from lit_distill.by_name.networks import look_at, shared_pixels
 from lit_distill.by_name.outcome import FitResult
 from lit_distill.by_name.recipe import choose_recipe
@@ -140,6 +140,7 @@ def _found_out(request: Request, facts: FolderFacts, folder: Path) -> NamedSetup
     decision = decide(teacher, network, facts, pixels, request.teacher_training)
     recipe = choose_recipe(request, student, teacher, decision.training, facts)
     setup = NamedSetup(request, facts, folder, student, teacher, pixels, decision, recipe)
+    forget_outcome(folder)
     write_configs(setup)
     if images_changed(facts, folder):
         for link in read_chain(folder / "chain.yaml"):

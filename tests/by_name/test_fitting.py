@@ -101,8 +101,16 @@ def test_its_config_repeats_it_and_other_settings_are_refused(place: Path) -> No
     with pytest.raises(ValueError, match="images: counts:"):
         run(place, teacher_training="none", control=False)
     ran: list[str] = []
-    run(place, lambda words: ran.append(words[2]) or here(words), True, teacher_training="none", control=False)  # type: ignore[func-returns-value]
+
+    def counted(words: list[str]) -> int:
+        ran.append(words[2])
+        return here(words)
+
+    run(place, counted, again=True, teacher_training="none", control=False)
     assert len(ran) == 1
+    longer = run(place, counted, again=True, teacher_training="none", control=False, epochs=2)
+    assert len(ran) == 2
+    assert not torch.equal(longer.student.state_dict()["linear.weight"], first.student.state_dict()["linear.weight"])
 
 
 def test_networks_of_other_sizes_and_normalisation_see_the_same_images(
