@@ -11,7 +11,8 @@ import yaml
 
 from lit_distill.by_name.networks import Network, Pixels, as_config
 from lit_distill.by_name.recipe import Recipe, TrainingSettings
-from lit_distill.by_name.request import Request, Training
+from lit_distill.by_name.request import Request
+from lit_distill.by_name.teaching import Decision
 from lit_distill.data.folder_facts import FolderFacts
 from lit_distill.files.whole_file import write_whole
 
@@ -32,7 +33,7 @@ class NamedSetup:
     student: Network
     teacher: Network
     pixels: Pixels
-    training: Training
+    decision: Decision
     recipe: Recipe
 
     @property
@@ -43,16 +44,16 @@ class NamedSetup:
     @property
     def trained_teacher(self) -> Path | None:
         """The checkpoint of the teacher's training; None if it is not trained."""
-        return None if self.training == "none" else self.folder / TEACHER / _CHECKPOINT
+        return None if self.decision.training == "none" else self.folder / TEACHER / _CHECKPOINT
 
 
-def links_of(setup: NamedSetup) -> dict[str, dict[str, Any]]:
+def link_configs(setup: NamedSetup) -> dict[str, dict[str, Any]]:
     """Return the config of each link, in the order in which they run."""
     links: dict[str, dict[str, Any]] = {}
     if setup.recipe.teacher is not None:
         model = _supervised(as_config(setup.teacher, setup.pixels, setup.classes))
         links[TEACHER] = _config(setup, TEACHER, model, setup.recipe.teacher)
-        if setup.training == "head":
+        if setup.decision.training == "head":
             head = f"model.{setup.teacher.head}" if setup.pixels.adaptation(setup.teacher) else setup.teacher.head
             links[TEACHER]["trainer"]["callbacks"] = [{"class_path": "TrainOnly", "init_args": {"layers": [head]}}]
     student = as_config(setup.student, setup.pixels, setup.classes)
@@ -146,7 +147,7 @@ def chain_of(setup: NamedSetup, links: Mapping[str, Any]) -> dict[str, Any]:
 
 def write_configs(setup: NamedSetup) -> None:
     """Write the config of each link, and of their chain, into the folder."""
-    links = links_of(setup)
+    links = link_configs(setup)
     setup.folder.mkdir(parents=True, exist_ok=True)
     for name, config in links.items():
         command = f"# lit-distill fit --config {setup.folder / name}.yaml\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_distill.by_name.configs import CONTROL, STUDENT, TEACHER, NamedSetup, links_of
-from lit_distill.by_name.measuring import device_here, milliseconds, paired_difference, right_answers
+from lit_distill.by_name.configs import CONTROL, STUDENT, TEACHER, NamedSetup, link_configs
+from lit_distill.by_name.measuring import device_here, forward_times, paired_difference, right_answers
 from lit_distill.by_name.networks import adapted, filled
-from lit_distill.by_name.outcome import FitResult, NetworkRow, as_text
+from lit_distill.by_name.outcome import FitResult, NetworkRow, rows_as_text
 from lit_distill.chain import Record
 from lit_distill.files.whole_file import write_whole
 from lit_distill.utils.tensors import count_parameters
@@ -25,34 +25,41 @@ _LABELS = {STUDENT: "student", TEACHER: "teacher", CONTROL: "no teacher"}
 
 
 def finish(setup: NamedSetup) -> FitResult:
-    """Measure the trained networks, or read what was measured before on the same ones; write and return the outcome."""
-    runs = {name: _run(setup.folder / name) for name in links_of(setup)}
-    student = filled(setup.student, setup.classes, setup.folder / STUDENT / "last.ckpt").eval()
-    known = _known(setup.folder, runs)
-    if known is None:
-        rows, notes = _measure(setup, student)
-        write_whole(setup.folder / _WEIGHTS, _as_file(student))
-        write_whole(setup.folder / _TABLE, f"{as_text(rows, notes)}\n".encode())
-        content = {"runs": runs, **_described(setup), "rows": [asdict(row) for row in rows], "notes": notes}
-        write_whole(setup.folder / _RESULT, json.dumps(content, indent=1).encode())
-    else:
-        rows, notes = known
-    folder, config = setup.folder, setup.folder / f"{STUDENT}.yaml"
-    return FitResult(student, tuple(rows), tuple(notes), setup.facts.classes, folder, folder / _WEIGHTS, config)
+    """Measure the trained networks; write and return the outcome."""
+    student = filled(setup.student, setup.classes, setup.folder / STUDENT / "last.ckpt")
+    rows, notes = _measure(setup, student)
+    write_whole(setup.folder / _WEIGHTS, _as_file(student))
+    write_whole(setup.folder / _TABLE, f"{rows_as_text(rows, notes)}\n".encode())
+    content = {"runs": _runs(setup), **_described(setup), "rows": [asdict(row) for row in rows], "notes": notes}
+    write_whole(setup.folder / _RESULT, json.dumps(content, indent=1).encode())
+    return _outcome(setup, student, rows, notes)
 
 
-def _run(folder: Path) -> str:
-    record = Record.read(folder)
-    assert record is not None, "its link has run"
-    return record.run
-
-
-def _known(folder: Path, runs: Mapping[str, str]) -> tuple[list[NetworkRow], list[str]] | None:
-    path = folder / _RESULT
-    content = json.loads(path.read_text()) if path.is_file() and (folder / _WEIGHTS).is_file() else {}
-    if content.get("runs") != runs:
+def finished(setup: NamedSetup) -> FitResult | None:
+    """Return the outcome that was written before of the same trainings; None if there is none."""
+    path, weights = setup.folder / _RESULT, setup.folder / _WEIGHTS
+    content = json.loads(path.read_text()) if path.is_file() and weights.is_file() else {}
+    if content.get("runs") != _runs(setup):
         return None
-    return [NetworkRow(**row) for row in content["rows"]], content["notes"]
+    rows = [NetworkRow(**row) for row in content["rows"]]
+    return _outcome(setup, filled(setup.student, setup.classes, weights), rows, content["notes"])
+
+
+def forget_outcome(folder: Path) -> None:
+    """Remove an outcome that is to be measured again."""
+    (folder / _RESULT).unlink(missing_ok=True)
+
+
+def _outcome(setup: NamedSetup, student: nn.Module, rows: Sequence[NetworkRow], notes: Sequence[str]) -> FitResult:
+    folder, config = setup.folder, setup.folder / f"{STUDENT}.yaml"
+    found = (tuple(rows), tuple(notes), setup.facts.classes, folder, folder / _WEIGHTS, config)
+    return FitResult(student.eval(), *found)
+
+
+def _runs(setup: NamedSetup) -> dict[str, str]:
+    """Return the mark of each finished training."""
+    records = {name: Record.read(setup.folder / name) for name in link_configs(setup)}
+    return {name: record.run for name, record in records.items() if record is not None and record.finished}
 
 
 def _described(setup: NamedSetup) -> dict[str, Any]:
@@ -81,9 +88,9 @@ def _measure(setup: NamedSetup, student: nn.Module) -> tuple[list[NetworkRow], l
         plain[CONTROL] = filled(setup.student, setup.classes, setup.folder / CONTROL / "last.ckpt")
     sides = {name: setup.teacher if name == TEACHER else setup.student for name in plain}
     whole = {name: adapted(network, sides[name], setup.pixels) for name, network in plain.items()}
-    data = links_of(setup)[STUDENT]["data"]["init_args"]
+    data = link_configs(setup)[STUDENT]["data"]["init_args"]
     right = right_answers(whole, data, setup.facts.judged_on)
-    times = milliseconds({name: (plain[name], sides[name].size) for name in (STUDENT, TEACHER)})
+    times = forward_times({name: (plain[name], sides[name].size) for name in (STUDENT, TEACHER)})
     student.cpu()
     rows = [
         NetworkRow(
@@ -100,7 +107,8 @@ def _measure(setup: NamedSetup, student: nn.Module) -> tuple[list[NetworkRow], l
 
 def _notes(setup: NamedSetup, right: Mapping[str, Tensor]) -> list[str]:
     count, part = len(right[STUDENT]), setup.facts.judged_on
-    device = "GPU" if device_here().type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    device = "GPU" if device_here().type == "cuda" else f"CPU, {threads} thread{'s' * (threads > 1)}"
     notes = [f"Accuracy on {count:,} {part} images; time of a forward pass for one image ({device})."]
     if CONTROL not in right:
         return [

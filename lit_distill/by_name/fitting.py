@@ -9,20 +9,21 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from lit_distill.by_name.configs import NamedSetup, links_of, write_configs
-from lit_distill.by_name.finishing import finish
+from lit_distill.by_name.configs import NamedSetup, link_configs, write_configs
+from lit_distill.by_name.finishing import finish, finished, forget_outcome
 from lit_distill.by_name.networks import look_at, shared_pixels
 from lit_distill.by_name.outcome import FitResult
 from lit_distill.by_name.recipe import choose_recipe
 from lit_distill.by_name.request import Request, Training
 from lit_distill.by_name.stored import images_changed, keep, recall
-from lit_distill.by_name.teaching import Decision, decide
+from lit_distill.by_name.teaching import decide
 from lit_distill.chain import plan, read_chain, run, settings_of
 from lit_distill.chain.running import Launch, refuse_launcher
 from lit_distill.data.folder_facts import FolderFacts, read_folder
 from lit_distill.models.named import read_name
 
 _LOCK = "chain.lock"
+_CHAIN = "lit-distill chain: "
 _TRAININGS = {
     "none": "not trained",
     "head": "its classifier is replaced and trained first, the rest stays as it is",
@@ -118,8 +119,12 @@ def run_request(
             setup = recall(request, facts, folder, again)
             if setup is None:
                 setup = _found_out(request, facts, folder)
+            _say(setup)
             if dry_run:
                 raise SystemExit(0)
+            known = finished(setup)
+            if known is not None:
+                return known
             _train(setup, again, launch)
             return finish(setup)
     except Timeout as error:
@@ -127,16 +132,15 @@ def run_request(
 
 
 def _found_out(request: Request, facts: FolderFacts, folder: Path) -> NamedSetup:
-    """Look at the networks, decide what is to be trained and how, say it, and write the configs."""
+    """Look at the networks, decide what is to be trained and how, and write the configs."""
     torch.manual_seed(request.seed)
     teacher, network = look_at("teacher", request.teacher, facts, request.image_size)
     student, _ = look_at("student", request.student, facts, request.image_size)
     pixels = shared_pixels(student, teacher)
     decision = decide(teacher, network, facts, pixels, request.teacher_training)
     recipe = choose_recipe(request, student, teacher, decision.training, facts)
-    setup = NamedSetup(request, facts, folder, student, teacher, pixels, decision.training, recipe)
-    _say(setup, decision)
-    links_of(setup)
+    setup = NamedSetup(request, facts, folder, student, teacher, pixels, decision, recipe)
+    forget_outcome(folder)
     write_configs(setup)
     if images_changed(facts, folder):
         for link in read_chain(folder / "chain.yaml"):
@@ -145,12 +149,12 @@ def _found_out(request: Request, facts: FolderFacts, folder: Path) -> NamedSetup
     return setup
 
 
-def _say(setup: NamedSetup, decision: Decision) -> None:
+def _say(setup: NamedSetup) -> None:
     """Print what was read and chosen."""
     teacher, recipe = setup.recipe.teacher, setup.recipe
     print(f"teacher: {setup.teacher.words()}")
     trained = "" if teacher is None else f", for {teacher.epochs} epochs (AdamW, {teacher.rate:g})"
-    print(f"  {decision.why}: {_TRAININGS[decision.training]}{trained}")
+    print(f"  {setup.decision.why}: {_TRAININGS[setup.decision.training]}{trained}")
     print(f"student: {setup.student.words()}")
     side = setup.pixels.size[0]
     print(f"both see the same images of {side}x{side}, each network in its own size and normalisation")
@@ -159,10 +163,18 @@ def _say(setup: NamedSetup, decision: Decision) -> None:
         f"(LogitDistillation's defaults), for {recipe.student.epochs} epochs of {recipe.steps(setup.facts)} batches of "
         f"{recipe.batch_size} (AdamW, {recipe.student.rate:g})"
     )
-    print(f"configs: {', '.join(str(setup.folder / name) + '.yaml' for name in links_of(setup))}", flush=True)
+    print(f"configs: {', '.join(str(setup.folder / name) + '.yaml' for name in link_configs(setup))}", flush=True)
 
 
 def _train(setup: NamedSetup, again: bool, launch: Launch | None) -> None:
     links = read_chain(setup.folder / "chain.yaml")
-    settings = {link.name: settings_of(link) for link in links}
-    run(plan(links, settings, again), launch=launch)
+    try:
+        settings = {link.name: settings_of(link) for link in links}
+    except SystemExit as refused:
+        raise ValueError(str(refused.code).removeprefix(_CHAIN)) from refused
+    try:
+        run(plan(links, settings, again), launch=launch)
+    except SystemExit as ended:
+        if isinstance(ended.code, str):
+            raise SystemExit(ended.code.replace(_CHAIN, "lit-distill fit: ", 1)) from ended
+        raise

@@ -46,7 +46,7 @@ def right_answers(
     return {name: torch.cat(parts) for name, parts in found.items()}
 
 
-def milliseconds(networks: Mapping[str, tuple[nn.Module, tuple[int, int]]]) -> dict[str, float]:
+def forward_times(networks: Mapping[str, tuple[nn.Module, tuple[int, int]]]) -> dict[str, float]:
     """Return the median time of a forward pass for one image, in milliseconds; the networks take turns.
 
     Args:

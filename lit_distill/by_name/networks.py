@@ -32,8 +32,8 @@ class Network:
         name: Its name.
         described: What it says of its images.
         size: Height and width of its images.
-        classes: How many it tells apart, as it is named.
-        head: The path of its classifier; empty if it has none of its own yet.
+        classes: How many it tells apart, as it is named; 0 if it has no classifier of its own.
+        head: The path of its classifier once it has the folder's classes; empty if it is not found.
     """
 
     name: ModelName
@@ -58,13 +58,13 @@ class Network:
         where = f" ({self.described.where})" if self.described.where else ""
         mean = "normalised by the mean " + " ".join(f"{value:.3g}" for value in self.mean)
         said = mean if self.described.mean else f"{mean} of ImageNet, as it says none"
-        classes = f"{self.classes} classes" if self.head else "no classifier of its own"
+        classes = f"{self.classes} classes" if self.classes else "no classifier of its own"
         height, width = self.size
         return f"{self.name.text}: {start}, {classes}, images of {width}x{height} {said}{where}"
 
 
 def look_at(owner: str, text: str, facts: FolderFacts, wanted: int | None) -> tuple[Network, nn.Module]:
-    """Make a network, and find out what it takes and tells apart.
+    """Make a network, and find out what it takes and tells apart; return it with its own classes.
 
     Args:
         owner: ``teacher`` or ``student``.
@@ -73,7 +73,8 @@ def look_at(owner: str, text: str, facts: FolderFacts, wanted: int | None) -> tu
         wanted: A size to prefer.
 
     Raises:
-        ValueError: The name is unknown, or the network is no classifier of images, or takes no size.
+        ValueError: The name is unknown, or the network is no classifier of images, takes no size, or cannot be given the
+            folder's classes.
         FileNotFoundError: Its checkpoint is not there.
     """
     name = read_name(owner, text)
@@ -81,15 +82,16 @@ def look_at(owner: str, text: str, facts: FolderFacts, wanted: int | None) -> tu
         network = name.make(None)
         described = name.describe(network)
         size, classes = first_fitting(network, _sizes(described, facts, wanted))
+        if size is None:
+            why = why_refused(network, described.size or (SIZES[0], SIZES[0]))
+            raise ValueError(
+                f"{text} takes no images of 3 channels, of any size tried from {min(SIZES)} to {max(SIZES)}: {why}"
+            )
+        classes = 0 if getattr(network, "num_classes", None) == 0 else classes  # timm's backbones put out features
+        head = _head(name, network, size, classes, len(facts.classes))
     except (ValueError, FileNotFoundError) as error:
         raise type(error)(f"{owner}: {error}") from error
-    if size is None:
-        tried = described.size or (SIZES[0], SIZES[0])
-        raise ValueError(
-            f"{owner}: {text} takes no images of 3 channels, of any size tried from {min(SIZES)} to {max(SIZES)}: "
-            f"{why_refused(network, tried)}"
-        )
-    return Network(name, described, size, classes, _head(network, size)), network
+    return Network(name, described, size, classes, head), network
 
 
 def _sizes(described: Described, facts: FolderFacts, wanted: int | None) -> Sequence[Size]:
@@ -100,11 +102,14 @@ def _sizes(described: Described, facts: FolderFacts, wanted: int | None) -> Sequ
     return [*first, *said, *((one, one) for one in SIZES)]
 
 
-def _head(network: nn.Module, size: Size) -> str:
-    if getattr(network, "num_classes", None) == 0:  # timm's backbones, which put out features
-        return ""
+def _head(name: ModelName, network: nn.Module, size: Size, classes: int, wanted: int) -> str:
+    """Return the path of a network's classifier once it has the wanted classes; make it with them if it has others."""
+    whole = network if classes == wanted else name.make(wanted)
+    _, given = first_fitting(whole, [size])
+    if given != wanted:
+        raise ValueError(f"{name.text} tells apart {given} classes even when it is to have the folder's {wanted}.")
     try:
-        return classifier_path(network, size)
+        return classifier_path(whole, size)
     except ValueError:
         return ""
 

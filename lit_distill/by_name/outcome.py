@@ -51,10 +51,10 @@ class FitResult:
     config: Path
 
     def __str__(self) -> str:
-        return as_text(self.rows, self.notes)
+        return rows_as_text(self.rows, self.notes)
 
 
-def as_text(rows: Sequence[NetworkRow], notes: Sequence[str]) -> str:
+def rows_as_text(rows: Sequence[NetworkRow], notes: Sequence[str]) -> str:
     """Return rows as a table in text, and the notes below it."""
     cells = [("", "accuracy", "parameters", "ms/image", "")]
     for row in rows:

@@ -12,6 +12,8 @@ from lit_distill.by_name.configs import NamedSetup
 from lit_distill.by_name.networks import Network, shared_pixels
 from lit_distill.by_name.recipe import Recipe, TrainingSettings
 from lit_distill.by_name.request import Request
+from lit_distill.by_name.teaching import Decision
+from lit_distill.chain import Record
 from lit_distill.data.folder_facts import FolderFacts
 from lit_distill.files.whole_file import write_whole
 from lit_distill.models.named import read_name
@@ -27,20 +29,20 @@ def keep(setup: NamedSetup) -> None:
         "request": setup.request.as_json(),
         "images": _images(setup.facts),
         "networks": {"student": _as_json(setup.student), "teacher": _as_json(setup.teacher)},
-        "training": setup.training,
+        "teacher": asdict(setup.decision),
         "recipe": asdict(recipe),
     }
     write_whole(setup.folder / _FILE, json.dumps(content, indent=1).encode())
 
 
 def recall(request: Request, facts: FolderFacts, folder: Path, again: bool) -> NamedSetup | None:
-    """Return the setup that a folder was made for; None if it is new, or is to be made again.
+    """Return the setup that a folder was made for; None if nothing was trained there, or is to be made again.
 
     Raises:
         ValueError: It was made for another request, or the images have changed, and it is not to be made again.
     """
     path = folder / _FILE
-    if not path.is_file():
+    if not path.is_file() or not any(Record.read(one) for one in folder.iterdir() if one.is_dir()):
         return None
     content = json.loads(path.read_text())
     changes = _changes("", content["request"], request.as_json()) + _changes(
@@ -69,7 +71,7 @@ def _setup(content: Mapping[str, Any], request: Request, facts: FolderFacts, fol
     of_teacher = None if recipe["teacher"] is None else TrainingSettings(**recipe["teacher"])
     chosen = Recipe(recipe["batch_size"], TrainingSettings(**recipe["student"]), of_teacher)
     pixels = shared_pixels(student, teacher)
-    return NamedSetup(request, facts, folder, student, teacher, pixels, content["training"], chosen)
+    return NamedSetup(request, facts, folder, student, teacher, pixels, Decision(**content["teacher"]), chosen)
 
 
 def _images(facts: FolderFacts) -> dict[str, Any]:

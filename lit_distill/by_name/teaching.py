@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, Subset
 
+from lit_distill.by_name.measuring import device_here
 from lit_distill.by_name.networks import Network, Pixels, adapted
 from lit_distill.by_name.request import Training
 from lit_distill.data import ImageFolder
@@ -44,13 +45,15 @@ def decide(
         ValueError: The user wants it untrained, and it has other classes than the folder.
     """
     classes = len(facts.classes)
-    same = teacher.classes == classes and bool(teacher.head)
+    same = teacher.classes == classes
     if asked == "none" and not same:
-        own = teacher.classes if teacher.head else "no"
+        own = teacher.classes or "no"
         raise ValueError(
             f"teacher_training=none: {teacher.name.text} has {own} classes, and the folder {classes}: its head has to be "
             "trained. Leave teacher_training out."
         )
+    if asked == "head" and not teacher.head:
+        raise ValueError(f"teacher_training=head: the classifier of {teacher.name.text} is not found; train all of it.")
     if asked is not None:
         return Decision(asked, "as asked for")
     if teacher.name.start == "random":
@@ -63,9 +66,9 @@ def decide(
             )
         reason = f"it has as many classes as the folder, but tells {right} of {count} images rightly"
     else:
-        has = f"it tells apart {teacher.classes} classes" if teacher.head else "it has no classifier of its own"
+        has = f"it tells apart {teacher.classes} classes" if teacher.classes else "it has no classifier of its own"
         reason = f"{has}, and the folder has {classes}"
-    return Decision("all" if teacher.name.start == "own" else "head", reason)
+    return Decision("all" if teacher.name.start == "own" or not teacher.head else "head", reason)
 
 
 def _knows(right: int, count: int, classes: int) -> bool:
@@ -84,8 +87,9 @@ def _right_answers(network: nn.Module, facts: FolderFacts, pixels: Pixels) -> tu
     everything: ConcatDataset[tuple[torch.Tensor, int]] = ConcatDataset([data.train_data, data.val_data])
     step = max(1, len(everything) // _LOOKED_AT)
     chosen = Subset(everything, range(0, step * min(_LOOKED_AT, len(everything)), step))
-    right = 0
+    right, device = 0, device_here()
+    network.to(device)
     with torch.no_grad(), as_in_evaluation(network):
         for images, labels in DataLoader(chosen, batch_size=32):
-            right += int((logits_of(network, images).argmax(1) == labels).sum())
+            right += int((logits_of(network, images.to(device)).argmax(1).cpu() == labels).sum())
     return right, len(chosen)

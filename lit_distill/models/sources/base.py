@@ -77,8 +77,10 @@ class Source(ABC):
     def unreachable(self, name: str, error: BaseException) -> ValueError:
         """Return the error for weights that cannot be fetched, with what to do."""
         whole = f"{self.prefix}:{name}"
+        offline = type(error).__name__ in ("LocalEntryNotFoundError", "OfflineModeIsEnabled")
+        why = "there is no network, and no copy here" if offline else first_line(error).rstrip(".")
         return ValueError(
-            f"the pretrained weights of {whole} cannot be had ({first_line(error).rstrip('.')}). Where there is no network, "
+            f"the pretrained weights of {whole} cannot be had: {why}. Where there is no network, "
             f"fetch the file elsewhere and write {whole}@FILE; {whole}@random starts from random weights."
         )
 
