@@ -15,13 +15,12 @@ from lit_distill.compare.words import joined, measured, scored
 
 
 def choice_answer(summary: Summary) -> list[str]:
-    """Return the answer as paragraphs: a teacher for each student, then a student for each latency."""
+    """Return the answer as paragraphs: a student for each latency, then a teacher for each student."""
     if not summary.rows:
         return ["That cannot be told: no run was finished."]
-    parts = []
+    parts = _along_the_front(summary)
     for student in summary.students:
         parts += [_best(student, summary), _teachers(student, summary)]
-    parts += _along_the_front(summary)
     return [part for part in parts if part]
 
 
