@@ -156,6 +156,11 @@ class TableRow:
         return max(one.parameters for one in self.results.values())
 
     @property
+    def taught_by(self) -> tuple[str, str]:
+        """The names of teacher and method."""
+        return self.teacher, self.method
+
+    @property
     def name(self) -> str:
         """What taught the student, in words."""
         return self.method if self.is_control or not self.teacher else f"{self.method} from {self.teacher}"

@@ -3,6 +3,8 @@ from __future__ import annotations
 import math
 import re
 
+import pytest
+
 from lit_distill.compare import Result
 from lit_distill.compare.answers import answers, answers_text
 from lit_distill.compare.choosing import rank
@@ -65,7 +67,7 @@ def test_one_seed_tells_nothing() -> None:
     assert found[0].startswith("That cannot be told with 1 seed")
     assert not any("[" in text or "±" in text for text in found)
     chosen = choice(results)[0]
-    assert "KD, no teacher and AT cannot be told apart with 1 seed." in chosen
+    assert "KD cannot be told apart from no teacher and AT with 1 seed." in chosen
     assert "better than" not in chosen.replace("better than it", "")
 
 
@@ -136,7 +138,7 @@ def test_what_is_tied_only_for_its_noise_is_not_recommended_for_its_speed() -> N
     results = controls("s", ALONE) + runs("s", "t", "good", plus(0.02), seconds=9.0)
     results += runs("s", "t", "wild", wild, seconds=0.1) + runs("s", "t", "near", plus(0.0195, -0.001), seconds=5.0)
     found = choice(results)[0]
-    assert "good, near and wild cannot be told apart" in found
+    assert "good cannot be told apart from near and wild with 4 seeds" in found
     assert "near trains in the least time, 5.0 s a run" in found
 
 
@@ -147,13 +149,38 @@ def test_fewer_seeds_are_not_considered() -> None:
 
 
 def test_rank_sorts_by_what_is_known() -> None:
-    rows = summarize(
-        controls("s", ALONE) + runs("s", "t", "KD", plus(0.02)) + runs("s", "t", "AT", plus(0.019, -0.01))
-    ).rows
-    ranked = rank(rows)
+    results = controls("s", ALONE) + runs("s", "t", "KD", plus(0.02)) + runs("s", "t", "AT", plus(0.019, -0.01))
+    ranked = rank("s", summarize(results))
     assert ranked.best.method == "KD"
     assert [row.method for row in ranked.tied] == ["AT"]
     assert [row.method for row in ranked.beaten] == ["no teacher"]
+
+
+def test_the_choice_says_of_no_teacher_what_the_table_says() -> None:
+    """Among the cases of all students: of two places that judge one difference, neither may say more than the other."""
+    results = []
+    for student in "abcdefgh":
+        results += (
+            controls(student, ALONE)
+            + runs(student, "t", "KD", plus(0.009, 0.003))
+            + runs(student, "t", "AT", plus(-0.1))
+        )
+    summary = summarize(results)
+    assert {case.judged.verdict.value for case in summary.cases if case.row.method == "KD"} == {"better?"}
+    ranked = rank("a", summary)
+    assert [row.method for row in ranked.beaten_alone] == ["no teacher"]
+    assert [row.method for row in ranked.beaten] == ["AT"]
+
+
+def test_the_lead_of_no_teacher_is_that_of_the_table() -> None:
+    summary = summarize(
+        controls("s", ALONE) + runs("s", "t", "KD", plus(-0.02)) + runs("s", "t", "AT", plus(-0.001, 0.01))
+    )
+    ranked = rank("s", summary)
+    assert ranked.best.is_control
+    assert ranked.leads["t", "KD"].difference.mean == pytest.approx(0.02)
+    assert [row.method for row in ranked.beaten] == ["KD"]
+    assert [row.method for row in ranked.tied] == ["AT"]
 
 
 def test_a_student_for_each_latency() -> None:
