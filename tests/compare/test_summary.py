@@ -62,9 +62,15 @@ def test_failed_and_missing_runs_are_listed() -> None:
     ]
 
 
-def test_runs_that_were_stopped_early_are_listed() -> None:
-    results = controls("s", [0.9], epochs=9) + runs("s", "t", "KD", [0.3], epochs=2)
-    assert "Left out: 1 run of fewer epochs than the student's longest." in summarize(results).absent
+def test_unequal_trainings_are_listed() -> None:
+    results = [
+        *controls("s", [0.9], epochs=9),
+        *runs("s", "t", "KD", [0.3, 0.8], epochs=9),
+        run("s", "t", "KD", 2, 0.1),
+    ]
+    results += runs("s", "", "scheme", [0.3], epochs=4)
+    assert "Left out: 1 run of fewer epochs than others of the same row." in summarize(results).absent
+    assert "Not trained as long as its control: s, scheme, 4 epochs in place of 9." in summarize(results).absent
 
 
 def test_a_student_without_a_control_is_listed() -> None:
