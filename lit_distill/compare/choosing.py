@@ -162,8 +162,9 @@ def _along_the_front(summary: Summary) -> list[str]:
     what, cost, write = "latency", latency, milliseconds
     if not pareto_front(summary.rows, latency):
         what, cost, write = "size", bytes_of, size
-    # Rows of one student cost the same: those on the front with it have the same mean, and one is enough.
-    front = list({row.student: row for row in reversed(pareto_front(summary.rows, cost))}.values())[::-1]
+    found = pareto_front(summary.rows, cost)
+    # Rows of the same cost and mean are all on it, and one of them is enough.
+    front = list({(row.student, cost(row)): row for row in reversed(found)}.values())[::-1]
     texts = [f"from {write(cost(row))}: {summary.name(row)}, {scored(row, summary.units)}" for row in front]
     for place, step in enumerate(_steps(front, summary.units), start=1):
         texts[place] += step
@@ -177,11 +178,11 @@ def _steps(front: Sequence[TableRow], units: Units) -> list[str]:
     gaps = [after.against(before) for before, after in pairwise(front)]
     judged = iter(judge([gap for gap in gaps if gap is not None]))
     texts = []
-    for (before, _), gap in zip(pairwise(front), gaps, strict=True):
+    for gap in gaps:
         if gap is None:
             texts.append("")
             continue
-        text = f", {measured(gap, units, seeds=False)} to {before.student}"
+        text = f", {measured(gap, units, seeds=False)} to the one before"
         told = next(judged).verdict is Verdict.BETTER
         texts.append(text if told else f"{text}, and {count(gap.seeds, 'seed')} cannot tell them apart")
     return texts

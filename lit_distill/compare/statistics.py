@@ -215,7 +215,7 @@ def rows_of(results: Sequence[Result]) -> list[TableRow]:
         if math.isfinite(one.score) and id(one) not in early:
             grouped.setdefault(one.run[:3], {})[one.seed] = one
     rows = [TableRow(*key, dict(sorted(runs.items()))) for key, runs in grouped.items()]
-    sizes = {one.student: one.size_bytes for one in results}
+    sizes = {row.student: min(one.size_bytes for one in rows if one.student == row.student) for row in rows}
     return sorted(rows, key=lambda row: (sizes[row.student], row.student, not row.is_control, -row.mean))
 
 

@@ -191,8 +191,19 @@ def test_a_student_for_each_latency() -> None:
         "from 1 ms: fast, no teacher, 90.0 % (4 seeds); from 4 ms: slow, no teacher, 95.0 % (4 seeds), +5.0 points"
         in text
     )
-    assert re.search(r"from 5 ms: same, .*\+0\.0 points \[.*\] to slow, and 4 seeds cannot tell them apart\.", text)
+    assert re.search(
+        r"from 5 ms: same, .*\+0\.0 points \[.*\] to the one before, and 4 seeds cannot tell them apart\.", text
+    )
     assert "Not on the front: bad" in text
+
+
+def test_a_row_that_is_larger_than_its_student_has_its_own_place() -> None:
+    """As one has that keeps a projector and the teacher's classifier."""
+    results = controls("s", ALONE) + runs("s", "t", "KD", plus(0.02)) + controls("x", plus(0.01), latency_ms=1.5)
+    results += runs("s", "t", "simkd", plus(0.05), latency_ms=2.0)
+    text = choice(results)[0]
+    assert "from 1 ms: s, KD, 92.0 % (4 seeds); from 2 ms: s, simkd, 95.0 % (4 seeds)" in text
+    assert "Not on the front: x" in text
 
 
 def test_sizes_where_latencies_were_not_measured() -> None:

@@ -91,7 +91,7 @@ def test_what_no_number_of_seeds_tells() -> None:
 def test_rows_by_hand() -> None:
     results = (
         runs("b", "t", "KD", [0.8, 0.9], seconds=3.0)
-        + controls("a", [0.5, 0.7])
+        + controls("a", [0.5, 0.7], size_bytes=80)
         + controls("b", [0.6, 0.6], seconds=2.0)
         + runs("b", "t", "AT", [0.95, 0.95])
     )
