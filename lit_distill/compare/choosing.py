@@ -9,7 +9,7 @@ from itertools import pairwise
 from lit_distill.compare.front import bytes_of, latency, pareto_front
 from lit_distill.compare.statistics import MOST_SEEDS, TableRow, complete
 from lit_distill.compare.summary import Summary
-from lit_distill.compare.units import Units, count, milliseconds, seconds, size
+from lit_distill.compare.units import Units, count, latency_text, seconds, size
 from lit_distill.compare.verdicts import Judged, Verdict, judge
 from lit_distill.compare.words import joined, measured, scored
 
@@ -159,7 +159,7 @@ def _by(row: TableRow, leads: Mapping[tuple[str, str], Judged], units: Units) ->
 def _along_the_front(summary: Summary) -> list[str]:
     if len(summary.students) < 2:
         return []
-    what, cost, write = "latency", latency, milliseconds
+    what, cost, write = "latency", latency, latency_text
     if not pareto_front(summary.rows, latency):
         what, cost, write = "size", bytes_of, size
     found = pareto_front(summary.rows, cost)

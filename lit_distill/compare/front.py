@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from lit_distill.compare.statistics import TableRow, complete, students_of
 from lit_distill.compare.summary import Summary
-from lit_distill.compare.units import count, milliseconds, size
+from lit_distill.compare.units import count, latency_text, size
 
 Cost = Callable[[TableRow], float]
 

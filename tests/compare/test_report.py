@@ -14,7 +14,7 @@ import pytest
 
 from lit_distill.compare.page import render_page
 from lit_distill.compare.picture import draw_comparison, render
-from lit_distill.compare.report import as_text, write_report
+from lit_distill.compare.report import report_text, write_report
 from lit_distill.compare.results import read_json
 from lit_distill.compare.summary import summarize
 from lit_distill.compare.tables import cells
@@ -208,7 +208,7 @@ def test_failed_runs_are_on_the_page() -> None:
     summary = summarize([*results(), run("tiny", "t", "X", 0, math.nan)], failed={("q", "", "no teacher", 1): "killed"})
     page = Elements(render_page(summary, "Digits", "no picture"))
     for line in ("Failed: tiny, X from t, seed 0: its accuracy is nan.", "Failed: q, no teacher, seed 1: killed."):
-        assert line in as_text(summary, "Digits", 19, "end")
+        assert line in report_text(summary, "Digits", 19, "end")
         assert line in page.text
 
 

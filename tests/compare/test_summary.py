@@ -6,7 +6,7 @@ import pytest
 
 from lit_distill.compare.summary import summarize
 from lit_distill.compare.tables import cells, footnotes, headings, table_text
-from lit_distill.compare.units import Units, milliseconds, seconds, size
+from lit_distill.compare.units import Units, latency_text, seconds, size
 from tests.compare.runs import controls, run, runs
 
 
@@ -119,4 +119,4 @@ def test_costs() -> None:
         "2.5 GB",
     ]
     assert [seconds(number) for number in (0.04, 9.94, 99, 3600)] == ["0.0 s", "9.9 s", "99 s", "60 min"]
-    assert milliseconds(123.456) == "123 ms"
+    assert latency_text(123.456) == "123 ms"
