@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from textwrap import fill
@@ -10,6 +9,7 @@ from textwrap import fill
 from lit_distill.compare.choosing import choice_answer
 from lit_distill.compare.losing import loss_answer
 from lit_distill.compare.summary import Summary
+from lit_distill.compare.words import unbroken
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def answers(summary: Summary) -> list[Answer]:
         >>> runs += [run("big", "KD", seed, 0.93 + seed / 500) for seed in range(4)]
         >>> for answer in answers(summarize(runs)):
         ...     print(answer.question, answer.paragraphs[0])
-        Does distillation lose accuracy here? No: 1 of 1 case gains, and none loses beyond chance.
+        Does distillation lose accuracy here? No: against no teacher, 1 of 1 case gains, and none loses beyond chance.
         Which teacher and which student? small: take KD from big, 93.3 % (4 seeds). It is better than no teacher.
     """
     return [
@@ -57,6 +57,5 @@ def answers_text(summary: Summary, width: int = 100) -> str:
 
 def _wrapped(text: str, width: int) -> str:
     """Wrap text, but not within an interval or before a percent sign."""
-    kept = re.sub(r"\[[^\]]*\]|\d %", lambda found: found[0].replace(" ", "\xa0"), text)
-    lines = fill(kept, width, break_on_hyphens=False, initial_indent="  ", subsequent_indent="    ")
+    lines = fill(unbroken(text), width, break_on_hyphens=False, initial_indent="  ", subsequent_indent="    ")
     return lines.replace("\xa0", " ")

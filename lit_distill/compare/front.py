@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from lit_distill.compare.statistics import TableRow, complete, students_of
 from lit_distill.compare.summary import Summary
-from lit_distill.compare.units import count, milliseconds, size
+from lit_distill.compare.units import count, latency_text, size
 
 Cost = Callable[[TableRow], float]
 
@@ -53,7 +53,7 @@ def front_text(summary: Summary) -> str:
     """Return both fronts, against latency and against size, a line for each choice on them."""
     rows, units = summary.rows, summary.units
     parts = []
-    for title, cost, write in (("latency", latency, milliseconds), ("size", bytes_of, size)):
+    for title, cost, write in (("latency", latency, latency_text), ("size", bytes_of, size)):
         front = pareto_front(rows, cost)
         if not front:
             parts.append(f"Pareto front, {units.metric} against {title}: no {title} was measured.")

@@ -9,7 +9,7 @@ from lit_distill.compare.statistics import MOST_SEEDS, Difference, TableRow, com
 from lit_distill.compare.summary import Case, Summary
 from lit_distill.compare.units import count
 from lit_distill.compare.verdicts import LEVEL, Verdict
-from lit_distill.compare.words import joined, measured, scored, seeds_in_words
+from lit_distill.compare.words import joined, listed_cases, measured, scored, seeds_in_words
 
 _FEW = 4  # cases that a sentence can name
 _LIMITS = (5, 10, 20, 50, MOST_SEEDS, MOST_SEEDS + 1)
@@ -47,11 +47,12 @@ def _short(cases: Sequence[Case]) -> str:
     if rest == len(cases):
         return f"That cannot be told with {seeds}: {number} looked at, and no difference is beyond chance."
     left = f" Of {rest} it cannot be told with {seeds}." if rest else ""
+    gain, lose = _verb("gain", gains), _verb("lose", losses)
     if gains and losses:
-        return f"In some cases: of {number}, {losses} {_verb('lose', losses)} and {gains} {_verb('gain', gains)}.{left}"
+        return f"In some cases: against no teacher, of {number} {losses} {lose} and {gains} {gain}.{left}"
     if gains:
-        return f"No: {gains} of {number} {_verb('gain', gains)}, and none loses beyond chance.{left}"
-    return f"{'In some cases' if rest else 'Yes'}: {losses} of {number} {_verb('lose', losses)}.{left}"
+        return f"No: against no teacher, {gains} of {number} {gain}, and none loses beyond chance.{left}"
+    return f"{'In some cases' if rest else 'Yes'}: against no teacher, {losses} of {number} {lose}.{left}"
 
 
 def _verb(verb: str, number: int) -> str:
@@ -65,7 +66,7 @@ def _on_average(summary: Summary) -> str:
         mean = mean_difference(differences)
         if len(differences) > 1 and mean is not None:
             texts.append(f"{student} {measured(mean, summary.units)} over {len(differences)} cases")
-    return f"On average, against no teacher: {joined(texts, most=12)}." if texts else ""
+    return f"On average, against no teacher: {listed_cases(texts)}." if texts else ""
 
 
 def mean_difference(differences: Sequence[Difference]) -> Difference | None:
@@ -89,7 +90,7 @@ def _listed(heading: str, cases: Sequence[Case], summary: Summary) -> str:
         f"{summary.name(case.row)} {measured(case.judged.difference, summary.units, seeds=not each and len(cases) > 1)}"
         for case in ordered
     ]
-    return f"{heading} ({seeds}{each}): {joined(texts)}."
+    return f"{heading} ({seeds}{each}): {listed_cases(texts)}."
 
 
 def _chance(cases: Sequence[Case]) -> str:

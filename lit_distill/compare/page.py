@@ -12,6 +12,7 @@ from lit_distill.compare.picture import INK
 from lit_distill.compare.summary import Summary
 from lit_distill.compare.tables import cells, footnotes, headings, student_heading
 from lit_distill.compare.verdicts import Verdict
+from lit_distill.compare.words import unbroken
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c1c1e; --faint: #5f6368; --line: #d5d8dc; --paper: #ffffff;
@@ -66,7 +67,7 @@ def render_page(summary: Summary, title: str, picture: str) -> str:
 def _answers(summary: Summary) -> list[str]:
     parts = []
     for answer in answers(summary):
-        paragraphs = "".join(f"<p>{escape(text)}</p>" for text in answer.paragraphs)
+        paragraphs = "".join(f"<p>{escape(unbroken(text))}</p>" for text in answer.paragraphs)
         parts.append(f'<section class="answer"><h2>{escape(answer.question)}</h2>{paragraphs}</section>')
     return parts
 

@@ -126,7 +126,8 @@ def _point(axes: Any, row: TableRow, summary: Summary, x: float, look: Mapping[s
     axes.autoscale_view()
     if on_front:
         axes.plot(x, y, marker="o", markersize=11, markerfacecolor="none", color=INK, transform=aside, zorder=3)
-        place = {"xytext": (shift, 8), "textcoords": "offset points", "ha": "center", "va": "bottom"}
+    if on_front and not shift:
+        place = {"xytext": (0, 8), "textcoords": "offset points", "ha": "center", "va": "bottom"}
         axes.annotate(row.student, (x, y + spread), color=INK, annotation_clip=False, zorder=4, **place)
 
 

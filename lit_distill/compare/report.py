@@ -56,10 +56,10 @@ def write_report(
     write_whole(folder / "report.html", render_page(summary, title, picture).encode())
     write_csv(list(results), folder / "results.csv")
     write_json(list(results), folder / "results.json")
-    return as_text(summary, title, len(results), f"The report is {folder / 'report.html'}." + _no_picture(picture))
+    return report_text(summary, title, len(results), f"The report is {folder / 'report.html'}." + _no_picture(picture))
 
 
-def as_text(summary: Summary, title: str, runs: int, end: str) -> str:
+def report_text(summary: Summary, title: str, runs: int, end: str) -> str:
     """Return the report for the terminal."""
     parts = [
         f"{title}: {count(runs, 'run')}",

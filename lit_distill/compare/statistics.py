@@ -156,6 +156,16 @@ class TableRow:
         return max(one.parameters for one in self.results.values())
 
     @property
+    def epochs(self) -> int:
+        """Of each run."""
+        return max(one.epochs for one in self.results.values())
+
+    @property
+    def taught_by(self) -> tuple[str, str]:
+        """The names of teacher and method."""
+        return self.teacher, self.method
+
+    @property
     def name(self) -> str:
         """What taught the student, in words."""
         return self.method if self.is_control or not self.teacher else f"{self.method} from {self.teacher}"
@@ -192,8 +202,8 @@ def rows_of(results: Sequence[Result]) -> list[TableRow]:
     """Group the finished runs by student, teacher and method.
 
     Returns:
-        A student's control first, then by falling mean; students in the order of their first result. Runs without a finite
-        score, and runs of fewer epochs than the student's longest, are left out.
+        The smallest student first; its control, then the others by falling mean. Runs without a finite
+        score, and runs of fewer epochs than another of the same row, are left out.
 
     Raises:
         ValueError: The results hold scores of several metrics, or a run twice.
@@ -203,18 +213,18 @@ def rows_of(results: Sequence[Result]) -> list[TableRow]:
     grouped: dict[tuple[str, str, str], dict[int, Result]] = {}
     for one in results:
         if math.isfinite(one.score) and id(one) not in early:
-            grouped.setdefault((one.student, one.teacher, one.method), {})[one.seed] = one
+            grouped.setdefault(one.run[:3], {})[one.seed] = one
     rows = [TableRow(*key, dict(sorted(runs.items()))) for key, runs in grouped.items()]
-    students = list(dict.fromkeys(one.student for one in results))
-    return sorted(rows, key=lambda row: (students.index(row.student), not row.is_control, -row.mean))
+    sizes = {row.student: min(one.size_bytes for one in rows if one.student == row.student) for row in rows}
+    return sorted(rows, key=lambda row: (sizes[row.student], row.student, not row.is_control, -row.mean))
 
 
 def stopped_early(results: Sequence[Result]) -> list[Result]:
-    """Return the runs of fewer epochs than the student's longest: no measure of what the choice would reach."""
-    longest: dict[str, int] = {}
+    """Return the runs of fewer epochs than another run of the same student, teacher and method."""
+    longest: dict[tuple[str, str, str], int] = {}
     for one in results:
-        longest[one.student] = max(one.epochs, longest.get(one.student, 0))
-    return [one for one in results if one.epochs < longest[one.student]]
+        longest[one.run[:3]] = max(one.epochs, longest.get(one.run[:3], 0))
+    return [one for one in results if one.epochs < longest[one.run[:3]]]
 
 
 def _check(results: Sequence[Result]) -> None:

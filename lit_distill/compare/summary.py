@@ -42,7 +42,7 @@ class Summary:
         units: How its scores are written.
         rows: The finished runs, by student, the control first.
         cases: The rows that have a control with a seed in common, in the order of ``rows``.
-        absent: Sentences on the runs that failed, are missing or were stopped early.
+        absent: Sentences on the runs that failed, are missing, or were not trained as the others.
     """
 
     units: Units
@@ -118,8 +118,18 @@ def _absent(
         *(f"Missing: {text}." for text in _by_choice(missing)),
         *(f"No control: no run of {student} without a teacher was finished, so nothing tells what its teachers give."
           for student in without),
-        *([f"Left out: {count(len(early), 'run')} of fewer epochs than the student's longest."] if early else []),
+        *_unequal(rows),
+        *([f"Left out: {count(len(early), 'run')} of fewer epochs than others of the same row."] if early else []),
     ]  # fmt: skip
+
+
+def _unequal(rows: Sequence[TableRow]) -> list[str]:
+    """Say whose training was longer or shorter than the control's, as that of a scheme with a config of its own can be."""
+    found = [(row, control) for row in rows if (control := control_of(row, rows)) and control.epochs != row.epochs]
+    return [
+        f"Not trained as long as its control: {row.full_name}, {row.epochs} epochs in place of {control.epochs}."
+        for row, control in found
+    ]
 
 
 def _same_seeds(rows: Sequence[TableRow]) -> set[Run]:

@@ -6,7 +6,7 @@ import math
 
 from lit_distill.compare.statistics import MOST_SEEDS, TableRow
 from lit_distill.compare.summary import Case, Summary
-from lit_distill.compare.units import Units, count, milliseconds, seconds, size
+from lit_distill.compare.units import Units, count, latency_text, seconds, size
 
 HOW_TO_READ = (
     "± is the standard deviation over the seeds. Differences are paired by seed, with their 95 % interval over the seeds "
@@ -73,7 +73,7 @@ def _seeds_to_tell(case: Case) -> str:
 
 def student_heading(row: TableRow) -> str:
     """Return a student's name with what it costs to run."""
-    latency = milliseconds(row.latency_ms) + (" for one sample" if math.isfinite(row.latency_ms) else "")
+    latency = latency_text(row.latency_ms) + (" for one sample" if math.isfinite(row.latency_ms) else "")
     return f"{row.student}: {row.parameters:,} parameters, {size(row.size_bytes)}, {latency}"
 
 

@@ -113,11 +113,11 @@ def seconds(number: float) -> str:
     return f"{number / 60:.0f} min"
 
 
-def milliseconds(number: float) -> str:
+def latency_text(number: float) -> str:
     """Return a latency; in words if it was not measured.
 
     Example:
-        >>> milliseconds(0.2345), milliseconds(float("nan"))
+        >>> latency_text(0.2345), latency_text(float("nan"))
         ('0.234 ms', 'no latency')
     """
     return f"{number:.3g} ms" if math.isfinite(number) else "no latency"

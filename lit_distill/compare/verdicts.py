@@ -21,6 +21,14 @@ class Verdict(StrEnum):
     WORSE = "worse"
 
 
+_REVERSED = {
+    Verdict.BETTER: Verdict.WORSE,
+    Verdict.BETTER_ALONE: Verdict.WORSE_ALONE,
+    Verdict.WORSE_ALONE: Verdict.BETTER_ALONE,
+    Verdict.WORSE: Verdict.BETTER,
+}
+
+
 @dataclass(frozen=True)
 class Judged:
     """A difference, and what it tells among all that were looked at.
@@ -39,6 +47,12 @@ class Judged:
     def decided(self) -> bool:
         """Whether the verdict holds for all differences together."""
         return self.verdict in (Verdict.BETTER, Verdict.WORSE)
+
+    @property
+    def reversed(self) -> Judged:
+        """The same comparison from the other side."""
+        difference = Difference({seed: -value for seed, value in self.difference.by_seed.items()})
+        return Judged(difference, _REVERSED.get(self.verdict, self.verdict), self.seeds_to_tell)
 
     @property
     def measured(self) -> bool:

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from lit_distill.compare.statistics import Difference, TableRow
 from lit_distill.compare.units import Units, count
 
 _MOST = 6
+
+
+def unbroken(text: str) -> str:
+    """Return text with spaces that keep an interval, and a number and its unit, on one line."""
+    return re.sub(r"\[[^\]]*\]|\d (?=%|ms|s\b|seed|case|point)", lambda found: found[0].replace(" ", "\xa0"), text)
+
+
+def listed_cases(texts: Sequence[str]) -> str:
+    """Join texts that hold commas; beyond a number, the table has the rest."""
+    more = len(texts) - _MOST
+    return "; ".join([*texts[:_MOST], f"{more} more (see the table)"] if more > 0 else texts)
 
 
 def joined(texts: Sequence[str], most: int = _MOST) -> str:

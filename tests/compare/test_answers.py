@@ -3,6 +3,8 @@ from __future__ import annotations
 import math
 import re
 
+import pytest
+
 from lit_distill.compare import Result
 from lit_distill.compare.answers import answers, answers_text
 from lit_distill.compare.choosing import rank
@@ -29,12 +31,15 @@ def choice(results: list[Result]) -> list[str]:
 
 def test_it_does_not_lose() -> None:
     found = loss(controls("s", ALONE) + runs("s", "t", "KD", plus(0.02)) + runs("s", "t", "AT", plus(0.03)))
-    assert found[0] == "No: 2 of 2 cases gain, and none loses beyond chance."
-    assert found[2].startswith("It gains (4 seeds each): AT +3.0 points [+2.8, +3.2] and KD +2.0 points [+1.8, +2.2].")
+    assert found[0] == "No: against no teacher, 2 of 2 cases gain, and none loses beyond chance."
+    assert found[2].startswith("It gains (4 seeds each): AT +3.0 points [+2.8, +3.2]; KD +2.0 points [+1.8, +2.2].")
 
 
 def test_it_loses() -> None:
-    assert loss(controls("s", ALONE) + runs("s", "t", "KD", plus(-0.02)))[0] == "Yes: 1 of 1 case loses."
+    assert (
+        loss(controls("s", ALONE) + runs("s", "t", "KD", plus(-0.02)))[0]
+        == "Yes: against no teacher, 1 of 1 case loses."
+    )
 
 
 def test_it_depends() -> None:
@@ -43,14 +48,17 @@ def test_it_depends() -> None:
     for method, scores in {"up": plus(0.02), "down": plus(-0.02), "noisy": noisy}.items():
         results += runs("s", "t", method, scores)
     found = loss(results)
-    assert found[0] == "In some cases: of 3 cases, 1 loses and 1 gains. Of 1 it cannot be told with 4 seeds."
+    assert (
+        found[0]
+        == "In some cases: against no teacher, of 3 cases 1 loses and 1 gains. Of 1 it cannot be told with 4 seeds."
+    )
     assert any(re.match(r"Seeds that would tell.*: (about \d+|more than 200) for noisy\.$", text) for text in found)
 
 
 def test_losing_in_some_cases_is_not_losing() -> None:
     noisy = [0.95, 0.85, 0.94, 0.88]
     found = loss(controls("s", ALONE) + runs("s", "t", "down", plus(-0.02)) + runs("s", "t", "noisy", noisy))
-    assert found[0] == "In some cases: 1 of 2 cases loses. Of 1 it cannot be told with 4 seeds."
+    assert found[0] == "In some cases: against no teacher, 1 of 2 cases loses. Of 1 it cannot be told with 4 seeds."
 
 
 def test_one_seed_tells_nothing() -> None:
@@ -59,7 +67,7 @@ def test_one_seed_tells_nothing() -> None:
     assert found[0].startswith("That cannot be told with 1 seed")
     assert not any("[" in text or "±" in text for text in found)
     chosen = choice(results)[0]
-    assert "KD, no teacher and AT cannot be told apart with 1 seed." in chosen
+    assert "KD cannot be told apart from no teacher and AT with 1 seed." in chosen
     assert "better than" not in chosen.replace("better than it", "")
 
 
@@ -130,7 +138,7 @@ def test_what_is_tied_only_for_its_noise_is_not_recommended_for_its_speed() -> N
     results = controls("s", ALONE) + runs("s", "t", "good", plus(0.02), seconds=9.0)
     results += runs("s", "t", "wild", wild, seconds=0.1) + runs("s", "t", "near", plus(0.0195, -0.001), seconds=5.0)
     found = choice(results)[0]
-    assert "good, near and wild cannot be told apart" in found
+    assert "good cannot be told apart from near and wild with 4 seeds" in found
     assert "near trains in the least time, 5.0 s a run" in found
 
 
@@ -141,32 +149,68 @@ def test_fewer_seeds_are_not_considered() -> None:
 
 
 def test_rank_sorts_by_what_is_known() -> None:
-    rows = summarize(
-        controls("s", ALONE) + runs("s", "t", "KD", plus(0.02)) + runs("s", "t", "AT", plus(0.019, -0.01))
-    ).rows
-    ranked = rank(rows)
+    results = controls("s", ALONE) + runs("s", "t", "KD", plus(0.02)) + runs("s", "t", "AT", plus(0.019, -0.01))
+    ranked = rank("s", summarize(results))
     assert ranked.best.method == "KD"
     assert [row.method for row in ranked.tied] == ["AT"]
     assert [row.method for row in ranked.beaten] == ["no teacher"]
 
 
+def test_the_choice_says_of_no_teacher_what_the_table_says() -> None:
+    """Among the cases of all students: of two places that judge one difference, neither may say more than the other."""
+    results = []
+    for student in "abcdefgh":
+        results += (
+            controls(student, ALONE)
+            + runs(student, "t", "KD", plus(0.009, 0.003))
+            + runs(student, "t", "AT", plus(-0.1))
+        )
+    summary = summarize(results)
+    assert {case.judged.verdict.value for case in summary.cases if case.row.method == "KD"} == {"better?"}
+    ranked = rank("a", summary)
+    assert [row.method for row in ranked.beaten_alone] == ["no teacher"]
+    assert [row.method for row in ranked.beaten] == ["AT"]
+
+
+def test_the_lead_of_no_teacher_is_that_of_the_table() -> None:
+    summary = summarize(
+        controls("s", ALONE) + runs("s", "t", "KD", plus(-0.02)) + runs("s", "t", "AT", plus(-0.001, 0.01))
+    )
+    ranked = rank("s", summary)
+    assert ranked.best.is_control
+    assert ranked.leads["t", "KD"].difference.mean == pytest.approx(0.02)
+    assert [row.method for row in ranked.beaten] == ["KD"]
+    assert [row.method for row in ranked.tied] == ["AT"]
+
+
 def test_a_student_for_each_latency() -> None:
     results = controls("slow", plus(0.05), latency_ms=4.0) + controls("fast", ALONE, latency_ms=1.0)
     results += controls("bad", plus(-0.1), latency_ms=2.0) + controls("same", plus(0.0501, -0.002), latency_ms=5.0)
-    text = choice(results)[-1]
+    text = choice(results)[0]
     assert (
         "from 1 ms: fast, no teacher, 90.0 % (4 seeds); from 4 ms: slow, no teacher, 95.0 % (4 seeds), +5.0 points"
         in text
     )
-    assert re.search(r"from 5 ms: same, .*\+0\.0 points \[.*\] to slow, and 4 seeds cannot tell them apart\.", text)
+    assert re.search(
+        r"from 5 ms: same, .*\+0\.0 points \[.*\] to the one before, and 4 seeds cannot tell them apart\.", text
+    )
     assert "Not on the front: bad" in text
+
+
+def test_a_row_that_is_larger_than_its_student_has_its_own_place() -> None:
+    """As one has that keeps a projector and the teacher's classifier."""
+    results = controls("s", ALONE) + runs("s", "t", "KD", plus(0.02)) + controls("x", plus(0.01), latency_ms=1.5)
+    results += runs("s", "t", "simkd", plus(0.05), latency_ms=2.0)
+    text = choice(results)[0]
+    assert "from 1 ms: s, KD, 92.0 % (4 seeds); from 2 ms: s, simkd, 95.0 % (4 seeds)" in text
+    assert "Not on the front: x" in text
 
 
 def test_sizes_where_latencies_were_not_measured() -> None:
     results = controls("big", plus(0.05), latency_ms=math.nan, size_bytes=4000) + controls(
         "small", ALONE, latency_ms=math.nan
     )
-    assert choice(results)[-1].startswith("Which student for which size: from 40 bytes: small")
+    assert choice(results)[0].startswith("Which student for which size: from 40 bytes: small")
 
 
 def test_text_is_wrapped_but_not_within_an_interval() -> None:

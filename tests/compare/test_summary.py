@@ -6,7 +6,7 @@ import pytest
 
 from lit_distill.compare.summary import summarize
 from lit_distill.compare.tables import cells, footnotes, headings, table_text
-from lit_distill.compare.units import Units, milliseconds, seconds, size
+from lit_distill.compare.units import Units, latency_text, seconds, size
 from tests.compare.runs import controls, run, runs
 
 
@@ -62,9 +62,15 @@ def test_failed_and_missing_runs_are_listed() -> None:
     ]
 
 
-def test_runs_that_were_stopped_early_are_listed() -> None:
-    results = controls("s", [0.9], epochs=9) + runs("s", "t", "KD", [0.3], epochs=2)
-    assert "Left out: 1 run of fewer epochs than the student's longest." in summarize(results).absent
+def test_unequal_trainings_are_listed() -> None:
+    results = [
+        *controls("s", [0.9], epochs=9),
+        *runs("s", "t", "KD", [0.3, 0.8], epochs=9),
+        run("s", "t", "KD", 2, 0.1),
+    ]
+    results += runs("s", "", "scheme", [0.3], epochs=4)
+    assert "Left out: 1 run of fewer epochs than others of the same row." in summarize(results).absent
+    assert "Not trained as long as its control: s, scheme, 4 epochs in place of 9." in summarize(results).absent
 
 
 def test_a_student_without_a_control_is_listed() -> None:
@@ -113,4 +119,4 @@ def test_costs() -> None:
         "2.5 GB",
     ]
     assert [seconds(number) for number in (0.04, 9.94, 99, 3600)] == ["0.0 s", "9.9 s", "99 s", "60 min"]
-    assert milliseconds(123.456) == "123 ms"
+    assert latency_text(123.456) == "123 ms"
