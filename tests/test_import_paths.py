@@ -50,6 +50,7 @@ IMPORTED_FROM = [
     "lit_distill.balance.Uncertainty",
     "lit_distill.callbacks.Distill",
     "lit_distill.callbacks.Throughput",
+    "lit_distill.callbacks.SeedFit",
     "lit_distill.callbacks.TrainOnly",
     "lit_distill.callbacks.Unfreeze",
     "lit_distill.chain.Link",

@@ -55,7 +55,7 @@ def link_configs(setup: NamedSetup) -> dict[str, dict[str, Any]]:
         links[TEACHER] = _config(setup, TEACHER, model, setup.recipe.teacher)
         if setup.decision.training == "head":
             head = f"model.{setup.teacher.head}" if setup.pixels.adaptation(setup.teacher) else setup.teacher.head
-            links[TEACHER]["trainer"]["callbacks"] = [{"class_path": "TrainOnly", "init_args": {"layers": [head]}}]
+            links[TEACHER]["trainer"]["callbacks"] += [{"class_path": "TrainOnly", "init_args": {"layers": [head]}}]
     student = as_config(setup.student, setup.pixels, setup.classes)
     if setup.request.control:
         links[CONTROL] = _config(setup, CONTROL, _supervised(student), setup.recipe.student)
@@ -78,6 +78,7 @@ def _config(setup: NamedSetup, link: str, model: dict[str, Any], schedule: Train
             "gradient_clip_val": 1.0,
             "log_every_n_steps": min(_LOG_EVERY, setup.recipe.steps(setup.facts)),
             "enable_model_summary": False,
+            "callbacks": [{"class_path": "SeedFit", "init_args": {"seed": setup.request.seed}}],
             "default_root_dir": str(setup.folder / link),
         },
         "model": model,

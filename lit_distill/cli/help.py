@@ -57,7 +57,11 @@ def overview(verbs: Mapping[str, str]) -> str:
 
 def verb_help(verb: str, line: str, words: Sequence[str]) -> str:
     """Return the help of a verb that reads configs, with the options of the classes that its words name."""
-    lines = [f"usage: lit-distill {verb} --config FILE [--config FILE ...] [--OPTION VALUE ...]", "", line, ""]
+    lines = [f"usage: lit-distill {verb} --config FILE [--config FILE ...] [--OPTION VALUE ...]"]
+    lines += ["       lit-distill fit --teacher NAME --student NAME --data FOLDER   (with --help: its options)"] * (
+        verb == "fit"
+    )
+    lines += ["", line, ""]
     lines += [row for option, text in _COMMON.items() for row in _row(option, text)]
     for name, kind in _KINDS.items():
         made = _named(name, kind, words)

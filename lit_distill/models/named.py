@@ -22,6 +22,7 @@ _IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 _PREFIXED = re.compile(r"(\w\w+):(?!//)(.+)", re.DOTALL)
 _FILES = (".ckpt", ".pt", ".pth", ".th", ".bin", ".safetensors")
 _RANDOM: Final = "random"
+_OURS = "lit_distill.models."
 _GRAMMAR = (
     "write timm:NAME, torchvision:NAME, hf:NAME_OR_FOLDER, an import path (package.function), or a checkpoint's file; "
     "after any but the last, @random for random weights or @FILE for a checkpoint's"
@@ -178,6 +179,10 @@ def _of_checkpoint(text: str) -> ModelName:
         raise FileNotFoundError(_no_file(path))
     name, prefix = name_in_checkpoint(Path(path), inside or None)
     found = _parts(name)
+    if isinstance(found.source, ImportPath) and not found.name.startswith(
+        _OURS
+    ):  # a file must not choose what code runs
+        raise ValueError(f"{path} says that it holds {found.name}, which is code of yours: write {found.name}@{text}.")
     return replace(found, text=text, start="file", file=Path(path), inside=prefix)
 
 

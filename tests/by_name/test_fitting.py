@@ -87,7 +87,7 @@ def test_its_config_repeats_it_and_other_settings_are_refused(place: Path) -> No
     assert [row.network for row in first.rows] == ["student", "teacher"]
     assert "it is not known whether the teacher helped" in str(first)
     config = yaml.safe_load(first.config.read_text())
-    config["trainer"]["callbacks"] = [
+    config["trainer"]["callbacks"] += [
         {"class_path": "ModelCheckpoint", "init_args": {"dirpath": "repeated", "filename": "last"}}
     ]
     Path("repeated.yaml").write_text(yaml.safe_dump(config))

@@ -117,6 +117,14 @@ def test_the_student_of_an_earlier_fit_by_name(here: Path) -> None:
     assert (name.architecture, name.start, name.inside) == ("timm:test_resnet@random", "file", "student")
 
 
+def test_a_checkpoint_does_not_choose_what_code_runs(here: Path) -> None:
+    (here / "bad_nets.py").write_text("raise SystemExit('ran')")
+    network = {"class_path": "lit_distill.models.named_model", "init_args": {"name": "bad_nets.make"}}
+    torch.save({"state_dict": resnet8().state_dict(), "hyper_parameters": {"model": network}}, here / "bad.ckpt")
+    with pytest.raises(ValueError, match="bad.ckpt says that it holds bad_nets.make, .* write bad_nets.make@bad.ckpt"):
+        named_model("bad.ckpt")
+
+
 def test_a_function_of_ones_own_with_and_without_classes(here: Path) -> None:
     (here / "own_nets.py").write_text(
         "from lit_distill.models import resnet8\n\n\n"
