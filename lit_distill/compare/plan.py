@@ -61,6 +61,7 @@ class PlannedMethod:
         kind: ``method``: configs to lay over a pair, as those in ``configs/methods``. ``scheme``: a whole config, run as it
             is. ``chain``: that of a chain.
         configs: The files, the later over the earlier; none for the control.
+        model: What a config would say of the module, in place of configs.
         options: To lay over the configs, value by option path.
         weights: ``auto`` leaves all weights but that of the labels out, to be found in training.
         layers: For this method; None for the networks'.
@@ -76,6 +77,7 @@ class PlannedMethod:
     name: str
     kind: Literal["method", "scheme", "chain"]
     configs: tuple[str, ...] = ()
+    model: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     weights: Weights = "configured"
     layers: Layers | None = None
