@@ -127,7 +127,8 @@ class ComparisonPlan:
         model: Options of every run's module, such as ``task``.
         metric: The score's name in the test and validation figures, such as ``accuracy/student``.
         mode: ``max`` or ``min``: which is better. With ``min``, scores are the negative figures.
-        layers: The networks' names of the layers that the methods' configs name.
+        layers: The networks' names of the layers that the methods' configs name. If None, they are found for methods that come
+            with the package.
         threads: CPU threads of each run.
         share: Of the plan's own epochs, where others are asked for.
     """
@@ -144,7 +145,7 @@ class ComparisonPlan:
     model: Mapping[str, Any]
     metric: str = "accuracy/student"
     mode: Literal["max", "min"] = "max"
-    layers: Layers = "configured"
+    layers: Layers | None = None
     threads: int = 1
     share: float = 1.0
 

@@ -241,7 +241,8 @@ def _side(name: Any, key: str) -> str:
 
 def _layers(plan: ComparisonPlan, choice: Choice, method: PlannedMethod, side: str) -> Layers:
     owner = plan.teachers[choice.teacher] if side == "teacher" and choice.teacher else plan.students[choice.student]
-    return next(one for one in (method.layers, owner.layers, plan.layers) if one is not None)
+    default: Layers = "auto" if method.shipped else "configured"
+    return next((one for one in (method.layers, owner.layers, plan.layers) if one is not None), default)
 
 
 def _renamed_path(reference: str, names: Mapping[str, str]) -> str:

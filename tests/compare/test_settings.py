@@ -47,6 +47,14 @@ def test_weights_that_are_found_in_training_are_left_out(tmp_path: Path) -> None
     assert model(write(tmp_path, methods=["at"]), "at")["init_args"]["weights"] == {"hard": 1.0}
 
 
+def test_layers_of_shipped_methods_are_found_where_the_plan_names_none(tmp_path: Path) -> None:
+    mine = {"name": "mine", "model": {"criteria": {"at": {"class_path": "AT", "init_args": {"student_layer": "x"}}}}}
+    path = write(tmp_path, methods=["review_kd", mine], layers=None)
+    found = model(path, "review_kd")["init_args"]["criteria"]["review_kd"]["init_args"]
+    assert found == {"student_layer": "auto", "teacher_layer": "auto"}
+    assert model(path, "mine")["init_args"]["criteria"]["at"]["init_args"] == {"student_layer": "x"}
+
+
 def test_layers_take_each_networks_own_names(tmp_path: Path) -> None:
     students = {"small": {"network": network(2), "layers": {"linear": "head"}}}
     found = model(write(tmp_path, methods=["rkd", "review_kd"], students=students), "review_kd")["init_args"]
