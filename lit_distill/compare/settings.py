@@ -40,7 +40,7 @@ def words_of(plan: ComparisonPlan, choice: Choice) -> list[str]:
     return _as_words(sections, _filled(method.options, plan, choice), plan.epochs)
 
 
-def links_of(plan: ComparisonPlan, choice: Choice, folder: Path) -> list[Link]:
+def chain_links(plan: ComparisonPlan, choice: Choice, folder: Path) -> list[Link]:
     """Return the links of a chain, which leave their checkpoints in the folder."""
     method = plan.method_of(choice)
     links = read_chain(Path(find_configs(list(method.configs[:1]))[0]), folder)
@@ -59,7 +59,7 @@ def teachers_of(plan: ComparisonPlan, choice: Choice) -> tuple[str, ...]:
     """Return the teachers that a choice needs: its own, and those whose checkpoint its config names."""
     kind = plan.method_of(choice).kind
     if kind == "chain":
-        links = links_of(plan, choice, Path("links"))
+        links = chain_links(plan, choice, Path("links"))
         files = find_configs([config for link in links for config in link.configs])
         text = "\n".join([*(Path(file).read_text() for file in files), *(str(link.options) for link in links)])
     else:
