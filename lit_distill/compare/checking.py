@@ -20,7 +20,7 @@ from lit_distill.compare.measures import Measures, measure
 from lit_distill.compare.plan import Choice, ComparisonPlan
 from lit_distill.compare.reader import Reader
 from lit_distill.compare.results import CONTROL
-from lit_distill.compare.settings import links_of, teacher_network, teacher_words, words_of
+from lit_distill.compare.settings import chain_links, teacher_network, teacher_words, words_of
 from lit_distill.compare.training import Build, build_fit, deployed, said_to
 from lit_distill.criteria.sim_kd import SimKD
 
@@ -136,7 +136,7 @@ class _Checker:
         return Checked(choice, digest, self._measured(choice, made), made.trainer.strategy.root_device.type, epochs)
 
     def _check_chain(self, choice: Choice, teacher: str) -> Checked:
-        links = links_of(self.plan, choice, Path("chain"))
+        links = chain_links(self.plan, choice, Path("chain"))
         settings = [settings_of(link) for link in links]
         digest = _digest([yaml.safe_dump(one) for one in settings] + [teacher, str(self.plan.threads)])
         epochs = sum(one["trainer.max_epochs"] or 0 for one in settings)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from lit_distill.cli.config_files import find_configs
 from lit_distill.cli.methods import method_configs
 from lit_distill.compare.plan import Layers, PlannedMethod, PlannedStudent, PlannedTeacher
 from lit_distill.compare.reader import Reader
@@ -17,10 +18,15 @@ METHOD_EPOCHS = 30  # those of configs/methods/base.yaml, which the schedules in
 _STUDENT_KEYS = ("network", "layers")
 _TEACHER_KEYS = ("network", "checkpoint", "train", "options", "seed", "layers", "trained")
 _METHOD_KEYS = (
-    *("name", "config", "scheme", "chain", "options", "weights", "layers", "epochs"),
+    *("name", "config", "model", "scheme", "chain", "options", "weights", "layers", "epochs"),
     *("students", "teachers", "score"),
 )
-_KINDS = {"config": "method", "scheme": "scheme", "chain": "chain"}
+_KINDS: dict[str, Literal["method", "scheme", "chain"]] = {
+    "config": "method",
+    "model": "method",
+    "scheme": "scheme",
+    "chain": "chain",
+}
 _NAME = re.compile(r"[^\s/\\][^/\\\n]*")
 
 
@@ -132,23 +138,29 @@ def _method(read: Reader, entry: Any, weights: Any, shipped: Mapping[str, Path])
     kinds = [key for key in _KINDS if key in entry]
     if len(kinds) > 1:
         raise read.error(f"{owner} has {' and '.join(kinds)}; one of them says what it is.")
-    ours = not kinds
-    configs = (str(shipped[read.known(name, shipped, "method")]),) if ours else read.files(entry[kinds[0]], owner)
+    ours, key = not kinds, kinds[0] if kinds else ""
+    own_model = read.mapping(entry.get("model"), f"{owner}: model")
+    files = () if key in ("", "model") else read.files(entry[key], owner)
     options = read.mapping(entry.get("options"), f"{owner}: options")
-    kind: Any = "method" if ours else _KINDS[kinds[0]]
     chosen = entry.get("weights", weights or ("auto" if ours else "configured"))
     made_for = read.count(entry["epochs"], f"{owner}: epochs") if "epochs" in entry else METHOD_EPOCHS if ours else None
+    kind = _KINDS.get(key, "method")
     return PlannedMethod(
         name,
         kind,
-        configs,
+        (str(shipped[read.known(name, shipped, "method")]),) if ours else files,
+        own_model,
         options,
-        read.one_of(chosen, ("auto", "configured"), f"{owner}: weights"),
-        _own_layers(read, entry, owner),
-        made_for,
-        read.names(entry.get("students"), f"{owner}: students"),
-        read.names(entry.get("teachers"), f"{owner}: teachers"),
-        kind == "method" or "teachers" in entry or "{teacher}" in str(options),
-        entry.get("score"),
-        ours,
+        weights=read.one_of(chosen, ("auto", "configured"), f"{owner}: weights"),
+        layers=_own_layers(read, entry, owner),
+        epochs=made_for,
+        students=read.names(entry.get("students"), f"{owner}: students"),
+        teachers=read.names(entry.get("teachers"), f"{owner}: teachers"),
+        taught=kind == "method" or "teachers" in entry or _asks_for_teacher(files, options),
+        figure=entry.get("score"),
+        shipped=ours,
     )
+
+
+def _asks_for_teacher(files: Sequence[str], options: Mapping[str, Any]) -> bool:
+    return "{teacher}" in str(options) or any("{teacher}" in Path(file).read_text() for file in find_configs(files))

@@ -61,6 +61,7 @@ class PlannedMethod:
         kind: ``method``: configs to lay over a pair, as those in ``configs/methods``. ``scheme``: a whole config, run as it
             is. ``chain``: that of a chain.
         configs: The files, the later over the earlier; none for the control.
+        model: What a config would say of the module, in place of configs.
         options: To lay over the configs, value by option path.
         weights: ``auto`` leaves all weights but that of the labels out, to be found in training.
         layers: For this method; None for the networks'.
@@ -76,6 +77,7 @@ class PlannedMethod:
     name: str
     kind: Literal["method", "scheme", "chain"]
     configs: tuple[str, ...] = ()
+    model: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     weights: Weights = "configured"
     layers: Layers | None = None
@@ -125,7 +127,8 @@ class ComparisonPlan:
         model: Options of every run's module, such as ``task``.
         metric: The score's name in the test and validation figures, such as ``accuracy/student``.
         mode: ``max`` or ``min``: which is better. With ``min``, scores are the negative figures.
-        layers: The networks' names of the layers that the methods' configs name.
+        layers: The networks' names of the layers that the methods' configs name. If None, they are found for methods that come
+            with the package.
         threads: CPU threads of each run.
         share: Of the plan's own epochs, where others are asked for.
     """
@@ -142,7 +145,7 @@ class ComparisonPlan:
     model: Mapping[str, Any]
     metric: str = "accuracy/student"
     mode: Literal["max", "min"] = "max"
-    layers: Layers = "configured"
+    layers: Layers | None = None
     threads: int = 1
     share: float = 1.0
 

@@ -112,4 +112,4 @@ class Reader:
         options = self.mapping(value.get("options"), "control: options")
         if not configs:
             raise self.error("control needs a config: 'control: {scheme: my_config.yaml}'.")
-        return PlannedMethod(CONTROL, "scheme", configs, options, taught=False, figure=value.get("score"))
+        return PlannedMethod(CONTROL, "scheme", configs, options=options, taught=False, figure=value.get("score"))

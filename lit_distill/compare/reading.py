@@ -74,7 +74,7 @@ def read_plan(
         model=read.mapping(content.get("model"), "model"),
         metric=str(content.get("metric", "accuracy/student")),
         mode=read.one_of(content.get("mode", "max"), ("max", "min"), "mode"),
-        layers=read.layers(content.get("layers", "configured"), "layers"),
+        layers=read.layers(content["layers"], "layers") if "layers" in content else None,
         threads=read.count(content.get("threads", 1), "threads"),
     )
     if epochs is not None:

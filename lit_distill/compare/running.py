@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 from lit_distill.compare.checking import Checks, check_plan
 from lit_distill.compare.plan import Choice, ComparisonPlan
 from lit_distill.compare.results import Result, Results
+from lit_distill.compare.settings import teachers_of
 from lit_distill.compare.tasks import Run, clear, perform, score_of_teacher, train_teacher
 from lit_distill.compare.training import OnEpoch
 from lit_distill.compare.workers import Failure, Piece, default_jobs, work
@@ -93,17 +94,16 @@ class Comparison:
         found = self.results.of(choice.student, choice.teacher, choice.method, seed)
         if found:
             return found[0]
-        if choice.teacher and choice.teacher not in self._teachers:
-            self._keep_teacher(choice.teacher, train_teacher(self.plan, choice.teacher))
+        for name in teachers_of(self.plan, choice):
+            if name not in self._teachers:
+                self._keep_teacher(name, train_teacher(self.plan, name))
         run = self._run(choice, seed)
         return self._keep(run, perform(self.plan, run, on_epoch))
 
     def _work(self, jobs: int) -> Outcome:
         runs = [self._run(one.choice, seed) for seed in self.plan.seeds for one in self.checks.choices]
         waiting = {run.words: run for run in runs if not self.results.has(*run.key)}
-        teachers = [name for name in self.plan.teachers if name not in self._teachers]
-        pieces = [Piece(f"teacher {name}", train_teacher, (self.plan, name)) for name in teachers]
-        pieces += [Piece(name, perform, (self.plan, run), self._needs(run, teachers)) for name, run in waiting.items()]
+        pieces = self._pieces(waiting)
         failed: dict[Key, str] = {}
         if pieces:
             at_once = min(jobs, len(pieces))
@@ -123,11 +123,16 @@ class Comparison:
             self.say(f"[{number}/{len(pieces)}] {piece.name}: {line}")
         return Outcome(self.results, frozenset(run.key for run in runs), failed)
 
-    def _needs(self, run: Run, untrained: list[str]) -> tuple[str, ...]:
-        """Return which pieces of work come first: a config of its own may name any teacher's checkpoint."""
-        whole = self.plan.method_of(run.choice).kind != "method"
-        names = untrained if whole and not run.choice.teacher else [run.choice.teacher]
-        return tuple(f"teacher {name}" for name in names if name in untrained)
+    def _pieces(self, waiting: Mapping[str, Run]) -> list[Piece]:
+        """Return what there is to do: the teachers that are needed and not trained, and then the runs."""
+        needed = {choice: teachers_of(self.plan, choice) for choice in {run.choice for run in waiting.values()}}
+        names = {name for found in needed.values() for name in found if name not in self._teachers}
+        untrained = [name for name in self.plan.teachers if name in names]
+        pieces = [Piece(f"teacher {name}", train_teacher, (self.plan, name)) for name in untrained]
+        for name, run in waiting.items():
+            before = tuple(f"teacher {one}" for one in needed[run.choice] if one in names)
+            pieces.append(Piece(name, perform, (self.plan, run), before))
+        return pieces
 
     def _run(self, choice: Choice, seed: int) -> Run:
         tested = self._teachers.get(choice.teacher)

@@ -31,16 +31,16 @@ def words_of(plan: ComparisonPlan, choice: Choice) -> list[str]:
     if choice.method == CONTROL:
         module = {"class_path": "SupervisedModule", "init_args": {"model": _student(plan, choice), **plan.model}}
         return _as_words([*sections, {"model": module}], {}, plan.epochs)
-    for config in method.configs:
-        overlay = _overlay(plan, choice, method, config)
-        module = (
-            _module(overlay.pop("model", {}), plan, choice) if config == method.configs[0] else overlay.pop("model", {})
-        )
+    contents = [read_config(Path(find_configs([config])[0])) for config in method.configs] or [{"model": method.model}]
+    for number, content in enumerate(contents):
+        overlay = _overlay(plan, choice, method, content or {})
+        own = overlay.pop("model", {})
+        module = own if number else _module(own, plan, choice)
         sections += [{"model": module}, overlay] if overlay else [{"model": module}]
     return _as_words(sections, _filled(method.options, plan, choice), plan.epochs)
 
 
-def links_of(plan: ComparisonPlan, choice: Choice, folder: Path) -> list[Link]:
+def chain_links(plan: ComparisonPlan, choice: Choice, folder: Path) -> list[Link]:
     """Return the links of a chain, which leave their checkpoints in the folder."""
     method = plan.method_of(choice)
     links = read_chain(Path(find_configs(list(method.configs[:1]))[0]), folder)
@@ -53,6 +53,19 @@ def link_words(plan: ComparisonPlan, link: Link) -> list[str]:
     if plan.share == 1:
         return link.settings()
     return link.settings([f"--trainer.max_epochs={_shortened(settings_of(link)['trainer.max_epochs'], plan)}"])
+
+
+def teachers_of(plan: ComparisonPlan, choice: Choice) -> tuple[str, ...]:
+    """Return the teachers that a choice needs: its own, and those whose checkpoint its config names."""
+    kind = plan.method_of(choice).kind
+    if kind == "chain":
+        links = chain_links(plan, choice, Path("links"))
+        files = find_configs([config for link in links for config in link.configs])
+        text = "\n".join([*(Path(file).read_text() for file in files), *(str(link.options) for link in links)])
+    else:
+        text = "\n".join(words_of(plan, choice)) if kind == "scheme" else ""
+    named = (one.name for one in plan.teachers.values() if one.checkpoint is not None and str(one.checkpoint) in text)
+    return tuple(dict.fromkeys([choice.teacher, *named] if choice.teacher else named))
 
 
 def teacher_words(plan: ComparisonPlan, teacher: PlannedTeacher) -> list[str]:
@@ -126,9 +139,9 @@ def _module(own: Any, plan: ComparisonPlan, choice: Choice) -> dict[str, Any]:
     return {"class_path": "DistillationModule", "init_args": {**given, **own}}
 
 
-def _overlay(plan: ComparisonPlan, choice: Choice, method: PlannedMethod, config: str) -> dict[str, Any]:
-    """Return a method's config as it is laid over the pair."""
-    content: dict[str, Any] = dict(read_config(Path(find_configs([config])[0])) or {})
+def _overlay(plan: ComparisonPlan, choice: Choice, method: PlannedMethod, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a method says as it is laid over the pair."""
+    content = dict(content)
     if method.epochs is not None:
         content = in_proportion(content, plan.epochs / method.epochs)
     if method.weights == "auto":
@@ -150,7 +163,7 @@ def _refuse_own_networks(method: PlannedMethod, model: Mapping[str, Any]) -> Non
             )
 
 
-def without_weights(content: dict[str, Any]) -> dict[str, Any]:
+def without_weights(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return a config with no weight but 1 for the labels: the others are found in training."""
     model = content.get("model", {})
     inner = model.get("init_args", model)
@@ -228,7 +241,8 @@ def _side(name: Any, key: str) -> str:
 
 def _layers(plan: ComparisonPlan, choice: Choice, method: PlannedMethod, side: str) -> Layers:
     owner = plan.teachers[choice.teacher] if side == "teacher" and choice.teacher else plan.students[choice.student]
-    return next(one for one in (method.layers, owner.layers, plan.layers) if one is not None)
+    default: Layers = "auto" if method.shipped else "configured"
+    return next((one for one in (method.layers, owner.layers, plan.layers) if one is not None), default)
 
 
 def _renamed_path(reference: str, names: Mapping[str, str]) -> str:

@@ -13,7 +13,7 @@ from lit_distill.chain.link import Link
 from lit_distill.compare.measures import Measures
 from lit_distill.compare.plan import Choice, ComparisonPlan
 from lit_distill.compare.results import Result, file_stem
-from lit_distill.compare.settings import link_words, links_of, teacher_test_words, teacher_words, words_of
+from lit_distill.compare.settings import chain_links, link_words, teacher_test_words, teacher_words, words_of
 from lit_distill.compare.training import OnEpoch, Trained, build_fit, said_to, test_figures, train
 from lit_distill.files.whole_file import write_whole
 
@@ -126,7 +126,7 @@ def _result(plan: ComparisonPlan, run: Run, trained: Trained, figure: str, sign:
 
 def _train_chain(plan: ComparisonPlan, run: Run, place: Path, figure: str, on_epoch: OnEpoch | None) -> Trained:
     """Train a chain's links, of which the last has the run's seed; earlier ones start from other weights."""
-    links = links_of(plan, run.choice, place)
+    links = chain_links(plan, run.choice, place)
     seconds, trained = 0.0, None
     for number, link in enumerate(links):
         last = number == len(links) - 1

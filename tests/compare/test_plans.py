@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from lit_distill.compare import read_plan
-from lit_distill.compare.settings import links_of, teacher_words, words_of
+from lit_distill.compare.settings import chain_links, teacher_words, words_of
 
 ROOT = Path(__file__).parents[2]
 PLANS = sorted([*ROOT.glob("configs/compare/*.yaml"), *ROOT.glob("benchmarks/plans/*.yaml")])
@@ -21,7 +21,7 @@ def test_every_shipped_plan_says_what_to_train(path: Path) -> None:
     assert all(teacher_words(plan, teacher) for teacher in plan.teachers.values() if teacher.train)
     for choice in plan.choices():
         if plan.method_of(choice).kind == "chain":
-            assert links_of(plan, choice, Path("links"))
+            assert chain_links(plan, choice, Path("links"))
         elif choice.method not in ("minilm", "multi_teacher"):  # networks of their own
             assert words_of(plan, choice)
 

@@ -11,7 +11,7 @@ import yaml
 from lit_distill.compare.plan import Choice
 from lit_distill.compare.reading import read_plan
 from lit_distill.compare.results import CONTROL
-from lit_distill.compare.settings import links_of, teacher_network, teacher_words, words_of
+from lit_distill.compare.settings import chain_links, teacher_network, teacher_words, words_of
 from tests.compare.plans import network, write
 
 SCHEDULER = {"class_path": "CosineAnnealingLR", "init_args": {"T_max": 60}}
@@ -45,6 +45,14 @@ def test_weights_that_are_found_in_training_are_left_out(tmp_path: Path) -> None
     found = model(write(tmp_path, methods=["dkd", "at"]), "dkd")["init_args"]
     assert (found["weights"], found["schedules"]) == ({"hard": 1.0}, {})
     assert model(write(tmp_path, methods=["at"]), "at")["init_args"]["weights"] == {"hard": 1.0}
+
+
+def test_layers_of_shipped_methods_are_found_where_the_plan_names_none(tmp_path: Path) -> None:
+    mine = {"name": "mine", "model": {"criteria": {"at": {"class_path": "AT", "init_args": {"student_layer": "x"}}}}}
+    path = write(tmp_path, methods=["review_kd", mine], layers=None)
+    found = model(path, "review_kd")["init_args"]["criteria"]["review_kd"]["init_args"]
+    assert found == {"student_layer": "auto", "teacher_layer": "auto"}
+    assert model(path, "mine")["init_args"]["criteria"]["at"]["init_args"] == {"student_layer": "x"}
 
 
 def test_layers_take_each_networks_own_names(tmp_path: Path) -> None:
@@ -88,7 +96,7 @@ def test_a_scheme_is_run_as_it_is_but_for_its_options(tmp_path: Path) -> None:
 def test_the_links_of_a_chain_take_the_plans_options(tmp_path: Path) -> None:
     chain = {"name": "two", "chain": "configs/digits/assistant.yaml", "options": {"data.train_size": 30}}
     plan = read_plan(write(tmp_path, methods=[chain]))
-    links = links_of(plan, plan.choices()[1], tmp_path / "links")
+    links = chain_links(plan, plan.choices()[1], tmp_path / "links")
     assert [link.options["data.train_size"] for link in links] == [30, 30]
     assert links[1].options["model.teacher.init_args.checkpoint"] == str(links[0].checkpoint)
 
