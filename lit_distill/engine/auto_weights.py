@@ -117,7 +117,7 @@ class AutoWeights(MeasuredNorms):
     def _report(self, waited: Sequence[str], effective: Mapping[str, float]) -> None:
         """Print the weights that are found now, and refuse criteria that show no gradient to find them from."""
         waiting = self._waiting(effective)
-        words = [f"{name}: 1 = {in_words(effective[name])} x its value" for name in waited if name not in waiting]
+        words = [f"{name}: 1 = {weight_in_words(effective[name])} x its value" for name in waited if name not in waiting]
         if words:
             rank_zero_info(f"Weights found in training: {'; '.join(words)} (refined in the first {_FIRST} batches).")
         self._without_gradient = self._without_gradient + 1 if waiting else 0
@@ -138,6 +138,6 @@ class AutoWeights(MeasuredNorms):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
-def in_words(weight: float) -> str:
+def weight_in_words(weight: float) -> str:
     """Return a weight with three digits: ``412``, ``3,120``, ``0.00125``."""
     return f"{float(f'{weight:.3g}'):,.6g}"
