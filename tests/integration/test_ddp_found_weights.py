@@ -75,7 +75,6 @@ if __name__ == "__main__":
         sgd = partial(torch.optim.SGD, lr=0.01)
         module = DistillationModule(student, teacher, {"hard": HardTarget(), **criteria}, {}, optimizer=sgd)
         held = module.criteria
-    held.balance.every = 2
     rank = int(__import__("os").environ.get("LOCAL_RANK", 0))
     loader = DataLoader(data, batch_size=16 // devices, sampler=DistributedSampler(data, devices, rank, shuffle=False))
     trainer = Trainer(

@@ -29,7 +29,6 @@ from lit_distill import (
     SoftTarget,
 )
 from lit_distill.criteria import CRD, QueueKL
-from lit_distill.engine.weighted import WeightedCriteria
 from lit_distill.optim import DOT
 from lit_distill.schedules import Between, Linear
 from tests.plain import Plain
@@ -145,18 +144,12 @@ def _found(student: nn.Module, teacher: nn.Module, folder: Path) -> Made:
     module = CombinedDistillation(
         student, teacher, criteria=_hints(), weights={"soft": 0.5}, schedules=plans, optimizer=_SGD
     )
-    return _measured_often(module, module.criteria), []
+    return module, []
 
 
 def _found_in_distill(student: nn.Module, teacher: nn.Module, folder: Path) -> Made:
     guest = Distill(teacher, {"soft": SoftTarget(), "hint": Hint("1", "1")}, {"soft": "auto"})
-    return _measured_often(Plain(student, momentum=0.9), guest.criteria), [guest]
-
-
-def _measured_often(module: LightningModule, criteria: WeightedCriteria) -> LightningModule:
-    assert criteria.balance is not None
-    criteria.balance.every = 5  # type: ignore[assignment]  # between two epochs of three batches
-    return module
+    return Plain(student, momentum=0.9), [guest]
 
 
 _MAKERS: dict[str, Callable[[nn.Module, nn.Module, Path], Made]] = {
