@@ -19,6 +19,7 @@ from lit_distill.by_name import fitting
 from lit_distill.by_name.outcome import FitResult
 from lit_distill.by_name.request import Request
 from lit_distill.cli.command import main
+from lit_distill.cli.fit import DistillationCLI
 from lit_distill.models import named_model, resnet8
 from tests.by_name.folders import make_folder
 
@@ -75,6 +76,19 @@ def test_by_features_too_with_layers_that_are_found(place: Path, capsys: pytest.
     result = run(**names, image_size=64, teacher_training="all", control=False, options=options)
     config = yaml.safe_load(result.config.read_text())["model"]
     assert (config["class_path"], config["init_args"]["temperature"]) == ("CombinedDistillation", 2)
+
+
+def test_both_students_start_from_the_same_weights(place: Path) -> None:
+    request = Request("timm:test_vit@random", "timm:test_resnet@random", "images", "out", image_size=32, options=QUIET)
+    with pytest.raises(SystemExit):
+        fitting.run_request(request, dry_run=True)
+    (place / "out/teacher").mkdir()
+    torch.save(named_model("timm:test_vit@random", 3).state_dict(), "out/teacher/last.ckpt")
+    made = [
+        DistillationCLI(["--config", f"out/{name}.yaml"], run=False).model.student.state_dict()
+        for name in ("no_teacher", "student")
+    ]
+    assert all(torch.equal(value, made[1][name]) for name, value in made[0].items())
 
 
 def test_a_fit_that_is_killed_goes_on_to_the_same_weights(place: Path) -> None:
