@@ -148,6 +148,7 @@ LATER_HUGGING_FACE = {
     "electra": numbered("electra.encoder.layer.{}", 0, 1, 2, 3),
     "llama": numbered("model.layers.{}", 0, 1, 2, 3),
     "opt": numbered("model.decoder.layers.{}", 0, 1, 2, 3),
+    "mamba": numbered("backbone.layers.{}", 0, 1, 2, 3),
     "regnet": numbered("regnet.encoder.stages.{}", 0, 1, 2, 3),
     "whisper": (*numbered("model.encoder.layers.{}", 0, 1), *numbered("model.decoder.layers.{}", 0, 1)),
 }

@@ -81,6 +81,9 @@ HUGGING_FACE: dict[str, Callable[[], nn.Module]] = {
             word_embed_proj_dim=32,
         )
     ),
+    "mamba": lambda: hf.MambaForCausalLM(
+        hf.MambaConfig(vocab_size=100, hidden_size=32, num_hidden_layers=4, state_size=4)
+    ),
     "regnet": lambda: hf.RegNetForImageClassification(
         hf.RegNetConfig(embedding_size=8, depths=[1, 1, 2, 1], groups_width=8, **_PYRAMID)
     ),
@@ -103,7 +106,7 @@ HUGGING_FACE: dict[str, Callable[[], nn.Module]] = {
         )
     ),
 }
-TEXT = ("bert", "distilbert", "albert", "gpt2", "roberta", "electra", "llama", "opt")
+TEXT = ("bert", "distilbert", "albert", "gpt2", "roberta", "electra", "llama", "opt", "mamba")
 
 
 def inputs_of(name: str) -> Any:
