@@ -196,12 +196,24 @@ class FeatureCriterion(Criterion):
         Raises:
             ValueError: The two sides name different numbers of layers, or a pair's shapes cannot meet.
         """
-        names_s = expand_layers(self.student_layers, student, "student")
-        names_t = expand_layers(self.teacher_layers, teacher, "teacher")
-        pairs = pair_layers(names_s, names_t, self._pairing if self.found_layers is None else "order")
+        pairs = self.pair(student, teacher)
         if not self.pairs and self.project:
             self.projectors = nn.ModuleList(self._make_projector(s, t, student, teacher) for s, t in pairs)
         self.pairs = pairs
+
+    def pair(self, student: Outputs, teacher: Outputs) -> list[tuple[str, str]]:
+        """Return the pairs of layers in an example of both networks' outputs.
+
+        Args:
+            student: The student's outputs.
+            teacher: The teacher's outputs.
+
+        Raises:
+            ValueError: A layer is unknown, or the two sides name different numbers of layers that pair in order.
+        """
+        names_s = expand_layers(self.student_layers, student, "student")
+        names_t = expand_layers(self.teacher_layers, teacher, "teacher")
+        return pair_layers(names_s, names_t, self._pairing if self.found_layers is None else "order")
 
     def _make_projector(self, name_s: str, name_t: str, student: Outputs, teacher: Outputs) -> nn.Module:
         try:

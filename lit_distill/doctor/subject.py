@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from lit_distill.batch.labels import class_dim
-from lit_distill.criteria import Criterion, OnHead
+from lit_distill.criteria import Criterion, FeatureCriterion, OnHead
 from lit_distill.criteria.layers import expand_layers
 from lit_distill.doctor.sample import Sample, draw, fewer, smaller
 from lit_distill.outputs import Outputs
@@ -149,6 +149,9 @@ def subject(name: str, built: Criterion, fresh: Criterion, recorded: Sample, pre
     while isinstance(built, OnHead) and isinstance(fresh, OnHead):
         recorded = _at_head(built, recorded)
         built, fresh = built.criterion, fresh.criterion
+    if built.found_layers is not None:
+        fresh = copy.deepcopy(fresh)
+        fresh.set_found_layers(*built.found_layers)
     if isinstance(recorded.target, Mapping) and not built.takes_tasks:
         recorded = replace(recorded, target=None)
     named = [torch.bfloat16] if precision.startswith("bf16") else [torch.float16] if precision.startswith("16") else []
@@ -172,9 +175,13 @@ def subject(name: str, built: Criterion, fresh: Criterion, recorded: Sample, pre
 
 def _as_teacher(criterion: Criterion, sample: Sample) -> Sample:
     """Return the sample with the teacher's outputs, as far as the criterion reads them, as the student's."""
-    names_s = expand_layers(criterion.student_layers, sample.student, "student")
-    names_t = expand_layers(criterion.teacher_layers, sample.teacher, "teacher")
-    features = {s: sample.teacher.features[t] for s, t in zip(names_s, names_t, strict=True)}
+    if isinstance(criterion, FeatureCriterion):
+        pairs = criterion.pair(sample.student, sample.teacher)
+    else:
+        names_s = expand_layers(criterion.student_layers, sample.student, "student")
+        names_t = expand_layers(criterion.teacher_layers, sample.teacher, "teacher")
+        pairs = list(zip(names_s, names_t, strict=True))
+    features = {s: sample.teacher.features[t] for s, t in pairs}
     # No criterion reads the teacher's logits if there are none: the student keeps its own.
     logits = sample.teacher.logits if sample.teacher.logits.numel() else sample.student.logits
     return replace(sample, student=replace(sample.student, logits=logits, features=features))

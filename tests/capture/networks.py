@@ -68,7 +68,45 @@ HUGGING_FACE: dict[str, Callable[[], nn.Module]] = {
             **{k: v for k, v in _TEXT.items() if k != "vocab_size"},
         )
     ),
+    "roberta": lambda: hf.RobertaForSequenceClassification(hf.RobertaConfig(pad_token_id=0, **_TEXT)),
+    "electra": lambda: hf.ElectraForSequenceClassification(hf.ElectraConfig(embedding_size=32, **_TEXT)),
+    "llama": lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**_TEXT)),
+    "opt": lambda: hf.OPTForCausalLM(
+        hf.OPTConfig(
+            vocab_size=100,
+            hidden_size=32,
+            num_hidden_layers=4,
+            ffn_dim=64,
+            num_attention_heads=2,
+            word_embed_proj_dim=32,
+        )
+    ),
+    "mamba": lambda: hf.MambaForCausalLM(
+        hf.MambaConfig(vocab_size=100, hidden_size=32, num_hidden_layers=4, state_size=4)
+    ),
+    "regnet": lambda: hf.RegNetForImageClassification(
+        hf.RegNetConfig(embedding_size=8, depths=[1, 1, 2, 1], groups_width=8, **_PYRAMID)
+    ),
+    "whisper": lambda: hf.WhisperForConditionalGeneration(
+        hf.WhisperConfig(
+            vocab_size=100,
+            d_model=32,
+            encoder_layers=2,
+            decoder_layers=2,
+            encoder_attention_heads=2,
+            decoder_attention_heads=2,
+            encoder_ffn_dim=64,
+            decoder_ffn_dim=64,
+            num_mel_bins=8,
+            max_source_positions=20,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+            decoder_start_token_id=1,
+        )
+    ),
 }
+TEXT = ("bert", "distilbert", "albert", "gpt2", "roberta", "electra", "llama", "opt", "mamba")
 
 
 def inputs_of(name: str) -> Any:
@@ -76,7 +114,9 @@ def inputs_of(name: str) -> Any:
     tokens = torch.randint(1, 100, (2, 8))
     if name in ("t5", "bart"):
         return {"input_ids": tokens, "decoder_input_ids": tokens[:, :6]}
-    if name in ("bert", "distilbert", "albert", "gpt2"):
+    if name == "whisper":
+        return {"input_features": torch.randn(2, 8, 40), "decoder_input_ids": tokens}
+    if name in TEXT:
         return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
     size = 32 if name in ("vit", "swin") else 64
     return torch.randn(2, 800) if name == "wav2vec2" else torch.randn(2, 3, size, size)

@@ -45,6 +45,10 @@ if __name__ == "__main__":
         }
         weights = {"hard": 1.0, "soft": 0.9, "hint": 1.0, "spare": 0.0}
         module = CombinedDistillation(student, teacher, criteria=criteria, weights=weights, optimizer=sgd)
+    elif kind == "found":
+        student, teacher = MLP(8, [6, 5], 3), MLP(8, [10, 9, 8, 7], 3)
+        criteria, weights = {"hard": HardTarget(), "hint": Hint()}, {"hard": 1.0, "hint": 1.0}
+        module = FeatureDistillation(student, teacher, criteria=criteria, weights=weights, optimizer=sgd)
     else:
         hint = {"hint": Hint("hidden.0", "hidden.0")}
         module = FeatureDistillation(student, teacher, criteria=hint, weights={"hint": 1.0}, optimizer=sgd)
@@ -146,8 +150,8 @@ def run(folder: Path, kind: str, devices: int) -> subprocess.CompletedProcess[st
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_weights_of_one(tmp_path: Path) -> None:
-    kind = "combined"
+@pytest.mark.parametrize("kind", ["combined", "found"])
+def test_two_processes_give_the_weights_of_one(tmp_path: Path, kind: str) -> None:
     for devices in (1, 2):
         done = run(tmp_path, kind, devices)
         assert done.returncode == 0, done.stderr[-3000:]

@@ -18,6 +18,7 @@ from lit_distill import (
     SelfDistillation,
     criteria,
 )
+from lit_distill.cli.command import main
 from lit_distill.models import MLP, SmallCNN, resnet8, resnet20
 from tests.capture.networks import HUGGING_FACE
 from tests.conftest import QuickTrainer
@@ -174,13 +175,45 @@ def test_in_anybodys_module(quick_trainer: QuickTrainer) -> None:
 
 
 class Parts(Plain):
-    """Calls the parts of its network."""
+    """Calls the parts of its network, one after the other."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        found = self.model.layer3(
-            self.model.layer2(self.model.layer1(self.model.relu(self.model.bn1(self.model.conv1(batch[0])))))
-        )
-        return nn.functional.cross_entropy(self.model.linear(found.mean((2, 3))), batch[1])
+        found = batch[0]
+        for part in self.model:
+            found = part(found)
+        return nn.functional.cross_entropy(found, batch[1])
+
+
+def test_in_a_step_that_calls_the_parts_of_the_student(quick_trainer: QuickTrainer) -> None:
+    convolutions = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 8, 3, padding=1), nn.ReLU()]
+    student = nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+    distill = Distill(resnet8(), {"hint": criteria.Hint()}, {"hint": 1.0})
+    quick_trainer(max_steps=2, callbacks=[distill]).fit(Parts(student), loader())
+    assert distill.criteria["hint"].pairs == [("1", "layer1"), ("4", "layer3")]
+
+
+def test_in_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("sklearn")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "alone.yaml").write_text(
+        """
+model:
+  class_path: FeatureDistillation
+  init_args:
+    student: {class_path: SmallCNN, init_args: {width: 8}}
+    teacher: SmallCNN
+    criteria:
+      hard: HardTarget
+      own: {class_path: AttentionTransfer, init_args: {student_layer: auto}}
+    weights: {own: 1.0}
+data: {class_path: Digits, init_args: {train_size: 100}}
+trainer: {fast_dev_run: true, accelerator: cpu}
+"""
+    )
+    with caplog.at_level("INFO"):
+        main(["fit", "-c", "alone.yaml"])
+    assert "Criterion own: AttentionTransfer, weight 1, layers found." in caplog.text
+    assert "stage3 [16, 4, 4] -> stage3 [64, 4, 4]" in caplog.text
 
 
 def test_a_resumed_fit_keeps_the_pairs_of_the_checkpoint(quick_trainer: QuickTrainer, tmp_path: Path) -> None:

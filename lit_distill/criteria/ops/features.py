@@ -54,7 +54,7 @@ def at_common_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         ValueError: The two are of different kinds, are tokens that differ in number, or are tokens of no grid and a map.
     """
     if {student.dim(), teacher.dim()} == {3, 4}:
-        size = (student if student.dim() == 4 else teacher).shape[2:]
+        size = tuple((student if student.dim() == 4 else teacher).shape[2:])
         student, teacher = (tokens_to_map(one, size) if one.dim() == 3 else one for one in (student, teacher))
     if student.dim() != teacher.dim():
         raise ValueError(
