@@ -123,7 +123,8 @@ def read(path: Path) -> Untuned:
 
 def _short(row: dict[str, Any], weights: str) -> dict[str, Any]:
     logged = {
-        name: {key: float(f"{one[key]:.4g}") for key in ("first", "last")} for name, one in row["weights"].items()
+        name: {key: float(f"{one[key]:.4g}") for key in ("first", "last")}
+        for name, one in row.get("weights", {}).items()
     }
     kept = {
         "method": row["method"],
