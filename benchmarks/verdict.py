@@ -113,9 +113,12 @@ def _noise(what: str, samples: list[list[float]], seeds: int) -> str:
     deviation = pooled_deviation(samples)
     if math.isnan(deviation):
         return f"One seed: nothing is known of the noise of {what}."
+    error = deviation / math.sqrt(seeds)
+    by_chance = statistics.NormalDist(0, error).cdf(-1)
     return (
         f"A paired difference {what} has a standard deviation of {deviation:.2f} over seeds (pooled over methods), so a mean "
-        f"of {seeds} a standard error of {deviation / math.sqrt(seeds):.2f}."
+        f"of {seeds} a standard error of {error:.2f}: of methods that are level with no teacher, {by_chance:.0%} would be more "
+        "than 1 point below by chance."
     )
 
 
