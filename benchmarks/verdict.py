@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
+from collections.abc import Container
 from pathlib import Path
 
 from measure.report import markdown
@@ -39,10 +40,12 @@ def table(results: Untuned) -> str:
     """A line for each method, the best first."""
     control = results.of(BASELINE)
     methods = sorted(results.methods(), key=lambda name: -statistics.fmean(results.of(name, FOUND).values()))
-    rows = [[name, str(len(results.of(name))), _mean(results.of(name)), *[""] * 7] for name in (BASELINE, PLAIN)]
+    seeds = {seed for name in methods for seed in results.of(name, FOUND)}
+    compared = {name: _among(results.of(name), seeds) for name in (BASELINE, PLAIN)}
+    rows = [[name, str(len(values)), _mean(values), *[""] * 7] for name, values in compared.items()]
     for name in methods:
         found, sweep = results.of(name, FOUND), swept(results, name)
-        config = results.of(PLAIN if name == "kd" else name, CONFIG)
+        config = _among(results.of(PLAIN if name == "kd" else name, CONFIG), found)
         ours = [name, str(len(found)), _mean(config), _mean(found), _difference(found, control)]
         rows.append([*ours, *_of_sweep(found, sweep), drift(results, name)])
     return markdown(_HEADER, rows)
@@ -53,6 +56,11 @@ def _of_sweep(found: dict[int, float], sweep: Sweep | None) -> list[str]:
         return ["-"] * 4
     differences = (_difference(found, sweep.best), _difference(found, sweep.picked))
     return [_mean(sweep.best), f"x {sweep.scale}", *differences]
+
+
+def _among(values: dict[int, float], seeds: Container[int]) -> dict[int, float]:
+    """The values of the seeds that were also run with found weights."""
+    return {seed: value for seed, value in values.items() if seed in seeds}
 
 
 def _mean(values: dict[int, float]) -> str:

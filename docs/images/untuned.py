@@ -48,6 +48,9 @@ def gap(one: dict[int, float], other: dict[int, float]) -> tuple[float, float]:
 def panel(axis: Axes, path: Path, places: dict[str, int]) -> None:
     """Draw one pair: dots for weights that are found, crosses for those of the configs."""
     config, found = read(path, "config"), read(path, "found")
+    seeds = {seed for values in found.values() for seed in values}
+    config = {method: {s: v for s, v in values.items() if s in seeds} for method, values in config.items()}
+    config = {method: values for method, values in config.items() if values}
     control = config[BASELINE]
     axis.axvline(0, color="0.3", linewidth=1)
     axis.axvline(gap(config[PLAIN], control)[0], color="C1", linewidth=1.5, linestyle="--")
@@ -65,8 +68,7 @@ def panel(axis: Axes, path: Path, places: dict[str, int]) -> None:
             axis.errorbar(max(value, LEFT), place, xerr=error, fmt="o", color=colour, markersize=4.5, elinewidth=1)
             if value < LEFT:
                 axis.text(LEFT + 0.5, place, f"{value:.0f}", color=colour, fontsize=6.5, va="center")
-    seeds = max(len(values) for values in found.values())
-    axis.set_title(f"{TITLES[pair_of(path)]}, {seeds} seed{'s' if seeds > 1 else ''}", fontsize=9)
+    axis.set_title(f"{TITLES[pair_of(path)]}, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}", fontsize=9)
     axis.set_xlabel("points of test accuracy above no teacher")
     axis.set_xlim(left=LEFT)
     axis.grid(axis="y", color="0.93", linewidth=0.8)
