@@ -15,7 +15,7 @@ are left out. All: same student, data order and schedule for all, seeded anew ea
 rate's schedule and the criteria's keep their share of the training.
 
 Weights: ``config`` has those of the configs, tuned for other networks. ``found`` has 1 for the labels, and leaves out all
-others, which are found in training. A number fixes the others at so many times the first weight that ``--weights found``
+others, which are found in training. A number fixes the others at so many times the last weight that ``--weights found``
 found, on average over the seeds that are in the same ``--out``. Each row has a criterion's first and last weight.
 
 Each run is written to ``--out`` as soon as it ends, and is not repeated: a run that was cut off goes on. Several calls may

@@ -28,7 +28,7 @@ def reweighted(settings: dict[str, Any], mode: str | float, found: Sequence[Mapp
     Args:
         settings: What the method's config says.
         mode: ``config`` changes nothing; ``found`` leaves out every weight but 1 for the labels; a number fixes the others
-            at so many times the mean, over ``found``, of the first weight that was found.
+            at so many times the mean, over ``found``, of the weight that was found, as it was at the end.
         found: The rows of the method's runs with weights found in training.
     """
     if mode == CONFIG:
@@ -41,8 +41,8 @@ def reweighted(settings: dict[str, Any], mode: str | float, found: Sequence[Mapp
             raise ValueError("no run has found this method's weights; run it with --weights found first.")
         for name in criteria:
             if name != "hard":
-                firsts = [row["weights"][name]["first"] for row in found]
-                weights[name] = float(mode) * statistics.fmean(firsts)
+                lasts = [row["weights"][name]["last"] for row in found]
+                weights[name] = float(mode) * statistics.fmean(lasts)
     inner["weights"] = weights
     schedules = inner.get("schedules", {})
     inner["schedules"] = {key: plan for key, plan in schedules.items() if not key.endswith(".weight")}
