@@ -103,6 +103,9 @@ class Comparison:
     def _work(self, jobs: int) -> Outcome:
         runs = [self._run(one.choice, seed) for seed in self.plan.seeds for one in self.checks.choices]
         waiting = {run.words: run for run in runs if not self.results.has(*run.key)}
+        for run in runs:
+            if run.words not in waiting:  # a kill may have come between the result and this
+                clear(self.plan, run)
         pieces = self._pieces(waiting)
         failed: dict[Key, str] = {}
         if pieces:

@@ -49,9 +49,9 @@ def test_kills_change_no_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     path = write(tmp_path, teachers={"big": big}, methods=["at"], seeds=2, epochs=3)
     compare_all(path, tmp_path / "whole")
     moments: list[tuple[Any, str, int]] = [
-        (training, "seed_everything", 4),  # in the second epoch of the teacher
+        (training, "seed_everything", 3),  # in the second epoch of the teacher: a seed at the start, and one an epoch
         (tasks, "test_figures", 1),  # trained and saved, not yet tested
-        (training, "seed_everything", 6),  # in the third epoch of the first run: a seed at the start, and one an epoch
+        (training, "seed_everything", 4),  # in the third epoch of the first run
         (running, "clear", 1),  # the result is written, its remains are not removed
         (training, "test_figures", 1),  # before a run's test
         (whole_file, "_sync", 2),  # while a file is written
