@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             lambda line: print(line, flush=True),
             options.budget,
         )
-    except ValueError as error:
+    except (ValueError, ImportError) as error:
         if not is_ours(error):
             raise
         refuse(str(error))
