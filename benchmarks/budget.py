@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 
 from measure.report import markdown
 
-from lit_distill.compare.budget import Chosen, Grid, Halving, Stage
+from lit_distill.compare.budget import Chosen, FullGrid, Halving, Stage
 from lit_distill.compare.halving import Curve
 from lit_distill.compare.plan import Choice
 from lit_distill.compare.results import CONTROL
@@ -86,7 +86,7 @@ def replay(sweep: Sweep, order: Sequence[int], share: float) -> Chosen:
         return [[one for one in curve if one[0] <= stage.until] for curve, stage in zip(known, stages, strict=True)]
 
     with TemporaryDirectory() as folder:
-        grid = Grid(sweep.choices, tuple(order), sweep.epochs, every)
+        grid = FullGrid(sweep.choices, tuple(order), sweep.epochs, every)
         return Halving(grid, share, advance, Path(folder) / "optuna.log").run()
 
 

@@ -121,7 +121,7 @@ class Stacked(nn.Module):
         if self.stages:
             first, second, third = self.stages
             pooled = third(F.max_pool2d(second(first(images)), 2)).mean((2, 3))
-            hidden = pooled.view(len(images), self.copies, -1).transpose(0, 1)
+            hidden: Tensor = pooled.view(len(images), self.copies, -1).transpose(0, 1)
         else:
             hidden = images.flatten(1)[None].expand(self.copies, -1, -1)
         for number, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
@@ -163,7 +163,7 @@ def fit(
 @torch.no_grad()
 def logits_of(network: nn.Module, images: Tensor) -> Tensor:
     network.eval()
-    parts = [network(part) for part in images.split(500)]
+    parts = [network(images[start : start + 500]) for start in range(0, len(images), 500)]
     return torch.cat(parts, dim=parts[0].dim() - 2)
 
 

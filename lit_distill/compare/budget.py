@@ -34,7 +34,7 @@ Advance = Callable[[Sequence[Stage]], Sequence[Curve]]
 
 
 @dataclass(frozen=True)
-class Grid:
+class FullGrid:
     """The full grid that a budget is a share of.
 
     Attributes:
@@ -137,7 +137,7 @@ class Halving:
         ImportError: Optuna is missing.
     """
 
-    def __init__(self, grid: Grid, share: float, advance: Advance, storage: Path) -> None:
+    def __init__(self, grid: FullGrid, share: float, advance: Advance, storage: Path) -> None:
         try:
             from lit_distill.compare.pruner import Race, open_storage
         except ImportError as error:

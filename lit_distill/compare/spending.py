@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lit_distill.compare.budget import Chosen, Grid, Halving, Stage
+from lit_distill.compare.budget import Chosen, FullGrid, Halving, Stage
 from lit_distill.compare.halving import Curve, Standing
 from lit_distill.compare.plan import ComparisonPlan
 from lit_distill.compare.running import Comparison, Key, Outcome
@@ -44,7 +44,7 @@ def spend(comparison: Comparison, share: float, jobs: int | None = None) -> tupl
     return Outcome(comparison.results, planned, stages.failed), chosen
 
 
-def grid_of(comparison: Comparison) -> Grid:
+def grid_of(comparison: Comparison) -> FullGrid:
     """Return the full grid of a plan.
 
     Raises:
@@ -58,7 +58,7 @@ def grid_of(comparison: Comparison) -> Grid:
             "it out (--only), or compare without a budget."
         )
     choices = tuple(one.choice for one in comparison.checks.choices)
-    return Grid(choices, plan.seeds, plan.epochs, validated_every(plan))
+    return FullGrid(choices, plan.seeds, plan.epochs, validated_every(plan))
 
 
 def validated_every(plan: ComparisonPlan) -> int:

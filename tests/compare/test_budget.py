@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_distill.compare.budget import Grid, Halving, Stage
+from lit_distill.compare.budget import FullGrid, Halving, Stage
 from lit_distill.compare.halving import Ladder, Rung, plan_ladder, score_at, smallest_cost
 from lit_distill.compare.plan import Choice
 from lit_distill.compare.results import CONTROL
@@ -19,10 +19,10 @@ pytest.importorskip("optuna")
 STUDENTS, TEACHERS, METHODS = ("small", "large"), tuple("ABCDE"), ("kd", "dkd")
 
 
-def grid(seeds: int = 3, epochs: int = 20, every: int = 2) -> Grid:
+def grid(seeds: int = 3, epochs: int = 20, every: int = 2) -> FullGrid:
     controls = [Choice(student, "", CONTROL) for student in STUDENTS]
     rest = [Choice(*names) for names in itertools.product(STUDENTS, TEACHERS, METHODS)]
-    return Grid((*controls, *rest), tuple(range(seeds)), epochs, every)
+    return FullGrid((*controls, *rest), tuple(range(seeds)), epochs, every)
 
 
 def quality(choice: Choice) -> float:
@@ -139,14 +139,14 @@ def test_too_small_a_share_names_one_that_does(tmp_path: Path) -> None:
 
 
 def test_nothing_to_save() -> None:
-    lonely = Grid((Choice("a", "", CONTROL), Choice("a", "T", "kd")), (0,), 10)
+    lonely = FullGrid((Choice("a", "", CONTROL), Choice("a", "T", "kd")), (0,), 10)
     with pytest.raises(ValueError, match="nothing to save"):
         lonely.ladders(0.9)
 
 
 def test_a_student_with_nothing_to_choose_from_is_left_out() -> None:
     whole = grid()
-    more = Grid((*whole.choices, Choice("other", "", CONTROL)), whole.seeds, whole.epochs, whole.every)
+    more = FullGrid((*whole.choices, Choice("other", "", CONTROL)), whole.seeds, whole.epochs, whole.every)
     assert more.students == STUDENTS
 
 
