@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import sys
 import warnings
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ from lit_distill.compare.reading import read_plan
 from lit_distill.compare.report import write_report
 from lit_distill.compare.results import Results
 from lit_distill.compare.running import Comparison, Outcome, Say
+from lit_distill.compare.spending import chosen_text, spend
+from lit_distill.utils.arguments import check_number
 
 
 def compare(
@@ -24,6 +27,7 @@ def compare(
     epochs: int | None = None,
     seeds: int | None = None,
     again: bool = False,
+    budget: float | None = None,
 ) -> Results:
     """Train each student with each teacher and method of a plan, and without a teacher, and write a report.
 
@@ -36,6 +40,8 @@ def compare(
         epochs: In place of the plan's; all schedules keep their share.
         seeds: How many, from 0 on, in place of the plan's.
         again: Train again what was trained with other settings.
+        budget: Share of the full grid's epochs, in (0, 1), at which to choose each student's teacher and method; the report
+            is then of the chosen ones. All runs if None.
 
     Returns:
         The results of all runs.
@@ -43,8 +49,10 @@ def compare(
     Raises:
         ValueError: The plan is wrong, or something in it cannot be built; nothing was trained then.
         RuntimeError: Runs failed; the message says which and why. The results of the others are kept.
+        ImportError: A budget is set, and Optuna is missing.
     """
-    outcome = _run(Path(plan), folder, jobs, epochs, seeds, again, (), print)
+    share = None if budget is None else check_number("budget", budget, above=0, below=1)
+    outcome = _run(Path(plan), folder, jobs, epochs, seeds, again, (), print, share)
     if outcome.failed:
         raise RuntimeError(_failures(outcome))
     return outcome.results
@@ -70,8 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.again,
             options.only,
             lambda line: print(line, flush=True),
+            options.budget,
         )
-    except ValueError as error:
+    except (ValueError, ImportError) as error:
         if not is_ours(error):
             raise
         refuse(str(error))
@@ -92,6 +101,9 @@ def _parser() -> Parser:
     parser.add_argument("--epochs", type=_count, help="in place of the plan's; all schedules keep their share")
     parser.add_argument("--seeds", type=_count, help="how many, from 0 on, in place of the plan's")
     parser.add_argument("--only", nargs="+", default=[], metavar="METHOD", help="methods of the plan to run")
+    parser.add_argument(
+        "--budget", type=_share, metavar="SHARE", help="of the full grid's epochs (0.15): choose by halving"
+    )
     parser.add_argument("--again", action="store_true", help="train again what was trained with other settings")
     return parser
 
@@ -100,6 +112,17 @@ def _count(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"a whole number of at least 1 is needed, not {text!r}")
     return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = math.nan
+    if not 0 < share < 1:
+        hint = f"; {share:g} % is {share / 100:g}" if 1 < share < 100 else ""
+        raise argparse.ArgumentTypeError(f"a share of the full grid's epochs is needed, as 0.15, not {text!r}{hint}")
+    return share
 
 
 def _run(
@@ -111,15 +134,22 @@ def _run(
     again: bool,
     only: Sequence[str],
     say: Say,
+    budget: float | None,
 ) -> Outcome:
     plan = read_plan(path, Path(folder) if folder is not None else None, epochs, seeds, only)
     logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        outcome = Comparison(plan, str(path), again, say).run(jobs)
+        comparison = Comparison(plan, str(path), again, say)
+        if budget is None:
+            outcome = comparison.run(jobs)
+        else:
+            outcome, chosen = spend(comparison, budget, jobs)
     shown = [one for one in outcome.results if one.run in outcome.planned]
     if shown:
         say(write_report(shown, plan.title, plan.folder, outcome.planned, outcome.failed))
+    if budget is not None:
+        say(f"\n{chosen_text(chosen)}")
     return outcome
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -68,16 +69,30 @@ class Comparison:
         Args:
             jobs: How many at once; one for each GPU or core if None. The figures do not depend on it.
         """
-        device = next((one.device for one in self.checks.choices), "cpu")
-        count = jobs or default_jobs(device, self.plan.threads)
+        with self.alone():
+            runs = [self.run_of(one.choice, seed) for seed in self.plan.seeds for one in self.checks.choices]
+            failed = self.finish(runs, jobs)
+            return Outcome(self.results, frozenset(run.key for run in runs), failed)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other comparisons out of the folder.
+
+        Raises:
+            ValueError: One is running.
+        """
+        self.plan.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.plan.folder / "compare.lock")
         try:
-            self.plan.folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.plan.folder / "compare.lock", timeout=0):
-                return self._work(count)
+            lock.acquire(timeout=0)
         except Timeout as error:
             raise ValueError(
                 f"another comparison is running in {self.plan.folder} (it holds {error.lock_file})."
             ) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def train(self, choice: Choice, seed: int, on_epoch: OnEpoch | None = None) -> Result:
         """Train and test one choice here and now; its teacher first, if that is not trained yet.
@@ -97,55 +112,81 @@ class Comparison:
         for name in teachers_of(self.plan, choice):
             if name not in self._teachers:
                 self._keep_teacher(name, train_teacher(self.plan, name))
-        run = self._run(choice, seed)
+        run = self.run_of(choice, seed)
         return self._keep(run, perform(self.plan, run, on_epoch))
 
-    def _work(self, jobs: int) -> Outcome:
-        runs = [self._run(one.choice, seed) for seed in self.plan.seeds for one in self.checks.choices]
-        waiting = {run.words: run for run in runs if not self.results.has(*run.key)}
+    def finish(self, runs: Sequence[Run], jobs: int | None = None) -> dict[Key, str]:
+        """Train and test runs that have no result, keep the results, and return why others failed."""
+        waiting = [run for run in runs if not self.results.has(*run.key)]
         for run in runs:
-            if run.words not in waiting:  # a kill may have come between the result and this
+            if run not in waiting:  # a kill may have come between the result and this
                 clear(self.plan, run)
-        pieces = self._pieces(waiting)
-        failed: dict[Key, str] = {}
-        if pieces:
-            at_once = min(jobs, len(pieces))
-            self.say(f"{len(pieces)} runs, {at_once} at once, with {self.plan.threads} CPU threads each.")
-        for number, (piece, outcome) in enumerate(work(pieces, jobs, self.plan.threads), start=1):
+        pieces = [Piece(run.words, perform, (self.plan, run), self.needs(run)) for run in waiting]
+        by_name = {run.words: run for run in waiting}
+
+        def keep(name: str, result: Any) -> str:
+            kept = self._keep(by_name[name], result)
+            return f"{kept.score:.4f} ({kept.seconds:.1f} s)"
+
+        failed = self.work(pieces, keep, jobs, self.untrained(waiting))
+        return {by_name[name].key: why for name, why in failed.items() if name in by_name}
+
+    def work(
+        self, pieces: Sequence[Piece], keep: Callable[[str, Any], str], jobs: int | None, teachers: Sequence[str] = ()
+    ) -> dict[str, str]:
+        """Do pieces of work, the training of teachers before them, and say what came of each.
+
+        Args:
+            pieces: The work.
+            keep: Takes a piece's name and outcome, and returns it in words.
+            jobs: How many at once; one for each GPU or core if None.
+            teachers: To train first; those that the pieces need are there or among them.
+
+        Returns:
+            Why pieces failed, by name.
+        """
+        device = next((one.device for one in self.checks.choices), "cpu")
+        count = jobs or default_jobs(device, self.plan.threads)
+        before = [Piece(f"teacher {name}", train_teacher, (self.plan, name)) for name in teachers]
+        whole, failed = [*before, *pieces], dict[str, str]()
+        if whole:
+            self.say(f"{len(whole)} runs, {min(count, len(whole))} at once, with {self.plan.threads} CPU threads each.")
+        for number, (piece, outcome) in enumerate(work(whole, count, self.plan.threads), start=1):
             if isinstance(outcome, Failure):
                 self._log(piece.name, outcome)
+                failed[piece.name] = outcome.reason
                 line = f"failed: {outcome.reason}"
-                if piece.name in waiting:
-                    failed[waiting[piece.name].key] = outcome.reason
-            elif piece.name in waiting:
-                result = self._keep(waiting[piece.name], outcome)
-                line = f"{result.score:.4f} ({result.seconds:.1f} s)"
-            else:
+            elif piece in before:
                 self._keep_teacher(piece.name.removeprefix("teacher "), outcome)
                 line = f"{_in_words(score_of_teacher(self.plan, outcome))} ({outcome['seconds']:.1f} s)"
-            self.say(f"[{number}/{len(pieces)}] {piece.name}: {line}")
-        return Outcome(self.results, frozenset(run.key for run in runs), failed)
+            else:
+                line = keep(piece.name, outcome)
+            self.say(f"[{number}/{len(whole)}] {piece.name}: {line}")
+        return failed
 
-    def _pieces(self, waiting: Mapping[str, Run]) -> list[Piece]:
-        """Return what there is to do: the teachers that are needed and not trained, and then the runs."""
-        needed = {choice: teachers_of(self.plan, choice) for choice in {run.choice for run in waiting.values()}}
-        names = {name for found in needed.values() for name in found if name not in self._teachers}
-        untrained = [name for name in self.plan.teachers if name in names]
-        pieces = [Piece(f"teacher {name}", train_teacher, (self.plan, name)) for name in untrained]
-        for name, run in waiting.items():
-            before = tuple(f"teacher {one}" for one in needed[run.choice] if one in names)
-            pieces.append(Piece(name, perform, (self.plan, run), before))
-        return pieces
+    def untrained(self, runs: Sequence[Run]) -> list[str]:
+        """Return the teachers that runs need and that are not trained and tested yet."""
+        needed = {name for choice in {run.choice for run in runs} for name in teachers_of(self.plan, choice)}
+        return [name for name in self.plan.teachers if name in needed and name not in self._teachers]
 
-    def _run(self, choice: Choice, seed: int) -> Run:
+    def needs(self, run: Run) -> tuple[str, ...]:
+        """Return which pieces of work come before a run."""
+        return tuple(f"teacher {name}" for name in self.untrained([run]))
+
+    def run_of(self, choice: Choice, seed: int) -> Run:
+        """Return the run of a choice with a seed, with what is known of it."""
         tested = self._teachers.get(choice.teacher)
         score = score_of_teacher(self.plan, tested) if tested is not None else None
         return Run(choice, seed, self._by_choice[choice].measures, score)
 
+    def digest_of(self, choice: Choice) -> str:
+        """Return the mark of the settings that a choice is trained with."""
+        return self._by_choice[choice].digest
+
     def _keep(self, run: Run, result: Result) -> Result:
         if result.teacher_score is None and run.choice.teacher in self._teachers:  # a run of before it was tested
             result = replace(result, teacher_score=score_of_teacher(self.plan, self._teachers[run.choice.teacher]))
-        self.results.add(result, self._by_choice[run.choice].digest)
+        self.results.add(result, self.digest_of(run.choice))
         clear(self.plan, run)
         return result
 

@@ -99,6 +99,22 @@ def perform(plan: ComparisonPlan, run: Run, on_epoch: OnEpoch | None = None) -> 
     return _result(plan, run, trained, figure, sign)
 
 
+def advance(plan: ComparisonPlan, run: Run, until: int) -> tuple[tuple[int, float], ...]:
+    """Train a choice with a seed up to an epoch, from where it was left, and return its validation scores so far.
+
+    Args:
+        plan: The plan.
+        run: What to train.
+        until: The last epoch, from 1 on.
+    """
+    sign = 1 if plan.mode == "max" else -1
+    place = plan.folder / "running" / run.stem
+    with said_to(plan.folder / "logs" / f"{run.stem}.txt"):
+        words, figure = words_of(plan, run.choice), plan.figure_of(run.choice)
+        trained = train(words, run.seed, place, figure, test=False, until=until)
+    return tuple((epoch, sign * value) for epoch, value in trained.curve)
+
+
 def clear(plan: ComparisonPlan, run: Run) -> None:
     """Remove what a run left to go on from."""
     shutil.rmtree(plan.folder / "running" / run.stem, ignore_errors=True)

@@ -60,6 +60,7 @@ class RunWatch(Callback):
         figure: The validation figure to keep.
         on_epoch: Is called with an epoch, from 1 on, and its score.
         clock: Returns seconds that never decrease.
+        until: The epoch, from 1 on, after which to save and stop; None for the last.
     """
 
     def __init__(
@@ -69,7 +70,9 @@ class RunWatch(Callback):
         figure: str,
         on_epoch: OnEpoch | None = None,
         clock: Callable[[], float] = time.perf_counter,
+        until: int | None = None,
     ) -> None:
+        self.until = until
         self.seed, self.folder, self.figure, self.on_epoch, self.clock = seed, folder, figure, on_epoch, clock
         self.curve: list[tuple[int, float]] = []
         self.seconds = 0.0
@@ -91,6 +94,10 @@ class RunWatch(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._seed(trainer)  # the first epoch's iterator is made before that epoch starts, and draws its workers' seed
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.until is not None and trainer.current_epoch >= self.until:
+            trainer.should_stop = True
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._seed(trainer)
@@ -114,7 +121,9 @@ class RunWatch(Callback):
             self.on_epoch(*self.curve[-1])
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.folder is None or self.clock() - self._saved < _PAUSE:
+        last = trainer.current_epoch + 1 == self.until
+        trainer.should_stop = trainer.should_stop or last
+        if self.folder is None or not (last or self.clock() - self._saved >= _PAUSE):
             return
         self.stop()
         trainer.save_checkpoint(self.folder / _CHECKPOINT, weights_only=False)
@@ -153,6 +162,7 @@ def train(
     save: Path | None = None,
     on_epoch: OnEpoch | None = None,
     test: bool = True,
+    until: int | None = None,
 ) -> Trained:
     """Fit what words say, and test it.
 
@@ -165,13 +175,14 @@ def train(
         on_epoch: Is called with an epoch, from 1 on, and its score on the validation data. What it raises ends the fit, but
             for ``StopIteration``, which is Lightning's own.
         test: Whether to test the network at the end.
+        until: The epoch, from 1 on, to stop after; a later call goes on from there. None trains to the end.
 
     Raises:
         ValueError: The words are refused.
     """
     made = build_fit(words, seed, folder)
     trainer: Any = made.trainer
-    watch = RunWatch(seed, folder, figure, on_epoch)
+    watch = RunWatch(seed, folder, figure, on_epoch, until=until)
     trainer.callbacks = [one for one in trainer.callbacks if not isinstance(one, (Checkpoint, SaveConfigCallback))]
     trainer.callbacks.append(watch)
     if made.config.trainer.check_val_every_n_epoch == 1:
