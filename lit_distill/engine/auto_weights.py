@@ -117,7 +117,9 @@ class AutoWeights(MeasuredNorms):
     def _report(self, waited: Sequence[str], effective: Mapping[str, float]) -> None:
         """Print the weights that are found now, and refuse criteria that show no gradient to find them from."""
         waiting = self._waiting(effective)
-        words = [f"{name}: 1 = {weight_in_words(effective[name])} x its value" for name in waited if name not in waiting]
+        words = [
+            f"{name}: 1 = {weight_in_words(effective[name])} x its value" for name in waited if name not in waiting
+        ]
         if words:
             rank_zero_info(f"Weights found in training: {'; '.join(words)} (refined in the first {_FIRST} batches).")
         self._without_gradient = self._without_gradient + 1 if waiting else 0
