@@ -98,7 +98,8 @@ class Race:
 def open_storage(path: Path) -> JournalStorage:
     """Return an empty storage in a file: what it holds is found again from the runs."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
+    for stale in (path, path.with_name(f"{path.name}.lock")):  # a kill leaves Optuna's lock, which would be waited for
+        stale.unlink(missing_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return JournalStorage(JournalFileBackend(str(path)))
 
