@@ -123,7 +123,10 @@ def test_downloads_only_when_asked_and_absent(tmp_path: Path, monkeypatch: pytes
     assert len(asked) == 1
 
 
-@pytest.mark.parametrize("content", [b"", b"nothing", gzip.compress(b"nothing"), gzip.compress(b"")])
+DAMAGED = (b"", b"nothing", gzip.compress(b"nothing"), gzip.compress(b""))
+
+
+@pytest.mark.parametrize("content", DAMAGED, ids=("empty", "no gzip", "no images", "nothing packed"))
 def test_damaged_files_are_refused(tmp_path: Path, content: bytes) -> None:
     (write_files(tmp_path) / "train-images-idx3-ubyte.gz").write_bytes(content)
     with pytest.raises(ValueError, match="damaged"):
