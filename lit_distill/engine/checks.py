@@ -18,8 +18,8 @@ from lit_distill.balance import Balance, MeasuredNorms
 from lit_distill.batch.batch import Target
 from lit_distill.batch.labels import CLASS_TASKS, TASKS, Task
 from lit_distill.criteria import Criterion, FeatureCriterion
-from lit_distill.engine.named_criteria import check_criteria
-from lit_distill.engine.weighted import WeightedCriteria, innermost
+from lit_distill.engine.named_criteria import check_criteria, innermost
+from lit_distill.engine.weighted import WeightedCriteria
 from lit_distill.outputs import Outputs
 from lit_distill.teachers import Teacher
 from lit_distill.utils.arguments import check_choice, check_network

@@ -78,3 +78,10 @@ def checked_weights(
 
 def _is_auto(weight: object) -> bool:
     return isinstance(weight, str) and weight == AUTO
+
+
+def innermost(criterion: Criterion) -> Criterion:
+    """Return the criterion that one holds, down to the last; itself if it holds none."""
+    while (inner := criterion.wrapped) is not None:
+        criterion = inner
+    return criterion

@@ -18,7 +18,7 @@ from lit_distill.criteria.base import never_narrow
 from lit_distill.criteria.layers import AUTO as AUTO_LAYERS
 from lit_distill.engine.auto_weights import AutoWeights, ratio_of
 from lit_distill.engine.criterion_values import check_value_of, labels_for, raise_named
-from lit_distill.engine.named_criteria import AUTO, Weight, check_criteria, checked_weights
+from lit_distill.engine.named_criteria import AUTO, Weight, check_criteria, checked_weights, innermost
 from lit_distill.engine.reuse import ReuseGuard, held_by
 from lit_distill.engine.scheduling import (
     WEIGHT,
@@ -35,6 +35,9 @@ from lit_distill.schedules import Schedule
 from lit_distill.utils.arguments import as_object, check_number
 from lit_distill.utils.distributed import distributed
 from lit_distill.utils.plain import make_settings_plain
+from lit_distill.utils.tensors import zero_through
+
+_OWN_NAMES = ("weights", "schedules", "balance", "found", "strength", "training")
 
 
 class WeightedCriteria(nn.ModuleDict):
@@ -249,7 +252,7 @@ class WeightedCriteria(nn.ModuleDict):
     ) -> tuple[Tensor, dict[str, float]]:
         """Return the total, and every criterion's weight in it."""
         if not terms:
-            total = _zero_through(student.tensors())
+            total = zero_through(student.tensors())
         elif self.balance is None:
             total = weighted_sum(terms, weights)
         else:
@@ -266,7 +269,7 @@ class WeightedCriteria(nn.ModuleDict):
             return total
         own = [parameter for criterion in waiting for parameter in criterion.parameters()]
         own += self.balance.parameters() if self.balance is not None and not weighted else []
-        return total + _zero_through([*student.tensors(), *own])
+        return total + zero_through([*student.tensors(), *own])
 
     def _scheduled_settings(self) -> dict[str, float]:
         """Return the values of the scheduled settings that are not logged elsewhere, by key."""
@@ -278,25 +281,11 @@ class WeightedCriteria(nn.ModuleDict):
         return settings
 
 
-def innermost(criterion: Criterion) -> Criterion:
-    """Return the criterion that one holds, down to the last; itself if it holds none."""
-    while (inner := criterion.wrapped) is not None:
-        criterion = inner
-    return criterion
-
-
 def _check_names(names: Iterable[str]) -> None:
     for name in names:
         if "." in name or "/" in name or not name:
             raise ValueError(f"{name!r} cannot name a criterion; use letters, digits and underscores.")
-        if hasattr(WeightedCriteria, name) or name in (
-            "weights",
-            "schedules",
-            "balance",
-            "found",
-            "strength",
-            "training",
-        ):
+        if hasattr(WeightedCriteria, name) or name in _OWN_NAMES:
             raise ValueError(f"{name!r} cannot name a criterion: the module that holds them uses it; choose another.")
 
 
@@ -306,9 +295,3 @@ def _unchanged(student: Outputs, teacher: Outputs, target: Target | None) -> Abs
     for owner, outputs in (("student", student), ("teacher", teacher)):
         sides[owner] = {**outputs.features, **({"logits": outputs.logits} if outputs.has_logits else {})}
     return leaves_alone({**sides, "labels": target})
-
-
-def _zero_through(tensors: Iterable[Tensor]) -> Tensor:
-    """Return the scalar 0 with a gradient of 0 for each tensor, even if it holds NaN or infinity."""
-    nothing = [(tensor if tensor.dim() else tensor.reshape(1))[:0] for tensor in tensors]
-    return torch.stack([empty.sum().float() for empty in nothing]).sum()
