@@ -21,7 +21,7 @@ def promised() -> dict[str, str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     tools = ("pytest", "hypothesis", "lit-distill")
-    lines = [*project["dependencies"], *extras["test"], *extras["demo"], *extras["safetensors"]]
+    lines = [*project["dependencies"], *extras["test"], *extras["demo"], *extras["safetensors"], *extras["budget"]]
     bounds = [re.match(r"([\w-]+)(?:\[\w+\])?>=([\d.]+)", line) for line in lines]
     return {found[1]: found[2] for found in bounds if found and not found[1].startswith(tools)}
 

@@ -133,6 +133,7 @@ def test_other_settings_are_refused_until_asked_for(folder: Path) -> None:
     assert len(comparison(path, again=True).run(jobs=1).results) == 2
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_reported_and_does_not_stop_the_others(folder: Path) -> None:
     data = {"class_path": "faulty_data.FaultyDigits", "init_args": {"train_size": 40}}
     path = write(folder, data=data, methods=["kd", "dkd"])
@@ -148,6 +149,7 @@ def test_a_run_that_fails_is_reported_and_does_not_stop_the_others(folder: Path)
     assert scores(after.results) == whole
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_its_checkpoint_with_the_same_figures(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = {"class_path": "faulty_data.FaultyDigits", "init_args": {"train_size": 40}}
     path = write(folder, data=data, methods=["at"], epochs=3)

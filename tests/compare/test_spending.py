@@ -32,6 +32,7 @@ def comparison(path: Path, **options: Any) -> Comparison:
     return Comparison(read_plan(path, **options), str(path), say=lambda line: None)
 
 
+@pytest.mark.slow
 def test_trains_its_share_and_the_same_command_nothing_more(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -68,6 +69,7 @@ def test_trains_its_share_and_the_same_command_nothing_more(
         assert (found.curve, found.score) == (without_break.curve, without_break.score)
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_reported_and_dropped(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(plan: Any, run: Any, until: int) -> Any:
         if run.choice.teacher == "wide":
