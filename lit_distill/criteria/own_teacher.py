@@ -111,6 +111,8 @@ class OwnTeacher(Criterion):
         self._exit_layers = checked_layers(student_layer, "student_layer")
         if deepest_layer is not None:
             check_text("deepest_layer", deepest_layer, "a layer's name, such as 'layer4'")
+        if deepest_layer == AUTO:
+            raise ValueError("deepest_layer is 'auto', and only the exits are found: name a layer, or leave it out.")
         self.deepest_layer = deepest_layer
         self.alpha = check_number("alpha", alpha, least=0, most=1)
         self.temperature: float = check_temperature(temperature)

@@ -17,7 +17,7 @@ from lit_distill.utils.measuring import joint_norm, mean_gradients
 _LOGIT_RATIO, _RATIO = 4.0, 1.0  # benchmarks/RESULTS.md says what others give
 _FIRST = 64  # batches, of which those after 0, 1, 3, 7, … are measured
 WHO = "a weight that is found in training"
-_PATIENCE = 3  # batches without a gradient before it is an error
+_ROUNDING = 2.0**-18  # of the reference's gradient: what is left of one that is 0 in exact arithmetic
 
 
 def ratio_of(criterion: Criterion) -> float:
@@ -39,7 +39,8 @@ class AutoWeights(MeasuredNorms):
     those with a fixed weight, or else the first criterion. $\rho_i$ is ``Criterion.auto_ratio``. $b$ runs over batches 0, 1, 3,
     7, 15, 31 and 63, counted for each criterion from the first in which it has a weight; then the weight stays. One held at a
     ratio to the label loss's gradient would vanish as the labels are learned by heart, and one batch is not enough, as some
-    gradients begin near 0. A gradient of 0, or one that is not finite, is left out.
+    gradients begin near 0. A gradient of 0, one of rounding errors, or one that is not finite, is left out, and the next batch
+    is measured: a student that starts as its teacher shows nothing until its first step.
 
     Args:
         found: The criteria whose weights are found.
@@ -55,6 +56,11 @@ class AutoWeights(MeasuredNorms):
         self.reference = list(reference)
         self.strength = strength
         self._without_gradient = 0
+        self._other_places = False
+
+    def expect(self, same_places: bool) -> None:
+        """Say whether the state that is loaded next holds the weights of the same criteria, in the same order."""
+        self._other_places = not same_places
 
     def build(self, names: Sequence[str]) -> None:
         """Make the buffers, by criterion: batches ``seen``, ``norms``, and the ``sums`` of its own and the reference's."""
@@ -84,7 +90,7 @@ class AutoWeights(MeasuredNorms):
         """Combine the terms.
 
         Raises:
-            ValueError: A criterion had no gradient in the first batches, or one that is not finite.
+            ValueError: A criterion had no gradient in its first batches, or one that is not finite.
         """
         waited = self._waiting(terms)
         references = {name: value for name, value in terms.items() if name in self.reference}
@@ -106,7 +112,7 @@ class AutoWeights(MeasuredNorms):
             shared = [place for place in own if place in references]
             if shared:
                 norms = torch.stack([joint_norm(each[place] for place in shared) for each in (own, references)])
-                counts = (norms.isfinite() & (norms > 0)).all()
+                counts = norms.isfinite().all() & (norms[1] > 0) & (norms[0] > _ROUNDING * norms[1])
                 self.sums[:, self.found.index(name)] += torch.where(counts, norms, 0)
         return dict(zip(self.found, self.sums[0] / self.sums[1], strict=True))
 
@@ -123,20 +129,22 @@ class AutoWeights(MeasuredNorms):
         if words:
             rank_zero_info(f"Weights found in training: {'; '.join(words)} (refined in the first {_FIRST} batches).")
         self._without_gradient = self._without_gradient + 1 if waiting else 0
-        if self._without_gradient >= _PATIENCE:
+        if self._without_gradient >= _FIRST:
             names = " and ".join(self.reference)
             raise ValueError(
-                f"no weight can be found from the gradient of criterion {waiting[0]!r} and that of {names}: in the first "
-                f"{_PATIENCE} batches one was 0 or not finite. Check the layers and the data, or fix the weight by hand: "
+                f"no weight can be found from the gradient of criterion {waiting[0]!r} and that of {names}: in the "
+                f"first {_FIRST} batches one was 0 or not finite. Check the layers and the data, or fix the weight by hand: "
                 f"weights={{{waiting[0]!r}: 1.0}}."
             )
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Load a checkpoint, which may have been made when these weights, or some of them, were given as numbers."""
         shapes = {name: buffer.shape for name, buffer in self.named_buffers()}
-        if any(getattr(state_dict.get(prefix + name), "shape", None) != shape for name, shape in shapes.items()):
+        unlike = any(getattr(state_dict.get(prefix + name), "shape", None) != shape for name, shape in shapes.items())
+        if unlike or self._other_places:
             self.build(self.names)
             state_dict.update({prefix + name: buffer for name, buffer in self.named_buffers()})
+            self._other_places = False
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 

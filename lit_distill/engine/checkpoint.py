@@ -8,7 +8,9 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from lit_distill.batch.layout import usual_channel_dim
+from lit_distill.engine.auto_weights import AutoWeights
 from lit_distill.engine.found_layers import FoundLayers
+from lit_distill.engine.named_criteria import AUTO
 from lit_distill.engine.settings_record import (
     changes_of_settings,
     changes_of_teacher,
@@ -116,12 +118,19 @@ class CheckpointEntry:
                 criteria.build(Outputs.from_shapes(shapes["student"]), Outputs.from_shapes(shapes["teacher"]))
                 self._shapes = shapes
             criteria.reuse_guard.record_loaded(criteria.parts())
+            self._expect_found(entry.get("settings"), criteria)
             self._rng = [entry["rng"], *entry.get("rng_of_other_ranks", ())]  # older checkpoints: only the first rank's
         except (KeyError, TypeError, AttributeError, IndexError, RuntimeError, MemoryError) as error:
             raise ValueError(
                 f"the checkpoint is damaged: its entry of lit-distill cannot be read ({type(error).__name__}: {error})."
             ) from error
         return changed
+
+    def _expect_found(self, settings: Any, criteria: WeightedCriteria) -> None:
+        """Have weights found anew if those in the checkpoint are of other criteria."""
+        if isinstance(criteria.balance, AutoWeights) and settings is not None:
+            found = [name for name in settings["criteria"] if settings["weights"].get(name) == AUTO]
+            criteria.balance.expect(found == [name for name in criteria.given_weights if name in criteria.found])
 
     def _check_criteria(self, made: Mapping[str, str], criteria: WeightedCriteria) -> None:
         names = {name: class_name(criterion) for name, criterion in criteria.criteria().items()}

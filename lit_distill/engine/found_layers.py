@@ -42,6 +42,7 @@ class FoundLayers:
                 continue
             changed = True
             if criterion.needs_layers:
+                self._unbuilt[name] = copy.deepcopy(criterion)
                 criterion.set_found_layers(student, teacher)
                 continue
             fresh = copy.deepcopy(self._unbuilt[name])

@@ -21,6 +21,7 @@ from lit_distill.criteria import Criterion, FeatureCriterion
 from lit_distill.criteria.layers import AUTO
 from lit_distill.engine.distiller import Distiller
 from lit_distill.outputs import OutputKey, Outputs, logits_or_reason
+from lit_distill.teachers.base import NoNetwork
 from lit_distill.utils.names import first_line
 
 
@@ -77,9 +78,9 @@ def _observed(distiller: Distiller, data: Batch) -> dict[str, _Network]:
     mask, format_ = input_mask(data), distiller.format
     networks = {"student": _observe("student", distiller.student, data.inputs, format_.output_key, mask)}
     teacher = distiller.teacher
-    if teacher is not None and teacher.network is not None:
+    if teacher is not None and not isinstance(teacher.model, NoNetwork):
         key = format_.teacher_output_key if format_.teacher_output_key is not None else format_.output_key
-        networks["teacher"] = _observe("teacher", teacher.network, data.for_teacher, key, mask)
+        networks["teacher"] = _observe("teacher", teacher.model, data.for_teacher, key, mask)
     return networks
 
 

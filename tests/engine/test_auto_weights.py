@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -21,6 +21,8 @@ from lit_distill.engine.step import Losses
 from lit_distill.engine.weighted import WeightedCriteria
 from lit_distill.models import MLP, SmallCNN
 from lit_distill.outputs import Outputs
+from lit_distill.teachers import EMATeacher
+from tests.plain import quiet_trainer
 
 LABELS = torch.tensor([0, 1, 2, 1])
 
@@ -240,10 +242,10 @@ def test_a_copy_with_the_saved_state_goes_on_to_the_bit() -> None:
 @pytest.mark.parametrize(("criteria", "named"), [({"hard": HardTarget(), "x": Silent()}, "'x'")])
 def test_a_criterion_without_a_gradient_is_refused_by_name(criteria: Mapping[str, Criterion], named: str) -> None:
     weighted = WeightedCriteria(criteria, {})
-    for batch in range(2):
+    for batch in range(63):
         assert train(weighted, start(), batch).weights["x"] == 0.0  # no number is right yet
     with pytest.raises(ValueError, match=f"no weight .* criterion {named} and that of hard.*by hand"):
-        train(weighted, start(), 2)
+        train(weighted, start(), 63)
 
 
 class Course:
@@ -279,10 +281,39 @@ def test_after_the_first_batches_the_weight_stays() -> None:
 
 def test_the_weight_is_the_ratio_of_the_sums_so_that_a_gradient_that_begins_near_zero_cannot_blow_it_up() -> None:
     course = Course()
-    assert course.weight(1e-6) == pytest.approx(1e6)
+    assert course.weight(1e-5) == pytest.approx(1e5)
     assert course.weight(3.0, 2.0) == pytest.approx((1 + 2) / 3, rel=1e-5)
     assert course.weight(5.0) == pytest.approx(1.0, rel=1e-5)  # the third batch is not measured
     assert course.weight(6.0) == pytest.approx(4 / 9, rel=1e-5)
+
+
+def test_rounding_errors_are_no_gradient_and_the_first_that_follows_is_measured() -> None:
+    course = Course()
+    assert [course.weight(3e-7) for _ in range(5)] == [0.0] * 5
+    assert course.weight(0.01) == pytest.approx(100)  # in no batch that is measured in any case
+    assert course.weight(0.01) == pytest.approx(100)
+
+
+@pytest.mark.parametrize("averaged", [True, False])
+def test_a_student_that_starts_as_its_teacher_has_no_weight_until_they_differ(averaged: bool) -> None:
+    torch.manual_seed(0)
+    student = MLP(6, [16], 3)
+    teacher = EMATeacher() if averaged else copy.deepcopy(student)
+    module = LogitDistillation(student, teacher, criteria={"hard": HardTarget(), "soft": SoftTarget()})
+    module.optimizer = lambda parameters: torch.optim.SGD(parameters, lr=0.05)
+    curve: list[float] = []
+
+    class Curve(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *rest: Any) -> None:
+            curve.append(module.criteria.balance.known()["soft"])  # type: ignore[union-attr]
+
+    data = DataLoader(TensorDataset(torch.randn(24, 6), torch.randint(0, 3, (24,))), batch_size=2)
+    quiet_trainer(max_epochs=1, accumulate_grad_batches=4, callbacks=[Curve()], enable_checkpointing=False).fit(
+        module, data
+    )
+    assert all(map(math.isnan, curve[:4]))  # the first step is made after these
+    assert 1e-5 < curve[4] < 1
+    assert all(value.isfinite().all() and value.abs().max() < 5 for value in student.state_dict().values())
 
 
 def test_a_balance_of_ones_own_needs_numbers() -> None:

@@ -216,6 +216,21 @@ def test_a_checkpoint_from_before_trains_on_and_finds_the_weights(tmp_path: Path
     assert found[0]["soft"] not in (0.0, 1.0)
 
 
+@pytest.mark.parametrize("change", ["other", "order"])
+@pytest.mark.filterwarnings("ignore:weights")
+def test_a_weight_found_for_one_criterion_is_never_anothers(tmp_path: Path, change: str) -> None:
+    numbers: dict[str, Any] = {"mse": 0.5, "soft": 1.0} if change == "other" else {"mse": 0.5}
+    first = fit(module(weights=numbers), tmp_path, max_epochs=2)
+    torch.manual_seed(0)
+    second = {"hard": HardTarget(), **dict(reversed(criteria().items()))} if change == "order" else None
+    weights: dict[str, Any] = {"mse": 0.5} if change == "order" else {"mse": 0.5, "hint": 1.0}
+    made = DistillationModule(Deep(6), Deep(10), second or {"hard": HardTarget(), **criteria()}, weights)
+    found = fit((made, [], made.criteria), tmp_path, tmp_path / "epoch=1.ckpt").found
+    before = first.found[-1]
+    assert int(made.criteria.balance.seen[0]) == len(found)  # type: ignore[union-attr, index]
+    assert found[0]["soft"] not in (0.0, before["hint"])
+
+
 @pytest.mark.parametrize("weights", [{}, {"soft": 0.7, "hint": 0.2, "mse": 0.5}])
 def test_strength_doubles_the_teachers_part_and_0_turns_it_off(tmp_path: Path, weights: dict[str, float]) -> None:
     found = {}

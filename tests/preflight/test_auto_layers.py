@@ -20,6 +20,7 @@ from lit_distill import (
 )
 from lit_distill.cli.command import main
 from lit_distill.models import MLP, SmallCNN, resnet8, resnet20
+from lit_distill.teachers import EMATeacher
 from tests.capture.networks import HUGGING_FACE
 from tests.conftest import QuickTrainer
 from tests.plain import Plain
@@ -157,6 +158,11 @@ def test_a_network_without_stages_is_refused(which: str, quick_trainer: QuickTra
     assert not any(module.student.modules().__next__()._forward_hooks.values())
 
 
+def test_the_deepest_layer_is_named() -> None:
+    with pytest.raises(ValueError, match="deepest_layer is 'auto', and only the exits are found"):
+        criteria.OwnTeacher(deepest_layer="auto")
+
+
 def test_auto_is_not_mixed_with_names() -> None:
     with pytest.raises(ValueError, match="'auto' finds all of a network's layers"):
         criteria.Hint(["auto", "layer2"], "layer2")
@@ -268,3 +274,22 @@ def test_projectors_are_restored_without_data(quick_trainer: QuickTrainer, tmp_p
     assert pairs_of(loaded) == pairs_of(module)
     assert all(torch.equal(value, module.state_dict()[key]) for key, value in loaded.state_dict().items())
     assert not loaded.student.layer1._forward_hooks
+
+
+def test_a_module_that_was_loaded_may_load_another_checkpoint(quick_trainer: QuickTrainer, tmp_path: Path) -> None:
+    trained = alone(criteria.Hint(), resnet8(), resnet20())
+    trainer = quick_trainer(max_epochs=1)
+    trainer.fit(trained, loader())
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    saved = torch.load(tmp_path / "one.ckpt", weights_only=True)
+    loaded = alone(criteria.Hint(), resnet8(), resnet20())
+    loaded.on_load_checkpoint(saved)
+    saved["lit_distill"]["layers"] = {"own": {"student": ["layer2"], "teacher": ["layer2"]}}
+    loaded.on_load_checkpoint(saved)
+    assert pairs_of(loaded, "own") == [("layer2", "layer2")]
+
+
+def test_the_layers_of_a_moving_average_are_the_students(quick_trainer: QuickTrainer) -> None:
+    module = FeatureDistillation(resnet8(), EMATeacher())
+    quick_trainer(max_epochs=1).fit(module, loader())
+    assert pairs_of(module) == RESNETS
