@@ -299,8 +299,12 @@ def test_a_student_that_starts_as_its_teacher_has_no_weight_until_they_differ(av
     torch.manual_seed(0)
     student = MLP(6, [16], 3)
     teacher = EMATeacher() if averaged else copy.deepcopy(student)
-    module = LogitDistillation(student, teacher, criteria={"hard": HardTarget(), "soft": SoftTarget()})
-    module.optimizer = lambda parameters: torch.optim.SGD(parameters, lr=0.05)
+    module = LogitDistillation(
+        student,
+        teacher,
+        criteria={"hard": HardTarget(), "soft": SoftTarget()},
+        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.05),
+    )
     curve: list[float] = []
 
     class Curve(Callback):
