@@ -55,6 +55,7 @@ def main(arguments: Sequence[str] | None = None, launch: Launch | None = None) -
 
 def _parser() -> Parser:
     parser = Parser("fit", " ".join(_TEXT.split()), _USAGE)
+    parser.help_command = "lit-distill fit --teacher NAME --help"  # without a name, it is the help of configs
     parser.add_argument("--teacher", required=True, metavar="NAME", help="the network that teaches")
     parser.add_argument("--student", required=True, metavar="NAME", help="the network that learns")
     parser.add_argument("--data", required=True, metavar="FOLDER", help="the images, a folder for each class")

@@ -153,17 +153,21 @@ def _say(setup: NamedSetup) -> None:
     """Print what was read and chosen."""
     teacher, recipe = setup.recipe.teacher, setup.recipe
     print(f"teacher: {setup.teacher.words()}")
-    trained = "" if teacher is None else f", for {teacher.epochs} epochs (AdamW, {teacher.rate:g})"
+    trained = "" if teacher is None else f", for {_epochs(teacher.epochs)} (AdamW, {teacher.rate:g})"
     print(f"  {setup.decision.why}: {_TRAININGS[setup.decision.training]}{trained}")
     print(f"student: {setup.student.words()}")
     side = setup.pixels.size[0]
     print(f"both see the same images of {side}x{side}, each network in its own size and normalisation")
     print(
         f"the student is trained {'without the teacher, and then with it' if setup.request.control else 'with the teacher'} "
-        f"(LogitDistillation's defaults), for {recipe.student.epochs} epochs of {recipe.steps(setup.facts)} batches of "
+        f"(LogitDistillation's defaults), for {_epochs(recipe.student.epochs)} of {recipe.steps(setup.facts)} batches of "
         f"{recipe.batch_size} (AdamW, {recipe.student.rate:g})"
     )
     print(f"configs: {', '.join(str(setup.folder / name) + '.yaml' for name in link_configs(setup))}", flush=True)
+
+
+def _epochs(number: int) -> str:
+    return f"{number} epoch{'' if number == 1 else 's'}"
 
 
 def _train(setup: NamedSetup, again: bool, launch: Launch | None) -> None:
@@ -173,8 +177,9 @@ def _train(setup: NamedSetup, again: bool, launch: Launch | None) -> None:
     except SystemExit as refused:
         raise ValueError(str(refused.code).removeprefix(_CHAIN)) from refused
     try:
-        run(plan(links, settings, again), launch=launch)
+        steps = plan(links, settings, again)
     except SystemExit as ended:
         if isinstance(ended.code, str):
             raise SystemExit(ended.code.replace(_CHAIN, "lit-distill fit: ", 1)) from ended
         raise
+    run(steps, launch=launch, verb="fit")

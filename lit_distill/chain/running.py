@@ -27,13 +27,16 @@ from lit_distill.utils.signals import TERMINATED
 Launch = Callable[[list[str]], int]
 
 
-def run(steps: Sequence[PlannedLink], further: Sequence[str] = (), launch: Launch | None = None) -> None:
+def run(
+    steps: Sequence[PlannedLink], further: Sequence[str] = (), launch: Launch | None = None, verb: str = "chain"
+) -> None:
     """Run the planned links, one after the other.
 
     Args:
         steps: From ``plan``.
         further: Words that come after each link's own.
         launch: Runs the words after ``lit-distill`` and returns the exit code; in a process of its own if None.
+        verb: The command that the messages speak for.
 
     Raises:
         SystemExit: A link failed or was interrupted. The same chain, run again, goes on from its last epoch.
@@ -51,20 +54,22 @@ def run(steps: Sequence[PlannedLink], further: Sequence[str] = (), launch: Launc
         print(f"$ lit-distill {shlex.join(command)}", flush=True)
         code = (launch or in_own_process)(command)
         if code != 0:
-            raise _ended(link, f"ended early (exit code {code})", code)
+            raise _ended(link, f"ended early (exit code {code})", code, verb)
         if not link.checkpoint.is_file():
-            raise SystemExit(f"lit-distill chain: link {link.name!r} left no {link.checkpoint}: did it train an epoch?")
+            raise SystemExit(
+                f"lit-distill {verb}: link {link.name!r} left no {link.checkpoint}: did it train an epoch?"
+            )
         record = Record.read(link.folder)
         if record is None or not record.finished:
-            raise _ended(link, "ended before its fit was finished, and with exit code 0", 1)
+            raise _ended(link, "ended before its fit was finished, and with exit code 0", 1, verb)
     print("\nThe chain is finished:")
     for step in steps:
         print(f"  {step.link.name}: {step.link.checkpoint}")
 
 
-def _ended(link: Link, how: str, code: int) -> SystemExit:
+def _ended(link: Link, how: str, code: int, verb: str) -> SystemExit:
     message = (
-        f"lit-distill chain: link {link.name!r} {how}. The same command again goes on from the last finished epoch."
+        f"lit-distill {verb}: link {link.name!r} {how}. The same command again goes on from the last finished epoch."
     )
     ended = SystemExit(message)
     if code in (TERMINATED, -signal.SIGTERM):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -18,7 +19,7 @@ __all__ = ["VERBS", "DistillationCLI", "find_configs", "main"]
 
 # What each verb does, and the module whose `main` it is; the verbs of a Trainer have none.
 VERBS = {
-    "demo": ("Distil on handwritten digits: two minutes, no download.", "lit_distill.cli.demo"),
+    "demo": ("Distil on handwritten digits: half a minute, no download.", "lit_distill.cli.demo"),
     "fit": ("Train a student as a config says.", ""),
     "validate": ("Evaluate a student on the validation data.", ""),
     "test": ("Evaluate a student on the test data.", ""),
@@ -44,6 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         with exit_code_on_sigterm(), quiet():
             _run(given)
+    except KeyboardInterrupt:
+        print("\nlit-distill: stopped by Ctrl-C.", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     except Exception as error:
         cause = root_cause(error)
         if cause is not error:  # the parser's own words would come last, after all that it tried

@@ -31,6 +31,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, verb: str, description: str | None, usage: str | None = None) -> None:
         name = f"lit-distill {verb}"
+        self.help_command = f"{name} --help"
         super().__init__(name, f"{name} {usage}" if usage else None, description, allow_abbrev=False)
 
     def options(self) -> list[str]:
@@ -54,4 +55,4 @@ class Parser(argparse.ArgumentParser):
             name = unknown[1].partition("=")[0]
             message = f"there is no option {name!r}.{nearest(name, self.options())}"
         end = "" if message.endswith((".", "?")) else "."
-        refuse(f"{self.prog.removeprefix('lit-distill ')}: {message}{end} Help: {self.prog} --help")
+        refuse(f"{self.prog.removeprefix('lit-distill ')}: {message}{end} Help: {self.help_command}")

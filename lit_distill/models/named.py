@@ -146,7 +146,8 @@ def _parts(text: str) -> ModelName:
     if prefixed is None and _is_file(text.partition("#")[0]):
         return _of_checkpoint(text)
     if prefixed is not None and prefixed[1] not in _SOURCES:
-        raise ValueError(f"{text!r}: there is no source {prefixed[1]!r}.{nearest(prefixed[1], _SOURCES)} {_GRAMMAR}.")
+        grammar = _GRAMMAR[0].upper() + _GRAMMAR[1:]
+        raise ValueError(f"{text!r}: there is no source {prefixed[1]!r}.{nearest(prefixed[1], _SOURCES)} {grammar}.")
     rest = text if prefixed is None else prefixed[2]
     name, at, weights = rest.partition("@")
     source: Source = ImportPath() if prefixed is None else _SOURCES[prefixed[1]]

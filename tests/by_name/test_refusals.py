@@ -51,7 +51,7 @@ def said(capsys: pytest.CaptureFixture[str], **asked: Any) -> str:
         ({"teacher": "timm:resnet5O"}, "teacher: timm has no model 'resnet5O'. Did you mean 'resnet50'?"),
         ({"teacher": "torchvision:resnet19"}, "torchvision has no classifier 'resnet19'. Did you mean 'resnet1"),
         ({"teacher": "resnet50"}, "did you mean timm:resnet50 or torchvision:resnet50?"),
-        ({"teacher": "tim:resnet50"}, "there is no source 'tim'. Did you mean 'timm'?"),
+        ({"teacher": "tim:resnet50"}, "there is no source 'tim'. Did you mean 'timm'? Write timm:NAME,"),
         ({"teacher": "timm:resnet18@randon"}, "'randon' is no file, and not 'random'. Did you mean 'random'?"),
         ({"teacher": "lit_distill.models.resnet8@none.pth"}, "there is no file none.pth"),
         ({"teacher": "odd_nets.maps"}, "teacher: the Conv2d is no classifier of images: it returns \\[2, 4, 14, 14\\]"),

@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from lit_distill.chain import Record, main
-from lit_distill.chain.running import in_own_process
+from lit_distill.chain.config import read_chain
+from lit_distill.chain.planning import plan, settings_of
+from lit_distill.chain.running import in_own_process, run
 
 CHAIN = """
 folder: runs/x
@@ -100,7 +102,18 @@ def test_a_link_that_was_terminated_ends_the_chain_with_143(code: int, capsys: p
     with pytest.raises(SystemExit) as ended:
         main(["--config", "chain.yaml"], lambda words: code)
     assert ended.value.code == 143
-    assert f"link 'one' ended early (exit code {code})" in capsys.readouterr().err
+    assert f"lit-distill chain: link 'one' ended early (exit code {code})" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("code", [1, 143])
+def test_messages_speak_for_the_command_that_was_given(code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    links = read_chain(Path("chain.yaml"))
+    steps = plan(links, {link.name: settings_of(link) for link in links})
+    with pytest.raises(SystemExit) as ended:
+        run(steps, launch=lambda words: code, verb="fit")
+    assert (
+        f"lit-distill fit: link 'one' ended early (exit code {code})" in f"{ended.value.code}{capsys.readouterr().err}"
+    )
 
 
 def test_a_link_started_again_never_sees_the_checkpoint_of_its_last_making() -> None:

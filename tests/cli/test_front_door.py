@@ -236,6 +236,24 @@ def test_a_wrong_word_of_a_fit(words: list[str], expected: str, capsys: pytest.C
     assert expected in said(words, capsys)
 
 
+def test_ctrl_c_ends_a_command_with_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(words: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lit_distill.compare.main", interrupted)
+    with pytest.raises(SystemExit) as done:
+        main(["compare", "plan.yaml"])
+    assert done.value.code == 130
+    assert capsys.readouterr().err.strip() == "lit-distill: stopped by Ctrl-C."
+
+
+def test_a_fit_by_names_points_to_its_own_help(capsys: pytest.CaptureFixture[str]) -> None:
+    line = said(["fit", "--teacher", "timm:resnet18"], capsys)
+    assert line.endswith("required: --student, --data. Help: lit-distill fit --teacher NAME --help")
+
+
 # Quiet -------------------------------------------------------------------------------------------------
 
 OURS = ("Student:", "Teacher:", "Criterion ", "Batch:", "    stage", "lit-distill: ")
