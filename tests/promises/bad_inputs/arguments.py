@@ -204,7 +204,11 @@ CRITERIA: list[Row] = [
         lambda: guest(criteria={"soft": ld.SoftTarget}),
         ("SoftTarget()", "not the class"),
     ),
-    ("criterion's class needs layers", lambda: only(ld.Hint), ("the class Hint", "Hint(…)", "not the class")),
+    (
+        "criterion's class needs layers",
+        lambda: only(all_criteria.MiniLM),
+        ("the class MiniLM", "MiniLM(…)", "not the class"),
+    ),
     ("criterion is None", lambda: only(None), ("'soft' is None", "Criterion")),
     ("criterion is a function", lambda: only(nn.functional.mse_loss), ("'soft'", "the function mse_loss", "Criterion")),
     ("criterion is a loss of torch", lambda: only(nn.MSELoss()), ("'soft'", "a MSELoss", "Criterion")),
@@ -419,7 +423,7 @@ LAYERS: list[Row] = [
         for what, (v, w) in NO_LAYER.items()
     ),
     ("unknown layer", lambda: combined(student_layer="stege"), ("'stege'", "did you mean 'stage'")),
-    ("layers left out", lambda: combined(student_layer=None), ("student_layer", "'layer2'")),
+    ("a wrong word for pairs", lambda: ld.Hint(pair="dept"), ("pair must be one of 'order', 'depth'", "mean 'depth'")),
     (
         "OnHead of a class",
         lambda: ld.OnHead(ld.HardTarget, "head"),
