@@ -49,6 +49,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_it_trains_what_it_says_and_goes_on_where_it_stopped(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ran: list[str] = []
 

@@ -55,6 +55,7 @@ def scores(results: Results) -> dict[tuple[str, str, str, int], float]:
     return {one.run: one.score for one in results}
 
 
+@pytest.mark.slow
 def test_each_run_is_there_once_with_its_figures(folder: Path) -> None:
     outcome = comparison(write(folder, methods=["kd", "at"], seeds=2)).run(jobs=1)
     assert not outcome.failed

@@ -147,6 +147,7 @@ def test_as_many_labels_as_images(tmp_path: Path) -> None:
         FashionMNIST(str(tmp_path)).setup("fit")
 
 
+@pytest.mark.slow
 def test_the_real_files() -> None:
     if not fashion_mnist.DEBIAN.is_dir():
         reason = "dataset-fashion-mnist is not installed"
