@@ -240,7 +240,7 @@ def test_a_resumed_fit_keeps_the_pairs_of_the_checkpoint(quick_trainer: QuickTra
     torch.save(changed, tmp_path / "other.ckpt")
 
     resumed = alone(criteria.Hint(), resnet8(), resnet20())
-    quick_trainer(max_epochs=2).fit(resumed, loader(), ckpt_path=str(tmp_path / "other.ckpt"), weights_only=True)
+    quick_trainer(max_epochs=2).fit(resumed, loader(), ckpt_path=str(tmp_path / "other.ckpt"))
     assert pairs_of(resumed, "own") == [("layer2", "layer3.1")]
 
 
@@ -257,7 +257,7 @@ def test_a_resumed_fit_equals_an_uninterrupted_one(quick_trainer: QuickTrainer, 
     trainer.fit(half, data)
     trainer.save_checkpoint(tmp_path / "half.ckpt")
     resumed = module()
-    quick_trainer(max_epochs=2).fit(resumed, data, ckpt_path=str(tmp_path / "half.ckpt"), weights_only=True)
+    quick_trainer(max_epochs=2).fit(resumed, data, ckpt_path=str(tmp_path / "half.ckpt"))
     expected = whole.state_dict()
     assert any(".projectors." in key for key in expected)
     assert all(torch.equal(value, expected[key]) for key, value in resumed.state_dict().items())
