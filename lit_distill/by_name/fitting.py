@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 
 from lit_distill.by_name.configs import NamedSetup, link_configs, write_configs
 from lit_distill.by_name.finishing import finish, finished, forget_outcome
@@ -20,6 +19,7 @@ from lit_distill.by_name.teaching import decide
 from lit_distill.chain import plan, read_chain, run, settings_of
 from lit_distill.chain.running import Launch, refuse_launcher
 from lit_distill.data.folder_facts import FolderFacts, read_folder
+from lit_distill.files.alone import alone_in
 from lit_distill.models.named import read_name
 
 _LOCK = "chain.lock"
@@ -113,22 +113,18 @@ def run_request(
     folder = request.place(*names)
     facts = read_folder(request.data)
     print(f"data: {facts.words()}", flush=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / _LOCK, timeout=0):
-            setup = recall(request, facts, folder, again)
-            if setup is None:
-                setup = _found_out(request, facts, folder)
-            _say(setup)
-            if dry_run:
-                raise SystemExit(0)
-            known = finished(setup)
-            if known is not None:
-                return known
-            _train(setup, again, launch)
-            return finish(setup)
-    except Timeout as error:
-        raise ValueError(f"another fit is running in {folder} (it holds {error.lock_file}).") from error
+    with alone_in(folder, _LOCK, "fit"):
+        setup = recall(request, facts, folder, again)
+        if setup is None:
+            setup = _found_out(request, facts, folder)
+        _say(setup)
+        if dry_run:
+            raise SystemExit(0)
+        known = finished(setup)
+        if known is not None:
+            return known
+        _train(setup, again, launch)
+        return finish(setup)
 
 
 def _found_out(request: Request, facts: FolderFacts, folder: Path) -> NamedSetup:

@@ -15,13 +15,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from lit_distill.chain.config import read_chain
 from lit_distill.chain.link import Link, Record
 from lit_distill.chain.planning import PlannedLink, plan, settings_of
 from lit_distill.cli.config_files import find_configs
 from lit_distill.cli.words import Parser
+from lit_distill.files.alone import alone_in
 from lit_distill.utils.signals import TERMINATED
 
 Launch = Callable[[list[str]], int]
@@ -146,16 +145,10 @@ def main(arguments: Sequence[str] | None = None, launch: Launch | None = None) -
             show(plan(links, settings, options.again), further)
             return
         refuse_launcher()
-        folder = links[0].folder.parent
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / "chain.lock", timeout=0):
+        with alone_in(links[0].folder.parent, "chain.lock", "chain"):
             run(plan(links, settings, options.again), further, launch)
     except ValueError as error:
         raise SystemExit(f"lit-distill chain: {error}") from error
-    except Timeout as error:
-        raise SystemExit(
-            f"lit-distill chain: another chain is running in {folder} (it holds {error.lock_file})."
-        ) from error
 
 
 def refuse_launcher() -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from lit_distill.compare.checking import Checks, check_plan
 from lit_distill.compare.plan import Choice, ComparisonPlan
@@ -17,6 +15,7 @@ from lit_distill.compare.settings import teachers_of
 from lit_distill.compare.tasks import Run, clear, perform, score_of_teacher, train_teacher
 from lit_distill.compare.training import OnEpoch
 from lit_distill.compare.workers import Failure, Piece, default_jobs, work
+from lit_distill.files.alone import alone_in
 from lit_distill.files.whole_file import write_whole
 
 Say = Callable[[str], None]
@@ -74,25 +73,13 @@ class Comparison:
             failed = self.finish(runs, jobs)
             return Outcome(self.results, frozenset(run.key for run in runs), failed)
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self) -> AbstractContextManager[None]:
         """Keep other comparisons out of the folder.
 
         Raises:
             ValueError: One is running.
         """
-        self.plan.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.plan.folder / "compare.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise ValueError(
-                f"another comparison is running in {self.plan.folder} (it holds {error.lock_file})."
-            ) from error
-        try:
-            yield
-        finally:
-            lock.release()
+        return alone_in(self.plan.folder, "compare.lock", "comparison")
 
     def train(self, choice: Choice, seed: int, on_epoch: OnEpoch | None = None) -> Result:
         """Train and test one choice here and now; its teacher first, if that is not trained yet.
