@@ -60,20 +60,13 @@ class Balance(nn.Module, ABC):
 
 
 class MeasuredNorms(Balance):
-    """Keeps moving averages of the norms of the terms' gradients, measured once in ``every`` batches.
-
-    Args:
-        every: Number of batches from one measurement to the next, at least 1.
-        momentum: The momentum of the moving averages, in [0, 1).
-    """
+    """Keeps the norms of the terms' gradients, measured in some batches; subclasses say in which."""
 
     seen: Tensor
     norms: Tensor
 
-    def __init__(self, every: int, momentum: float) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.every = check_whole("every", every, least=1)
-        self.momentum = check_number("momentum", momentum, least=0, below=1)
         self.names: list[str] = []
         self._said: bool | None = None  # the answer of `measures` for the present batch; None if not called
         self._seen, self._norms = OnHost(), OnHost()
@@ -106,9 +99,13 @@ class MeasuredNorms(Balance):
         """Read the buffers again: averages of weights change them in a way that PyTorch does not count."""
         self._seen, self._norms = OnHost(), OnHost()
 
+    @abstractmethod
     def _due(self, names: Collection[str]) -> bool:
-        known = self.known()
-        return self._seen.read(self.seen) % self.every == 0 or any(math.isnan(known.get(name, 0.0)) for name in names)
+        """Return True if this batch is to be measured."""
+
+    @abstractmethod
+    def _measure(self, terms: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]) -> dict[str, Tensor]:
+        """Return the norms to keep from now on, by name; the old one stays where it is 0 or not finite."""
 
     def _observe(self, terms: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]) -> None:
         """Measure the norms if it is time to, or if one is not known."""
@@ -127,16 +124,12 @@ class MeasuredNorms(Balance):
         measured = torch.full_like(self.norms, math.nan)
         for name, norm in found.items():
             measured[self.names.index(name)] = norm
-        after = torch.where(self.norms > 0, self.momentum * self.norms + (1 - self.momentum) * measured, measured)
-        self.norms.copy_(torch.where(measured.isfinite() & (measured > 0), after, self.norms))
+        self.norms.copy_(torch.where(measured.isfinite() & (measured > 0), measured, self.norms))
 
     def _count(self, names: Collection[str]) -> None:
         count = self._seen.read(self.seen) + 1
         self.seen += 1
         self._seen.note(self.seen, count)
-
-    def _measure(self, terms: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]) -> dict[str, Tensor]:
-        return {name: gradient_norm(value, parameters) for name, value in terms.items()}
 
 
 class GradientNorm(MeasuredNorms):
@@ -179,7 +172,9 @@ class GradientNorm(MeasuredNorms):
     """
 
     def __init__(self, reference: str, ratio: float = 1.0, every: int = 50, momentum: float = 0.9) -> None:
-        super().__init__(every, momentum)
+        super().__init__()
+        self.every = check_whole("every", every, least=1)
+        self.momentum = check_number("momentum", momentum, least=0, below=1)
         self.reference = check_text("reference", reference, "a criterion's name, such as 'hard'")
         self.ratio = check_number("ratio", ratio, above=0)
 
@@ -214,6 +209,18 @@ class GradientNorm(MeasuredNorms):
         known = self.known()
         effective = {name: weights[name] * self._factor(name, known) for name in terms}
         return weighted_sum(terms, effective), effective
+
+    def _due(self, names: Collection[str]) -> bool:
+        known = self.known()
+        return self._seen.read(self.seen) % self.every == 0 or any(math.isnan(known.get(name, 0.0)) for name in names)
+
+    def _measure(self, terms: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]) -> dict[str, Tensor]:
+        return {name: self._averaged(name, gradient_norm(value, parameters)) for name, value in terms.items()}
+
+    def _averaged(self, name: str, measured: Tensor) -> Tensor:
+        before = self.norms[self.names.index(name)]
+        after = torch.where(before > 0, self.momentum * before + (1 - self.momentum) * measured, measured)
+        return torch.where(measured > 0, after, 0)
 
     def _factor(self, name: str, norms: Mapping[str, float]) -> float:
         if name == self.reference or math.isnan(norms[name]) or math.isnan(norms[self.reference]):

@@ -48,10 +48,11 @@ class AutoWeights(MeasuredNorms):
         strength: The strength that the references' weights were multiplied by.
     """
 
+    BUFFERS = ("seen", "norms", "sums")
     sums: Tensor
 
     def __init__(self, found: Sequence[str], reference: Sequence[str], strength: float = 1.0) -> None:
-        super().__init__(every=_FIRST, momentum=0.0)
+        super().__init__()
         self.found = [name for name in found if name not in reference]
         self.reference = list(reference)
         self.strength = strength

@@ -143,14 +143,13 @@ class WeightedCriteria(nn.ModuleDict):
     def trains(self, name: str) -> bool:
         """Return True if a criterion's weight is above 0, or scheduled to be at some time."""
         schedule = self.schedules.get(f"{name}.{WEIGHT}")
-        return self._factor(name) > 0 and (self.weights[name] > 0 if schedule is None else can_rise(schedule))
-
-    def _factor(self, name: str) -> float:
-        return self.strength if self.criteria()[name].needs_teacher else 1.0
+        off = self.strength == 0 and self.criteria()[name].needs_teacher
+        return not off and (self.weights[name] > 0 if schedule is None else can_rise(schedule))
 
     def in_force(self) -> dict[str, float]:
         """Return each criterion's present weight times the strength; for one that is found, the ratio that it aims at."""
-        return {name: weight * self._factor(name) for name, weight in self.weights.items()}
+        criteria = self.criteria()
+        return {name: w * self.strength if criteria[name].needs_teacher else w for name, w in self.weights.items()}
 
     def build(self, student: Outputs, teacher: Outputs) -> None:
         """Build every criterion's own layers; freeze those of a criterion that never trains.
@@ -203,7 +202,7 @@ class WeightedCriteria(nn.ModuleDict):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Drop what an earlier run found of weights that are numbers now."""
         if self.balance is None:
-            for name in ("seen", "norms", "sums"):
+            for name in AutoWeights.BUFFERS:
                 state_dict.pop(f"{prefix}balance.{name}", None)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
