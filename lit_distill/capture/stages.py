@@ -19,7 +19,7 @@ from lit_distill.capture.blocks import blocks_of, has_weight
 from lit_distill.capture.declared import declared_blocks
 from lit_distill.capture.observing import ForwardPass, LayerCall, observe, readable
 from lit_distill.outputs import logits_or_reason
-from lit_distill.utils.names import chosen_call, layer_path, match_layers
+from lit_distill.utils.names import at_share, chosen_call, layer_path, match_layers
 
 _GROUPS = 4  # of the blocks of a network with one resolution
 _PREFIX = 8  # class tokens and registers do not change the resolution
@@ -258,7 +258,7 @@ def _cut(groups: Sequence[Sequence[LayerCall]], blocks: Sequence[Block]) -> tupl
 def quarters(blocks: Sequence[Block], parts: int = _GROUPS) -> list[Block]:
     """Return the last block of each of so many equal parts."""
     parts = min(parts, len(blocks))
-    return [blocks[math.ceil(len(blocks) * (part + 1) / parts) - 1] for part in range(parts)]
+    return [at_share(blocks, part, parts) for part in range(parts)]
 
 
 def _end(run: _Run, runs: Sequence[_Run], done: ForwardPass) -> LayerCall:

@@ -9,9 +9,10 @@ from itertools import pairwise
 from lit_distill.compare.front import bytes_of, latency, pareto_front
 from lit_distill.compare.statistics import MOST_SEEDS, TableRow, complete
 from lit_distill.compare.summary import Summary
-from lit_distill.compare.units import Units, count, latency_text, seconds, size
+from lit_distill.compare.units import Units, latency_text, seconds, size
 from lit_distill.compare.verdicts import Judged, Verdict, judge
 from lit_distill.compare.words import joined, measured, scored
+from lit_distill.utils.names import count
 
 
 def choice_answer(summary: Summary) -> list[str]:

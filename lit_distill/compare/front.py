@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 
 from lit_distill.compare.statistics import TableRow, complete, students_of
 from lit_distill.compare.summary import Summary
-from lit_distill.compare.units import count, latency_text, size
+from lit_distill.compare.units import latency_text, size
+from lit_distill.utils.names import count
 
 Cost = Callable[[TableRow], float]
 

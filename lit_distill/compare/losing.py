@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from lit_distill.compare.statistics import MOST_SEEDS, Difference, TableRow, complete
 from lit_distill.compare.summary import Case, Summary
-from lit_distill.compare.units import count
 from lit_distill.compare.verdicts import LEVEL, Verdict
 from lit_distill.compare.words import joined, listed_cases, measured, scored, seeds_in_words
+from lit_distill.utils.names import count
 
 _FEW = 4  # cases that a sentence can name
 _LIMITS = (5, 10, 20, 50, MOST_SEEDS, MOST_SEEDS + 1)

@@ -12,8 +12,8 @@ from lit_distill.compare.picture import render
 from lit_distill.compare.results import Result, write_csv, write_json
 from lit_distill.compare.summary import Run, Summary, summarize
 from lit_distill.compare.tables import footnotes, table_text
-from lit_distill.compare.units import count
 from lit_distill.files.whole_file import write_whole
+from lit_distill.utils.names import count
 
 
 def write_report(

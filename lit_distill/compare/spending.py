@@ -15,6 +15,7 @@ from lit_distill.compare.tasks import Run, advance, clear
 from lit_distill.compare.training import validation_interval
 from lit_distill.compare.workers import Piece
 from lit_distill.files.whole_file import write_whole
+from lit_distill.utils.names import count
 
 
 def spend(comparison: Comparison, share: float, jobs: int | None = None) -> tuple[Outcome, Chosen]:
@@ -143,8 +144,7 @@ def chosen_text(chosen: Chosen) -> str:
     for student, standings in chosen.standings.items():
         rungs = chosen.ladders[student].rungs
         way = ", then ".join(
-            f"{rung.choices} to epoch {rung.epochs} with {rung.seeds} seed{'s' if rung.seeds > 1 else ''}"
-            for rung in rungs
+            f"{rung.choices} to epoch {rung.epochs} with {count(rung.seeds, 'seed')}" for rung in rungs
         )
         last = [one for one in standings if one.rung == rungs[-1]]
         lines += [f"  {student}: {_in_words(last[0])}", f"    of {way}"]

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from lit_distill.compare.results import Result
 from lit_distill.compare.statistics import TableRow, control_of, rows_of, stopped_early, students_of
-from lit_distill.compare.units import Units, count
+from lit_distill.compare.units import Units
 from lit_distill.compare.verdicts import Judged, judge
+from lit_distill.utils.names import count
 
 Run = tuple[str, str, str, int]  # student, teacher, method, seed
 

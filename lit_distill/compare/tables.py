@@ -6,7 +6,8 @@ import math
 
 from lit_distill.compare.statistics import MOST_SEEDS, TableRow
 from lit_distill.compare.summary import Case, Summary
-from lit_distill.compare.units import Units, count, latency_text, seconds, size
+from lit_distill.compare.units import Units, latency_text, seconds, size
+from lit_distill.utils.names import count
 
 HOW_TO_READ = (
     "± is the standard deviation over the seeds. Differences are paired by seed, with their 95 % interval over the seeds "

@@ -78,16 +78,6 @@ class Units:
         return round(100 * value if self.percent else value, self.decimals) + 0.0
 
 
-def count(number: int, what: str) -> str:
-    """Return a number and its noun.
-
-    Example:
-        >>> count(1, "seed"), count(1234, "seed")
-        ('1 seed', '1,234 seeds')
-    """
-    return f"{number:,} {what}{'s' * (number != 1)}"
-
-
 def size(number: float) -> str:
     """Return a size in bytes.
 

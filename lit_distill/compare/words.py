@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 
 from lit_distill.compare.statistics import Difference, TableRow
-from lit_distill.compare.units import Units, count
+from lit_distill.compare.units import Units
+from lit_distill.utils.names import count
 
 _MOST = 6
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, Final, Literal, get_args
 
 from lit_distill.outputs import Outputs
 from lit_distill.utils.arguments import layer_tuple
-from lit_distill.utils.names import match_layers
+from lit_distill.utils.names import at_share, match_layers
 
 AUTO: Final = "auto"
 Pairing = Literal["order", "depth"]
@@ -63,8 +62,3 @@ def pair_layers(student: Sequence[str], teacher: Sequence[str], pairing: Pairing
             f"({', '.join(teacher)}) in order. Name as many of each, or let them pair by relative depth: pair='depth'."
         )
     return list(zip(student, teacher, strict=True))
-
-
-def at_share(layers: Sequence[str], place: int, count: int) -> str:
-    """Return the last layer of the part ``place`` of ``count`` equal parts."""
-    return layers[math.ceil(len(layers) * (place + 1) / count) - 1]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from lit_distill.doctor.checks import CHECKS
 from lit_distill.doctor.findings import Finding
+from lit_distill.utils.names import count
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Report:
         lines += [f"note     {note}" for note in self.notes]
         warnings = len(self.findings) - len(self.bugs)
         lines.append(
-            f"\n{_count(len(self.bugs), 'bug')}, {_count(warnings, 'warning')}; {_count(self.steps, 'training step')} in "
+            f"\n{count(len(self.bugs), 'bug')}, {count(warnings, 'warning')}; {count(self.steps, 'training step')} in "
             f"{self.seconds:.1f} s. What the checks mean: docs/doctor.md."
         )
         return "\n".join(lines)
@@ -61,10 +62,6 @@ class Report:
             lines.append(f"{word:<8} {check:<16} {finding.where}")
             lines += _wrapped(finding.found) + _wrapped(f"-> {finding.remedy}")
         return lines
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _wrapped(text: str) -> list[str]:

@@ -8,10 +8,13 @@ its output; ``path#0``, ``path#1``, ``path#-1`` choose one call of a layer that 
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
+from typing import TypeVar
 
+_Item = TypeVar("_Item")
 _REFERENCE = re.compile(r"^(?P<path>[^:#\s]+)(?P<input>:input)?(?P<call>#-?\d+)?$")
 
 
@@ -80,3 +83,18 @@ def first_line(error: BaseException) -> str:
 def listed(names: Sequence[str], most: int = 4) -> str:
     """Join the first ``most`` names with commas, and an ellipsis for the rest."""
     return ", ".join(names[:most]) + (", …" if len(names) > most else "")
+
+
+def at_share(items: Sequence[_Item], place: int, count: int) -> _Item:
+    """Return the last item of the part ``place`` of ``count`` equal parts."""
+    return items[math.ceil(len(items) * (place + 1) / count) - 1]
+
+
+def count(number: int, what: str) -> str:
+    """Return a number and its noun.
+
+    Example:
+        >>> count(1, "seed"), count(1234, "seed")
+        ('1 seed', '1,234 seeds')
+    """
+    return f"{number:,} {what}{'s' * (number != 1)}"
