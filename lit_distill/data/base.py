@@ -88,6 +88,13 @@ class ImageDataModule(Revivable, LightningDataModule, ABC):  # type: ignore[misc
         self.val_data: Dataset[Sample] | None = None
         self.test_data: Dataset[Sample] | None = None
 
+    def _set_pipelines(self, mean: Sequence[float], std: Sequence[float], size: int | None = None) -> None:
+        """Set how images become inputs: brought to a size if one is given, in training augmented, and normalised."""
+        self._fit = fit_image(size) if size is not None else None
+        self._finish = finish_images(mean, std)
+        self._plain = image_pipeline(mean, std, size=size)
+        self._augmented = image_pipeline(mean, std, self.augment, size)
+
     @abstractmethod
     def open_training(self) -> tuple[Dataset[Sample], Dataset[Sample]]:
         """Open the training and the validation data."""

@@ -10,7 +10,7 @@ from torchvision.datasets import CIFAR10 as TorchvisionCIFAR10
 from torchvision.datasets import CIFAR100 as TorchvisionCIFAR100
 from torchvision.transforms import v2
 
-from lit_distill.data.base import ImageDataModule, InMemory, Sample, finish_images, image_pipeline, labels_of
+from lit_distill.data.base import ImageDataModule, InMemory, Sample, labels_of
 from lit_distill.utils.arguments import check_flag, check_folder
 
 
@@ -59,9 +59,7 @@ class CIFAR10(ImageDataModule):
         )
         self.root = check_folder(root)
         self.download = check_flag("download", download)
-        self._finish = finish_images(mean, std)
-        self._plain = image_pipeline(mean, std)
-        self._augmented = image_pipeline(mean, std, self.augment)
+        self._set_pipelines(mean, std)
 
     def prepare_data(self) -> None:
         if self.download:

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from torchvision.datasets import FashionMNIST as TorchvisionFashionMNIST
 from torchvision.transforms import v2
 
-from lit_distill.data.base import ImageDataModule, InMemory, Sample, finish_images, image_pipeline, labels_of
+from lit_distill.data.base import ImageDataModule, InMemory, Sample, labels_of
 from lit_distill.data.memory import MemoryDataset
 from lit_distill.utils.arguments import check_flag, check_folder
 
@@ -79,9 +79,7 @@ class FashionMNIST(ImageDataModule):
         )
         self.root = None if root is None else check_folder(root)
         self.download = check_flag("download", download)
-        self._finish = finish_images([mean], [std])
-        self._plain = image_pipeline([mean], [std])
-        self._augmented = image_pipeline([mean], [std], self.augment)
+        self._set_pipelines([mean], [std])
 
     def prepare_data(self) -> None:
         if self.download and self._find() is None:

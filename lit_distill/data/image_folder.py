@@ -15,9 +15,6 @@ from lit_distill.data.base import (
     ImageDataModule,
     InMemory,
     Sample,
-    finish_images,
-    fit_image,
-    image_pipeline,
     split_by_class,
 )
 from lit_distill.utils.arguments import check_folder, check_number, check_whole
@@ -72,10 +69,7 @@ class ImageFolder(ImageDataModule):
         self.root = Path(check_folder(root))
         self.test_fraction = check_number("test_fraction", test_fraction, above=0, below=1)
         image_size = None if image_size is None else check_whole("image_size", image_size, least=1)
-        self._fit = fit_image(image_size) if image_size is not None else None
-        self._finish = finish_images(mean, std)
-        self._plain = image_pipeline(mean, std, size=image_size)
-        self._augmented = image_pipeline(mean, std, self.augment, image_size)
+        self._set_pipelines(mean, std, image_size)
 
     def open_training(self) -> tuple[Dataset[Sample], Dataset[Sample]]:
         folder = self.root / "train"
