@@ -40,21 +40,11 @@ from measure.seeds import Rows, mean, over_seeds, percent, quietly, spread, with
 from measure.weighting import CONFIG, FOUND, WatchWeights, reweighted, weights_mode
 from schemes import fit
 
-from lit_distill import SupervisedModule
 from lit_distill.cli.methods import method_configs
-from lit_distill.criteria.sim_kd import SimKD, reuse_classifier
+from lit_distill.compare.training import deployed
 
 BASELINE, PLAIN = "no teacher", "KD"
 _PLOT_FROM = -10.0  # a weight that fits another pair can cost far more; the bar then says how much
-
-
-def deployed(module: Any) -> Any:
-    """What is tested: the student, or for SimKD the student with the teacher's classifier."""
-    found = [criterion for criterion in module.criteria.criteria().values() if isinstance(criterion, SimKD)]
-    if not found:
-        return module
-    classifier = getattr(module.teacher, "classifier", None) or module.teacher.linear
-    return SupervisedModule(reuse_classifier(module.student, found[0], classifier))
 
 
 def words_for(method: str, options: argparse.Namespace, found: Rows) -> list[str]:

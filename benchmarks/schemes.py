@@ -31,6 +31,7 @@ from measure.shipped import ACCURACY, FITTED_BEFORE, SCHEMES, Scheme
 
 from lit_distill.chain import read_chain
 from lit_distill.cli.command import DistillationCLI, find_configs
+from lit_distill.compare.training import test_figures
 
 QUIET = ("--trainer.logger=false", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false")
 
@@ -77,9 +78,8 @@ def fit(
     seconds = time.perf_counter() - start
     if save is not None:
         trainer.save_checkpoint(save, weights_only=False)
-    figures = trainer.test(deploy(cli.model) if deploy else cli.model, cli.datamodule, verbose=False)[0]
-    kept = {key.removeprefix("test/"): value for key, value in figures.items() if key.startswith("test/")}
-    return {"seconds": seconds, **kept}
+    tested = deploy(cli.model) if deploy else cli.model
+    return {"seconds": seconds, **test_figures(trainer, tested, cli.datamodule)}
 
 
 def run(scheme: Scheme, seed: int, epochs: int | None) -> dict[str, Any]:

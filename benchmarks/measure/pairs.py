@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lit_distill.compare.base import in_proportion
+
 _HERE = Path(__file__).parent
 _METHODS_EPOCHS = 30  # of configs/methods/base.yaml, which the methods' schedules are made for
 _SECOND_TEACHER, _HEADS = "needs a second teacher", "needs layers of attention heads"
@@ -74,7 +76,7 @@ PAIRS = {
 def fitted_to(settings: dict[str, Any], name: str, epochs: int | None) -> dict[str, Any]:
     """A method's settings for a pair's networks and the length of its training."""
     pair = PAIRS[name]
-    changed: dict[str, Any] = in_proportion(settings, epochs or pair.epochs)
+    changed: dict[str, Any] = in_proportion(settings, (epochs or pair.epochs) / _METHODS_EPOCHS)
     if name == "digits":
         changed = for_digits(changed)
         if "class_path" not in changed["model"]:  # the digits' own config compares logits only
@@ -101,17 +103,3 @@ def _digits_word(value: str, key: str) -> Any:
     path, mark, rest = value.partition(":")
     names = [_DIGITS_NAMES.get(part, part.replace("layer", "stage")) for part in path.split(".")]
     return ".".join(names) + mark + rest
-
-
-def in_proportion(value: Any, epochs: int, key: str = "") -> Any:
-    """A method's settings with schedules that keep their share of a training of so many epochs."""
-    share = epochs / _METHODS_EPOCHS
-    if isinstance(value, Mapping) and key == "changes":
-        return {max(1, round(epoch * share)): inner for epoch, inner in value.items()}
-    if isinstance(value, Mapping):
-        return {name: in_proportion(inner, epochs, name) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [in_proportion(inner, epochs, key) for inner in value]
-    if key in ("until", "begin") and isinstance(value, (int, float)):
-        return value * share
-    return value
