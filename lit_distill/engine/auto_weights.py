@@ -40,7 +40,8 @@ class AutoWeights(MeasuredNorms):
     7, 15, 31 and 63, counted for each criterion from the first in which it has a weight; then the weight stays. One held at a
     ratio to the label loss's gradient would vanish as the labels are learned by heart, and one batch is not enough, as some
     gradients begin near 0. A gradient of 0, one of rounding errors, or one that is not finite, is left out, and the next batch
-    is measured: a student that starts as its teacher shows nothing until its first step.
+    is measured: a student that starts as its teacher shows nothing until its first step. ``DOT`` remembers the teacher's
+    gradients longer than the labels': ``remember`` makes the ratio hold for what the steps add up to.
 
     Args:
         found: The criteria whose weights are found.
@@ -56,8 +57,18 @@ class AutoWeights(MeasuredNorms):
         self.found = [name for name in found if name not in reference]
         self.reference = list(reference)
         self.strength = strength
+        self.memories: dict[str, float] = {}
         self._without_gradient = 0
         self._other_places = False
+
+    def remember(self, memories: Mapping[str, float]) -> None:
+        """Divide found weights by how much longer the optimizer remembers a criterion's gradients than the reference's.
+
+        Args:
+            memories: What a gradient adds to all later steps together, in multiples of itself, by criterion; empty for an
+                optimizer that treats all alike.
+        """
+        self.memories = {name: memories[name] / memories[self.reference[0]] for name in self.found} if memories else {}
 
     def expect(self, same_places: bool) -> None:
         """Say whether the state that is loaded next holds the weights of the same criteria, in the same order."""
@@ -100,7 +111,7 @@ class AutoWeights(MeasuredNorms):
             self._observe({**{name: terms[name] for name in self.found if name in terms}, "": reference}, parameters)
         # An unmeasured criterion has no weight yet: any number could be far too large.
         factors = {name: 0.0 if math.isnan(norm) else 1 / norm for name, norm in self.known().items()}
-        effective = {name: weights[name] * factors.get(name, 1.0) for name in terms}
+        effective = {name: weights[name] * factors.get(name, 1.0) / self.memories.get(name, 1.0) for name in terms}
         if waited and self._said is not None:
             self._report(waited, effective)
         return weighted_sum(terms, effective), effective

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
+from lit_distill.engine.auto_weights import AutoWeights
 from lit_distill.engine.step import Losses
 from lit_distill.engine.weighted import WeightedCriteria
 from lit_distill.optim.dot import DOT
@@ -17,8 +18,13 @@ from lit_distill.utils.measuring import gradients_of
 
 
 def check_apart(trainer: Trainer, criteria: WeightedCriteria) -> None:
-    """Refuse, before the first batch, a set-up in which ``DOT``, if it trains, cannot have the two gradients separately."""
+    """Refuse, before the first batch, a set-up in which ``DOT``, if it trains, cannot have the two gradients separately.
+
+    Weights that are found in training then allow for its two momenta.
+    """
     optimizer = _find(trainer)
+    if isinstance(criteria.balance, AutoWeights):
+        criteria.balance.remember(_memories(optimizer, criteria) if optimizer is not None else {})
     if optimizer is None:
         return
     trained = {name: c.needs_teacher for name, c in criteria.criteria().items() if criteria.trains(name)}
@@ -73,6 +79,11 @@ def hold_task_gradient(trainer: Trainer, criteria: WeightedCriteria, losses: Seq
 def splits_gradients(trainer: Trainer) -> bool:
     """Return True if ``DOT`` trains, so that each training step is differentiated twice."""
     return _find(trainer) is not None
+
+
+def _memories(optimizer: DOT, criteria: WeightedCriteria) -> dict[str, float]:
+    task, taught = optimizer.memories()
+    return {name: taught if criterion.needs_teacher else task for name, criterion in criteria.criteria().items()}
 
 
 def _find(trainer: Trainer) -> DOT | None:

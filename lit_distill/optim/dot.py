@@ -86,6 +86,11 @@ class DOT(Optimizer):
             held[parameter] = held[parameter] + gradient if parameter in held else gradient
         self._held = held
 
+    def memories(self) -> tuple[float, float]:
+        """Return how often a task's and a teacher's gradient count in all later steps together: 1 / (1 - momentum)."""
+        momentum, delta = self.defaults["momentum"], self.defaults["delta"]
+        return 1 / (1 - momentum + delta), 1 / (1 - momentum - delta)
+
     def drop(self) -> None:
         """Forget the held gradients, such as those of a fit that stopped between two steps."""
         self._held = None

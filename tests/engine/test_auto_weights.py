@@ -140,6 +140,17 @@ def test_a_strength_out_of_range_is_refused(strength: float) -> None:
         Distill(MLP(), strength=strength)
 
 
+def test_a_longer_memory_of_the_teacher_takes_as_much_off_its_found_weight() -> None:
+    plain, shorter = (WeightedCriteria({"hard": HardTarget(), "soft": SoftTarget()}, {"hard": 0.5}) for _ in "ab")
+    assert isinstance(shorter.balance, AutoWeights)
+    shorter.balance.remember({"hard": 2.0, "soft": 14.0})
+    first, second = (train(criteria, start()) for criteria in (plain, shorter))
+    assert second.weights["soft"] == pytest.approx(first.weights["soft"] / 7)
+    assert second.weights["hard"] == 0.5
+    shorter.balance.remember({})
+    assert train(shorter, start()).weights["soft"] == pytest.approx(first.weights["soft"])
+
+
 def test_the_scale_of_a_criterion_does_not_matter() -> None:
     class Larger(LogitMSE):
         def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:

@@ -101,6 +101,20 @@ def test_a_balance_weighs_the_task_gradient_too() -> None:
         torch.testing.assert_close(whole, parameter.grad)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("optimizer", [SGD, partial(DOT, delta=0.0)])
+def test_a_found_weight_is_smaller_by_how_much_longer_the_teacher_is_remembered(tmp_path: Path, optimizer: Any) -> None:
+    found = []
+    for each in (optimizer, partial(DOT, delta=0.075)):
+        module = make(partial(each, lr=0.0, momentum=0.9), weights={"hard": 0.4, "soft": "auto", "hint": 2.0})
+        trainer = fit(module, None, tmp_path, precision="64-true", data=data())
+        found.append(
+            {name: float(trainer.callback_metrics[f"train/weight/{name}"]) for name in ("hard", "soft", "hint")}
+        )
+    plain, dot = found
+    assert dot["soft"] == pytest.approx(plain["soft"] * (1 - 0.9 - 0.075) / (1 - 0.9 + 0.075), rel=1e-6)
+    assert (dot["hard"], dot["hint"]) == (plain["hard"], plain["hint"])
+
+
 @pytest.mark.filterwarnings("ignore:DOT differentiates each step twice")
 def test_a_compiled_student(tmp_path: Path) -> None:
     torch.compiler.reset()
