@@ -63,6 +63,7 @@ def words_for(method: str, options: argparse.Namespace, found: Rows) -> list[str
         sizes = {"train_size": options.train_size, "batch_size": options.batch_size}
         words += [f"--data.{name}={size}" for name, size in sizes.items() if size]
     words += [f"--data.root={options.data}"] if options.data else []
+    words += [f"--trainer.precision={options.precision}"] if options.precision else []
     return [*words, f"--lr_scheduler.T_max={options.epochs}"] if options.epochs else words
 
 
@@ -136,6 +137,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, help="in place of the configs'; schedules keep their share")
     parser.add_argument("--weights", type=weights_mode, default=CONFIG, help="config (default), found, or a number")
     parser.add_argument("--train-size", type=int, help="training images, for --pair cifar10; all where left out")
+    parser.add_argument("--precision", help="the trainer's; the configs' where left out")
     parser.add_argument("--batch-size", type=int, help="for --pair cifar10; 128 where left out")
     parser.add_argument(
         "--data", type=Path, help="CIFAR-10 as train/<class> and test/<class> image folders; aeon's wheel"

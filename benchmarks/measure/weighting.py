@@ -27,22 +27,21 @@ def reweighted(settings: dict[str, Any], mode: str | float, found: Sequence[Mapp
 
     Args:
         settings: What the method's config says.
-        mode: ``config`` changes nothing; ``found`` leaves out every weight but 1 for the labels; a number fixes the others
-            at so many times the mean, over ``found``, of the weight that was found, as it was at the end.
+        mode: ``config`` changes nothing; ``found`` leaves out every weight; a number fixes that of the labels at the mean, over
+            ``found``, of the weight that was found, as it was at the end, and the others at so many times theirs.
         found: The rows of the method's runs with weights found in training.
     """
     if mode == CONFIG:
         return settings
     inner = settings["model"].get("init_args", settings["model"])
     criteria = inner["criteria"]
-    weights = {"hard": 1.0} if "hard" in criteria else {}
+    weights: dict[str, float] = {}
     if mode != FOUND:
         if not found:
             raise ValueError("no run has found this method's weights; run it with --weights found first.")
         for name in criteria:
-            if name != "hard":
-                lasts = [row["weights"][name]["last"] for row in found]
-                weights[name] = float(mode) * statistics.fmean(lasts)
+            lasts = [row["weights"][name]["last"] for row in found]
+            weights[name] = statistics.fmean(lasts) * (1.0 if name == "hard" else float(mode))
     inner["weights"] = weights
     schedules = inner.get("schedules", {})
     inner["schedules"] = {key: plan for key, plan in schedules.items() if not key.endswith(".weight")}

@@ -130,7 +130,9 @@ class CheckpointEntry:
         """Have weights found anew if those in the checkpoint are of other criteria."""
         if isinstance(criteria.balance, AutoWeights) and settings is not None:
             found = [name for name in settings["criteria"] if settings["weights"].get(name) == AUTO]
-            criteria.balance.expect(found == [name for name in criteria.given_weights if name in criteria.found])
+            criteria.balance.expect(
+                found == [name for name, weight in criteria.given_weights.items() if weight == AUTO]
+            )
 
     def _check_criteria(self, made: Mapping[str, str], criteria: WeightedCriteria) -> None:
         names = {name: class_name(criterion) for name, criterion in criteria.criteria().items()}

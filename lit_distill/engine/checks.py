@@ -18,6 +18,7 @@ from lit_distill.balance import Balance, MeasuredNorms
 from lit_distill.batch.batch import Target
 from lit_distill.batch.labels import CLASS_TASKS, TASKS, Task
 from lit_distill.criteria import Criterion, FeatureCriterion
+from lit_distill.engine.auto_weights import AutoWeights
 from lit_distill.engine.named_criteria import check_criteria, innermost
 from lit_distill.engine.weighted import WeightedCriteria
 from lit_distill.outputs import Outputs
@@ -28,6 +29,8 @@ from lit_distill.utils.lightning_names import has_forward, is_a, keeps_parameter
 from lit_distill.utils.names import listed
 from lit_distill.utils.notices import warn
 from lit_distill.utils.tensors import count_parameters, parameters_in
+
+_LONG = 2.5  # times the gradient of the labels: from where on a learning rate that suits these is likely to be too high
 
 
 def module_arguments(
@@ -178,6 +181,22 @@ def whole_gradients(trainer: Trainer, balance: Balance | None) -> None:
         raise ValueError(
             f"weights are found from the norms of whole gradients, and {type(trainer.strategy).__name__} shards them; use one "
             "device or DDP, or give every criterion a number as its weight."
+        )
+
+
+def warn_of_long_steps(trainer: Trainer, criteria: WeightedCriteria) -> None:
+    """Warn if found weights lengthen the gradient, and the optimizer's steps with it, next to labels with a fixed weight."""
+    if not isinstance(criteria.balance, AutoWeights) or criteria.shared:
+        return
+    parts = criteria.in_force()
+    longer = 1 + sum(parts[name] for name in criteria.balance.found if criteria.trains(name))
+    plain = any(isinstance(optimizer, torch.optim.SGD) for optimizer in trainer.optimizers)
+    if plain and longer > _LONG:
+        labels = " and ".join(criteria.balance.reference)
+        warn(
+            f"the weight of {labels} is a number, so what is found comes on top of it: a gradient up to {longer:.3g} times as "
+            f"long, and so are SGD's steps. Leave the weight of {labels} out as well (the whole then keeps the length that "
+            f"it has by {labels} alone), or lower the learning rate."
         )
 
 

@@ -222,6 +222,7 @@ class Distiller:
             self.checkpoint_entry.forget_rng()
         check_apart(trainer, self.criteria)
         checks.whole_gradients(trainer, self.criteria.balance)
+        checks.warn_of_long_steps(trainer, self.criteria)
         owner = self.criteria.reuse_guard
         owner.claim(self.criteria.parts())
         self._splits = splits_gradients(trainer)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Final, Literal
 
 from lit_distill.balance import Balance
 from lit_distill.criteria import Criterion
 from lit_distill.engine.auto_weights import ratio_of
-from lit_distill.engine.scheduling import WEIGHT, can_rise
+from lit_distill.engine.scheduling import WEIGHT, can_rise, sets_weight
 from lit_distill.schedules import Schedule
 from lit_distill.utils.arguments import check_named, check_number, check_object
 from lit_distill.utils.names import nearest
@@ -29,6 +29,15 @@ def check_criteria(criteria: Mapping[str, Criterion]) -> None:
             raise TypeError(
                 f"criterion {name!r}: {type(criterion).__name__}.__init__ does not call super().__init__(); do so first."
             )
+
+
+def check_names(names: Iterable[str], taken: Container[str]) -> None:
+    """Refuse names that cannot be a key of a checkpoint, or that the module which holds the criteria uses."""
+    for name in names:
+        if "." in name or "/" in name or not name:
+            raise ValueError(f"{name!r} cannot name a criterion; use letters, digits and underscores.")
+        if name in taken:
+            raise ValueError(f"{name!r} cannot name a criterion: the module that holds them uses it; choose another.")
 
 
 def check_weights(weights: Mapping[str, Weight]) -> None:
@@ -74,6 +83,12 @@ def checked_weights(
     if not fixed and not any(map(can_rise, scheduled.values())):
         raise ValueError("every weight is 0: nothing would be trained.")
     return checked, found
+
+
+def given_numbers(weights: Mapping[str, Weight], schedules: Mapping[str, Schedule]) -> set[str]:
+    """Return the names of the criteria whose weight is a number, given or scheduled."""
+    scheduled = {key.rpartition(".")[0] for key in schedules if sets_weight(key)}
+    return scheduled | {name for name, weight in weights.items() if not _is_auto(weight)}
 
 
 def _is_auto(weight: object) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -18,7 +18,15 @@ from lit_distill.criteria.base import never_narrow
 from lit_distill.criteria.layers import AUTO as AUTO_LAYERS
 from lit_distill.engine.auto_weights import AutoWeights, ratio_of
 from lit_distill.engine.criterion_values import check_value_of, labels_for, raise_named
-from lit_distill.engine.named_criteria import AUTO, Weight, check_criteria, checked_weights, innermost
+from lit_distill.engine.named_criteria import (
+    AUTO,
+    Weight,
+    check_criteria,
+    check_names,
+    checked_weights,
+    given_numbers,
+    innermost,
+)
 from lit_distill.engine.reuse import ReuseGuard, held_by
 from lit_distill.engine.scheduling import (
     WEIGHT,
@@ -37,7 +45,7 @@ from lit_distill.utils.distributed import distributed
 from lit_distill.utils.plain import make_settings_plain
 from lit_distill.utils.tensors import zero_through
 
-_OWN_NAMES = ("weights", "schedules", "balance", "found", "strength", "training")
+_OWN_NAMES = ("weights", "schedules", "balance", "found", "shared", "strength", "training")
 
 
 class WeightedCriteria(nn.ModuleDict):
@@ -52,7 +60,8 @@ class WeightedCriteria(nn.ModuleDict):
 
     Args:
         criteria: Criteria by name.
-        weights: A finite weight of 0 or more for each name; found in training (``AutoWeights``) if ``auto`` or left out.
+        weights: A finite weight of 0 or more for each name; found in training (``AutoWeights``) if ``auto`` or left out. One
+            that is left out of a criterion that needs no teacher is 1, or less if no criterion has a number (``shared``).
         schedules: Schedules by key: ``soft.weight``, or ``soft.temperature`` for any number that the criterion has as a
             public attribute. The criterion's own checks of its range do not run again.
         balance: Finds the weights in training; a plain weighted sum if None.
@@ -73,7 +82,7 @@ class WeightedCriteria(nn.ModuleDict):
         strength: float = 1.0,
     ) -> None:
         check_criteria(criteria)
-        _check_names(criteria)
+        check_names(criteria, {*dir(WeightedCriteria), *_OWN_NAMES})
         criteria = dict(criteria.items())
         check_schedules(criteria, schedules if schedules is not None else {})
         schedules = dict(schedules or {})
@@ -94,22 +103,38 @@ class WeightedCriteria(nn.ModuleDict):
             raise ValueError(
                 "strength is 0, and every criterion with a weight needs a teacher: nothing would be trained."
             )
+        self.shared: tuple[str, ...] = ()
         if any(map(self.trains, found)):
-            reference = self._reference()
-            taught = any(self.criteria()[name].needs_teacher for name in reference)
-            if taught:  # the ratios are to the label loss; without one, they hold among the others
-                self.weights |= {name: self.weights[name] / ratio_of(criteria[reference[0]]) for name in found}
-            balance = AutoWeights(found, reference, self.strength if taught else 1.0)
+            balance = self._finding({name for name in criteria if name not in given_numbers(weights, schedules)})
         self.balance = balance
         if balance is not None:
             before = held_by(balance)
             balance.build([name for name in criteria if self.trains(name)])
             self.reuse_guard.record_new(balance, before)
 
+    def _finding(self, free: Collection[str]) -> AutoWeights:
+        """Return the balance that finds weights.
+
+        With no number given, the weights of the reference become smaller, so that the whole gradient is about as long as the
+        label loss's at weight 1: a learning rate that suits the labels suits the sum, under SGD as well.
+        """
+        reference = self._reference()
+        taught = any(self.criteria()[name].needs_teacher for name in reference)
+        found = [name for name in self.found if self.trains(name)]
+        if taught:  # the ratios are to the label loss; without one, they hold among the others
+            self.weights |= {name: self.weights[name] / ratio_of(self.criteria()[reference[0]]) for name in self.found}
+        if all(name in free for name in self if self.trains(name)):
+            present = self.weights if taught else self.in_force()
+            total = sum(present[name] for name in found) + (not taught)
+            self.weights |= {name: self.weights[name] / total for name in reference}
+            self.shared = tuple(reference)
+        return AutoWeights(self.found, reference, self.strength if taught else 1.0)
+
     @property
     def given_weights(self) -> dict[str, Weight]:
         """The weights as they were given: ``auto`` for those that are found in training."""
-        return {name: AUTO if name in self.found else weight for name, weight in self.weights.items()}
+        found = {*self.found, *self.shared}
+        return {name: AUTO if name in found else weight for name, weight in self.weights.items()}
 
     def _reference(self) -> list[str]:
         """Return the criteria that found weights are compared with."""
@@ -278,14 +303,6 @@ class WeightedCriteria(nn.ModuleDict):
             if not sets_weight(key) and (setting != "temperature" or "." in owner):
                 settings[key] = float(getattr(self.get_submodule(owner), setting))
         return settings
-
-
-def _check_names(names: Iterable[str]) -> None:
-    for name in names:
-        if "." in name or "/" in name or not name:
-            raise ValueError(f"{name!r} cannot name a criterion; use letters, digits and underscores.")
-        if hasattr(WeightedCriteria, name) or name in _OWN_NAMES:
-            raise ValueError(f"{name!r} cannot name a criterion: the module that holds them uses it; choose another.")
 
 
 def _unchanged(student: Outputs, teacher: Outputs, target: Target | None) -> AbstractContextManager[None]:

@@ -21,6 +21,7 @@ from lit_distill.engine.step import Losses
 from lit_distill.engine.weighted import WeightedCriteria
 from lit_distill.models import MLP, SmallCNN
 from lit_distill.outputs import Outputs
+from lit_distill.schedules import Between
 from lit_distill.teachers import EMATeacher
 from tests.plain import quiet_trainer
 
@@ -61,11 +62,38 @@ def test_each_found_weight_gives_its_criterion_the_ratio_to_the_label_loss(weigh
     parameter = start()
     losses = train(WeightedCriteria(made, weights), parameter)
     hard = norm(losses.terms["hard"] * losses.weights["hard"], parameter)
-    assert losses.weights["hard"] == (weights["hard"] if weights.get("hard", "auto") != "auto" else 1.0)
+    assert losses.weights["hard"] == (0.25 if weights.get("hard") == 0.25 else pytest.approx(1 / 7))
     assert norm(losses.terms["soft"] * losses.weights["soft"], parameter) == pytest.approx(4 * hard, rel=1e-5)
     assert norm(losses.terms["mse"] * losses.weights["mse"], parameter) == pytest.approx(2.0 * hard, rel=1e-5)
     expected = sum(losses.weights[name] * float(term.detach()) for name, term in losses.terms.items())
     assert float(losses.total.detach()) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("strength", [0.5, 1.0, 3.0])
+def test_with_no_number_given_the_parts_add_up_to_the_gradient_of_the_labels(strength: float) -> None:
+    parameter = start()
+    made = {"hard": HardTarget(), "soft": SoftTarget(), "mse": LogitMSE()}
+    criteria = WeightedCriteria(made, {}, strength=strength)
+    losses = train(criteria, parameter)
+    parts = {name: norm(losses.terms[name] * losses.weights[name], parameter) for name in made}
+    assert sum(parts.values()) == pytest.approx(norm(losses.terms["hard"], parameter), rel=1e-5)
+    assert parts["soft"] / parts["hard"] == pytest.approx(4 * strength, rel=1e-5)
+    assert criteria.given_weights == dict.fromkeys(made, "auto")
+
+
+def test_with_no_number_given_and_no_labels_they_add_up_to_the_gradient_of_the_first() -> None:
+    parameter = start()
+    losses = train(WeightedCriteria({"soft": SoftTarget(), "mse": LogitMSE()}, {}, strength=2), parameter)
+    total = sum(norm(losses.terms[name] * losses.weights[name], parameter) for name in ("soft", "mse"))
+    assert total == pytest.approx(2 * norm(losses.terms["soft"], parameter), rel=1e-5)
+
+
+@pytest.mark.parametrize("weights", [{"mse": 2.0}, {"hard": 1.0}])
+def test_labels_left_out_next_to_a_number_have_the_weight_1(weights: dict[str, Any]) -> None:
+    made = {"hard": HardTarget(), "soft": SoftTarget(), "mse": LogitMSE()}
+    assert train(WeightedCriteria(made, weights), start()).weights["hard"] == 1.0
+    scheduled = WeightedCriteria(made, {}, {"mse.weight": Between(1.0, begin=0, end=1)})
+    assert train(scheduled, start()).weights["hard"] == 1.0
 
 
 def test_a_number_means_itself_next_to_weights_that_are_found() -> None:
@@ -103,8 +131,10 @@ def test_strength_multiplies_the_weights_of_what_needs_a_teacher(weights: dict[s
         return train(WeightedCriteria(criteria, weights, strength=strength), start()).weights
 
     plain, strong = made(1.0), made(2.5)
-    assert strong["hard"] == plain["hard"]
-    assert [strong[name] / plain[name] for name in ("soft", "mse")] == pytest.approx([2.5, 2.5])
+    if weights:  # with no number given the ratio to the labels' counts, whose weight is then lower
+        assert strong["hard"] == plain["hard"]
+    labels = strong["hard"] / plain["hard"] if plain["hard"] else 1.0
+    assert [strong[name] / plain[name] / labels for name in ("soft", "mse")] == pytest.approx([2.5, 2.5])
 
 
 @pytest.mark.parametrize("weights", [{"hard": 1.0, "soft": 0.9, "mse": 2.0}, {"soft": 0.9}, {}])
@@ -379,14 +409,14 @@ def test_a_fit_with_no_weights_logs_and_prints_what_it_finds(
     assert said.count("Weights found in training: soft: 1 = ") == 1
     assert said.count("; attention: 1 = ") == 1
     logged = fit.callback_metrics
-    assert logged["train/weight/hard"] == 1.0
+    assert float(logged["train/weight/hard"]) == pytest.approx(1 / 6)
     found = float(logged["train/weight/attention"])
     assert found > 0
     assert found != 0.3
     assert float(logged["train/weighted/attention"]) == pytest.approx(
         found * float(logged["train/criteria/attention"]), rel=1e-5
     )
-    assert module.hparams["weights"] == {"hard": 1.0, "soft": "auto", "attention": "auto"}
+    assert module.hparams["weights"] == {"hard": "auto", "soft": "auto", "attention": "auto"}
 
 
 def test_distill_finds_the_weights_left_out_in_a_module_of_ones_own(tmp_path: Path) -> None:
@@ -410,5 +440,5 @@ def test_distill_finds_the_weights_left_out_in_a_module_of_ones_own(tmp_path: Pa
     assert distill.criteria.found == ("mse",)
     fit = trainer(tmp_path, callbacks=[distill], log_every_n_steps=1)
     fit.fit(host, digits_like())
-    assert float(fit.callback_metrics["distill/weight/task"]) == 1.0
+    assert float(fit.callback_metrics["distill/weight/task"]) == pytest.approx(0.2)
     assert float(fit.callback_metrics["distill/weight/mse"]) not in (0.0, 1.0)

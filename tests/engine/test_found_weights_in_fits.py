@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -237,5 +238,24 @@ def test_strength_doubles_the_teachers_part_and_0_turns_it_off(tmp_path: Path, w
     for strength in (1.0, 2.0, 0.0):
         found[strength] = fit(module(weights=weights, strength=strength), tmp_path, max_epochs=1).found[0]
     taught = ("soft", "hint", "mse")
-    assert [found[2.0][name] for name in taught] == pytest.approx([2 * found[1.0][name] for name in taught], rel=1e-6)
+    once, twice = ([found[s][name] / found[s]["hard"] for name in taught] for s in (1.0, 2.0))
+    assert twice == pytest.approx([2 * ratio for ratio in once], rel=1e-6)
     assert found[0.0] == {"hard": 1.0, "soft": 0.0, "hint": 0.0, "mse": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("weights", "optimizer", "warns"),
+    [
+        ({"hard": 1.0}, torch.optim.SGD, True),
+        ({"hard": 1.0}, torch.optim.AdamW, False),
+        ({}, torch.optim.SGD, False),
+        ({"hard": 1.0, "soft": 0.5, "hint": 0.5, "mse": 0.5}, torch.optim.SGD, False),
+    ],
+)
+def test_sgd_is_warned_of_a_gradient_that_labels_with_a_number_make_longer(
+    tmp_path: Path, weights: dict[str, float], optimizer: Any, warns: bool, recwarn: pytest.WarningsRecorder
+) -> None:
+    fit(module(weights=weights, optimizer=partial(optimizer, lr=1e-3)), tmp_path, max_epochs=1)
+    said = [str(one.message) for one in recwarn if "times as long" in str(one.message)]
+    assert len(said) == warns
+    assert all("Leave the weight of hard out as well" in one and "up to 10 times" in one for one in said)

@@ -34,7 +34,9 @@ def weighted_criteria(
     if task is not None:
         check_choice("task", task, TASKS)
         checks.same_task(chosen, task, "Distill's")
-    start: dict[str, Weight] = {"task": 0.1, "soft": 0.9} if criteria is None else {"task": 1.0}
+    start: dict[str, Weight] = {"task": 0.1, "soft": 0.9} if criteria is None else {}
+    if balance is not None:
+        start.setdefault("task", 1.0)
     return WeightedCriteria({"task": task_loss, **chosen}, {**start, **(weights or {})}, schedules, balance, strength)
 
 
