@@ -63,7 +63,7 @@ class PlannedMethod:
         configs: The files, the later over the earlier; none for the control.
         model: What a config would say of the module, in place of configs.
         options: To lay over the configs, value by option path.
-        weights: ``auto`` leaves all weights but that of the labels out, to be found in training.
+        weights: ``auto`` leaves all weights out, to be found in training.
         layers: For this method; None for the networks'.
         epochs: For which the schedules in the configs were made; they keep their share of the plan's. None if they stay.
         students: That it is for; empty for all.

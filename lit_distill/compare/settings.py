@@ -19,7 +19,6 @@ from lit_distill.compare.reader import Reader
 from lit_distill.compare.results import CONTROL
 
 _LAYER_KEYS = ("layer", "layers", "head", "classifier")
-_HARD = "HardTarget"
 
 
 def words_of(plan: ComparisonPlan, choice: Choice) -> list[str]:
@@ -164,20 +163,14 @@ def _refuse_own_networks(method: PlannedMethod, model: Mapping[str, Any]) -> Non
 
 
 def without_weights(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config with no weight but 1 for the labels: the others are found in training."""
+    """Return a config without weights, so that all are found in training."""
     model = content.get("model", {})
     inner = model.get("init_args", model)
     changed = dict(inner)
-    criteria = inner.get("criteria")
-    if isinstance(criteria, Mapping):
-        changed["weights"] = {name: 1.0 for name, one in criteria.items() if _is_hard(one)}
+    if isinstance(inner.get("criteria"), Mapping):
+        changed["weights"] = {}
     changed["schedules"] = {k: v for k, v in (inner.get("schedules") or {}).items() if not k.endswith(".weight")}
     return {**content, "model": {**model, "init_args": changed} if "init_args" in model else changed}
-
-
-def _is_hard(criterion: Any) -> bool:
-    path = criterion.get("class_path") if isinstance(criterion, Mapping) else criterion
-    return isinstance(path, str) and path.rpartition(".")[2] == _HARD
 
 
 def _shipped_networks() -> tuple[Any, Any]:

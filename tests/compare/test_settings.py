@@ -43,8 +43,8 @@ def test_a_method_is_laid_over_the_pair_with_its_layers_renamed(tmp_path: Path) 
 
 def test_weights_that_are_found_in_training_are_left_out(tmp_path: Path) -> None:
     found = model(write(tmp_path, methods=["dkd", "at"]), "dkd")["init_args"]
-    assert (found["weights"], found["schedules"]) == ({"hard": 1.0}, {})
-    assert model(write(tmp_path, methods=["at"]), "at")["init_args"]["weights"] == {"hard": 1.0}
+    assert (found["weights"], found["schedules"]) == ({}, {})
+    assert model(write(tmp_path, methods=["at"]), "at")["init_args"]["weights"] == {}
 
 
 def test_layers_of_shipped_methods_are_found_where_the_plan_names_none(tmp_path: Path) -> None:
