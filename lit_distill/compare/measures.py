@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from lit_distill.batch.batch import Inputs, count_samples
-from lit_distill.measures import first_sample, latencies
+from lit_distill.measures import latencies, one_sample
 from lit_distill.measures.cost import size_of
 from lit_distill.utils.tensors import count_parameters, first_parameter
 
@@ -35,6 +35,6 @@ class Measures:
 
 def measure(network: nn.Module, inputs: Inputs, threads: int) -> Measures:
     """Measure a network on inputs of one or more samples, of which it gets the first."""
-    one = first_sample(inputs, count_samples(inputs) or 1, first_parameter(network).device)
+    one = one_sample(inputs, count_samples(inputs) or 1, first_parameter(network).device)
     found = latencies({"": (network, one)}, threads=threads, seconds=_SECONDS)[""]
     return Measures(count_parameters(network), size_of(network), found.median_ms, found.device, threads)

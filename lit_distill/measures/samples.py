@@ -31,7 +31,7 @@ def some_samples(inputs: Inputs, size: int, count: int, device: torch.device) ->
     return chosen
 
 
-def first_sample(inputs: Inputs, size: int, device: torch.device) -> Inputs:
+def one_sample(inputs: Inputs, size: int, device: torch.device) -> Inputs:
     """Return the first sample of a batch's inputs, or all of them if they hold an object whose samples cannot be chosen."""
     try:
         return some_samples(inputs, size, 1, device)

@@ -4,7 +4,7 @@ May import all of the package.
 """
 
 from lit_distill.reporting.command import main
-from lit_distill.reporting.outcome import NetworkFigures, Report, Speedup
+from lit_distill.reporting.outcome import NetworkFigures, Speedup, StudentReport
 from lit_distill.reporting.reporting import report
 
-__all__ = ["NetworkFigures", "Report", "Speedup", "main", "report"]
+__all__ = ["NetworkFigures", "Speedup", "StudentReport", "main", "report"]

@@ -18,14 +18,14 @@ from lit_distill.cli.words import Parser
 from lit_distill.files.alone import alone_in
 from lit_distill.reporting.control import train_control
 from lit_distill.reporting.judging import Judge
-from lit_distill.reporting.outcome import Report
-from lit_distill.reporting.reporting import summary
-from lit_distill.reporting.setting_up import Setup, fill_network
+from lit_distill.reporting.outcome import StudentReport
+from lit_distill.reporting.reporting import make_report
+from lit_distill.reporting.setting_up import ReportSetup, fill_network
 from lit_distill.reporting.sides import CONTROL, STUDENT, left_as_they_are, student_side, teacher_side
-from lit_distill.reporting.writing import write_report
+from lit_distill.reporting.writing import write_files
 from lit_distill.utils.arguments import check_number
 
-_USAGE = "--config FILE [--config FILE ...] --ckpt_path FILE [--control FILE] [--folder FOLDER] [--OPTION VALUE ...]"
+_USAGE = "--config FILE [--config FILE ...] --ckpt_path FILE [--control FILE] [--OPTION VALUE ...]"
 _TEXT = """
 Say what a student saves next to its teacher, what that costs in accuracy, and whether the teacher helped. The same student
 without a teacher is the measure of that: it is trained first, from the same config, unless --control names its checkpoint. The
@@ -44,11 +44,11 @@ def main(arguments: Sequence[str] | None = None, launch: Launch | None = None) -
     options, further = parser.parse_some(arguments)
     words = [word for path in find_configs(options.config) for word in ("--config", path)]
     try:
-        setup = Setup([*words, *find_configs(further)])
+        setup = ReportSetup([*words, *find_configs(further)])
         folder = options.folder or Path(setup.trainer.default_root_dir) / "report"
         with alone_in(folder, "report.lock", "report"):
             found = _report(setup, options, folder, launch)
-            files = write_report(found, folder)
+            files = write_files(found, folder)
     except (ValueError, FileNotFoundError) as error:
         if not is_ours(error):
             raise
@@ -82,7 +82,7 @@ def _seconds(text: str) -> float:
         raise argparse.ArgumentTypeError(f"a number of seconds above 0 is needed, not {text!r}") from error
 
 
-def _report(setup: Setup, options: argparse.Namespace, folder: Path, launch: Launch | None) -> Report:
+def _report(setup: ReportSetup, options: argparse.Namespace, folder: Path, launch: Launch | None) -> StudentReport:
     student, control = setup.networks(options.ckpt_path)
     given = options.control or train_control(setup.every_value(), folder, options.again, launch)
     fill_network(control, given, "control", "the config's student")
@@ -101,7 +101,9 @@ def _report(setup: Setup, options: argparse.Namespace, folder: Path, launch: Lau
         network.to(device)  # Lightning has moved them back to the CPU
     with left_as_they_are(networks):
         notes = (f"Evaluated on the {part} data of {type(setup.datamodule).__name__}; the control is {given}.",)
-        return summary(judge, sides, _title(options.config), options.batch_size, options.timing_seconds, notes=notes)
+        return make_report(
+            judge, sides, _title(options.config), options.batch_size, options.timing_seconds, notes=notes
+        )
 
 
 class _Reading(LightningModule):
@@ -119,7 +121,7 @@ class _Reading(LightningModule):
         self.judge.add(batch)
 
 
-def _evaluate(setup: Setup, judge: Judge, networks: Sequence[nn.Module], asked: str | None) -> str:
+def _evaluate(setup: ReportSetup, judge: Judge, networks: Sequence[nn.Module], asked: str | None) -> str:
     """Run the networks on the test data, or on the validation data if there are no others, and return which it were."""
     data, trainer = setup.datamodule, setup.trainer
     part = asked or ("test" if is_overridden("test_dataloader", data) else "val")

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lit_distill.batch.batch import Batch, Inputs
-from lit_distill.measures import Cost, Latency, cost_of, first_sample, latencies, some_samples
+from lit_distill.measures import Cost, Latency, cost_of, latencies, one_sample, some_samples
 from lit_distill.reporting.sides import CONTROL, STUDENT, Role, Side
 from lit_distill.utils.tensors import first_parameter
 
@@ -56,7 +56,7 @@ def run_costs(sides: Sequence[Side], example: Batch, batch_size: int, seconds: f
 
 def _counted(side: Side, example: Batch) -> Cost:
     assert side.network is not None
-    return cost_of(side.network, first_sample(side.inputs(example), example.size, _device(side.network)))
+    return cost_of(side.network, one_sample(side.inputs(example), example.size, _device(side.network)))
 
 
 def _with_inputs(side: Side, example: Batch, count: int) -> tuple[nn.Module, Inputs]:

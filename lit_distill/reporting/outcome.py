@@ -53,7 +53,7 @@ class Speedup:
 
 
 @dataclass(frozen=True)
-class Report:
+class StudentReport:
     """A student beside its teacher, and beside the same student trained without one; printed, it is the table.
 
     Attributes:
@@ -105,15 +105,15 @@ class Report:
         return tuple(Speedup(*pair) for pair in zip(student.latencies, teacher.latencies, strict=True))
 
     def __str__(self) -> str:
-        from lit_distill.reporting.tables import report_text
+        from lit_distill.reporting.tables import text_of
 
-        return report_text(self)
+        return text_of(self)
 
     def markdown(self) -> str:
         """Return the report as Markdown."""
-        from lit_distill.reporting.tables import report_markdown
+        from lit_distill.reporting.tables import markdown_of
 
-        return report_markdown(self)
+        return markdown_of(self)
 
     def plain(self) -> dict[str, Any]:
         """Return everything in the report as plain types, with speed-ups and intervals, for JSON."""

@@ -15,9 +15,9 @@ from lit_distill.batch.loaders import refuse_no_loader
 from lit_distill.engine.own_metrics import named_metrics
 from lit_distill.reporting.costs import run_costs
 from lit_distill.reporting.judging import Judge
-from lit_distill.reporting.outcome import NetworkFigures, Report
+from lit_distill.reporting.outcome import NetworkFigures, StudentReport
 from lit_distill.reporting.sides import CONTROL, STUDENT, TEACHER, Side, left_as_they_are, student_side, teacher_side
-from lit_distill.reporting.writing import write_report
+from lit_distill.reporting.writing import write_files
 from lit_distill.teachers import Teacher
 from lit_distill.utils.arguments import check_choice, check_network, check_number, check_text, check_whole
 from lit_distill.utils.lightning_names import is_a
@@ -48,7 +48,7 @@ def report(
     timing_seconds: float = 0.5,
     title: str = "Report",
     folder: str | Path | None = None,
-) -> Report:
+) -> StudentReport:
     """Report what a student saves, what that costs, and whether its teacher helped.
 
     The three networks see the same batches, and take turns where time is measured, on the device that they are on. They stay
@@ -96,13 +96,13 @@ def report(
         ]
         judge = Judge(sides, task, format_, named_metrics(metrics, {"": task}))
         judge.add_all(loader)
-        found = summary(judge, sides, title, batch_size, timing_seconds, tuple(classes))
+        found = make_report(judge, sides, title, batch_size, timing_seconds, tuple(classes))
     if folder is not None:
-        write_report(found, Path(folder))
+        write_files(found, Path(folder))
     return found
 
 
-def summary(
+def make_report(
     judge: Judge,
     sides: Sequence[Side],
     title: str,
@@ -110,7 +110,7 @@ def summary(
     seconds: float = 0.5,
     classes: tuple[str, ...] = (),
     notes: Sequence[str] = (),
-) -> Report:
+) -> StudentReport:
     """Measure what the networks cost, and join that with what a judge has seen of them.
 
     Raises:
@@ -125,7 +125,7 @@ def summary(
     ]
     gaps = [judge.gap(role) for role in (TEACHER, CONTROL)]
     known = tuple(one for one in gaps if one is not None)
-    return Report(title, judge.task, judge.samples, tuple(networks), known, classes, (*notes, *NOTES))
+    return StudentReport(title, judge.task, judge.samples, tuple(networks), known, classes, (*notes, *NOTES))
 
 
 def _check(
@@ -156,10 +156,10 @@ def _check(
     refuse_no_loader(loader)
     if task == "none" and not metrics:
         raise ValueError("the task 'none' has no metrics of its own: give metrics={name: a torchmetrics.Metric}.")
-    check_networks(student, teacher if isinstance(teacher, nn.Module) else teacher.network, control)
+    check_three(student, teacher if isinstance(teacher, nn.Module) else teacher.network, control)
 
 
-def check_networks(student: nn.Module, teacher: nn.Module | None, control: nn.Module) -> None:
+def check_three(student: nn.Module, teacher: nn.Module | None, control: nn.Module) -> None:
     """Refuse one network in two places, and networks on different devices.
 
     Raises:

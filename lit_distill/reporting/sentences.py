@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from lit_distill.compare.answers import Answer
 from lit_distill.compare.units import Units, latency_text, size
 from lit_distill.measures import Latency
-from lit_distill.reporting.outcome import Report, Speedup
+from lit_distill.reporting.outcome import Speedup, StudentReport
 from lit_distill.reporting.scores import Gap
 from lit_distill.reporting.sides import CONTROL, TEACHER
 from lit_distill.utils.names import count
@@ -15,31 +14,23 @@ _FINE = 5000  # samples from which on a hundredth of a point means something
 _LOWER_IS_BETTER = ("mean_squared_error",)
 
 
-@dataclass(frozen=True)
-class Answer:
-    """A question of the reader's, and its answer."""
-
-    question: str
-    text: str
-
-
-def answers(report: Report) -> list[Answer]:
+def report_answers(report: StudentReport) -> list[Answer]:
     """Return what the report comes to."""
     return [
-        Answer("How much faster and smaller is the student?", _savings(report)),
-        Answer("What does that cost?", _cost(report)),
-        Answer("Did the teacher help?", _help(report)),
+        Answer("How much faster and smaller is the student?", (_savings(report),)),
+        Answer("What does that cost?", (_cost(report),)),
+        Answer("Did the teacher help?", (_help(report),)),
     ]
 
 
-def units_of(report: Report, metric: str) -> Units:
+def units_of(report: StudentReport, metric: str) -> Units:
     """Return how a metric is written: shares in percent."""
     if metric in ("accuracy", "calibration_error", "agreement"):
         return Units(metric, percent=True, decimals=2 if report.samples >= _FINE else 1)
     return Units(metric, percent=False, decimals=4)
 
 
-def words_of(metric: str) -> str:
+def metric_words(metric: str) -> str:
     """Return a metric's name as a sentence has it."""
     return metric.replace("_", " ")
 
@@ -62,7 +53,7 @@ def setting(one: Latency) -> str:
     return f"{count(one.batch, 'sample')}, {where}"
 
 
-def _savings(report: Report) -> str:
+def _savings(report: StudentReport) -> str:
     student, teacher = report.student.run, report.teacher.run
     if student is None or teacher is None:
         return "This teacher has no network of its own that could be measured."
@@ -82,7 +73,7 @@ def _faster(one: Speedup) -> str:
     return f"{times(one.factor, 'faster', 'slower')} with {setting(one.student)} ({student} to {teacher})"
 
 
-def _cost(report: Report) -> str:
+def _cost(report: StudentReport) -> str:
     gap = report.gap(TEACHER)
     if gap is not None:
         return (
@@ -95,7 +86,7 @@ def _cost(report: Report) -> str:
     return "The task has no score of single samples to compare; the table has the metrics."
 
 
-def _help(report: Report) -> str:
+def _help(report: StudentReport) -> str:
     gap = report.gap(CONTROL)
     if gap is None:
         return "The task has no score of single samples to compare; the table has the metrics."
@@ -105,13 +96,13 @@ def _help(report: Report) -> str:
     return f"{text} {_judged(gap, told, 'that may be chance')}"
 
 
-def _compared(report: Report, gap: Gap, other: str) -> str:
+def _compared(report: StudentReport, gap: Gap, other: str) -> str:
     units = units_of(report, gap.metric)
     student, others = report.student.metrics[gap.metric], report.of(gap.against).metrics[gap.metric]
     interval = gap.interval()
     difference = units.difference(gap.difference) + (f" {units.interval(interval)}" if interval else "")
     return (
-        f"The student's {words_of(gap.metric)} is {units.score(student)}, and that of {other} "
+        f"The student's {metric_words(gap.metric)} is {units.score(student)}, and that of {other} "
         f"{units.score(others)}: {difference}."
     )
 

@@ -38,7 +38,7 @@ _TRAINER = {
 }
 
 
-class Setup(DistillationCLI):
+class ReportSetup(DistillationCLI):
     """Makes what a config stands for, to be evaluated.
 
     Raises:

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 from lit_distill.files.whole_file import write_whole
-from lit_distill.reporting.outcome import Report
+from lit_distill.reporting.outcome import StudentReport
 
 
-def write_report(report: Report, folder: Path) -> list[Path]:
+def write_files(report: StudentReport, folder: Path) -> list[Path]:
     """Write ``report.md`` and ``report.json``, each whole or not at all.
 
     Args:

@@ -10,7 +10,7 @@ import torch
 from torch.nn.utils.rnn import pack_sequence
 
 from lit_distill.batch.batch import Arguments
-from lit_distill.measures import first_sample, some_samples
+from lit_distill.measures import one_sample, some_samples
 
 CPU = torch.device("cpu")
 Pair = namedtuple("Pair", "left right")
@@ -36,4 +36,4 @@ def test_objects_that_cannot_be_cut_are_refused_or_taken_whole() -> None:
     with pytest.raises(ValueError, match="PackedSequence"):
         some_samples((packed,), 2, 1, CPU)
     graph = SimpleNamespace(x=torch.zeros(2))
-    assert first_sample((graph,), 2, CPU) == (graph,)  # type: ignore[comparison-overlap]
+    assert one_sample((graph,), 2, CPU) == (graph,)  # type: ignore[comparison-overlap]

@@ -15,7 +15,7 @@ from torchmetrics.classification import MulticlassCalibrationError, MulticlassF1
 import lit_distill
 from lit_distill.data import Digits
 from lit_distill.models import SmallCNN
-from lit_distill.reporting import Report
+from lit_distill.reporting import StudentReport
 
 QUICK: dict[str, Any] = {"timing_seconds": 0.001, "batch_size": 2}
 
@@ -29,7 +29,7 @@ def loader(target: Tensor, size: int = 7) -> DataLoader[Any]:
 
 
 @pytest.fixture
-def found() -> tuple[Report, dict[str, nn.Module], DataLoader[Any]]:
+def found() -> tuple[StudentReport, dict[str, nn.Module], DataLoader[Any]]:
     networks = {"student": linear(), "teacher": nn.Linear(4, 3), "no teacher": linear()}
     data = loader(torch.arange(30) % 3)
     made = lit_distill.report(

@@ -13,7 +13,9 @@ from lit_distill.batch.labels import Task
 from lit_distill.reporting.scores import SampleScores, gap, sample_scores
 
 
-def scores(task: Task, logits: torch.Tensor, target: torch.Tensor | None, **more: torch.Tensor) -> tuple[list[float], ...]:
+def scores(
+    task: Task, logits: torch.Tensor, target: torch.Tensor | None, **more: torch.Tensor
+) -> tuple[list[float], ...]:
     found = sample_scores(task, logits, target, more.get("teacher"), more.get("mask"))
     assert found is not None
     return found.total.tolist(), found.count.tolist()
@@ -65,7 +67,12 @@ def test_the_error_of_whole_samples_is_that_of_a_mean_of_differences() -> None:
 def test_positions_that_agree_within_a_sample_count_as_one() -> None:
     right = torch.tensor([1.0, 0, 1, 0, 1, 1])
     once = gap(SampleScores(right, torch.ones(6)), SampleScores(1 - right, torch.ones(6)), "teacher", "accuracy")
-    often = gap(SampleScores(9 * right, torch.full((6,), 9.0)), SampleScores(9 * (1 - right), torch.full((6,), 9.0)), "teacher", "accuracy")
+    often = gap(
+        SampleScores(9 * right, torch.full((6,), 9.0)),
+        SampleScores(9 * (1 - right), torch.full((6,), 9.0)),
+        "teacher",
+        "accuracy",
+    )
     assert once is not None
     assert often is not None
     assert often.standard_error == pytest.approx(once.standard_error)
@@ -75,7 +82,10 @@ def test_the_interval_covers_the_difference_as_often_as_it_says() -> None:
     draws, covered, samples = 400, 0, 300
     for _ in range(draws):
         hard = torch.rand(samples)
-        student, other = (hard + 0.3 * torch.rand(samples) < 0.8).double(), (hard + 0.3 * torch.rand(samples) < 0.7).double()
+        student, other = (
+            (hard + 0.3 * torch.rand(samples) < 0.8).double(),
+            (hard + 0.3 * torch.rand(samples) < 0.7).double(),
+        )
         ones = torch.ones(samples)
         found = gap(SampleScores(student, ones), SampleScores(other, ones), "teacher", "accuracy")
         assert found is not None
