@@ -39,6 +39,7 @@ from lit_distill.utils.moved import keep_old_paths
 
 if TYPE_CHECKING:
     from lit_distill.by_name import fit
+    from lit_distill.reporting import report
 
 keep_old_paths()
 
@@ -89,6 +90,7 @@ __all__ = [
     "load",
     "named_model",
     "plot_terms",
+    "report",
     "strip",
 ]
 
@@ -98,4 +100,8 @@ def __getattr__(name: str) -> Any:
         from lit_distill.by_name import fit
 
         return fit
+    if name == "report":
+        from lit_distill.reporting import report
+
+        return report
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

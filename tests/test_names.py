@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "lit_distill"
 TWINS = {"Distill"}
 
 
-# Each command has a ``main``.
-ENTRY_POINTS = {"main"}
+# Each command has a ``main``; the doctor reports on a setup, and ``lit_distill.report`` on a student.
+ENTRY_POINTS = {"main", "report"}
 
 
 def defined_twice(kind: type[ast.ClassDef] | type[ast.FunctionDef]) -> dict[str, list[str]]:

@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PICTURE = Path(__file__).with_suffix(".svg")
 HOLDS = {
     "__main__": "python -m lit_distill",
+    "reporting": "what a student saves, and what that costs",
     "compare": "which teacher, student and method",
     "by_name": "fit by two names and a folder",
     "chain": "several fits in a row",
@@ -30,6 +31,7 @@ HOLDS = {
     "criteria": "one file per method; shared maths in criteria/ops",
     "schedules": "values that follow the training",
     "capture": "reads named layers",
+    "measures": "parameters, operations, bytes and time of a network",
     "batch": "what is read from a batch",
     "outputs": "Outputs: logits, features, mask",
     "files": "checkpoints read safely and written whole",

@@ -29,6 +29,7 @@ VERBS = {
     "record": ("Record a RecordedTeacher's outputs, and train nothing.", "lit_distill.cli.record"),
     "chain": ("Run several fits, each student being the next one's teacher.", "lit_distill.chain"),
     "compare": ("Train students with teachers and methods, and say which to take.", "lit_distill.compare"),
+    "report": ("Say what a student saves, what that costs, and whether its teacher helped.", "lit_distill.reporting"),
     "methods": ("List the methods, with what they read, their weights and papers.", "lit_distill.cli.methods"),
     "strip": ("Remove what Distill added to a checkpoint.", "lit_distill.cli.strip"),
 }

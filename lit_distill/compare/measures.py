@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
-from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch import nn
 
-from lit_distill.batch.batch import Inputs, call_model
-from lit_distill.utils.restoring import as_in_evaluation
-from lit_distill.utils.tensors import count_parameters, first_parameter, named_tensors
+from lit_distill.batch.batch import Inputs, count_samples
+from lit_distill.measures import latencies, one_sample
+from lit_distill.measures.cost import size_of
+from lit_distill.utils.tensors import count_parameters, first_parameter
 
 _SECONDS = 0.2  # to measure for
 
@@ -38,27 +35,6 @@ class Measures:
 
 def measure(network: nn.Module, inputs: Inputs, threads: int) -> Measures:
     """Measure a network on inputs of one or more samples, of which it gets the first."""
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it would say where CUDA may be
-    from torch.utils.benchmark import Timer
-
-    weights = first_parameter(network)
-    one = tree_map(lambda value: _first(value, weights), inputs)
-    with torch.inference_mode(), as_in_evaluation(network):
-        timer = Timer(
-            "call(network, inputs)",
-            globals={"call": call_model, "network": network, "inputs": one},
-            num_threads=threads,
-        )
-        latency = 1000 * timer.blocked_autorange(min_run_time=_SECONDS).median
-    size = sum(tensor.numel() * tensor.element_size() for _, tensor in named_tensors(network))
-    return Measures(count_parameters(network), size, latency, _device(weights), threads)
-
-
-def _first(value: Any, weights: Tensor) -> Any:
-    if not isinstance(value, Tensor):
-        return value
-    return (value[:1] if value.dim() else value).to(weights.device)
-
-
-def _device(weights: Tensor) -> str:
-    return torch.cuda.get_device_name(weights.device) if weights.device.type == "cuda" else weights.device.type
+    one = one_sample(inputs, count_samples(inputs) or 1, first_parameter(network).device)
+    found = latencies({"": (network, one)}, threads=threads, seconds=_SECONDS)[""]
+    return Measures(count_parameters(network), size_of(network), found.median_ms, found.device, threads)

@@ -107,7 +107,9 @@ def latency_text(number: float) -> str:
     """Return a latency; in words if it was not measured.
 
     Example:
-        >>> latency_text(0.2345), latency_text(float("nan"))
-        ('0.234 ms', 'no latency')
+        >>> latency_text(0.2345), latency_text(2345), latency_text(float("nan"))
+        ('0.234 ms', '2,345 ms', 'no latency')
     """
-    return f"{number:.3g} ms" if math.isfinite(number) else "no latency"
+    if not math.isfinite(number):
+        return "no latency"
+    return f"{number:,.0f} ms" if number >= 1000 else f"{number:.3g} ms"

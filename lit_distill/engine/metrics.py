@@ -82,6 +82,11 @@ class Evaluation:
             return {}
         return {name: metric.compute() for name, metric in self._metrics.items()}
 
+    def calibration(self, name: str) -> BinnedCalibrationError | None:
+        """Return the bins behind a network's calibration error; None if it has none."""
+        found = self._metrics.get(f"calibration_error/{name}")
+        return found if isinstance(found, BinnedCalibrationError) else None
+
     def _fits(self, logits: Tensor, target: Tensor | None) -> bool:
         """Return True if a batch fits the task; else keep the reason."""
         if self.misfit is not None:
