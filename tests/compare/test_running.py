@@ -85,6 +85,22 @@ def _accuracy(folder: Path) -> float:
     return float(metric.compute())
 
 
+@pytest.mark.slow
+def test_multiples_are_of_the_weights_that_the_run_of_the_same_seed_found(folder: Path) -> None:
+    outcome = comparison(write(folder, methods=["at"], weights=["auto", 0.5], seeds=2)).run(jobs=1)
+    assert not outcome.failed
+    for seed in (0, 1):
+        found = outcome.results.of(method="at, auto", seed=seed)[0].weights
+        fixed = outcome.results.of(method="at, x 0.5", seed=seed)[0].weights
+        assert found["hard"] == fixed["hard"] == (1, 1)
+        assert found["attention"][0] > 0
+        assert fixed["attention"] == pytest.approx((0.5 * found["attention"][1],) * 2)
+    assert outcome.results.of(method=CONTROL)[0].weights == {"hard": (1, 1)}
+    alone = comparison(folder / "plan.yaml", folder=folder / "alone")
+    result = alone.train(Choice("small", "big", "at, x 0.5"), 1)
+    assert result.score == outcome.results.of(method="at, x 0.5", seed=1)[0].score
+
+
 def test_the_control_is_what_a_fit_by_hand_gives(folder: Path) -> None:
     outcome = comparison(write(folder, seeds=[3])).run(jobs=1)
     seed_everything(3)
