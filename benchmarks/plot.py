@@ -1,4 +1,4 @@
-"""Draws what `benchmarks/accuracy.py` measured: python benchmarks/plot.py OUT.png RESULTS.json ..."""
+"""Draws the accuracies of comparisons: python benchmarks/plot.py OUT.png RESULTS.json ..."""
 
 from __future__ import annotations
 
