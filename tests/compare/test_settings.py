@@ -48,7 +48,7 @@ def test_weights_that_are_found_in_training_are_left_out(tmp_path: Path) -> None
     assert model(write(tmp_path, methods=["at"]), "at")["init_args"]["weights"] == {}
 
 
-def test_multiples_fix_all_weights_but_that_of_the_labels(tmp_path: Path) -> None:
+def test_multiples_are_of_all_weights_but_that_of_the_labels(tmp_path: Path) -> None:
     plan = read_plan(write(tmp_path, methods=["vkd"], weights=["auto", 0.3]))
     choice = Choice("small", "big", "vkd, x 0.3")
 
@@ -58,7 +58,7 @@ def test_multiples_fix_all_weights_but_that_of_the_labels(tmp_path: Path) -> Non
         given: dict[str, float] = module["init_args"]["weights"]
         return given
 
-    assert weights({"hard": 1.0, "soft": 2.0, "vkd": 10.0}) == {"hard": 1.0, "soft": 0.6, "vkd": 3.0}
+    assert weights({"hard": 0.5, "soft": 2.0, "vkd": 10.0}) == {"hard": 0.5, "soft": 0.6, "vkd": 3.0}
     assert weights(None) == {"hard": 1.0, "soft": 0.3, "vkd": 0.3}
     with pytest.raises(ValueError, match="no weight of 'vkd' was found"):
         weights({"hard": 1.0, "soft": 2.0})
