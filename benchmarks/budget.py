@@ -2,6 +2,7 @@
 
     python benchmarks/budget.py benchmarks/results/budget-digits.json
     python benchmarks/budget.py benchmarks/results/budget-fashion-mnist.json --share 0.1
+    python benchmarks/budget.py runs/compare/digits_budget/results.json    # of the full grid, run without a budget
 
 A file holds every run of a full grid with its validation score along the training. The halving is that of ``lit-distill
 compare --budget``; in place of training, it gets the stored scores up to the epoch that it asks for. Each repetition sees the
@@ -25,7 +26,7 @@ from measure.report import markdown
 from lit_distill.compare.budget import Chosen, FullGrid, Halving, Stage
 from lit_distill.compare.halving import Curve
 from lit_distill.compare.plan import Choice
-from lit_distill.compare.results import CONTROL
+from lit_distill.compare.results import CONTROL, Result
 
 WITHIN = 0.3  # points
 
@@ -67,6 +68,8 @@ class Sweep:
 
 def read(path: Path) -> Sweep:
     content = json.loads(path.read_text())
+    if isinstance(content, list):
+        return of_results([Result.from_plain(one) for one in content])
     every = content["every"]
     curves: dict[tuple[Choice, int], Curve] = {}
     tests = {}
@@ -75,6 +78,13 @@ def read(path: Path) -> Sweep:
         curves[Choice(student, teacher, method), seed] = curve
         tests[Choice(student, teacher, method), seed] = test
     return Sweep(content["epochs"], curves, tests)
+
+
+def of_results(results: Sequence[Result]) -> Sweep:
+    """A full grid that ``lit-distill compare`` has run."""
+    runs = {(Choice(*one.run[:3]), one.seed): one for one in results}
+    curves: dict[tuple[Choice, int], Curve] = {run: one.curve for run, one in runs.items()}
+    return Sweep(results[0].epochs, curves, {run: one.score for run, one in runs.items()})
 
 
 def replay(sweep: Sweep, order: Sequence[int], share: float) -> Chosen:

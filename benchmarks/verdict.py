@@ -1,8 +1,7 @@
 """What do the methods reach untuned? Weights found in training beside the configs' and a sweep of fixed ones.
 
-    python benchmarks/methods.py --weights found && python benchmarks/methods.py
-    for scale in 0.1 0.3 1 3 10; do python benchmarks/methods.py --weights $scale; done
-    python benchmarks/verdict.py runs/methods/methods-digits --save benchmarks/results/untuned-digits.json
+    lit-distill compare benchmarks/plans/digits-methods.yaml
+    python benchmarks/verdict.py runs/benchmarks/digits-methods/results.json --save benchmarks/results/untuned-digits.json
     python benchmarks/verdict.py benchmarks/results/untuned-digits.json
 
 All differences are paired by seed. The best of a sweep is the largest of several noisy means, and so too high an estimate:
@@ -17,10 +16,8 @@ import statistics
 from collections.abc import Container
 from pathlib import Path
 
-from measure.report import markdown
-from measure.seeds import spread, with_error
-from measure.untuned import BASELINE, PLAIN, Sweep, Untuned, gaps, pooled_deviation, read, swept, write
-from measure.weighting import CONFIG, FOUND
+from measure.report import markdown, spread, with_error
+from measure.untuned import BASELINE, CONFIG, FOUND, PLAIN, Sweep, Untuned, gaps, pooled_deviation, read, swept, write
 
 _HEADER = (
     "method",
@@ -132,7 +129,9 @@ def _noise(what: str, samples: list[list[float]], seeds: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", type=Path, help="a file from --save, or the stem of methods.py's files")
+    parser.add_argument(
+        "results", type=Path, help="a comparison's results.json, a file from --save, or a stem of files of raw rows"
+    )
     parser.add_argument("--save", type=Path, help="write the rows that were read to one file")
     options = parser.parse_args()
     results = read(options.results)

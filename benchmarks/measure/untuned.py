@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from measure.weighting import CONFIG, FOUND
-
 BASELINE, PLAIN = "no teacher", "KD"
+CONFIG, FOUND = "config", "found"
 NO_CLASSIFIER = ("queue_kl",)  # trains an encoder: its classifier stays as it was drawn
 
 
@@ -105,10 +104,11 @@ def pooled_deviation(samples: Iterable[Sequence[float]]) -> float:
 
 
 def read(path: Path) -> Untuned:
-    """Read a file that ``write`` wrote, or all files of ``methods.py`` with a stem such as ``methods-digits``."""
-    if path.suffix == ".json":
-        return Untuned(json.loads(path.read_text()))
+    """Read a comparison's results, a file that ``write`` wrote, or raw rows in files named ``<path>-found.json`` and alike."""
     rows = []
+    if path.suffix == ".json":
+        rows = json.loads(path.read_text())
+        return Untuned([_compared(row) for row in rows] if "student" in rows[0] else rows)
     for file in sorted(path.parent.glob(f"{path.name}*.json")):
         kind = re.fullmatch(r"(|-found|-x[\d.e+-]+)", file.stem.removeprefix(path.name))
         if kind is None:  # another length of training
@@ -119,6 +119,15 @@ def read(path: Path) -> Untuned:
         raise SystemExit(f"no results {path.name}*.json in {path.parent}.")
     unique = {(row["method"], row["weights"], row["seed"]): row for row in rows}
     return Untuned(list(unique.values()))
+
+
+def _compared(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of a comparison's results, whose methods are named after their weights: ``at, auto`` or ``at, x 0.3``."""
+    method, _, kind = row["method"].rpartition(", ")
+    weights = {"auto": FOUND, "configured": CONFIG}.get(kind, kind.removeprefix("x "))
+    name = BASELINE if row["method"] == BASELINE else PLAIN if (method, weights) == ("kd", CONFIG) else method
+    logged = {name: {"first": first, "last": last} for name, (first, last) in row["weights"].items()}
+    return _short({**row, "method": name, "accuracy": row["score"], "weights": logged}, weights)
 
 
 def _short(row: dict[str, Any], weights: str) -> dict[str, Any]:

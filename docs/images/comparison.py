@@ -30,8 +30,8 @@ def blocks(summary: Summary) -> list[str]:
 
 def main(measured: Path) -> None:
     """Keep the results, and write page and picture."""
-    # The page needs neither curves nor further figures.
-    write_json([replace(one, curve=(), figures={}) for one in read_json(measured)], RESULTS)
+    # The page needs neither curves nor weights nor further figures.
+    write_json([replace(one, curve=(), figures={}, weights={}) for one in read_json(measured)], RESULTS)
     summary = summarize(read_json(RESULTS))
     PAGE.with_name("images").joinpath("comparison.svg").write_bytes(render(summary))
     quotes = iter(blocks(summary))

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lit_distill.batch.measures import measure
 from lit_distill.by_name.configs import CONTROL, STUDENT, TEACHER, NamedSetup, link_configs
-from lit_distill.by_name.measuring import device_here, forward_times, paired_difference, right_answers
+from lit_distill.by_name.measuring import device_here, paired_difference, right_answers
 from lit_distill.by_name.networks import adapted, filled
 from lit_distill.by_name.outcome import FitResult, NetworkRow, rows_as_text
 from lit_distill.chain import Record
 from lit_distill.files.whole_file import write_whole
-from lit_distill.utils.tensors import count_parameters
 
 _RESULT, _TABLE, _WEIGHTS = "result.json", "table.txt", "student.pth"
 _LABELS = {STUDENT: "student", TEACHER: "teacher", CONTROL: "no teacher"}
@@ -90,17 +90,21 @@ def _measure(setup: NamedSetup, student: nn.Module) -> tuple[list[NetworkRow], l
     whole = {name: adapted(network, sides[name], setup.pixels) for name, network in plain.items()}
     data = link_configs(setup)[STUDENT]["data"]["init_args"]
     right = right_answers(whole, data, setup.facts.judged_on)
-    times = forward_times({name: (plain[name], sides[name].size) for name in (STUDENT, TEACHER)})
+    device, threads = device_here(), torch.get_num_threads()
+    measured = {
+        name: measure(network.to(device), torch.zeros(1, 3, *sides[name].size), threads)
+        for name, network in plain.items()
+    }
     student.cpu()
     rows = [
         NetworkRow(
             _LABELS[name],
             sides[name].name.text,
             float(right[name].double().mean()),
-            count_parameters(network),
-            times[TEACHER if name == TEACHER else STUDENT],
+            measured[name].parameters,
+            measured[name if name == TEACHER else STUDENT].latency_ms,
         )
-        for name, network in plain.items()
+        for name in plain
     ]
     return rows, _notes(setup, right)
 

@@ -18,6 +18,7 @@ from lit_distill.data.folder_facts import FolderFacts
 from lit_distill.files.whole_file import write_whole
 from lit_distill.models.named import read_name
 from lit_distill.models.sources.base import Described, numbers, pair
+from lit_distill.utils.nested import differing
 
 _FILE = "setup.json"
 
@@ -96,7 +97,6 @@ def _network(owner: str, text: str, content: Mapping[str, Any]) -> Network:
 
 def _changes(what: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return [
-        f"{what}{key}: {json.dumps(before.get(key))}, now {json.dumps(now.get(key))}"
-        for key in {**before, **now}
-        if before.get(key) != now.get(key)
+        f"{what}{key}: {json.dumps(one)}, now {json.dumps(other)}"
+        for key, one, other in differing(before, now, union=True)
     ]

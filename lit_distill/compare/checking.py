@@ -15,8 +15,8 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
 from lit_distill.batch.examples import has_numbered_samples, numbered_samples
+from lit_distill.batch.measures import Measures, measure
 from lit_distill.chain import settings_of
-from lit_distill.compare.measures import Measures, measure
 from lit_distill.compare.plan import Choice, ComparisonPlan
 from lit_distill.compare.reader import Reader
 from lit_distill.compare.results import CONTROL

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,7 +11,7 @@ from typing import Any, Literal
 
 from lit_distill.cli.config_files import find_configs
 from lit_distill.cli.methods import method_configs
-from lit_distill.compare.plan import Layers, PlannedMethod, PlannedStudent, PlannedTeacher
+from lit_distill.compare.plan import Layers, PlannedMethod, PlannedStudent, PlannedTeacher, with_weights
 from lit_distill.compare.reader import Reader
 from lit_distill.compare.results import CONTROL
 
@@ -109,25 +110,48 @@ def read_methods(
     entries = list(shipped) if value == "all" else value
     if not isinstance(entries, list) or not entries:
         raise read.error("there are no methods; write for example 'methods: [kd, dkd]', or 'methods: all'.")
-    if weights is not None:
-        read.one_of(weights, ("auto", "configured"), "weights")
     found: dict[str, PlannedMethod] = {}
     for entry in entries:
         if entry == CONTROL:  # it is there anyway
             continue
-        method = replace(_method(read, entry, weights, shipped), optional=value == "all")
-        if method.name in found or method.name == CONTROL:
-            raise read.error(f"two methods are named {method.name!r}.")
-        for kind, names, known in (("student", method.students, students), ("teacher", method.teachers, teachers)):
-            for name in names:
-                read.known(name, known, f"{kind} (of method {method.name!r})")
-        if method.taught and not teachers:
-            raise read.error(f"method {method.name!r} needs a teacher; write 'teachers:' with a line for each.")
-        found[method.name] = method
+        for method in _methods(read, entry, weights, shipped):
+            if method.name in found or method.name == CONTROL:
+                raise read.error(f"two methods are named {method.name!r}.")
+            for kind, names, known in (("student", method.students, students), ("teacher", method.teachers, teachers)):
+                for name in names:
+                    read.known(name, known, f"{kind} (of method {method.name!r})")
+            if method.taught and not teachers:
+                raise read.error(f"method {method.name!r} needs a teacher; write 'teachers:' with a line for each.")
+            found[method.name] = replace(method, optional=value == "all")
     return found
 
 
-def _method(read: Reader, entry: Any, weights: Any, shipped: Mapping[str, Path]) -> PlannedMethod:
+def _methods(read: Reader, entry: Any, weights: Any, shipped: Mapping[str, Path]) -> list[PlannedMethod]:
+    """Return what an entry asks for: a method, or one with each of several weights."""
+    method = _method(read, entry, shipped)
+    owner, given = "weights", ("auto" if method.shipped else "configured") if weights is None else weights
+    if isinstance(entry, Mapping) and "weights" in entry:
+        owner, given = f"method {method.name!r}: weights", entry["weights"]
+    values = given if isinstance(given, list) else [given]
+    scales = [one for one in values if isinstance(one, (int, float)) and not isinstance(one, bool)]
+    words = [read.one_of(one, ("auto", "configured"), owner) for one in values if one not in scales]
+    if not values or len(set(values)) < len(values) or any(not 0 < one < math.inf for one in scales):
+        raise read.error(f"{owner} must be auto, configured or multiples above 0, each once; they are {given!r}.")
+    if scales and "auto" not in words:
+        raise read.error(
+            f"{owner}: {scales[0]!r} multiplies what a run with 'auto' finds; write [auto, {scales[0]!r}]. A weight of its "
+            "own is one of the method's 'options' or of its 'model'."
+        )
+    if len(values) == 1 or method.kind != "method":
+        return [replace(method, weights=words[0])]
+    entry = method.name
+    return [
+        replace(method, name=with_weights(entry, one), entry=entry, weights=word, scale=scale)
+        for one, word, scale in [*((w, w, None) for w in words), *((s, "auto", s) for s in scales)]
+    ]
+
+
+def _method(read: Reader, entry: Any, shipped: Mapping[str, Path]) -> PlannedMethod:
     entry = {"name": entry} if isinstance(entry, str) else entry
     if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str) or not _NAME.fullmatch(entry["name"]):
         raise read.error(
@@ -142,7 +166,6 @@ def _method(read: Reader, entry: Any, weights: Any, shipped: Mapping[str, Path])
     own_model = read.mapping(entry.get("model"), f"{owner}: model")
     files = () if key in ("", "model") else read.files(entry[key], owner)
     options = read.mapping(entry.get("options"), f"{owner}: options")
-    chosen = entry.get("weights", weights or ("auto" if ours else "configured"))
     made_for = read.count(entry["epochs"], f"{owner}: epochs") if "epochs" in entry else METHOD_EPOCHS if ours else None
     kind = _KINDS.get(key, "method")
     return PlannedMethod(
@@ -151,7 +174,6 @@ def _method(read: Reader, entry: Any, weights: Any, shipped: Mapping[str, Path])
         (str(shipped[read.known(name, shipped, "method")]),) if ours else files,
         own_model,
         options,
-        weights=read.one_of(chosen, ("auto", "configured"), f"{owner}: weights"),
         layers=_own_layers(read, entry, owner),
         epochs=made_for,
         students=read.names(entry.get("students"), f"{owner}: students"),

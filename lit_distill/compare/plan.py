@@ -64,6 +64,8 @@ class PlannedMethod:
         model: What a config would say of the module, in place of configs.
         options: To lay over the configs, value by option path.
         weights: ``auto`` leaves all weights out, to be found in training.
+        scale: Fixes them instead at so many times what the run of ``found_by`` with the same seed found; None does not.
+        entry: The name of its entry in the plan, of which several methods differ in their weights; empty for its own.
         layers: For this method; None for the networks'.
         epochs: For which the schedules in the configs were made; they keep their share of the plan's. None if they stay.
         students: That it is for; empty for all.
@@ -80,6 +82,8 @@ class PlannedMethod:
     model: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     weights: Weights = "configured"
+    scale: float | None = None
+    entry: str = ""
     layers: Layers | None = None
     epochs: int | None = None
     students: tuple[str, ...] = ()
@@ -88,6 +92,16 @@ class PlannedMethod:
     figure: str | None = None
     shipped: bool = False
     optional: bool = False
+
+    @property
+    def found_by(self) -> str:
+        """The method whose runs find the weights that ``scale`` multiplies; empty if there is none."""
+        return "" if self.scale is None else with_weights(self.entry, "auto")
+
+
+def with_weights(entry: str, weights: Weights | float) -> str:
+    """Return the name of the method that an entry of several weights makes with one of them."""
+    return f"{entry}, {weights if isinstance(weights, str) else f'x {weights:g}'}"
 
 
 @dataclass(frozen=True)

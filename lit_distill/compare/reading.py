@@ -102,6 +102,10 @@ def _seeds(read: Reader, value: Any) -> tuple[int, ...]:
 
 def _kept(read: Reader, plan: ComparisonPlan, only: Iterable[str]) -> ComparisonPlan:
     wanted = [name for name in only if name != CONTROL]
+    named = dict.fromkeys(one for name, method in plan.methods.items() for one in (method.entry, name) if one)
     for name in wanted:
-        read.known(name, plan.methods, "method")
-    return replace(plan, methods={name: plan.methods[name] for name in wanted}) if list(only) else plan
+        read.known(name, named, "method")
+    kept = {name: one for name, one in plan.methods.items() if name in wanted or one.entry in wanted}
+    before = {one.found_by for one in kept.values()}
+    kept = {name: one for name, one in plan.methods.items() if name in kept or name in before}
+    return replace(plan, methods=kept) if list(only) else plan

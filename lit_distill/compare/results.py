@@ -15,7 +15,8 @@ from typing import Any
 from lit_distill.files.whole_file import write_whole
 
 CONTROL = "no teacher"
-_LEFT_OUT_OF_CSV = ("curve", "figures")
+RUNS = "runs"  # the folder of the results, in that of a comparison
+_LEFT_OUT_OF_CSV = ("curve", "figures", "weights")
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Result:
         epochs: That it was trained for.
         metric: What the scores are.
         figures: Everything that the test measured, by name, such as ``agreement`` with the teacher.
+        weights: Each criterion's first and last weight above 0 in training; of a chain, those of its last link.
 
     Example:
         >>> result = Result("small", "big", "kd", 0, 0.91, 0.99, 3.2, ((1, 0.4), (2, 0.9)), 3778, 15112, 0.2, 2)
@@ -58,6 +60,7 @@ class Result:
     epochs: int
     metric: str = "accuracy"
     figures: Mapping[str, float] = field(default_factory=dict)
+    weights: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def is_control(self) -> bool:
@@ -78,11 +81,12 @@ class Result:
     def from_plain(cls, values: Mapping[str, Any]) -> Result:
         """Make a result from what ``plain`` returned."""
         curve = tuple((int(epoch), float(score)) for epoch, score in values["curve"])
-        return cls(**{**values, "curve": curve})
+        weights = {name: (float(first), float(last)) for name, (first, last) in values.get("weights", {}).items()}
+        return cls(**{**values, "curve": curve, "weights": weights})
 
     def plain(self) -> dict[str, Any]:
         """Return the values as plain types, for JSON."""
-        return {**asdict(self), "figures": dict(self.figures)}
+        return {**asdict(self), "figures": dict(self.figures), "weights": dict(self.weights)}
 
 
 class Results:
@@ -112,7 +116,7 @@ class Results:
     def read_again(self) -> None:
         """Read what other processes have added."""
         for path in sorted(self.folder.glob("*.json")):
-            result, settings = _read(path)
+            result, settings = read_result(path)
             self._found[result.run] = result, settings
 
     def add(self, result: Result, settings: str = "") -> None:
@@ -197,7 +201,8 @@ def _file_name(result: Result) -> str:
     return f"{file_stem(result.student, result.teacher, result.method, result.seed)}.json"
 
 
-def _read(path: Path) -> tuple[Result, str]:
+def read_result(path: Path) -> tuple[Result, str]:
+    """Read a result's file, and the mark that it was added with."""
     try:
         content = json.loads(path.read_text())
         return Result.from_plain(content["result"]), str(content["settings"])

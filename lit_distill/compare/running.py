@@ -10,7 +10,7 @@ from typing import Any
 
 from lit_distill.compare.checking import Checks, check_plan
 from lit_distill.compare.plan import Choice, ComparisonPlan
-from lit_distill.compare.results import Result, Results
+from lit_distill.compare.results import RUNS, Result, Results
 from lit_distill.compare.settings import teachers_of
 from lit_distill.compare.tasks import Run, clear, perform, score_of_teacher, train_teacher
 from lit_distill.compare.training import OnEpoch
@@ -56,7 +56,7 @@ class Comparison:
         self.checks: Checks = check_plan(plan, where)
         for choice, reason in self.checks.left_out.items():
             self.say(f"{choice.words}: left out: {reason}")
-        self.results = Results(plan.folder / "runs")
+        self.results = Results(plan.folder / RUNS)
         self._by_choice = {checked.choice: checked for checked in self.checks.choices}
         self._teachers: dict[str, dict[str, Any]] = {}
         self._read_teachers(again)
@@ -100,6 +100,8 @@ class Comparison:
             if name not in self._teachers:
                 self._keep_teacher(name, train_teacher(self.plan, name))
         run = self.run_of(choice, seed)
+        if finder := self._finder(run):
+            self.train(finder.choice, seed)
         return self._keep(run, perform(self.plan, run, on_epoch))
 
     def finish(self, runs: Sequence[Run], jobs: int | None = None) -> dict[Key, str]:
@@ -158,7 +160,14 @@ class Comparison:
 
     def needs(self, run: Run) -> tuple[str, ...]:
         """Return which pieces of work come before a run."""
-        return tuple(f"teacher {name}" for name in self.untrained([run]))
+        finder = self._finder(run)
+        before = [] if finder is None or self.results.has(*finder.key) else [finder.words]
+        return (*(f"teacher {name}" for name in self.untrained([run])), *before)
+
+    def _finder(self, run: Run) -> Run | None:
+        """Return the run that finds the weights which this one multiplies."""
+        method = self.plan.method_of(run.choice).found_by
+        return replace(run, choice=replace(run.choice, method=method)) if method else None
 
     def run_of(self, choice: Choice, seed: int) -> Run:
         """Return the run of a choice with a seed, with what is known of it."""

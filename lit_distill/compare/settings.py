@@ -17,12 +17,22 @@ from lit_distill.compare.base import in_proportion, planned_epochs, rescaled_sch
 from lit_distill.compare.plan import Choice, ComparisonPlan, Layers, PlannedMethod, PlannedTeacher
 from lit_distill.compare.reader import Reader
 from lit_distill.compare.results import CONTROL
+from lit_distill.compare.weights import reweighted
 
 _LAYER_KEYS = ("layer", "layers", "head", "classifier")
 
 
-def words_of(plan: ComparisonPlan, choice: Choice) -> list[str]:
-    """Return the words after ``lit-distill fit`` that train a choice, but for its seed; not of a chain."""
+def words_of(plan: ComparisonPlan, choice: Choice, found: Mapping[str, float] | None = None) -> list[str]:
+    """Return the words after ``lit-distill fit`` that train a choice, but for its seed; not of a chain.
+
+    Args:
+        plan: The plan.
+        choice: Student, teacher and method.
+        found: The weights that a method's ``scale`` multiplies; 1 for each if None, as before anything is trained.
+
+    Raises:
+        ValueError: The method cannot be laid over these networks.
+    """
     method = plan.method_of(choice)
     if method.kind == "scheme":
         return _scheme(plan, choice, method)
@@ -32,7 +42,7 @@ def words_of(plan: ComparisonPlan, choice: Choice) -> list[str]:
         return _as_words([*sections, {"model": module}], {}, plan.epochs)
     contents = [read_config(Path(find_configs([config])[0])) for config in method.configs] or [{"model": method.model}]
     for number, content in enumerate(contents):
-        overlay = _overlay(plan, choice, method, content or {})
+        overlay = _overlay(plan, choice, method, content or {}, found)
         own = overlay.pop("model", {})
         module = own if number else _module(own, plan, choice)
         sections += [{"model": module}, overlay] if overlay else [{"model": module}]
@@ -138,13 +148,19 @@ def _module(own: Any, plan: ComparisonPlan, choice: Choice) -> dict[str, Any]:
     return {"class_path": "DistillationModule", "init_args": {**given, **own}}
 
 
-def _overlay(plan: ComparisonPlan, choice: Choice, method: PlannedMethod, content: Mapping[str, Any]) -> dict[str, Any]:
+def _overlay(
+    plan: ComparisonPlan,
+    choice: Choice,
+    method: PlannedMethod,
+    content: Mapping[str, Any],
+    found: Mapping[str, float] | None,
+) -> dict[str, Any]:
     """Return what a method says as it is laid over the pair."""
     content = dict(content)
     if method.epochs is not None:
         content = in_proportion(content, plan.epochs / method.epochs)
     if method.weights == "auto":
-        content = without_weights(content)
+        content = reweighted(content, method.scale, found)
     if method.shipped:
         content = _placed(content, *_shipped_networks())
         _refuse_own_networks(method, content.get("model", {}))
@@ -160,17 +176,6 @@ def _refuse_own_networks(method: PlannedMethod, model: Mapping[str, Any]) -> Non
                 f"its config brings a {side} of its own; write a config for these networks, and give it as "
                 f"{{name: my_{method.name}, config: FILE}}."
             )
-
-
-def without_weights(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config without weights, so that all are found in training."""
-    model = content.get("model", {})
-    inner = model.get("init_args", model)
-    changed = dict(inner)
-    if isinstance(inner.get("criteria"), Mapping):
-        changed["weights"] = {}
-    changed["schedules"] = {k: v for k, v in (inner.get("schedules") or {}).items() if not k.endswith(".weight")}
-    return {**content, "model": {**model, "init_args": changed} if "init_args" in model else changed}
 
 
 def _shipped_networks() -> tuple[Any, Any]:

@@ -59,6 +59,12 @@ def grid_of(comparison: Comparison) -> FullGrid:
             "it out (--only), or compare without a budget."
         )
     choices = tuple(one.choice for one in comparison.checks.choices)
+    multiple = next((method for method in plan.methods.values() if method.found_by), None)
+    if multiple:
+        raise ValueError(
+            f"{comparison.where}: {multiple.name!r} multiplies weights that another run finds by its end, and a budget "
+            "stops runs half-way. Leave it out (--only), or compare without a budget."
+        )
     return FullGrid(choices, plan.seeds, plan.epochs, validated_every(plan))
 
 

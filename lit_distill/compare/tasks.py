@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lit_distill.batch.measures import Measures
 from lit_distill.chain.link import Link
-from lit_distill.compare.measures import Measures
 from lit_distill.compare.plan import Choice, ComparisonPlan
-from lit_distill.compare.results import Result, file_stem
+from lit_distill.compare.results import RUNS, Result, file_stem, read_result
 from lit_distill.compare.settings import chain_links, link_words, teacher_test_words, teacher_words, words_of
 from lit_distill.compare.training import OnEpoch, Trained, build_fit, said_to, test_figures, train
 from lit_distill.files.whole_file import write_whole
@@ -93,7 +93,8 @@ def perform(plan: ComparisonPlan, run: Run, on_epoch: OnEpoch | None = None) -> 
         if plan.method_of(run.choice).kind == "chain":
             trained = _train_chain(plan, run, place, figure, signed)
         else:
-            trained = train(words_of(plan, run.choice), run.seed, place, figure, on_epoch=signed)
+            words = words_of(plan, run.choice, _found_for(plan, run))
+            trained = train(words, run.seed, place, figure, on_epoch=signed)
     if figure not in trained.figures:
         raise ValueError(f"the test logged no {figure}; it logged {', '.join(trained.figures) or 'nothing'}.")
     return _result(plan, run, trained, figure, sign)
@@ -120,6 +121,16 @@ def clear(plan: ComparisonPlan, run: Run) -> None:
     shutil.rmtree(plan.folder / "running" / run.stem, ignore_errors=True)
 
 
+def _found_for(plan: ComparisonPlan, run: Run) -> dict[str, float] | None:
+    """Return the weights that a run's method multiplies: those at the end of another run with the same seed."""
+    method = plan.method_of(run.choice)
+    if not method.found_by:
+        return None
+    finder = replace(run, choice=replace(run.choice, method=method.found_by))
+    result, _ = read_result(plan.folder / RUNS / f"{finder.stem}.json")
+    return {name: last for name, (_, last) in result.weights.items()}
+
+
 def _result(plan: ComparisonPlan, run: Run, trained: Trained, figure: str, sign: int) -> Result:
     taught = trained.figures.get(figure.replace("student", "teacher")) if run.choice.teacher else None
     return Result(
@@ -136,6 +147,7 @@ def _result(plan: ComparisonPlan, run: Run, trained: Trained, figure: str, sign:
         latency_ms=run.measures.latency_ms,
         epochs=trained.epochs,
         metric=plan.metric.partition("/")[0],
+        weights=trained.weights,
         figures=trained.figures,
     )
 
@@ -156,7 +168,7 @@ def _train_chain(plan: ComparisonPlan, run: Run, place: Path, figure: str, on_ep
         if not last:
             write_whole(note, json.dumps(trained.seconds).encode())
     assert trained is not None, "the last link is trained"
-    return Trained(seconds, trained.curve, trained.epochs, trained.figures)
+    return replace(trained, seconds=seconds)
 
 
 def _train_link(plan: ComparisonPlan, link: Link, seed: int, figure: str, on_epoch: OnEpoch | None) -> Trained:

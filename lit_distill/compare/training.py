@@ -17,6 +17,7 @@ from torch import nn
 
 from lit_distill.cli.config_files import find_configs
 from lit_distill.cli.fit import DistillationCLI
+from lit_distill.compare.weights import Logged, WeightWatch
 from lit_distill.criteria.sim_kd import SimKD, reuse_classifier
 from lit_distill.files.saving import save_whole
 from lit_distill.modules import SupervisedModule
@@ -42,12 +43,14 @@ class Trained:
         seconds: Of the fit, without validation.
         curve: The figure on the validation data after an epoch, from 1 on.
         epochs: That it trained.
+        weights: Each criterion's first and last weight above 0.
         figures: Of the test, by name without ``test/``; empty if it was not tested.
     """
 
     seconds: float
     curve: tuple[tuple[int, float], ...]
     epochs: int
+    weights: Logged
     figures: Mapping[str, float]
 
 
@@ -182,9 +185,9 @@ def train(
     """
     made = build_fit(words, seed, folder)
     trainer: Any = made.trainer
-    watch = RunWatch(seed, folder, figure, on_epoch, until=until)
+    watch, weights = RunWatch(seed, folder, figure, on_epoch, until=until), WeightWatch()
     trainer.callbacks = [one for one in trainer.callbacks if not isinstance(one, (Checkpoint, SaveConfigCallback))]
-    trainer.callbacks.append(watch)
+    trainer.callbacks += [weights, watch]
     if made.config.trainer.check_val_every_n_epoch == 1:
         trainer.check_val_every_n_epoch = validation_interval(trainer.max_epochs)
     left = folder / _CHECKPOINT
@@ -194,7 +197,7 @@ def train(
     if save is not None:
         trainer.save_checkpoint(save, weights_only=False)
     tested = test_figures(trainer, deployed(made.model), made.datamodule) if test else {}
-    return Trained(watch.seconds, tuple(watch.curve), trainer.current_epoch, tested)
+    return Trained(watch.seconds, tuple(watch.curve), trainer.current_epoch, weights.seen, tested)
 
 
 def validation_interval(epochs: int | None) -> int:

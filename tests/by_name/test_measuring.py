@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from lit_distill.by_name.measuring import forward_times, paired_difference, right_answers
+from lit_distill.by_name.measuring import paired_difference, right_answers
 from lit_distill.by_name.networks import Network, Pixels
 from lit_distill.by_name.outcome import NetworkRow, rows_as_text
 from lit_distill.by_name.recipe import choose_recipe
@@ -45,11 +45,6 @@ def test_a_difference_is_that_of_pairs() -> None:
     difference, error = paired_difference(one, other)
     assert (difference, error) == (0.5, pytest.approx(0.5 / math.sqrt(4)))
     assert paired_difference(one, one) == (0.0, 0.0)
-
-
-def test_times_are_of_each_network() -> None:
-    found = forward_times({"small": (nn.Conv2d(3, 2, 1), (4, 4)), "large": (nn.Conv2d(3, 64, 9), (128, 128))})
-    assert 0 < found["small"] < found["large"]
 
 
 def test_the_table_in_text() -> None:

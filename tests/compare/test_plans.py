@@ -20,9 +20,11 @@ def test_every_shipped_plan_says_what_to_train(path: Path) -> None:
     plan = read_plan(path)
     assert all(teacher_words(plan, teacher) for teacher in plan.teachers.values() if teacher.train)
     for choice in plan.choices():
+        if plan.method_of(choice).scale not in (None, 0.3):  # differs in a number only
+            continue
         if plan.method_of(choice).kind == "chain":
             assert chain_links(plan, choice, Path("links"))
-        elif choice.method not in ("minilm", "multi_teacher"):  # networks of their own
+        elif choice.method.partition(",")[0] not in ("minilm", "multi_teacher"):  # networks of their own
             assert words_of(plan, choice)
 
 

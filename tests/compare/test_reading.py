@@ -41,6 +41,19 @@ def test_a_method_can_be_for_some_students_and_teachers_only(tmp_path: Path) -> 
     assert plan.methods["kd"].weights == "configured"
 
 
+def test_several_weights_are_a_method_each_and_multiples_name_what_finds_them(tmp_path: Path) -> None:
+    path = write(tmp_path, methods=[{"name": "at", "weights": [3, "auto", 0.3]}, "kd"])
+    plan = read_plan(path)
+    assert [(one.name, one.weights, one.scale, one.found_by) for one in plan.methods.values()] == [
+        ("at, auto", "auto", None, ""),
+        ("at, x 3", "auto", 3, "at, auto"),
+        ("at, x 0.3", "auto", 0.3, "at, auto"),
+        ("kd", "auto", None, ""),
+    ]
+    assert list(read_plan(path, only=["at"]).methods) == ["at, auto", "at, x 3", "at, x 0.3"]
+    assert list(read_plan(path, only=["at, x 3"]).methods) == ["at, auto", "at, x 3"]  # with what it multiplies
+
+
 def test_the_base_config_gives_data_and_epochs_but_no_model(tmp_path: Path) -> None:
     path = write(tmp_path, config="configs/digits/baseline.yaml", data=None, optimizer=None, epochs=None)
     plan = read_plan(path)
@@ -75,6 +88,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "no entry 'wieghts'. Did you mean 'weights'",
     ),
     "weights in other words": ({"weights": "found"}, "weights must be auto or configured"),
+    "multiples of nothing": ({"weights": [0.3, "configured"]}, r"0.3 multiplies .* write \[auto, 0.3\]"),
+    "weights twice": ({"weights": ["auto", "auto"]}, "each once"),
+    "weights below 0": ({"weights": ["auto", -1]}, "multiples above 0"),
+    "no weights": ({"weights": []}, "weights must be auto"),
     "a method of an unknown student": ({"methods": [{"name": "kd", "students": ["smal"]}]}, "Did you mean 'small'"),
     "a teacher without weights": ({"teachers": {"big": "SmallCNN"}}, "'big' is a network without weights"),
     "a checkpoint that is not there": (

@@ -40,7 +40,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with data that can fail."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "faulty_data.py").write_text(FAULTY)
-    monkeypatch.setattr("lit_distill.compare.measures._SECONDS", 0.01)
+    monkeypatch.setattr("lit_distill.batch.measures._SECONDS", 0.01)
     monkeypatch.syspath_prepend(tmp_path)
     return tmp_path
 
@@ -83,6 +83,22 @@ def _accuracy(folder: Path) -> float:
     for batch in data.test_dataloader():
         metric.update(network.eval()(batch[0]), batch[1])
     return float(metric.compute())
+
+
+@pytest.mark.slow
+def test_multiples_are_of_the_weights_that_the_run_of_the_same_seed_found(folder: Path) -> None:
+    outcome = comparison(write(folder, methods=["at"], weights=["auto", 0.5], seeds=2)).run(jobs=1)
+    assert not outcome.failed
+    for seed in (0, 1):
+        found = outcome.results.of(method="at, auto", seed=seed)[0].weights
+        fixed = outcome.results.of(method="at, x 0.5", seed=seed)[0].weights
+        assert fixed["hard"] == pytest.approx((found["hard"][1],) * 2)
+        assert found["attention"][0] > 0
+        assert fixed["attention"] == pytest.approx((0.5 * found["attention"][1],) * 2)
+    assert outcome.results.of(method=CONTROL)[0].weights == {"hard": (1, 1)}
+    alone = comparison(folder / "plan.yaml", folder=folder / "alone")
+    result = alone.train(Choice("small", "big", "at, x 0.5"), 1)
+    assert result.score == outcome.results.of(method="at, x 0.5", seed=1)[0].score
 
 
 def test_the_control_is_what_a_fit_by_hand_gives(folder: Path) -> None:

@@ -6,6 +6,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from lit_distill.compare.plan import Choice
@@ -45,6 +46,22 @@ def test_weights_that_are_found_in_training_are_left_out(tmp_path: Path) -> None
     found = model(write(tmp_path, methods=["dkd", "at"]), "dkd")["init_args"]
     assert (found["weights"], found["schedules"]) == ({}, {})
     assert model(write(tmp_path, methods=["at"]), "at")["init_args"]["weights"] == {}
+
+
+def test_multiples_are_of_all_weights_but_that_of_the_labels(tmp_path: Path) -> None:
+    plan = read_plan(write(tmp_path, methods=["vkd"], weights=["auto", 0.3]))
+    choice = Choice("small", "big", "vkd, x 0.3")
+
+    def weights(found: dict[str, float] | None) -> dict[str, float]:
+        module = next(one["model"] for one in sections(words_of(plan, choice, found)) if "model" in one)
+        assert module["init_args"]["schedules"] == {}
+        given: dict[str, float] = module["init_args"]["weights"]
+        return given
+
+    assert weights({"hard": 0.5, "soft": 2.0, "vkd": 10.0}) == {"hard": 0.5, "soft": 0.6, "vkd": 3.0}
+    assert weights(None) == {"hard": 1.0, "soft": 0.3, "vkd": 0.3}
+    with pytest.raises(ValueError, match="no weight of 'vkd' was found"):
+        weights({"hard": 1.0, "soft": 2.0})
 
 
 def test_layers_of_shipped_methods_are_found_where_the_plan_names_none(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,14 @@ from tests.compare.plans import network, teacher, write
 
 pytest.importorskip("optuna")
 BUDGET = 0.4
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A plan of one student, two teachers and two methods, with three seeds of ten epochs."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("lit_distill.compare.measures._SECONDS", 0.01)
+    monkeypatch.setattr("lit_distill.batch.measures._SECONDS", 0.01)
     teachers = {"wide": teacher(tmp_path), "other": teacher(tmp_path, seed=1)}
     return write(tmp_path, teachers=teachers, methods=["kd", "dist"], weights="configured", seeds=3, epochs=10)
 
@@ -67,6 +69,20 @@ def test_trains_its_share_and_the_same_command_nothing_more(
         without_break = straight.train(Choice(*run[:3]), run[3])
         found = outcome.results.of(*run)[0]
         assert (found.curve, found.score) == (without_break.curve, without_break.score)
+
+
+@pytest.mark.slow
+def test_the_scores_of_a_full_grid_choose_what_a_budget_chose(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    stored: Any = importlib.import_module("budget")
+    real = comparison(path)
+    chosen, grid = spend(real, BUDGET, jobs=1)[1], grid_of(real)
+    full = comparison(path, folder=tmp_path / "full").run(jobs=1).results
+    rows = [full.of(one.student, one.teacher, one.method, seed)[0] for one in grid.choices for seed in grid.seeds]
+    again = stored.replay(stored.of_results(rows), grid.seeds, BUDGET)
+    assert (again.standings, again.finals, again.epochs) == (chosen.standings, chosen.finals, chosen.epochs)
 
 
 @pytest.mark.slow
