@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_distill.batch.measures import measure
 from lit_distill.by_name.configs import CONTROL, STUDENT, TEACHER, NamedSetup, link_configs
 from lit_distill.by_name.measuring import device_here, paired_difference, right_answers
 from lit_distill.by_name.networks import adapted, filled
 from lit_distill.by_name.outcome import FitResult, NetworkRow, rows_as_text
 from lit_distill.chain import Record
 from lit_distill.files.whole_file import write_whole
+from lit_distill.measures.whole import measure
 
 _RESULT, _TABLE, _WEIGHTS = "result.json", "table.txt", "student.pth"
 _LABELS = {STUDENT: "student", TEACHER: "teacher", CONTROL: "no teacher"}

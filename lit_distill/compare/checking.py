@@ -15,7 +15,6 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
 from lit_distill.batch.examples import has_numbered_samples, numbered_samples
-from lit_distill.batch.measures import Measures, measure
 from lit_distill.chain import settings_of
 from lit_distill.compare.plan import Choice, ComparisonPlan
 from lit_distill.compare.reader import Reader
@@ -23,6 +22,7 @@ from lit_distill.compare.results import CONTROL
 from lit_distill.compare.settings import chain_links, teacher_network, teacher_words, words_of
 from lit_distill.compare.training import Build, build_fit, deployed, said_to
 from lit_distill.criteria.sim_kd import SimKD
+from lit_distill.measures.whole import Measures, measure
 
 _PLACES = ("default_root_dir", "logger", "enable_progress_bar", "enable_model_summary", "seed_everything")
 

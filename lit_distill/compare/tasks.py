@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lit_distill.batch.measures import Measures
 from lit_distill.chain.link import Link
 from lit_distill.compare.plan import Choice, ComparisonPlan
 from lit_distill.compare.results import RUNS, Result, file_stem, read_result
 from lit_distill.compare.settings import chain_links, link_words, teacher_test_words, teacher_words, words_of
 from lit_distill.compare.training import OnEpoch, Trained, build_fit, said_to, test_figures, train
 from lit_distill.files.whole_file import write_whole
+from lit_distill.measures.whole import Measures
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class Reaper:
 
 
 def test_kills_change_no_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lit_distill.batch.measures._SECONDS", 0.01)
+    monkeypatch.setattr("lit_distill.measures.whole._SECONDS", 0.01)
     monkeypatch.setattr(training, "_PAUSE", 0.0)  # a checkpoint each epoch
     train = {"network": network(4), "train": "configs/digits/teacher.yaml"}
     big = {**train, "options": {"trainer.max_epochs": 2, "data.train_size": 40}}

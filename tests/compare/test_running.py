@@ -40,7 +40,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with data that can fail."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "faulty_data.py").write_text(FAULTY)
-    monkeypatch.setattr("lit_distill.batch.measures._SECONDS", 0.01)
+    monkeypatch.setattr("lit_distill.measures.whole._SECONDS", 0.01)
     monkeypatch.syspath_prepend(tmp_path)
     return tmp_path
 

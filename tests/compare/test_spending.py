@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A plan of one student, two teachers and two methods, with three seeds of ten epochs."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("lit_distill.batch.measures._SECONDS", 0.01)
+    monkeypatch.setattr("lit_distill.measures.whole._SECONDS", 0.01)
     teachers = {"wide": teacher(tmp_path), "other": teacher(tmp_path, seed=1)}
     return write(tmp_path, teachers=teachers, methods=["kd", "dist"], weights="configured", seeds=3, epochs=10)
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from lit_distill.batch.batch import Inputs, count_samples
-from lit_distill.measures import latencies, one_sample
 from lit_distill.measures.cost import size_of
+from lit_distill.measures.latency import latencies
+from lit_distill.measures.samples import one_sample
 from lit_distill.utils.tensors import count_parameters, first_parameter
 
 _SECONDS = 0.2  # to measure for
