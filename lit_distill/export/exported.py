@@ -68,7 +68,7 @@ class Exported(ABC):
         size = self.signature.batch
         if size is not None and len(inputs[0]) % size:
             raise ValueError(f"{self.path.name} takes batches of {size}, and was given {len(inputs[0])} samples.")
-        parts = [inputs] if size is None else list(zip(*(each.split(size) for each in inputs), strict=True))
+        parts = [inputs] if size is None else list(zip(*(torch.split(each, size) for each in inputs), strict=True))
         found = [self.call(tuple(part)) for part in parts]
         return {
             name: torch.cat(each) for name, each in zip(self.signature.outputs, zip(*found, strict=True), strict=True)

@@ -18,13 +18,13 @@ from lit_distill.batch.batch import BatchFormat, Inputs, given_format
 from lit_distill.batch.labels import TASKS, Task
 from lit_distill.batch.reading import BatchReader
 from lit_distill.export.exported import Exported
-from lit_distill.export.inference import Inference, Job, Layout, Normalisation
+from lit_distill.export.inference import Arrangement, Inference, Job, Normalisation
 from lit_distill.export.preprocessing import Step, classes_of, normalisation_in, steps_of
 from lit_distill.export.reading import Data, Part, first_samples
 from lit_distill.export.result import ExportResult
 from lit_distill.export.target import Target
 from lit_distill.export.targets import target_named
-from lit_distill.export.verifying import check_other_size, compare, refuse_disagreement
+from lit_distill.export.verifying import check_other_size, refuse_disagreement, verify
 from lit_distill.files.whole_file import write_whole
 from lit_distill.utils.arguments import check_choice, check_network, check_number, check_whole
 
@@ -172,10 +172,10 @@ def _job(
 ) -> Job:
     if request.precision == "int8" and not calibrating:
         raise ValueError("int8 needs calibration data.")
-    layout = Layout.of(example)
-    network = Inference(student, layout, heads.output_key, heads.layers, normalisation)
-    given = first_samples(layout.tensors(example), 2 if "batch" in request.dynamic else 1)
-    batches = [network.raw_images(layout.tensors(one)) for one in calibrating]
+    arrangement = Arrangement.of(example)
+    network = Inference(student, arrangement, heads.output_key, heads.layers, normalisation)
+    given = first_samples(arrangement.tensors(example), 2 if "batch" in request.dynamic else 1)
+    batches = [network.raw_images(arrangement.tensors(one)) for one in calibrating]
     job = Job(network, network.raw_images(given), request.dynamic, request.precision, batches)
     _try(job)
     return job
@@ -221,7 +221,7 @@ def write(
         path = Path(folder) / f"student{request.target.suffix}"
         request.target.write(job, path)
         exported = request.target.load(path, job.signature)
-        found = compare(job, exported, parts, tasks)
+        found = verify(job, exported, parts, tasks)
         refuse_disagreement(found, request.precision, request.agreement)
         if "size" in request.dynamic:
             check_other_size(job, exported)

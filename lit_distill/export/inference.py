@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -35,15 +36,15 @@ class Normalisation:
 
 
 @dataclass(frozen=True)
-class Layout:
+class Arrangement:
     """How tensors become a student's arguments: so many by position, then those with a name."""
 
     positional: int
     named: tuple[str, ...]
 
     @classmethod
-    def of(cls, inputs: Inputs) -> Layout:
-        """Read the layout of inputs.
+    def of(cls, inputs: Inputs) -> Arrangement:
+        """Read the arrangement of inputs.
 
         Raises:
             ValueError: One of them is no tensor.
@@ -58,7 +59,7 @@ class Layout:
         return cls(len(positional), tuple(named))
 
     def tensors(self, inputs: Inputs) -> tuple[Tensor, ...]:
-        """Return the tensors of inputs of this layout, on the CPU, numbers in float32."""
+        """Return the tensors of inputs of this arrangement, on the CPU, numbers in float32."""
         positional, named = positions_and_names(inputs)
         given = [*positional, *(named[name] for name in self.named)]
         return tuple(one.detach().cpu().float() if one.is_floating_point() else one.detach().cpu() for one in given)
@@ -74,7 +75,7 @@ class Inference(nn.Module):
 
     Args:
         student: The network; it does not change.
-        layout: How it is called.
+        arrangement: How it is called.
         output_key: The entry of its output that holds the logits.
         heads: The layer of each task, by the task's name, if there are several.
         normalisation: Is computed first, on images in [0, 1].
@@ -89,20 +90,18 @@ class Inference(nn.Module):
     def __init__(
         self,
         student: nn.Module,
-        layout: Layout,
+        arrangement: Arrangement,
         output_key: OutputKey | None = None,
         heads: Mapping[str, str] | None = None,
         normalisation: Normalisation | None = None,
     ) -> None:
         super().__init__()
         self.student = plain_copy(student)
-        self.layout, self.output_key, self.heads = layout, output_key, dict(heads or {})
-        self._of_heads: dict[str, Tensor] = {}
-        modules = dict(self.student.named_modules())
-        for task, layer in self.heads.items():
-            if layer not in modules:
-                raise ValueError(unknown_layer(layer, list(modules), f"the student {type(self.student).__name__}"))
-            modules[layer].register_forward_hook(partial(_keep, self._of_heads, task))
+        self.arrangement, self.output_key, self.heads = arrangement, output_key, dict(heads or {})
+        known = dict(self.student.named_modules())
+        for layer in self.heads.values():
+            if layer not in known:
+                raise ValueError(unknown_layer(layer, list(known), f"the student {type(self.student).__name__}"))
         self.normalises = normalisation is not None
         if normalisation is not None:
             mean, std = normalisation.tensors()
@@ -120,13 +119,10 @@ class Inference(nn.Module):
         given = list(inputs)
         if self.normalises:
             given[0] = (given[0] - self.mean) / self.std
-        count = self.layout.positional
-        raw = self.student(*given[:count], **dict(zip(self.layout.named, given[count:], strict=True)))
-        if not self.heads:
-            return (read_logits(raw, self.output_key, "student"),)
-        found = tuple(self._of_heads[task] for task in self.heads)
-        self._of_heads.clear()
-        return found
+        count = self.arrangement.positional
+        with outputs_of(self.student, self.heads) as found:
+            raw = self.student(*given[:count], **dict(zip(self.arrangement.named, given[count:], strict=True)))
+        return tuple(found.values()) if self.heads else (read_logits(raw, self.output_key, "student"),)
 
     def raw_images(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Return inputs of the student as this module takes them: with the normalisation inside, images in [0, 1]."""
@@ -135,8 +131,24 @@ class Inference(nn.Module):
         return (inputs[0] * self.std + self.mean, *inputs[1:])
 
 
-def _keep(found: dict[str, Tensor], task: str, module: nn.Module, given: Any, output: Tensor) -> None:
-    found[task] = output
+@contextmanager
+def outputs_of(network: nn.Module, layers: Mapping[str, str]) -> Iterator[dict[str, Tensor]]:
+    """Yield a mapping that gets the outputs of layers, by the names that they are given under, while the network runs."""
+    found: dict[str, Any] = dict.fromkeys(layers)
+    # Registered anew in each call: torch.export puts a module's attributes back as they were, and hooks would keep a lost one.
+    handles = [
+        network.get_submodule(layer).register_forward_hook(partial(_keep, found, name))
+        for name, layer in layers.items()
+    ]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _keep(found: dict[str, Any], name: str, module: nn.Module, given: Any, output: Any) -> None:
+    found[name] = output
 
 
 def plain_copy(student: nn.Module) -> nn.Module:
@@ -209,9 +221,9 @@ class Job:
             for tensor, any_size in zip(self.example, free, strict=True)
         )
         types = tuple(str(tensor.dtype).removeprefix("torch.") for tensor in self.example)
-        return Signature(self.network.layout.names(), shapes, types, self.network.outputs)
+        return Signature(self.network.arrangement.names(), shapes, types, self.network.outputs)
 
     def single(self, batch: tuple[Tensor, ...]) -> list[tuple[Tensor, ...]]:
         """Split a batch into parts that the file takes."""
         size = self.signature.batch
-        return [batch] if size is None else list(zip(*(each.split(size) for each in batch), strict=True))
+        return [batch] if size is None else list(zip(*(torch.split(each, size) for each in batch), strict=True))

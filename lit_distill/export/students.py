@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from lit_distill.batch.labels import Task
 from lit_distill.criteria.base import at_least_float32
 from lit_distill.criteria.ops.features import pooled
 from lit_distill.criteria.sim_kd import SimKD
+from lit_distill.export.inference import outputs_of
 from lit_distill.files.checkpoint_file import read_checkpoint
 from lit_distill.models import Peers, load
 from lit_distill.modules import DistillationModule, MultiTaskDistillation
@@ -120,17 +120,12 @@ class ReusedHead(nn.Module):
         if ":" in layer or "#" in layer:
             raise ValueError(f"SimKD read {layer!r}, and only a layer's output can be exported.")
         self.student, self.projector, self.classifier = (copied(one) for one in (student, projector, classifier))
-        self._map: list[Tensor] = []
-        self.student.get_submodule(layer).register_forward_hook(partial(_keep, self._map))
+        self.layer = layer
         self.eval()
 
     def forward(self, *inputs: Any, **named: Any) -> Tensor:
         """Return the classifier's logits."""
-        self.student(*inputs, **named)
-        feature = self._map.pop()
-        logits: Tensor = self.classifier(pooled(self.projector(at_least_float32(feature))))
+        with outputs_of(self.student, {"map": self.layer}) as found:
+            self.student(*inputs, **named)
+        logits: Tensor = self.classifier(pooled(self.projector(at_least_float32(found["map"]))))
         return logits
-
-
-def _keep(found: list[Tensor], module: nn.Module, given: Any, output: Tensor) -> None:
-    found[:] = [output]

@@ -11,13 +11,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.benchmark import Timer
 
 from lit_distill.batch.batch import Target
 from lit_distill.batch.labels import CLASS_TASKS, Task
 from lit_distill.engine.metrics import Evaluation, count_classes
 from lit_distill.export.exported import Exported
-from lit_distill.export.inference import Inference, Job
+from lit_distill.export.inference import Job
 from lit_distill.export.reading import Part
 
 TOLERANCE = 1e-4  # of float32 logits, as a share of the largest one if that is above 1
@@ -56,7 +55,7 @@ class Verification:
         return self.difference <= TOLERANCE * max(1.0, self.largest)
 
 
-def compare(job: Job, exported: Exported, parts: Sequence[Part], tasks: Mapping[str, Task]) -> Verification:
+def verify(job: Job, exported: Exported, parts: Sequence[Part], tasks: Mapping[str, Task]) -> Verification:
     """Run a file and its student on the same samples.
 
     Args:
@@ -97,10 +96,10 @@ def compare(job: Job, exported: Exported, parts: Sequence[Part], tasks: Mapping[
 
 def _batches(job: Job, parts: Iterable[Part]) -> Iterable[tuple[tuple[Tensor, ...], Target | None, Tensor | None]]:
     """Yield the inputs of each batch as the file takes them, with labels and mask; the example if there are none."""
-    layout, empty = job.network.layout, True
+    arrangement, empty = job.network.arrangement, True
     for part in parts:
         empty = False
-        yield job.network.raw_images(layout.tensors(part.inputs)), part.target, part.mask
+        yield job.network.raw_images(arrangement.tensors(part.inputs)), part.target, part.mask
     if empty:
         yield job.example, None, None
 
@@ -108,7 +107,7 @@ def _batches(job: Job, parts: Iterable[Part]) -> Iterable[tuple[tuple[Tensor, ..
 def _same_form(name: str, got: Tensor, expected: Tensor) -> None:
     if got.shape != expected.shape:
         raise DisagreementError(
-            f"the file's {name} have the shape {list(got.shape)}, and the student's {list(expected.shape)}; nothing was written."
+            f"the file's {name} are {list(got.shape)}, and the student's {list(expected.shape)}; nothing was written."
         )
     if not torch.isfinite(got).all() and torch.isfinite(expected).all():
         raise DisagreementError(f"the file's {name} are not finite, and the student's are; nothing was written.")
@@ -147,6 +146,8 @@ def _times(job: Job, exported: Exported) -> tuple[float, float]:
 
 
 def _milliseconds(run: Any, inputs: tuple[Tensor, ...]) -> float:
+    from torch.utils.benchmark import Timer  # whose import looks for CUDA's compiler, and may report it
+
     with torch.no_grad():
         timer = Timer("run(*inputs)", globals={"run": run, "inputs": inputs}, num_threads=1)
         timer.timeit(3)  # warms up

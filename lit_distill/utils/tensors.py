@@ -57,7 +57,7 @@ def zero_through(tensors: Iterable[Tensor]) -> Tensor:
 def usual_layout(tensor: Tensor) -> Tensor:
     """Return a tensor in the usual layout in memory; itself if it has that.
 
-    ``Tensor.contiguous`` keeps the strides of the channels-last layout where a size is 1, as in the weights of 1x1 convolutions.
+    ``Tensor.contiguous`` keeps the strides of the channels-last layout where sizes are 1, as in weights of 1x1 convolutions.
     """
     if tensor.layout != torch.strided or tensor.stride() == torch.empty(tensor.shape, device="meta").stride():
         return tensor
