@@ -99,7 +99,7 @@ def _classifier(teacher: nn.Module, width: int) -> str:
             else f"has no linear layer of {width} inputs"
         )
         raise ValueError(f"the teacher {what}; name the classifier that SimKD reuses: --classifier LAYER.")
-    return found[0]
+    return str(found[0])
 
 
 class ReusedHead(nn.Module):

@@ -55,6 +55,7 @@ def test_the_file_is_the_student_and_says_what_it_takes(tmp_path: Path) -> None:
     assert sorted(one.name for one in tmp_path.iterdir()) == ["student.pt2", "student.pt2.json"]
 
 
+@pytest.mark.slow
 def test_accuracy_is_that_of_student_and_file(tmp_path: Path) -> None:
     student = trained()
     data = loader(30)
@@ -63,6 +64,7 @@ def test_accuracy_is_that_of_student_and_file(tmp_path: Path) -> None:
     assert result.verification.accuracy == pytest.approx((float(torch.cat(rights).mean()),) * 2)
 
 
+@pytest.mark.slow
 def test_any_batch_and_size_where_asked(tmp_path: Path) -> None:
     student = trained()
     path = tmp_path / "a.pt2"
@@ -73,6 +75,7 @@ def test_any_batch_and_size_where_asked(tmp_path: Path) -> None:
         torch.testing.assert_close(found.exported.call((larger,))[0], student(larger))
 
 
+@pytest.mark.slow
 def test_the_normalisation_is_inside_where_asked(tmp_path: Path) -> None:
     student, (inputs, _) = trained(), images(4)
     mean, std = torch.tensor([0.5, 0.25]).view(-1, 1, 1), torch.tensor([0.2, 0.1]).view(-1, 1, 1)
@@ -90,6 +93,7 @@ def test_the_normalisation_is_inside_where_asked(tmp_path: Path) -> None:
     assert result.about["preprocessing"] == [{"divide_by": 255}]
 
 
+@pytest.mark.slow
 def test_the_student_stays_as_it_is_and_nothing_of_ours_is_in_the_file(tmp_path: Path) -> None:
     student = net().to(memory_format=torch.channels_last)
     student.train()
@@ -142,6 +146,7 @@ class Named(nn.Module):
         return SimpleNamespace(logits=self.head((self.table(input_ids) * mask).sum(1) / mask.sum(1)))
 
 
+@pytest.mark.slow
 def test_named_inputs_and_objects_with_logits(tmp_path: Path) -> None:
     student = Named()
     ids, mask = torch.randint(11, (3, 6)), torch.ones(3, 6, dtype=torch.long)
@@ -154,6 +159,7 @@ def test_named_inputs_and_objects_with_logits(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.slow
 def test_a_student_after_a_fit_is_exported(tmp_path: Path, quick_trainer: Callable[..., Trainer]) -> None:
     module = CombinedDistillation(net(), net(8), student_layer="0", teacher_layer="0")
     quick_trainer().fit(module, loader(), loader())
@@ -222,6 +228,7 @@ def test_an_unknown_target_has_its_nearest_name() -> None:
         export(net(), "onx")
 
 
+@pytest.mark.slow
 def test_a_file_that_computes_something_else_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     student, target = trained(), TARGETS["torch_export"]
     honest = target.write
