@@ -3,7 +3,7 @@
 May import ``cli`` and everything below it.
 """
 
-from lit_distill.export.exported import Exported, Signature
+from lit_distill.export.exported import Exported, FileSignature
 from lit_distill.export.exporting import export, load_exported
 from lit_distill.export.result import ExportResult
 from lit_distill.export.target import MissingPackageError, Target
@@ -15,8 +15,8 @@ __all__ = [
     "DisagreementError",
     "ExportResult",
     "Exported",
+    "FileSignature",
     "MissingPackageError",
-    "Signature",
     "Target",
     "Verification",
     "export",

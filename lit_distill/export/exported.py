@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Signature:
+class FileSignature:
     """What an exported file takes and returns.
 
     Attributes:
@@ -40,7 +40,7 @@ class Exported(ABC):
         signature: What it takes and returns.
     """
 
-    def __init__(self, path: Path, signature: Signature) -> None:
+    def __init__(self, path: Path, signature: FileSignature) -> None:
         self.path = path
         self.signature = signature
 

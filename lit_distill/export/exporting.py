@@ -33,7 +33,7 @@ Free = Literal["batch", "size"]
 
 
 @dataclass(frozen=True)
-class Request:
+class ExportRequest:
     """What is asked for, checked."""
 
     target: Target
@@ -130,7 +130,7 @@ class Heads:
 
 def _request(
     target: str, output: str | Path | None, precision: str, dynamic: Sequence[str], agreement: float, samples: int
-) -> Request:
+) -> ExportRequest:
     found = target_named(target)
     if precision not in found.precisions:
         raise ValueError(f"the target {found.name!r} is written in {' or '.join(found.precisions)}, not {precision!r}.")
@@ -150,7 +150,7 @@ def _request(
         raise ValueError(f"a file for {found.name!r} ends in {found.suffix}, and output is {path}.")
     if not path.absolute().parent.is_dir():
         raise ValueError(f"there is no folder {path.absolute().parent} to write {path.name} to.")
-    return Request(found, path, precision, frozenset(chosen), least, check_whole("samples", samples, least=1))
+    return ExportRequest(found, path, precision, frozenset(chosen), least, check_whole("samples", samples, least=1))
 
 
 def _example(given: Inputs | None, parts: Sequence[Part], calibrating: Sequence[Inputs]) -> Inputs:
@@ -163,7 +163,7 @@ def _example(given: Inputs | None, parts: Sequence[Part], calibrating: Sequence[
 
 
 def _job(
-    request: Request,
+    request: ExportRequest,
     student: nn.Module,
     example: Inputs,
     calibrating: Sequence[Inputs],
@@ -199,7 +199,7 @@ def _try(job: Job) -> None:
 
 
 def write(
-    request: Request,
+    request: ExportRequest,
     job: Job,
     parts: Sequence[Part],
     tasks: Mapping[str, Task],
@@ -243,7 +243,9 @@ def write(
     return result
 
 
-def _beside(request: Request, job: Job, steps: Sequence[Step] | None, classes: Sequence[str] | None) -> dict[str, Any]:
+def _beside(
+    request: ExportRequest, job: Job, steps: Sequence[Step] | None, classes: Sequence[str] | None
+) -> dict[str, Any]:
     """Return what the JSON file beside says of the file."""
     inside = job.network.normalises
     done = [step for step in steps if "normalize" not in step] if steps is not None and inside else steps

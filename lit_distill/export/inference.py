@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lit_distill.batch.batch import Inputs, positions_and_names
 from lit_distill.capture.formats import format_of
 from lit_distill.capture.hooks import InputHook, OutputHook
-from lit_distill.export.exported import Signature
+from lit_distill.export.exported import FileSignature
 from lit_distill.outputs import OutputKey, read_logits
 from lit_distill.utils.compiling import uncompiled
 from lit_distill.utils.copying import copied
@@ -213,7 +213,7 @@ class Job:
         return [0] * ("batch" in self.dynamic) + sizes * ("size" in self.dynamic)
 
     @property
-    def signature(self) -> Signature:
+    def signature(self) -> FileSignature:
         """What the file takes and returns."""
         free = [self.free(tensor) for tensor in self.example]
         shapes = tuple(
@@ -221,7 +221,7 @@ class Job:
             for tensor, any_size in zip(self.example, free, strict=True)
         )
         types = tuple(str(tensor.dtype).removeprefix("torch.") for tensor in self.example)
-        return Signature(self.network.arrangement.names(), shapes, types, self.network.outputs)
+        return FileSignature(self.network.arrangement.names(), shapes, types, self.network.outputs)
 
     def single(self, batch: tuple[Tensor, ...]) -> list[tuple[Tensor, ...]]:
         """Split a batch into parts that the file takes."""

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_distill.export.exported import Exported, Signature
+from lit_distill.export.exported import Exported, FileSignature
 from lit_distill.export.inference import Job
 from lit_distill.export.target import Target
 from lit_distill.export.tracing import trace
@@ -53,12 +53,12 @@ class Onnx(Target):
             with _silent():
                 _quantise(job, floating, path)
 
-    def load(self, path: Path, signature: Signature) -> Exported:
+    def load(self, path: Path, signature: FileSignature) -> Exported:
         return _Session(path, signature)
 
 
 class _Session(Exported):
-    def __init__(self, path: Path, signature: Signature) -> None:
+    def __init__(self, path: Path, signature: FileSignature) -> None:
         import onnxruntime
 
         super().__init__(path, signature)

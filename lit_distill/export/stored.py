@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from lit_distill.export.exported import Signature
+from lit_distill.export.exported import FileSignature
 
 
-def read_signature(path: Path) -> tuple[str, Signature]:
+def read_signature(path: Path) -> tuple[str, FileSignature]:
     """Return a file's target, and what it takes and returns.
 
     Raises:
@@ -22,7 +22,7 @@ def read_signature(path: Path) -> tuple[str, Signature]:
         content = json.loads(beside.read_text())
         given = content["signature"]
         shapes = tuple(tuple(shape) for shape in given["shapes"])
-        return content["target"], Signature(
+        return content["target"], FileSignature(
             tuple(given["inputs"]), shapes, tuple(given["types"]), tuple(given["outputs"])
         )
     except (ValueError, KeyError, TypeError) as error:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from lit_distill.export.exported import Exported, Signature
+from lit_distill.export.exported import Exported, FileSignature
 from lit_distill.export.inference import Job
 
 
@@ -57,7 +57,7 @@ class Target(ABC):
         """
 
     @abstractmethod
-    def load(self, path: Path, signature: Signature) -> Exported:
+    def load(self, path: Path, signature: FileSignature) -> Exported:
         """Load a file that this target has written, with one thread."""
 
     def runs_here(self) -> bool:

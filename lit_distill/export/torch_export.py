@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lit_distill.export.exported import Exported, Signature
+from lit_distill.export.exported import Exported, FileSignature
 from lit_distill.export.inference import Job
 from lit_distill.export.target import Target
 from lit_distill.export.tracing import trace
@@ -22,12 +22,12 @@ class TorchExport(Target):
     def write(self, job: Job, path: Path) -> None:
         torch.export.save(trace(job), path)
 
-    def load(self, path: Path, signature: Signature) -> Exported:
+    def load(self, path: Path, signature: FileSignature) -> Exported:
         return _Program(path, signature)
 
 
 class _Program(Exported):
-    def __init__(self, path: Path, signature: Signature) -> None:
+    def __init__(self, path: Path, signature: FileSignature) -> None:
         super().__init__(path, signature)
         self._program = torch.export.load(path).module()
 
