@@ -6,11 +6,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_distill.batch.batch import Target
 from lit_distill.batch.labels import CLASS_TASKS, Task
@@ -18,9 +17,10 @@ from lit_distill.engine.metrics import Evaluation, count_classes
 from lit_distill.export.exported import Exported
 from lit_distill.export.inference import Job
 from lit_distill.export.reading import Part
+from lit_distill.measures.latency import latencies
 
 TOLERANCE = 1e-4  # of float32 logits, as a share of the largest one if that is above 1
-_SECONDS = 0.5
+_SECONDS = 0.25  # of a network, in each of two turns
 
 
 class DisagreementError(ValueError):
@@ -140,18 +140,23 @@ def _accuracies(metrics: Mapping[str, Mapping[str, float]]) -> tuple[float, floa
 
 
 def _times(job: Job, exported: Exported) -> tuple[float, float]:
-    """Return the median time of student and file for one sample, in milliseconds."""
+    """Return the median time of student and file for one sample, in milliseconds, measured in turns."""
     one = tuple(tensor[:1] for tensor in job.example)
-    return _milliseconds(job.network, one), _milliseconds(exported.run_all, one)
+    found = latencies(
+        {"student": (job.network, one), "file": (_AsModule(exported), one)}, threads=1, seconds=_SECONDS, turns=2
+    )
+    return found["student"].median_ms, found["file"].median_ms
 
 
-def _milliseconds(run: Any, inputs: tuple[Tensor, ...]) -> float:
-    from torch.utils.benchmark import Timer  # whose import looks for CUDA's compiler, and may report it
+class _AsModule(nn.Module):
+    """A file as a module."""
 
-    with torch.no_grad():
-        timer = Timer("run(*inputs)", globals={"run": run, "inputs": inputs}, num_threads=1)
-        timer.timeit(3)  # warms up
-        return float(timer.blocked_autorange(min_run_time=_SECONDS).median * 1000)
+    def __init__(self, exported: Exported) -> None:
+        super().__init__()
+        self._exported = exported
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return self._exported.call(inputs)
 
 
 def check_other_size(job: Job, exported: Exported) -> None:
