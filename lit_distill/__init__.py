@@ -21,6 +21,7 @@ from lit_distill.criteria import (
 )
 from lit_distill.criteria.projectors import Projector
 from lit_distill.engine.charts import plot_terms
+from lit_distill.export import export  # the function: the package of this name is imported by its path
 from lit_distill.models import Ensemble, adapt, build, create_model, inherit, load, named_model
 from lit_distill.modules import (
     BatchFormat,
@@ -84,6 +85,7 @@ __all__ = [
     "adapt",
     "build",
     "create_model",
+    "export",
     "fit",
     "functional",
     "inherit",

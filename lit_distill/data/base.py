@@ -95,6 +95,11 @@ class ImageDataModule(Revivable, LightningDataModule, ABC):  # type: ignore[misc
         self._plain = image_pipeline(mean, std, size=size)
         self._augmented = image_pipeline(mean, std, self.augment, size)
 
+    @property
+    def plain_transform(self) -> v2.Compose | None:
+        """From an image to an input, without augmentation; None if the data set holds inputs as they are."""
+        return getattr(self, "_plain", None)
+
     @abstractmethod
     def open_training(self) -> tuple[Dataset[Sample], Dataset[Sample]]:
         """Open the training and the validation data."""

@@ -114,7 +114,7 @@ class MultiTaskDistillation(DistillationModule):
             layout = replace(layout, output_key=next(iter(heads)))
         rest = (optimizer, lr_scheduler, layout, fast, schedules, balance, metrics, lr_interval, lr_monitor, strength)
         super().__init__(student, teacher, chosen, weighting, "none", *rest)
-        self.heads = dict(heads)
+        self.heads, self.tasks = dict(heads), kinds
         read = {name: layer for name, layer in taught.items() if layer in self.criteria.teacher_layers}
         self._evaluator = Evaluator(kinds, self._teacher, read, metrics, strict=self.distiller.reads_labels)
         record_hyperparameters(

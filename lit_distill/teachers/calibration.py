@@ -1,4 +1,4 @@
-"""Training samples to calibrate an int8 teacher on, read without changing any random state."""
+"""Training samples to calibrate an int8 network on, read without changing any random state."""
 
 from __future__ import annotations
 
@@ -21,20 +21,28 @@ _SAMPLES = 64
 def calibration_inputs(trainer: Trainer, read: Callable[[Any], Inputs]) -> list[Inputs]:
     """Return up to 256 training samples in four batches, spread evenly over the data set."""
     with isolate_rng():
-        return [read(batch) for batch in _batches(first_loader(trainer.train_dataloader))]
+        return [read(batch) for batch in calibration_batches(first_loader(trainer.train_dataloader))]
 
 
-def _batches(loader: Any) -> Iterator[Any]:
+def calibration_batches(loader: Any, most: int = _BATCHES * _SAMPLES) -> Iterator[Any]:
+    """Yield up to ``most`` samples of a loader, 64 a batch, spread evenly over the data set; of a stream, four batches."""
     if isinstance(loader, Ahead):  # a stream: no more can be read
         yield loader.example
         return
     if not has_numbered_samples(loader):
         yield from islice(iter(loader), _BATCHES)
         return
-    if not isinstance(loader.sampler, (RandomSampler, SequentialSampler, DistributedSampler)):
+    if not in_plain_order(loader):
         yield numbered_samples(loader, whole=True)  # its samples may have names of any kind
         return
-    count = min(_BATCHES * _SAMPLES, len(loader.dataset))
+    count = min(most, len(loader.dataset))
     indices = torch.linspace(0, len(loader.dataset) - 1, count).long().tolist()
     for start in range(0, count, _SAMPLES):
         yield read_samples(loader, indices[start : start + _SAMPLES])
+
+
+def in_plain_order(loader: Any) -> bool:
+    """Return True if a loader's samples are numbered from 0."""
+    return has_numbered_samples(loader) and isinstance(
+        loader.sampler, (RandomSampler, SequentialSampler, DistributedSampler)
+    )

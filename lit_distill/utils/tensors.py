@@ -52,3 +52,13 @@ def zero_through(tensors: Iterable[Tensor]) -> Tensor:
     """Return the scalar 0 with a gradient of 0 for each tensor, even if it holds NaN or infinity."""
     nothing = [(tensor if tensor.dim() else tensor.reshape(1))[:0] for tensor in tensors]
     return torch.stack([empty.sum().float() for empty in nothing]).sum()
+
+
+def usual_layout(tensor: Tensor) -> Tensor:
+    """Return a tensor in the usual layout in memory; itself if it has that.
+
+    ``Tensor.contiguous`` keeps the strides of the channels-last layout where sizes are 1, as in weights of 1x1 convolutions.
+    """
+    if tensor.layout != torch.strided or tensor.stride() == torch.empty(tensor.shape, device="meta").stride():
+        return tensor
+    return tensor.clone(memory_format=torch.contiguous_format)

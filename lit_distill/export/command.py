@@ -1,0 +1,109 @@
+"""The command: ``lit-distill export --config … --ckpt_path … --target onnx``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+
+from lit_distill.cli.config_files import find_configs
+from lit_distill.cli.fit import DistillationCLI
+from lit_distill.cli.refusal import refuse
+from lit_distill.cli.words import Parser
+from lit_distill.export.exporting import export
+from lit_distill.export.students import heads_of, trained_student
+from lit_distill.export.targets import TARGETS
+from lit_distill.export.verifying import DisagreementError
+
+
+class _Setup(DistillationCLI):
+    """Makes a config's module and data, and a Trainer that leaves nothing behind."""
+
+    saves_config = False
+
+    def instantiate_trainer(self, **options: Any) -> Trainer:
+        return Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Export the student of a checkpoint, and print how the file compares with it.
+
+    Args:
+        arguments: The words after ``lit-distill export``; the process's own if None.
+
+    Returns:
+        The exit code: 1 if the file disagrees with the student, and nothing was written.
+    """
+    parser = _parser()
+    options, further = parser.parse_some(arguments)
+    try:
+        if not options.ckpt_path.is_file():
+            raise FileNotFoundError(f"there is no checkpoint {options.ckpt_path} (looked in {Path.cwd()}).")
+        words = [word for path in options.config for word in ("--config", path)]
+        setup = _Setup(find_configs([*words, *further]), run=False)
+        if setup.datamodule is not None:
+            setup.datamodule.trainer = setup.trainer
+        _export(setup, options)
+    except DisagreementError as error:
+        print(f"lit-distill: export: {error}", file=sys.stderr)
+        return 1
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        refuse(f"export: {error}")
+    return 0
+
+
+def _export(setup: DistillationCLI, options: Any) -> None:
+    module = setup.model
+    student = trained_student(module, options.ckpt_path, options.classifier, options.peer)
+    task, heads = heads_of(module)
+    export(
+        student,
+        options.target,
+        options.output or _output(options.ckpt_path, options.target, options.precision),
+        precision=options.precision,
+        data=setup.datamodule,
+        dynamic=options.dynamic,
+        agreement=options.agreement,
+        task=task,
+        heads=heads,
+        batch_format=module.distiller.format,
+        normalise_inside=options.normalise_inside,
+        samples=options.samples,
+    )
+
+
+def _output(checkpoint: Path, target: str, precision: str) -> Path:
+    """Return a name beside the checkpoint."""
+    suffix = TARGETS[target].suffix if target in TARGETS else ""
+    short = "" if precision == "float32" else f"-{precision}"
+    return checkpoint.with_name(f"{checkpoint.stem}{short}{suffix}")
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "export",
+        "Write the student of a checkpoint as a file for a target, read it back, and compare it with the student on the "
+        "validation data. A file that disagrees is not kept. Int8 is calibrated on the config's training data.",
+        "--config FILE --ckpt_path FILE --target TARGET [--precision int8] [--OPTION VALUE ...]",
+    )
+    parser.add_argument("-c", "--config", required=True, action="append", help="that the checkpoint was trained with")
+    parser.add_argument("--ckpt_path", required=True, type=Path, metavar="FILE", help="the checkpoint")
+    parser.add_argument("--target", required=True, help=", ".join(TARGETS))
+    parser.add_argument("--precision", default="float32", help="float32 or int8 (float32)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="(beside the checkpoint)")
+    parser.add_argument(
+        "--dynamic", action="append", default=[], metavar="batch|size", help="take batches, or images, of any size"
+    )
+    parser.add_argument("--agreement", type=float, default=0.95, metavar="SHARE", help="of equal decisions (0.95)")
+    parser.add_argument("--samples", type=int, default=2000, metavar="N", help="of the validation data (2000)")
+    parser.add_argument(
+        "--normalise_inside",
+        action="store_true",
+        help="compute the normalisation in the file: it takes images in [0, 1]",
+    )
+    parser.add_argument("--classifier", metavar="LAYER", help="the teacher's, which SimKD reuses (found)")
+    parser.add_argument("--peer", type=int, metavar="N", help="which network of a mutual distillation")
+    return parser

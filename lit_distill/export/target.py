@@ -1,0 +1,65 @@
+"""What every target has in common, and how a missing package or compiler is refused."""
+
+from __future__ import annotations
+
+import importlib.util
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from lit_distill.export.exported import Exported, FileSignature
+from lit_distill.export.inference import Job
+
+
+class MissingPackageError(ImportError):
+    """A package that a target needs is not installed; the message has the line that installs it."""
+
+
+class Target(ABC):
+    """A kind of file, and the runtime that it is read back with.
+
+    Attributes:
+        name: As ``--target`` takes it.
+        suffix: Of the file.
+        precisions: That it can be written in.
+        dynamic: What it can take any size of.
+        note: What to know of it, in the result.
+    """
+
+    name: ClassVar[str]
+    suffix: ClassVar[str]
+    precisions: ClassVar[tuple[str, ...]] = ("float32",)
+    dynamic: ClassVar[tuple[str, ...]] = ("batch", "size")
+    note: ClassVar[str] = ""
+    packages: ClassVar[Sequence[str]] = ()
+    extra: ClassVar[str] = ""
+
+    def check(self) -> None:
+        """Refuse a machine that lacks what the target needs.
+
+        Raises:
+            MissingPackageError: A package is not installed.
+            ValueError: Something else is missing, such as a compiler.
+        """
+        missing = [name for name in self.packages if importlib.util.find_spec(name) is None]
+        if missing:
+            raise MissingPackageError(
+                f"the target {self.name!r} needs {', '.join(missing)}: pip install 'lit-distill[{self.extra}]'"
+            )
+
+    @abstractmethod
+    def write(self, job: Job, path: Path) -> None:
+        """Write a file; the caller has checked the precision, and removes what an error leaves.
+
+        Raises:
+            ValueError: The student cannot be written: what cannot, and what to change.
+        """
+
+    @abstractmethod
+    def load(self, path: Path, signature: FileSignature) -> Exported:
+        """Load a file that this target has written, with one thread."""
+
+    def runs_here(self) -> bool:
+        """Return True if this machine can run the file."""
+        return True
