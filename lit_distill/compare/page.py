@@ -14,7 +14,7 @@ from lit_distill.compare.tables import cells, footnotes, headings, student_headi
 from lit_distill.compare.verdicts import Verdict
 from lit_distill.compare.words import unbroken
 
-_STYLE = """
+STYLE = """
 :root { color-scheme: light dark; --ink: #1c1c1e; --faint: #5f6368; --line: #d5d8dc; --paper: #ffffff;
   --good: #14733c; --bad: #b3261e; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e8eaed; --faint: #a5abb3; --line: #3c4046; --paper: #17181a;
@@ -49,11 +49,11 @@ def render_page(summary: Summary, title: str, picture: str) -> str:
             '<html lang="en">',
             f'<head><meta charset="utf-8"><title>{name}</title>',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<style>{_STYLE}</style></head>",
+            f"<style>{STYLE}</style></head>",
             f"<body><main><h1>{name}</h1>",
             *_answers(summary),
             "<h2>Accuracy against cost</h2>" if summary.units.percent else "<h2>Score against cost</h2>",
-            _picture(picture),
+            embedded(picture, "The picture of the two fronts below"),
             f"<pre>{escape(front_text(summary))}</pre>",
             "<h2>All results</h2>",
             *(_table(summary, student) for student in summary.students),
@@ -72,13 +72,14 @@ def _answers(summary: Summary) -> list[str]:
     return parts
 
 
-def _picture(picture: str) -> str:
+def embedded(picture: str, label: str) -> str:
+    """Return an SVG file's content as a figure in the colors of a page; a sentence on why there is none as a note."""
     if "<svg" not in picture:
         return f'<p class="note">{escape(picture)}</p>'
     # Without the prologue, which names a DTD on the web, and the description, which names a vocabulary there.
     drawing = re.sub(r"<metadata>.*?</metadata>", "", picture[picture.index("<svg") :], flags=re.DOTALL)
     drawing = drawing.replace(INK, "currentColor")
-    return f'<figure role="img" aria-label="The picture of the two fronts below">{drawing}</figure>'
+    return f'<figure role="img" aria-label="{escape(label)}">{drawing}</figure>'
 
 
 def _table(summary: Summary, student: str) -> str:

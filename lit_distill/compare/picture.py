@@ -22,7 +22,7 @@ INK = "#767676"  # reads on white and on black alike; the page replaces it by it
 _COLORS = ("#0d7fc4", "#e08214", "#1b9e77", "#d95f5f", "#9a7fd1", "#a6761d", "#e7298a", "#66a61e")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _APART = 5.0  # points between neighbours that have the same cost
-_SETTINGS: Any = {"svg.fonttype": "none", "svg.hashsalt": "lit-distill", "text.parse_math": False, "font.size": 9}
+SETTINGS: Any = {"svg.fonttype": "none", "svg.hashsalt": "lit-distill", "text.parse_math": False, "font.size": 9}
 
 
 def draw_comparison(summary: Summary) -> Figure:
@@ -45,7 +45,7 @@ def draw_comparison(summary: Summary) -> Figure:
     except ImportError as error:
         raise ImportError("it needs Matplotlib: pip install 'lit-distill[plot]'.") from error
     colors: Any = {f"{part}.color": INK for part in ("text", "xtick", "ytick")}
-    with rc_context({**_SETTINGS, **colors}):
+    with rc_context({**SETTINGS, **colors}):
         figure = Figure(figsize=(10, 4.4), layout="constrained")
         looks = _Looks.of(summary)
         panels = figure.subplots(1, 2, sharey=True)
@@ -70,11 +70,15 @@ def render(summary: Summary, kind: Literal["svg", "png"] = "svg") -> bytes:
     Raises:
         ImportError: Matplotlib is not installed.
     """
-    figure = draw_comparison(summary)
+    return as_file(draw_comparison(summary), kind)
+
+
+def as_file(figure: Figure, kind: Literal["svg", "png"] = "svg") -> bytes:
+    """Return a figure as a file's content, without a background."""
     from matplotlib import rc_context
 
     content = io.BytesIO()
-    with rc_context(_SETTINGS), warnings.catch_warnings():
+    with rc_context(SETTINGS), warnings.catch_warnings():
         # The SVG holds names as text, for the reader's fonts.
         warnings.filterwarnings("ignore", r"Glyph .* missing from font")
         options: dict[str, Any] = {"metadata": {"Date": None}} if kind == "svg" else {"dpi": 150}

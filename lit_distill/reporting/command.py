@@ -25,6 +25,7 @@ from lit_distill.reporting.sides import CONTROL, STUDENT, left_as_they_are, stud
 from lit_distill.reporting.writing import write_files
 from lit_distill.utils.arguments import check_number
 
+_DEEPEST = 4  # data sets in data sets
 _USAGE = "--config FILE [--config FILE ...] --ckpt_path FILE [--control FILE] [--OPTION VALUE ...]"
 _TEXT = """
 Say what a student saves next to its teacher, what that costs in accuracy, and whether the teacher helped. The same student
@@ -101,9 +102,20 @@ def _report(setup: ReportSetup, options: argparse.Namespace, folder: Path, launc
         network.to(device)  # Lightning has moved them back to the CPU
     with left_as_they_are(networks):
         notes = (f"Evaluated on the {part} data of {type(setup.datamodule).__name__}; the control is {given}.",)
-        return make_report(
-            judge, sides, _title(options.config), options.batch_size, options.timing_seconds, notes=notes
-        )
+        timed = (options.batch_size, options.timing_seconds)
+        return make_report(judge, sides, _title(options.config), *timed, class_names(setup.datamodule), notes)
+
+
+def class_names(data: Any) -> tuple[str, ...]:
+    """Return the classes' names that a DataModule or its test data set has as ``classes``; none if it has none."""
+    waiting = [data, getattr(data, "test_data", None), getattr(data, "val_data", None)]
+    for _ in range(_DEEPEST):
+        for one in waiting:
+            names = getattr(one, "classes", None)
+            if isinstance(names, (list, tuple)) and names and all(isinstance(name, str) for name in names):
+                return tuple(names)
+        waiting = [inner for one in waiting if (inner := getattr(one, "dataset", None)) is not None]
+    return ()
 
 
 class _Reading(LightningModule):

@@ -11,11 +11,12 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lit_distill.batch.batch import Batch, BatchFormat, move
-from lit_distill.batch.labels import CLASS_TASKS, Task
+from lit_distill.batch.labels import CLASS_TASKS, Task, class_indices
 from lit_distill.batch.positions import settle, settled_logits
 from lit_distill.batch.reading import BatchReader
 from lit_distill.engine.metrics import Evaluation, count_classes
 from lit_distill.engine.own_metrics import OwnMetrics
+from lit_distill.reporting.disagreements import Disagreements
 from lit_distill.reporting.scores import SCORES, Gap, SampleScores, gap, sample_scores
 from lit_distill.reporting.sides import STUDENT, TEACHER, Role, Side
 from lit_distill.utils.tensors import first_parameter
@@ -88,6 +89,7 @@ class Judge:
     Attributes:
         example: The first batch; None before it.
         samples: Their number so far.
+        disagreements: Of student and teacher, where a sample has one answer.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class Judge:
         self._answers: dict[Role, _Answers] = {}
         self.example: Batch | None = None
         self.samples = 0
+        self.disagreements = Disagreements()
 
     def add_all(self, loader: Iterable[Any]) -> None:
         """Add every batch of a loader.
@@ -151,6 +154,12 @@ class Judge:
             if role not in self._answers:
                 self._answers[role] = _Answers(self.task, self.metrics, one)
             self._answers[role].add(one, taught if same and role != TEACHER else None, data)
+        if same and taught is not None:
+            self._add_disagreements(outputs.logits, taught, data)
+
+    def _add_disagreements(self, student: Tensor, teacher: Tensor, data: Batch) -> None:
+        if self.task == "multiclass" and student.dim() == 2 and isinstance(data.target, Tensor):
+            self.disagreements.add(student, teacher, class_indices(data.target, student, check=False), data.inputs)
 
     def _logits(self, role: Role, logits: Any) -> Tensor:
         if not isinstance(logits, Tensor):

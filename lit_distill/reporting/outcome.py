@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from lit_distill.batch.labels import Task
 from lit_distill.measures import Latency
 from lit_distill.reporting.costs import RunCost
+from lit_distill.reporting.disagreements import ClassDisagreement, Example
 from lit_distill.reporting.judging import Bin
 from lit_distill.reporting.scores import Gap
 from lit_distill.reporting.sides import CONTROL, STUDENT, TEACHER, Role
@@ -64,6 +65,8 @@ class StudentReport:
         gaps: The student's score minus the teacher's and the control's, where all have one.
         classes: Their names, if known.
         notes: What must be known to read the figures.
+        by_class: Where student and teacher differ, by class; empty where a sample has no single answer.
+        examples: Images on which they differ.
     """
 
     title: str
@@ -73,6 +76,8 @@ class StudentReport:
     gaps: tuple[Gap, ...]
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    by_class: tuple[ClassDisagreement, ...] = ()
+    examples: tuple[Example, ...] = ()
 
     def of(self, role: Role) -> NetworkFigures:
         """Return the figures of one network."""
@@ -92,6 +97,10 @@ class StudentReport:
     def teacher(self) -> NetworkFigures:
         """The teacher's figures."""
         return self.of(TEACHER)
+
+    def class_name(self, label: int) -> str:
+        """Return the name of a class, or its number."""
+        return self.classes[label] if label < len(self.classes) else str(label)
 
     def gap(self, against: Role) -> Gap | None:
         """Return the student's score minus that of the teacher or the control; None if one has no score."""
@@ -116,8 +125,9 @@ class StudentReport:
         return markdown_of(self)
 
     def plain(self) -> dict[str, Any]:
-        """Return everything in the report as plain types, with speed-ups and intervals, for JSON."""
-        found: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        """Return everything in the report as plain types, but for images; with speed-ups and intervals, for JSON."""
+        found: dict[str, Any] = json.loads(json.dumps(asdict(replace(self, examples=()))))
+        del found["examples"]
         for entry, one in zip(found["gaps"], self.gaps, strict=True):
             interval = one.interval()
             entry["interval"] = None if interval is None else list(interval)

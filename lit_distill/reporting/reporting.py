@@ -62,11 +62,11 @@ def report(
         task: What the outputs are: ``multiclass``, ``binary``, ``multilabel``, ``regression``, ``embedding`` or ``none``.
         batch_format: Names of the entries in dict batches and outputs.
         metrics: Torchmetrics by name, computed for all three; the task ``none`` has no others.
-        classes: Names of the classes in the order of the logits, for the page.
+        classes: Names of the classes in the order of the logits; their numbers are shown for those without one.
         batch_size: Samples of the larger batch that is timed, beside one sample; at least 1.
         timing_seconds: To time each network for, at the least, with each batch and number of threads; above 0.
         title: Of the report.
-        folder: Where to write ``report.md`` and ``report.json``; nothing is written if None.
+        folder: Where to write ``report.html``, ``report.md``, ``report.json`` and ``tensorboard``; nothing is written if None.
 
     Returns:
         The figures; printed, they are a table.
@@ -83,7 +83,7 @@ def report(
         >>> loader = torch.utils.data.DataLoader(data, batch_size=10)
         >>> found = report(SmallCNN(4), SmallCNN(8), loader, control=SmallCNN(4), timing_seconds=0.01)
         >>> found.student.run.cost.parameters, found.teacher.run.cost.parameters, found.samples
-        (3778, 13498, 20)
+        (1030, 3778, 20)
     """
     _check(student, teacher, loader, control, task, batch_size, timing_seconds, title, metrics)
     format_ = given_format(batch_format)
@@ -125,7 +125,9 @@ def make_report(
     ]
     gaps = [judge.gap(role) for role in (TEACHER, CONTROL)]
     known = tuple(one for one in gaps if one is not None)
-    return StudentReport(title, judge.task, judge.samples, tuple(networks), known, classes, (*notes, *NOTES))
+    kept = judge.disagreements
+    told = (tuple(classes), (*notes, *NOTES), kept.by_class(), kept.examples())
+    return StudentReport(title, judge.task, judge.samples, tuple(networks), known, *told)
 
 
 def _check(

@@ -40,7 +40,7 @@ def times(factor: float, more: str, less: str) -> str:
 
     Example:
         >>> times(8.53, "faster", "slower"), times(0.5, "faster", "slower")
-        ('8.5 times faster', '2 times slower')
+        ('8.53 times faster', '2 times slower')
     """
     large = max(factor, 1 / factor)
     written = f"{large:.3g}" if large < 100 else f"{large:,.0f}"

@@ -93,7 +93,7 @@ def with_quartiles(one: Latency) -> str:
 def heading(report: StudentReport) -> str:
     """Return what was compared on what."""
     names = ", ".join(f"{one.role} {one.name}" for one in report.networks if one.role != CONTROL)
-    return f"{report.title}: {names}, on {count(report.samples, 'test sample')}"
+    return f"{names[:1].upper()}{names[1:]}, on {count(report.samples, 'test sample')}"
 
 
 def text_of(report: StudentReport) -> str:
@@ -102,7 +102,7 @@ def text_of(report: StudentReport) -> str:
     widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
     table = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     said = [f"{one.question}\n  {' '.join(one.paragraphs)}" for one in report_answers(report)]
-    return "\n\n".join([heading(report), "\n".join(table), *said, *report.notes])
+    return "\n\n".join([f"{report.title}\n{heading(report)}", "\n".join(table), *said, *report.notes])
 
 
 def markdown_of(report: StudentReport) -> str:

@@ -87,6 +87,7 @@ def test_the_control_is_trained_once_and_the_files_are_written(place: Path, caps
     assert "data.init_args.train_size: null, now 50" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_control_of_ones_own(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--config", "config.yaml", "--ckpt_path", "student.pth", "--control", "control.pth", "--part", "val"]
     main([*words, "--folder", "elsewhere", *QUICK])
@@ -102,6 +103,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_cannot_be_reported_on(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good = ["--ckpt_path", "student.pth"]
     assert "there is no checkpoint student.pht" in refused(capsys, "--ckpt_path", "student.pht")
