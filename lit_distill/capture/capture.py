@@ -15,7 +15,7 @@ from lit_distill.batch.layouts import Layouts
 from lit_distill.capture.call import explaining_inputs
 from lit_distill.capture.contexts import dense_encoders, muted
 from lit_distill.capture.formats import is_exported, refuse_hidden_layers
-from lit_distill.capture.hooks import AllRead, InputHook, LayerCalls, OutputHook, Store
+from lit_distill.capture.hooks import AllRead, LayerCalls, Store, check_projections, register
 from lit_distill.capture.picking import pick_output
 from lit_distill.outputs import OutputKey, Outputs, logits_or_reason, unread
 from lit_distill.utils.compiling import uncompiled
@@ -33,7 +33,7 @@ class Capture:
 
     Args:
         model: Any module; of one compiled by ``torch.compile`` the original is read.
-        references: Layers to capture: names, globs, ``layer:input``, ``layer#0`` for one of several calls.
+        references: Layers to capture: names, globs, ``layer:input``, ``layer:qkv``, ``layer#0`` for one of several calls.
         output_key: The entry of the output that holds the logits, or a function that takes them out.
         owner: ``student`` or ``teacher``, for error messages.
         layouts: Layouts of layers for which they cannot be found, by name or glob.
@@ -81,15 +81,9 @@ class Capture:
         order = {name: position for position, name in enumerate(modules)}
         self.layers = sorted(wanted, key=lambda reference: (order[layer_path(reference)], reference))
         refuse_hidden_layers(inner, map(layer_path, self.layers), self.owner)
+        check_projections(self.layers, modules, self.owner)
         self.layouts.known = False
         self.restore()
-
-    def _register(self, module: nn.Module, key: str) -> None:
-        if key.endswith(":input"):
-            handle = module.register_forward_pre_hook(InputHook(key, self.store), with_kwargs=True)
-        else:
-            handle = module.register_forward_hook(OutputHook(key, self.store), with_kwargs=True)
-        self._handles.append(handle)
 
     def run(
         self, inputs: Inputs, mask: Tensor | None = None, *, need_grad: bool = False, stop_early: bool = False
@@ -281,7 +275,7 @@ class Capture:
         self.remove()
         modules = self._modules()
         for key in dict.fromkeys(map(hook_key, self.layers)):
-            self._register(modules[layer_path(key)], key)
+            self._handles.append(register(modules[layer_path(key)], key, self.store))
 
 
 def _no_logits(features: Mapping[str, Tensor]) -> Tensor:

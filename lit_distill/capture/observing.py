@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lit_distill.batch.batch import Inputs, call_model
 from lit_distill.batch.layout import Evidence, Placement, dense, observed
 from lit_distill.capture.contexts import dense_encoders, muted
-from lit_distill.capture.hooks import select_tensor
+from lit_distill.capture.hooks import padded, select_tensor
 from lit_distill.utils.compiling import uncompiled
 from lit_distill.utils.lightning_names import is_module
 from lit_distill.utils.restoring import as_in_evaluation
@@ -31,7 +31,7 @@ class LayerCall:
         index: The number of the call among the module's own, from 0.
         output: The first tensor that it returned; None if there is none.
         placement: Where that tensor holds its samples and channels; None if unknown.
-        given: The first tensor that it was given.
+        taken: The tensors that it was given as arguments.
         callers: The paths of the modules that were running around it, the outermost first.
     """
 
@@ -40,8 +40,13 @@ class LayerCall:
     index: int
     output: Tensor | None
     placement: Placement | None
-    given: Tensor | None
+    taken: tuple[Tensor, ...]
     callers: tuple[str, ...] = ()
+
+    @property
+    def given(self) -> Tensor | None:
+        """The first tensor that it was given."""
+        return self.taken[0] if self.taken else None
 
     @property
     def feature(self) -> Tensor | None:
@@ -62,6 +67,20 @@ class ForwardPass:
     def times(self, path: str) -> int:
         """Return how often a module ran."""
         return sum(call.path == path for call in self.calls)
+
+    def inside(self, path: str) -> ForwardPass:
+        """Return what a module inside the network did, as if it had run alone."""
+        own = [call for call in self.calls if call.path == path]
+        calls = [
+            replace(call, path=call.path.removeprefix(f"{path}."), callers=_below(path, call.callers))
+            for call in self.calls
+            if call.path.startswith(f"{path}.")
+        ]
+        return ForwardPass(self.network.get_submodule(path), calls, own[-1].output if own else None)
+
+
+def _below(path: str, callers: Sequence[str]) -> tuple[str, ...]:
+    return tuple(caller.removeprefix(f"{path}.") for caller in callers if caller.startswith(f"{path}."))
 
 
 def observe(network: nn.Module, inputs: Inputs) -> ForwardPass:
@@ -93,7 +112,7 @@ def _noting(done: ForwardPass, evidence: Evidence) -> Iterator[None]:
     handles = []
     for path, module in done.network.named_modules():
         if path and _takes_hooks(module):
-            handles.append(module.register_forward_pre_hook(lambda *_, path=path: notes.begin(path)))
+            handles.append(module.register_forward_pre_hook(partial(notes.begin, path)))
             handles.append(module.register_forward_hook(partial(notes.end, path), with_kwargs=True))
     try:
         yield
@@ -108,20 +127,19 @@ class _Notes:
         self._times: Counter[str] = Counter()
         self._running: list[str] = []
 
-    def begin(self, path: str) -> None:
+    def begin(self, path: str, *_: Any) -> None:
         self._running.append(path)
 
     def end(self, path: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         while self._running and self._running.pop() != path:  # one that ended with an error, which the network caught
             pass
-        tensor = select_tensor(output)
+        tensor = select_tensor(padded(output, bool(getattr(module, "batch_first", True))))
         tensor = dense(tensor) if tensor is not None else None
         placement = self._evidence.place(tensor, module) if tensor is not None else None
-        given = select_tensor(args)
-        given = given if given is not None else select_tensor(kwargs)
+        taken = tuple(item for item in (*args, *kwargs.values()) if isinstance(item, Tensor))
         index = self._times[path]
         self._times[path] += 1
-        call = LayerCall(path, module, index, tensor, placement, given, tuple(self._running))
+        call = LayerCall(path, module, index, tensor, placement, taken, tuple(self._running))
         self._done.calls.append(call)
 
 

@@ -20,6 +20,7 @@ from lit_distill.compare.results import CONTROL
 from lit_distill.compare.weights import reweighted
 
 _LAYER_KEYS = ("layer", "layers", "head", "classifier")
+_FOUND = [f"{side}_{what}" for side in ("student", "teacher") for what in ("layer", "classifier")]
 
 
 def words_of(plan: ComparisonPlan, choice: Choice, found: Mapping[str, float] | None = None) -> list[str]:
@@ -225,7 +226,7 @@ def _renamed(value: Any, plan: ComparisonPlan, choice: Choice, method: PlannedMe
         return value
     names = _layers(plan, choice, method, "teacher" if key.startswith("teacher") else "student")
     if names == "auto":
-        return "auto" if key in ("student_layer", "teacher_layer") else value
+        return "auto" if key in _FOUND else value
     if isinstance(value, list):
         return [_renamed(inner, plan, choice, method, key) for inner in value]
     return _renamed_path(value, names) if isinstance(value, str) and isinstance(names, Mapping) else value

@@ -52,8 +52,8 @@ class Criterion(nn.Module, ABC):
         minimum_at_teacher: The value is smallest if the student's outputs equal the teacher's, which ``lit-distill doctor``
             checks for criteria without labels. Default: True.
         task: The only task that the criterion is for; any if None. Default: None.
-        auto_stages: The stages that ``auto`` names: ``all``, the ``last`` or, for early ``exits``, all but the last. Default:
-            ``all``.
+        auto_stages: What ``auto`` names: ``all`` stages, the ``last`` or, for early ``exits``, all but the last; queries, keys
+            and values of the last ``attention``; the last stage with ``each_teacher``'s; or ``regions``. Default: ``all``.
         temperature: The present temperature, which is logged and can be scheduled; None for a criterion without one.
             Default: None.
 
@@ -144,7 +144,7 @@ class FeatureCriterion(Criterion):
     """A criterion over pairs of a student's and a teacher's layers.
 
     Args:
-        student_layer: A layer reference, a glob, or a list of them; or ``auto``, the layers that end the network's stages.
+        student_layer: A layer reference, a glob, or a list of them; or ``auto``, the ends of the network's stages.
         teacher_layer: The teacher's side of the pairs.
         project: Whether to bring the student's feature to the teacher's shape by a ``Projector``, made
             when the shapes are first seen.
@@ -154,9 +154,11 @@ class FeatureCriterion(Criterion):
 
     Attributes:
         fewest_pairs: The number of pairs that the formula needs. Default: 1.
+        makes_maps: Tokens of images are read as maps; those of a sequence are refused. Default: False.
     """
 
     fewest_pairs: int = 1
+    makes_maps: bool = False
 
     def __init__(
         self,
@@ -191,11 +193,7 @@ class FeatureCriterion(Criterion):
         return self._teacher_layers if self.found_layers is None else self.found_layers[1]
 
     def build(self, student: Outputs, teacher: Outputs) -> None:
-        """Pair the layers and size the projectors.
-
-        Raises:
-            ValueError: The two sides name different numbers of layers, or a pair's shapes cannot meet.
-        """
+        """Pair the layers and size the projectors; refuse pairs that cannot meet."""
         pairs = self.pair(student, teacher)
         if not self.pairs and self.project:
             self.projectors = nn.ModuleList(self._make_projector(s, t, student, teacher) for s, t in pairs)
@@ -217,9 +215,14 @@ class FeatureCriterion(Criterion):
 
     def _make_projector(self, name_s: str, name_t: str, student: Outputs, teacher: Outputs) -> nn.Module:
         try:
-            return self.make_projector(student.features[name_s].shape, teacher.features[name_t].shape)
+            pair = self.arrange(student.features[name_s], teacher.features[name_t], student.mask)
+            return self.make_projector(*(feature.shape for feature in pair))
         except ValueError as error:
             raise ValueError(f"{name_s} -> {name_t}: {error}") from error
+
+    def arrange(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return a pair's features, before they are projected, in the form that the formula takes."""
+        return student, teacher
 
     def make_projector(self, student: Sequence[int], teacher: Sequence[int]) -> nn.Module:
         """Return a projector between two shapes, batch included; a subclass may return another kind."""
@@ -231,7 +234,7 @@ class FeatureCriterion(Criterion):
             self.build(student, teacher)
         found = []
         for index, (name_s, name_t) in enumerate(self.pairs):
-            feature, taught = student.features[name_s], teacher.features[name_t]
+            feature, taught = self.arrange(student.features[name_s], teacher.features[name_t], student.mask)
             if self.project:
                 feature = self._project(index, at_least_float32(feature), taught)  # widened first: it pools too
             pair = at_least_float32(feature), at_least_float32(taught)

@@ -11,16 +11,16 @@ from torch import Tensor
 
 from lit_distill.criteria.base import Citation, FeatureCriterion
 from lit_distill.criteria.layers import AUTO, Pairing
-from lit_distill.criteria.ops.features import at_common_size, need_maps
+from lit_distill.criteria.ops.features import at_common_size, channel_dim, need_positions, positions_last
 from lit_distill.outputs import Outputs
 
 
 def flow(first: Tensor, second: Tensor) -> Tensor:
     """Return ``G_cd = mean_p F1_cp F2_dp``, ``[B, C, D]``, of two layers' maps ``[B, C, H, W]`` and ``[B, D, H', W']``.
 
-    The larger map is average-pooled to the size of the other.
+    The larger map is average-pooled to the size of the other. The positions may be those of tokens ``[B, N, C]``.
     """
-    first, second = (feature.flatten(2) for feature in at_common_size(first, second))
+    first, second = (positions_last(feature) for feature in at_common_size(first, second))
     return torch.bmm(first, second.transpose(1, 2)) / first.shape[2]
 
 
@@ -56,7 +56,7 @@ class FSP(FeatureCriterion):
     maximum: no constant factor relates the two.
 
     Args:
-        student_layer: A list of two or more layer references or a glob; maps; or ``auto``, the ends of the stages.
+        student_layer: A list of two or more layer references or a glob; maps or tokens; or ``auto``, the ends of the stages.
         teacher_layer: The teacher's layers, as many.
         pair: ``order`` or ``depth``, for lists of unequal length; see ``FeatureCriterion``.
 
@@ -85,17 +85,17 @@ class FSP(FeatureCriterion):
         super().__init__(student_layer, teacher_layer, pair=pair)
 
     def build(self, student: Outputs, teacher: Outputs) -> None:
-        """Pair two or more layers; refuse features that are not maps, and pairs of different channels."""
+        """Pair two or more layers; refuse features without positions, and pairs of different channels."""
         super().build(student, teacher)
         if len(self.pairs) < 2:
             raise ValueError("FSP compares the change from one layer to the next: name at least two for each network.")
         for name_s, name_t in self.pairs:
             feature_s, feature_t = student.features[name_s], teacher.features[name_t]
-            need_maps("FSP", feature_s, feature_t, volumes=True)
-            if feature_s.shape[1] != feature_t.shape[1]:
+            need_positions("FSP", feature_s, feature_t)
+            width_s, width_t = (feature.shape[channel_dim(feature)] for feature in (feature_s, feature_t))
+            if width_s != width_t:
                 raise ValueError(
-                    f"FSP needs the same channels in both networks, and {name_s} has {feature_s.shape[1]} and {name_t} "
-                    f"{feature_t.shape[1]}."
+                    f"FSP needs the same channels in both networks, and {name_s} has {width_s} and {name_t} {width_t}."
                 )
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:

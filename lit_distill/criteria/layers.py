@@ -12,7 +12,7 @@ from lit_distill.utils.names import at_share, match_layers
 AUTO: Final = "auto"
 Pairing = Literal["order", "depth"]
 PAIRINGS: tuple[Pairing, ...] = get_args(Pairing)
-AutoStages = Literal["all", "last", "exits"]
+AutoStages = Literal["all", "last", "exits", "attention", "each_teacher", "regions"]
 
 
 def checked_layers(layers: Any, name: str) -> tuple[str, ...]:
@@ -32,6 +32,11 @@ def expand_layers(references: Sequence[str], outputs: Outputs, owner: str) -> li
         if reference in outputs.features:
             names.append(reference)
             continue
+        if reference == AUTO:
+            raise ValueError(
+                f"the {owner}'s layers are 'auto', and are found on an example when a fit begins; call Trainer.fit first, or "
+                f"name layers ({owner}_layer=…)."
+            )
         _, mark, rest = reference.partition(":" if ":" in reference else "#")
         captured = [name for name in outputs.features if name.endswith(mark + rest) and (mark or _is_plain(name))]
         paths = [name.removesuffix(mark + rest) for name in captured]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lit_distill.criteria.base import Citation, FeatureCriterion, in_own_type
 from lit_distill.criteria.layers import AUTO, Pairing
-from lit_distill.criteria.ops.features import need_maps, same_shape
+from lit_distill.criteria.ops.features import as_maps, need_maps, same_shape
 from lit_distill.outputs import Outputs
 from lit_distill.utils.arguments import check_choice, check_number
 
@@ -61,7 +61,7 @@ class MGD(FeatureCriterion):
 
     Args:
         student_layer: A layer reference, a glob or a list of them; or ``auto``, the last stage's end.
-        teacher_layer: The teacher's layers, as many; maps.
+        teacher_layer: The teacher's layers, as many; maps, or tokens that are a square grid, without their class tokens.
         masked: ``channels`` or ``positions``.
         ratio: The average share that is masked, in [0, 1).
         pair: ``order`` or ``depth``, for lists of unequal length; see ``FeatureCriterion``.
@@ -83,6 +83,7 @@ class MGD(FeatureCriterion):
         url="https://arxiv.org/abs/2205.01529",
     )
     auto_stages = "last"
+    makes_maps = True
     auto_ratio = 0.3  # the generator's gradients are steep; with 1, up to two points lost on digits
 
     def __init__(
@@ -99,12 +100,18 @@ class MGD(FeatureCriterion):
         self.ratio = check_number("ratio", ratio, least=0, below=1)
         self.generators = nn.ModuleList()
 
+    def arrange(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        if teacher.dim() != 3:  # a projector makes a map of the student's tokens
+            return student, teacher
+        return as_maps("MGD", student, teacher, mask)
+
     def build(self, student: Outputs, teacher: Outputs) -> None:
         """Size the projectors and the generators; refuse a teacher's feature that is not a map."""
         super().build(student, teacher)
         if self.generators:
             return
-        features = [teacher.features[name] for _, name in self.pairs]
+        pairs = [(student.features[name_s], teacher.features[name_t]) for name_s, name_t in self.pairs]
+        features = [self.arrange(*pair, student.mask)[1] for pair in pairs]
         for feature in features:
             need_maps("MGD", feature)
         for feature in features:

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from lit_distill.criteria.base import Citation, Criterion, at_least_float32
-from lit_distill.criteria.layers import expand_layers
+from lit_distill.criteria.layers import AUTO, checked_layers, expand_layers
 from lit_distill.criteria.ops.divergence import softmax_kl
 from lit_distill.criteria.token_relation import token_mask
 from lit_distill.outputs import Outputs
-from lit_distill.utils.arguments import check_whole, layer_tuple
+from lit_distill.utils.arguments import check_whole
+
+_HEADS = 48  # of the paper, for a base-size teacher
 
 
 def attention_relation(student: Tensor, teacher: Tensor, heads: int = 48, mask: Tensor | None = None) -> Tensor:
@@ -80,9 +82,10 @@ class MiniLM(Criterion):
 
     Args:
         student_layer: The layers of queries, keys and values, in this order (``…attention.self.query`` and so on in Hugging
-            Face's BERT, or a glob); or one that gives all three side by side (``blocks.11.attn.qkv`` in timm).
+            Face's BERT, or a glob); one that gives all three side by side (``blocks.11.attn.qkv`` in timm, ``…:qkv`` for an
+            ``nn.MultiheadAttention``); or ``auto``, those of the last self-attention.
         teacher_layer: The teacher's three layers, or its one.
-        relation_heads: ``A``, which divides both networks' widths.
+        relation_heads: ``A``, which divides both networks' widths; the largest up to 48 that does, if None.
 
     Raises:
         ValueError: ``relation_heads`` is below 1; or, when built, the layers are not three or one, or do not fit.
@@ -94,6 +97,7 @@ class MiniLM(Criterion):
         tensor(0.6751)
     """
 
+    auto_stages = "attention"
     citation = Citation(
         "MiniLMv2",
         'Wang et al. 2021, "MiniLMv2: Multi-Head Self-Attention Relation Distillation for Compressing Pretrained '
@@ -103,20 +107,23 @@ class MiniLM(Criterion):
     )
 
     def __init__(
-        self, student_layer: str | list[str], teacher_layer: str | list[str], relation_heads: int = 48
+        self,
+        student_layer: str | list[str] = AUTO,
+        teacher_layer: str | list[str] = AUTO,
+        relation_heads: int | None = None,
     ) -> None:
         super().__init__()
-        self._student_layers = layer_tuple(student_layer, "student_layer")
-        self._teacher_layers = layer_tuple(teacher_layer, "teacher_layer")
-        self.relation_heads = check_whole("relation_heads", relation_heads, least=1)
+        self._student_layers = checked_layers(student_layer, "student_layer")
+        self._teacher_layers = checked_layers(teacher_layer, "teacher_layer")
+        self.relation_heads = None if relation_heads is None else check_whole("relation_heads", relation_heads, least=1)
 
     @property
     def student_layers(self) -> tuple[str, ...]:
-        return self._student_layers
+        return self._student_layers if self.found_layers is None else self.found_layers[0]
 
     @property
     def teacher_layers(self) -> tuple[str, ...]:
-        return self._teacher_layers
+        return self._teacher_layers if self.found_layers is None else self.found_layers[1]
 
     def build(self, student: Outputs, teacher: Outputs) -> None:
         """Check that the layers fit."""
@@ -124,28 +131,33 @@ class MiniLM(Criterion):
 
     def _vectors(self, student: Outputs, teacher: Outputs) -> tuple[list[Tensor], list[Tensor]]:
         """Return the queries, keys and values of each network."""
-        names_s = expand_layers(self._student_layers, student, "student")
-        names_t = expand_layers(self._teacher_layers, teacher, "teacher")
+        names_s = expand_layers(self.student_layers, student, "student")
+        names_t = expand_layers(self.teacher_layers, teacher, "teacher")
         return _split(names_s, student, "student"), _split(names_t, teacher, "teacher")
 
-    def _check(self, vectors: tuple[list[Tensor], list[Tensor]]) -> None:
+    def _check(self, vectors: tuple[list[Tensor], list[Tensor]]) -> int:
+        """Return the number of relation heads; refuse vectors that do not fit."""
+        common = math.gcd(*(x.shape[-1] for network in vectors for x in network))
+        heads = self.relation_heads
+        if heads is None:
+            heads = max(number for number in range(1, _HEADS + 1) if common % number == 0)
         for owner, found in zip(("student", "teacher"), vectors, strict=True):
-            width = found[0].shape[-1]
-            if width % self.relation_heads:
-                common = math.gcd(*(x.shape[-1] for network in vectors for x in network))
+            width = next((x.shape[-1] for x in found if x.shape[-1] % heads), None)
+            if width is not None:
                 raise ValueError(
-                    f"{self.relation_heads} relation heads do not divide the {owner}'s width {width}; choose a divisor of "
+                    f"{heads} relation heads do not divide the {owner}'s width {width}; choose a divisor of "
                     f"{common}, which both networks' widths share."
                 )
         tokens_s, tokens_t = vectors[0][0].shape[1], vectors[1][0].shape[1]
         if tokens_s != tokens_t:
             raise ValueError(f"the student has {tokens_s} tokens and the teacher {tokens_t}; both must see the same.")
+        return heads
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
         vectors = self._vectors(student, teacher)
-        self._check(vectors)
+        heads = self._check(vectors)
         masks = [token_mask(student.mask, *pair) for pair in zip(*vectors, strict=True)]
-        return minilm(*vectors, self.relation_heads, masks[0])
+        return minilm(*vectors, heads, masks[0])
 
 
 def _split(names: Sequence[str], outputs: Outputs, owner: str) -> list[Tensor]:

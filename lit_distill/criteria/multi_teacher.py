@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from lit_distill.criteria.base import Citation, FeatureCriterion
 from lit_distill.criteria.hint import hint
+from lit_distill.criteria.layers import AUTO, checked_layers
 from lit_distill.criteria.ops.features import channel_dim
 from lit_distill.criteria.ops.phi_s import hadamard, phi_s
 from lit_distill.criteria.ops.statistics import Statistics
 from lit_distill.criteria.projectors import Projector
 from lit_distill.outputs import Outputs
-from lit_distill.utils.arguments import check_choice, check_number, check_numbers, check_whole, layer_tuple
+from lit_distill.utils.arguments import check_choice, check_number, check_numbers, check_whole
 
 Standardise = Literal["dimension", "phi_s", "none"]
 STANDARDISATIONS: tuple[Standardise, ...] = get_args(Standardise)
@@ -118,8 +119,8 @@ class MultiTeacher(FeatureCriterion):
     the same in every process. PHI-S keeps two ``[D, D]`` matrices per teacher.
 
     Args:
-        student_layer: The layer that all heads read, or one per teacher.
-        teacher_layer: A layer of each teacher, named one by one.
+        student_layer: The layer that all heads read, or one per teacher; or ``auto``, the end of the last stage.
+        teacher_layer: A layer of each teacher, named one by one; or ``auto``, the end of each member's last stage.
         standardise: ``dimension``, ``phi_s`` or ``none``.
         teacher_weights: One per teacher, at least 0; 1 each if None.
         cosine: Share of the cosine, in [0, 1]; smooth L1 has the rest.
@@ -137,6 +138,7 @@ class MultiTeacher(FeatureCriterion):
         1.9
     """
 
+    auto_stages = "each_teacher"
     citation = Citation(
         "RADIO / Theia / PHI-S",
         'Ranzinger et al. 2024, "AM-RADIO: Agglomerative Vision Foundation Model", CVPR; Shang et al. 2024, "Theia: '
@@ -148,20 +150,20 @@ class MultiTeacher(FeatureCriterion):
 
     def __init__(
         self,
-        student_layer: str | list[str],
-        teacher_layer: list[str],
+        student_layer: str | list[str] = AUTO,
+        teacher_layer: str | list[str] = AUTO,
         standardise: Standardise = "phi_s",
         teacher_weights: list[float] | None = None,
         cosine: float = 0.9,
         batches: int = 100,
     ) -> None:
-        layers_t = list(layer_tuple(teacher_layer, "teacher_layer"))
-        count = len(layers_t)
-        layers_s = [student_layer] * count if isinstance(student_layer, str) else student_layer
-        super().__init__(layers_s, layers_t, project=True)
+        layers_t = list(checked_layers(teacher_layer, "teacher_layer"))
+        found = AUTO in layers_t or student_layer == AUTO
+        repeated = isinstance(student_layer, str) and not found
+        super().__init__([student_layer] * len(layers_t) if repeated else student_layer, layers_t, project=True)  # type: ignore[list-item]
         check_choice("standardise", standardise, STANDARDISATIONS)
         self.standardise: Standardise = standardise
-        self.teacher_weights = _check_weights(teacher_weights, count)
+        self.teacher_weights = _check_weights(teacher_weights, None if AUTO in layers_t else len(layers_t))
         self.cosine = check_number("cosine", cosine, least=0, most=1)
         self.batches = check_whole("batches", batches, least=1)
         self.standardisers = nn.ModuleList()
@@ -172,6 +174,7 @@ class MultiTeacher(FeatureCriterion):
     def build(self, student: Outputs, teacher: Outputs) -> None:
         """Pair the layers, one per teacher, and size the heads and the statistics."""
         super().build(student, teacher)
+        self.teacher_weights = self.teacher_weights or [1.0] * len(self.pairs)
         if len(self.pairs) != len(self.teacher_weights):
             raise ValueError(
                 f"{len(self.pairs)} pairs of layers for {len(self.teacher_weights)} teachers; name one layer for each."
@@ -190,11 +193,12 @@ class MultiTeacher(FeatureCriterion):
         return torch.stack(values).sum()
 
 
-def _check_weights(weights: Sequence[float] | None, count: int) -> list[float]:
+def _check_weights(weights: Sequence[float] | None, count: int | None) -> list[float]:
+    """Return a weight for each teacher; none yet if their number is not known."""
     if weights is None:
-        return [1.0] * count
+        return [1.0] * (count or 0)
     found = check_numbers("teacher_weights", weights, least=0)
-    if len(found) != count:
+    if count is not None and len(found) != count:
         raise ValueError(f"{len(found)} teacher_weights for {count} teachers; give one for each.")
     if not any(found):
         raise ValueError(f"teacher_weights must have a number above 0 for some teacher, not {found}.")

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lit_distill.criteria.base import Citation, FeatureCriterion
 from lit_distill.criteria.layers import AUTO, Pairing
-from lit_distill.criteria.ops.features import at_common_size, need_maps, unit_length
+from lit_distill.criteria.ops.features import at_common_size, need_positions, positions_last, unit_length
 from lit_distill.outputs import Outputs
 
 
@@ -20,14 +20,14 @@ def nst(student: Tensor, teacher: Tensor) -> Tensor:
     unit vector (the polynomial kernel with d = 2, c = 0), in batched products: published code is 35 to 55 times as slow.
 
     Args:
-        student: ``[B, C, H, W]``; if the sizes differ, the larger map is average-pooled.
+        student: ``[B, C, H, W]``, or tokens ``[B, N, C]``; if the sizes differ, the larger map is average-pooled.
         teacher: ``[B, C', H', W']``; channels need not match.
 
     Examples:
         >>> nst(torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[1.0, 0.0]], [[0.0, 2.0]]]]))
         tensor(0.5000)
     """
-    patterns_s, patterns_t = (unit_length(feature.flatten(2)) for feature in at_common_size(student, teacher))
+    patterns_s, patterns_t = (unit_length(positions_last(feature)) for feature in at_common_size(student, teacher))
     return _kernel(patterns_t, patterns_t) + _kernel(patterns_s, patterns_s) - 2 * _kernel(patterns_t, patterns_s)
 
 
@@ -44,7 +44,7 @@ class NST(FeatureCriterion):
     It has no parameters, and channels need not match. RepDistiller's weight is 50 (beta / 2 with beta = 1e2).
 
     Args:
-        student_layer: A layer reference, a glob or a list of them; maps; or ``auto``, the ends of the stages.
+        student_layer: A layer reference, a glob a glob or a list of them; maps or tokens; or ``auto``, the ends of the stages.
         teacher_layer: The teacher's layers, as many.
         pair: ``order`` or ``depth``, for lists of unequal length; see ``FeatureCriterion``.
 
@@ -74,6 +74,6 @@ class NST(FeatureCriterion):
         values = []
         for pair in self.pair_features(student, teacher):
             feature_s, feature_t = at_common_size(*pair)
-            need_maps("NST", feature_s, feature_t, volumes=True)
+            need_positions("NST", feature_s, feature_t)
             values.append(nst(feature_s, feature_t))
         return torch.stack(values).sum()

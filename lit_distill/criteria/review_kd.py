@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lit_distill.criteria.base import Citation, FeatureCriterion
 from lit_distill.criteria.layers import AUTO, Pairing
-from lit_distill.criteria.ops.features import same_shape
+from lit_distill.criteria.ops.features import as_maps, same_shape
 from lit_distill.outputs import Outputs
 
 _LEVELS = (4, 2, 1)
@@ -88,8 +88,8 @@ class ReviewKD(FeatureCriterion):
     512 channels, 3x3 convolutions). The authors tune the weight from 0.6 to 8, and let it rise over 20 epochs.
 
     Args:
-        student_layer: A list of layer references or a glob: maps, and vectors at the end; or ``auto``, the ends of the
-            stages.
+        student_layer: A list of layer references or a glob: maps or square grids of tokens, and vectors at the end; or
+            ``auto``, the ends of the stages.
         teacher_layer: The teacher's stages, as many and of the same kinds.
         pair: ``order`` or ``depth``, for lists of unequal length; see ``FeatureCriterion``.
 
@@ -107,6 +107,7 @@ class ReviewKD(FeatureCriterion):
         weight=1.0,
         url="https://arxiv.org/abs/2104.09044",
     )
+    makes_maps = True
 
     def __init__(
         self,
@@ -117,12 +118,16 @@ class ReviewKD(FeatureCriterion):
         super().__init__(student_layer, teacher_layer, pair=pair)
         self.fusions = nn.ModuleList()
 
+    def arrange(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        map_s, map_t = as_maps("ReviewKD", student, teacher, mask)
+        return _as_map(map_s), _as_map(map_t)
+
     def build(self, student: Outputs, teacher: Outputs) -> None:
         """Size the fusion modules; refuse a feature that is neither a map nor a vector."""
         super().build(student, teacher)
         if self.fusions:
             return
-        stages = [(_as_map(student.features[s]), _as_map(teacher.features[t])) for s, t in self.pairs]
+        stages = [self.arrange(student.features[s], teacher.features[t], student.mask) for s, t in self.pairs]
         middle = min(_WIDEST, stages[-1][0].shape[1])
         for index, (stage_s, stage_t) in enumerate(stages):
             deepest = index == len(stages) - 1
@@ -133,10 +138,9 @@ class ReviewKD(FeatureCriterion):
         deeper: Tensor | None = None
         stages = list(zip(self.pair_features(student, teacher), self.fusions, strict=True))
         for (feature_s, feature_t), fusion in reversed(stages):
-            stage_t = _as_map(feature_t)
-            stage_s = _as_map(feature_s).to(next(fusion.parameters()).dtype)
-            reviewed, deeper = fusion(stage_s, deeper, tuple(stage_t.shape[2:]))
-            values.append(hcl(reviewed.to(stage_t.dtype), stage_t))
+            stage_s = feature_s.to(next(fusion.parameters()).dtype)
+            reviewed, deeper = fusion(stage_s, deeper, tuple(feature_t.shape[2:]))
+            values.append(hcl(reviewed.to(feature_t.dtype), feature_t))
         return torch.stack(values).sum()
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from lit_distill.batch.batch import IGNORED_LABEL, Inputs
 from lit_distill.batch.labels import class_indices, need_classes
 from lit_distill.capture.capture import Capture
+from lit_distill.capture.pooled_maps import pooled_map
 from lit_distill.criteria.base import Citation, FeatureCriterion
+from lit_distill.criteria.layers import AUTO
 from lit_distill.criteria.ops.divergence import softmax_kl
 from lit_distill.criteria.ops.features import need_maps
 from lit_distill.criteria.ops.labelled import need_labels
@@ -24,6 +27,7 @@ from lit_distill.utils.arguments import (
     check_temperature,
     check_whole,
 )
+from lit_distill.utils.copying import copied
 from lit_distill.utils.names import hook_key
 
 
@@ -76,12 +80,13 @@ class RegionLogits(nn.Module):
 
     Args:
         model: The network, whose classifier takes the pooled map.
-        layer: The last map, a layer reference.
-        classifier: The classifier's path in the network.
+        layer: The last map, a layer reference; or ``auto``, found in the first forward pass as the last map whose mean the
+            classifier takes.
+        classifier: The path of the classifier, or of its last layer, in the network; or ``auto``, the last linear layer.
         scales: Number of rows of regions at each scale; 1, the whole image, comes first.
 
     Raises:
-        ValueError: There is no such classifier, or the scales do not begin with 1.
+        ValueError: There is no such classifier, or the scales do not begin with 1; in the first forward pass, no map is found.
 
     Examples:
         >>> from lit_distill.models import resnet20
@@ -91,25 +96,43 @@ class RegionLogits(nn.Module):
     """
 
     def __init__(
-        self, model: nn.Module, layer: str = "layer3", classifier: str = "linear", scales: tuple[int, ...] = (1, 2, 4)
+        self, model: nn.Module, layer: str = AUTO, classifier: str = AUTO, scales: tuple[int, ...] = (1, 2, 4)
     ) -> None:
         super().__init__()
         check_network("model", model)
         sizes = tuple(check_whole("scales", scale) for scale in check_numbers("scales", scales))
         if not sizes or sizes[0] != 1 or min(sizes) < 1:
             raise ValueError(f"scales must begin with 1, the whole image, not be {sizes}.")
-        if classifier not in dict(model.named_modules()):
+        if classifier != AUTO and classifier not in dict(model.named_modules()):
             raise ValueError(f"no layer {classifier!r} in {type(model).__name__}; name its classifier.")
         self.model = model
         self.scales = sizes
         self.regions = nn.Identity()
-        self._classifier = classifier
-        self._capture = Capture(model, [layer])
+        self._classifier, self._layer = classifier, layer
+        self._capture = Capture(model)
+        if layer != AUTO:
+            self._read(layer)
+
+    def _read(self, layer: str) -> None:
+        self._capture.set_layers([layer])
         self._capture.store.clone.add(hook_key(layer))  # a later in-place operation may overwrite it
         self._layer = self._capture.layers[0]
 
+    def _find(self, inputs: Inputs) -> None:
+        """Find the layers that are to be found, in a forward pass of its own."""
+        layer, classifier = pooled_map(copied(self.model), inputs)  # a copy, as hooks on this one read its calls
+        if self._classifier == AUTO:
+            self._classifier = classifier
+        if self._layer == AUTO:
+            self._read(layer)
+        rank_zero_info(
+            f"Regions of {type(self.model).__name__}: the map {self._layer}, the classifier {self._classifier}."
+        )
+
     def forward(self, inputs: Inputs) -> Tensor:
         """Return the network's own logits, ``[B, C]``."""
+        if AUTO in (self._layer, self._classifier):
+            self._find(inputs)
         outputs = self._capture.run(inputs)
         feature = outputs.features[self._layer]
         need_maps("RegionLogits", feature)
@@ -129,7 +152,7 @@ class SDD(FeatureCriterion):
     authors' code turns a value that is not finite into 0; here every value is finite.
 
     Args:
-        student_layer: The regions' logits ``[B, R, C]``, the whole image first.
+        student_layer: The regions' logits ``[B, R, C]``, the whole image first; or ``auto``, those of ``RegionLogits``.
         teacher_layer: The teacher's.
         temperature: The softmax temperature, above 0; 4 in the paper.
         complementary: Weight of regions that disagree with the whole, at least 0; 2 in the paper.
@@ -152,11 +175,12 @@ class SDD(FeatureCriterion):
         url="https://arxiv.org/abs/2403.13512",
     )
     needs_target = True
+    auto_stages = "regions"
 
     def __init__(
         self,
-        student_layer: str = "regions",
-        teacher_layer: str = "regions",
+        student_layer: str = AUTO,
+        teacher_layer: str = AUTO,
         temperature: float = 4.0,
         complementary: float = 2.0,
         standardize: bool = False,
@@ -165,6 +189,10 @@ class SDD(FeatureCriterion):
         self.temperature: float = check_temperature(temperature)
         self.complementary = check_number("complementary", complementary, least=0)
         self.standardize = check_flag("standardize", standardize)
+
+    def pair(self, student: Outputs, teacher: Outputs) -> list[tuple[str, str]]:
+        """Return the pairs of layers; ``regions`` of both networks if none are named or found."""
+        return [("regions", "regions")] if self.needs_layers else super().pair(student, teacher)
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
         target = need_labels(target, "SDD")

@@ -16,7 +16,7 @@ from lit_distill.criteria.projectors import SizedProjector
 from lit_distill.outputs import Outputs
 from lit_distill.utils.arguments import check_whole
 from lit_distill.utils.copying import copied
-from lit_distill.utils.grids import resize_map
+from lit_distill.utils.grids import resize_map, tokens_to_map
 from lit_distill.utils.names import hook_key
 
 
@@ -45,11 +45,12 @@ class SimKDProjector(SizedProjector):
 
     def __init__(self, student: Sequence[int], teacher: Sequence[int], factor: int = 2) -> None:
         super().__init__()
-        if len(student) != 4 or len(teacher) != 4:
+        if len(student) not in (3, 4) or len(teacher) != 4:
             raise ValueError(
-                f"SimKD needs maps [B, C, H, W], and the features are {list(student)} and {list(teacher)}."
+                f"SimKD needs maps [B, C, H, W], and the features are {list(student)} and {list(teacher)}. The "
+                "teacher's must be the map whose mean its classifier takes; the student's may be tokens."
             )
-        width_s, width_t = student[1], teacher[1]
+        width_s, width_t = student[1 if len(student) == 4 else 2], teacher[1]
         middle = max(1, width_t // factor)
         self.size = _smaller(student, teacher)
         self.bottleneck = nn.Sequential(
@@ -58,12 +59,17 @@ class SimKDProjector(SizedProjector):
 
     def forward(self, feature: Tensor, shape: Sequence[int] | None = None) -> Tensor:
         """Map ``[B, C_s, H, W]`` to ``[B, C_t, *size]``, with the smaller size of the two maps."""
+        if feature.dim() == 3:
+            feature = tokens_to_map(feature, self.size if shape is None else tuple(shape[2:]))
         size = self.size if shape is None else _smaller(feature.shape, shape)
         projected: Tensor = self.bottleneck(resize_map(feature, size))
         return projected
 
 
 def _smaller(student: Sequence[int], teacher: Sequence[int]) -> tuple[int, int]:
+    """Return the size that a pair of maps has in common; the teacher's if the student has tokens."""
+    if len(student) == 3:
+        return teacher[2], teacher[3]
     return min(student[2], teacher[2]), min(student[3], teacher[3])
 
 
@@ -84,7 +90,7 @@ class SimKD(FeatureCriterion):
     so the teacher's map must not contain negative numbers.
 
     Args:
-        student_layer: The student's last map; or ``auto``, the last stage's end.
+        student_layer: The student's last map, or tokens that are a square grid; or ``auto``, the last stage's end.
         teacher_layer: The teacher's last map, the one that its classifier pools.
         factor: The bottleneck's reduction of channels; 2 in the authors' code.
 
@@ -106,6 +112,7 @@ class SimKD(FeatureCriterion):
         url="https://arxiv.org/abs/2203.14001",
     )
     auto_stages = "last"
+    makes_maps = True
 
     def __init__(self, student_layer: str = AUTO, teacher_layer: str = AUTO, factor: int = 2) -> None:
         super().__init__(student_layer, teacher_layer, project=True)

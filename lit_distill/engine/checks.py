@@ -240,14 +240,19 @@ def summary(
         plans = {key.partition(".")[2]: plan for key, plan in criteria.schedules.items() if key.startswith(f"{name}.")}
         found = name in criteria.found and criteria.trains(name)
         number = "found in training" if found else f"{criteria.in_force()[name]:g}"
-        weight = "" if "weight" in plans else f", weight {number}"
-        changes = "".join(f", {setting} {plan}" for setting, plan in plans.items())
+        weight = "" if "weight" in plans and not found else f", weight {number}"
+        changes = "".join(
+            f", times {plan}" if found and setting == "weight" else f", {setting} {plan}"
+            for setting, plan in plans.items()
+        )
         layers = ", layers found" if innermost(criterion).found_layers is not None else ""
         lines.append(f"Criterion {name}: {_kind(criterion)}{weight}{changes}{layers}.")
         if isinstance(criterion, FeatureCriterion):
             for layer_s, layer_t in criterion.pairs:
                 shape_s, shape_t = student.features[layer_s].shape, teacher_outputs.features[layer_t].shape
                 lines.append(f"    {layer_s} {list(shape_s[1:])} -> {layer_t} {list(shape_t[1:])}")
+        elif layers and criterion.teacher_layers:
+            lines.append(f"    {', '.join(criterion.student_layers)} -> {', '.join(criterion.teacher_layers)}")
     if criteria.balance is not None and not criteria.found:
         lines.append(f"Balance: {type(criteria.balance).__name__} sets the weights in force.")
     return "\n".join(lines)

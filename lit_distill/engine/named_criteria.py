@@ -54,7 +54,7 @@ def checked_weights(
     """Return the weights as numbers, and the names of the criteria whose weights are to be found: ``auto``, or left out.
 
     Such a criterion has the ratio that it aims at for a number. One that needs no teacher is not found: it has the weight 1.
-    A criterion with a scheduled weight needs no other.
+    A criterion with a scheduled weight needs no other: the schedule holds the weight, or multiplies one that is ``auto``.
 
     Raises:
         TypeError: The weights are not a mapping, or a weight is not a number.
@@ -67,7 +67,7 @@ def checked_weights(
                 f"weight for unknown criterion {name!r}; the criteria are {', '.join(criteria)}.{nearest(name, criteria)}"
             )
     scheduled = {name: schedules[f"{name}.{WEIGHT}"] for name in criteria if f"{name}.{WEIGHT}" in schedules}
-    free = [name for name in criteria if name not in scheduled and _is_auto(weights.get(name, AUTO))]
+    free = [name for name in criteria if _is_auto(weights.get(name, None if name in scheduled else AUTO))]
     if free and balance is not None:
         raise ValueError(
             f"criterion {free[0]!r} has no weight, and {type(balance).__name__} multiplies weights; add it to weights: "

@@ -55,8 +55,8 @@ class WeightedCriteria(nn.ModuleDict):
     left out, unless its weight is scheduled to rise.
 
     Schedules hold absolute values, set by ``advance``; the constructor sets those of step 0. A schedule of a weight overrides
-    the entry in ``weights``. Scheduled values depend on the progress only and are in no checkpoint; what a balance learns is
-    in its parameters and buffers.
+    a number in ``weights``, and multiplies a weight that is given as ``auto``. Scheduled values depend on the progress only
+    and are in no checkpoint; what a balance learns is in its parameters and buffers.
 
     Args:
         criteria: Criteria by name.
@@ -94,6 +94,7 @@ class WeightedCriteria(nn.ModuleDict):
         self.schedules = schedules
         self.weights = {name: checked.get(name, 0.0) for name in criteria}
         self.found = tuple(found)
+        self._aims = {name: checked[name] for name in found}  # ratios, which a schedule multiplies
         self.strength = check_number("strength", strength, least=0)
         self.reuse_guard = ReuseGuard()
         forget_schedules(criteria)
@@ -122,7 +123,9 @@ class WeightedCriteria(nn.ModuleDict):
         taught = any(self.criteria()[name].needs_teacher for name in reference)
         found = [name for name in self.found if self.trains(name)]
         if taught:  # the ratios are to the label loss; without one, they hold among the others
-            self.weights |= {name: self.weights[name] / ratio_of(self.criteria()[reference[0]]) for name in self.found}
+            measure = ratio_of(self.criteria()[reference[0]])
+            self.weights |= {name: self.weights[name] / measure for name in self.found}
+            self._aims = {name: aim / measure for name, aim in self._aims.items()}
         if all(name in free for name in self if self.trains(name)):
             present = self.weights if taught else self.in_force()
             total = sum(present[name] for name in found) + (not taught)
@@ -213,7 +216,7 @@ class WeightedCriteria(nn.ModuleDict):
             check_value(key, value, f"{value:g} at step {step} (epoch {epoch:g})")
             owner, _, setting = key.rpartition(".")
             if sets_weight(key):
-                self.weights[owner] = float(value)
+                self.weights[owner] = float(value) * self._aims.get(owner, 1.0)
                 continue
             module = self.get_submodule(owner)
             whole = isinstance(getattr(module, setting), int) and float(value).is_integer()

@@ -9,34 +9,17 @@ from dataclasses import dataclass, field, replace
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
-from torch import Tensor, nn
 
-from lit_distill.batch.batch import Batch, Inputs, count_samples
-from lit_distill.batch.positions import input_mask
-from lit_distill.capture.call import explaining_inputs
-from lit_distill.capture.observing import ForwardPass, observe
+from lit_distill.batch.batch import Batch
 from lit_distill.capture.pairing import Pair, match, pair_stages
-from lit_distill.capture.stages import Block, Stages, named_blocks, stages_of
+from lit_distill.capture.stages import Block, named_blocks
 from lit_distill.criteria import Criterion, FeatureCriterion
 from lit_distill.criteria.layers import AUTO
 from lit_distill.engine.distiller import Distiller
-from lit_distill.outputs import OutputKey, Outputs, logits_or_reason
-from lit_distill.teachers.base import NoNetwork
+from lit_distill.preflight.grids import refuse_sequences
+from lit_distill.preflight.observed import ObservedNetwork, no_stages, observed_networks
+from lit_distill.preflight.other_layers import attention_layers, layers_of_each_teacher, region_layers
 from lit_distill.utils.names import first_line
-
-
-@dataclass
-class _Network:
-    """A network, observed on the example."""
-
-    owner: str
-    done: ForwardPass
-    stages: Stages
-    outputs: Outputs
-
-    @property
-    def name(self) -> str:
-        return f"the {self.owner} {type(self.done.network).__name__}"
 
 
 def find_layers(distiller: Distiller, data: Batch, trainer: Trainer | None = None) -> bool:
@@ -58,7 +41,7 @@ def find_layers(distiller: Distiller, data: Batch, trainer: Trainer | None = Non
     asking = {name: one for name, one in distiller.criteria.innermost().items() if one.needs_layers}
     if not asking:
         return False
-    networks = _observed(distiller, data)
+    networks = observed_networks(distiller, data)
     found = {}
     for name, criterion in asking.items():
         try:
@@ -74,25 +57,8 @@ def find_layers(distiller: Distiller, data: Batch, trainer: Trainer | None = Non
     return True
 
 
-def _observed(distiller: Distiller, data: Batch) -> dict[str, _Network]:
-    mask, format_ = input_mask(data), distiller.format
-    networks = {"student": _observe("student", distiller.student, data.inputs, format_.output_key, mask)}
-    teacher = distiller.teacher
-    if teacher is not None and not isinstance(teacher.model, NoNetwork):
-        key = format_.teacher_output_key if format_.teacher_output_key is not None else format_.output_key
-        networks["teacher"] = _observe("teacher", teacher.model, data.for_teacher, key, mask)
-    return networks
-
-
-def _observe(owner: str, network: nn.Module, inputs: Inputs, key: OutputKey | None, mask: Tensor | None) -> _Network:
-    with explaining_inputs(owner, type(network).__name__, inputs):
-        done = observe(network, inputs)
-    outputs = Outputs(logits_or_reason(done.returned, key, owner), {}, mask)
-    return _Network(owner, done, stages_of(done, count_samples(inputs)), outputs)
-
-
 def _layers_for(
-    criterion: Criterion, networks: dict[str, _Network], data: Batch
+    criterion: Criterion, networks: dict[str, ObservedNetwork], data: Batch
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the layers of one criterion in both networks."""
     student = networks["student"]
@@ -100,29 +66,24 @@ def _layers_for(
         return _own_layers(criterion, student), ()
     if "teacher" not in networks:
         raise ValueError("the teacher has no network whose stages could be found; name layers, or compare logits.")
+    one_sided = {"attention": attention_layers, "regions": region_layers}.get(criterion.auto_stages)
+    if one_sided is not None:
+        return one_sided(criterion, student), one_sided(criterion, networks["teacher"])
+    if criterion.auto_stages == "each_teacher":
+        return layers_of_each_teacher(criterion, student, networks["teacher"])
     pairs = _Pairing(criterion, student, networks["teacher"], data).pairs()
     if criterion.auto_stages == "last":
         pairs = pairs[-1:]
     return tuple(one.layer for one, _ in pairs), tuple(other.layer for _, other in pairs)
 
 
-def _own_layers(criterion: Criterion, student: _Network) -> tuple[str, ...]:
+def _own_layers(criterion: Criterion, student: ObservedNetwork) -> tuple[str, ...]:
     """Return the student's stages for a criterion that reads no layer of the teacher."""
     ends = student.stages.ends
-    chosen = {"all": ends, "last": ends[-1:], "exits": ends[:-1]}[criterion.auto_stages]
+    chosen = {"last": ends[-1:], "exits": ends[:-1]}.get(criterion.auto_stages, ends)
     if not chosen:
-        raise ValueError(_no_stages(student, "an exit needs a stage before the last one" if ends else ""))
+        raise ValueError(no_stages(student, "an exit needs a stage before the last one" if ends else ""))
     return tuple(end.layer for end in chosen)
-
-
-def _no_stages(network: _Network, why: str = "") -> str:
-    reason = why or "no layer before its output repeats a block or ends a resolution"
-    names = [name for name, _ in network.done.network.named_children()]
-    shown = f" Its layers: {', '.join(names[:8])}." if names else ""
-    return (
-        f"no stages were found in {network.name}: {reason}. Name layers ({network.owner}_layer=…; lit-distill layers lists "
-        f"them), or compare logits.{shown}"
-    )
 
 
 @dataclass
@@ -130,8 +91,8 @@ class _Pairing:
     """Pairs the layers of two networks for one criterion, which is tried on each pair."""
 
     criterion: Criterion
-    student: _Network
-    teacher: _Network
+    student: ObservedNetwork
+    teacher: ObservedNetwork
     data: Batch
     refusals: list[str] = field(default_factory=list)
 
@@ -140,7 +101,7 @@ class _Pairing:
         named = {owner: self._named(owner) for owner in ("student", "teacher")}
         for network in (self.student, self.teacher):
             if not named[network.owner] and not network.stages.ends:
-                raise ValueError(_no_stages(network))
+                raise ValueError(no_stages(network))
         if any(named.values()):
             own = named["student"] or self.student.stages.blocks
             other = named["teacher"] or self.teacher.stages.blocks
@@ -164,10 +125,11 @@ class _Pairing:
         trial.set_found_layers([student.layer] * count, [teacher.layer] * count)
         sides = (
             replace(self.student.outputs, features={student.layer: student.feature}),
-            replace(self.teacher.outputs, features={teacher.layer: teacher.feature}),
+            replace(self.teacher.outputs, features={teacher.layer: self.teacher.seen(teacher.feature)}),
         )
         try:
             with torch.no_grad(), isolate_rng():
+                refuse_sequences(trial, *sides, self.data)
                 trial.eval()
                 trial.build(*sides)
                 trial.to(student.feature.device)
@@ -179,11 +141,12 @@ class _Pairing:
 
     def _too_few(self, pairs: Sequence[Pair], fewest: int) -> str:
         tried = self.refusals[0] if self.refusals else "there are no more stages"
+        means = " The recording holds only means of features (pool_features)." if self.teacher.pools else ""
         found = ", ".join(f"{one.layer} and {other.layer}" for one, other in pairs) or "no pair of layers"
         return (
             f"it needs {fewest} pair{'s' * (fewest > 1)} of layers, and of the stages of {self.student.name} and "
             f"{self.teacher.name} it can compare {found} ({tried}) Name layers that it can (lit-distill layers lists them), or "
-            "take Hint, whose projectors fit any."
+            f"take Hint, whose projectors fit any.{means}"
         )
 
 

@@ -17,6 +17,7 @@ from lit_distill.batch.snapshots import comparing_values
 from lit_distill.criteria import LogitMSE
 from lit_distill.engine import checks
 from lit_distill.engine.auto_weights import AutoWeights
+from lit_distill.engine.criterion_values import raise_named
 from lit_distill.engine.distiller import Distiller
 from lit_distill.engine.finiteness import example_is_finite
 from lit_distill.engine.reuse import widths
@@ -24,6 +25,7 @@ from lit_distill.engine.step import Losses, Sides, StepLoss
 from lit_distill.outputs import Outputs
 from lit_distill.preflight.found_weights import weights_can_be_found
 from lit_distill.preflight.gradients import reaches_student
+from lit_distill.preflight.grids import refuse_sequences
 from lit_distill.preflight.lone_batches import refuse_lone_batch
 from lit_distill.preflight.misreadings import warn_of_other_tasks, warn_of_unread_weights
 from lit_distill.preflight.networks import check_logits, check_networks, have_values
@@ -78,6 +80,7 @@ class DryRun:
         entry.record_settings(self.criteria, self.teacher)
         teacher = self._ask_teacher(data)
         entry.check_shapes(student, teacher)
+        self._refuse_sequences(student, teacher, data)
         self.criteria.build(student, teacher)
         self.criteria.reuse_guard.record(self.criteria.parts(), [widths(student), widths(teacher)])
         self.criteria.to(student.device)
@@ -94,6 +97,13 @@ class DryRun:
         entry.record_reading(read)
         lines = [checks.summary(self.student, self.teacher, self.criteria, student, teacher), *read, *self._layouts()]
         rank_zero_info("\n".join(lines))
+
+    def _refuse_sequences(self, student: Outputs, teacher: Outputs, data: Batch) -> None:
+        for name, criterion in self.criteria.innermost().items():
+            try:
+                refuse_sequences(criterion, student, teacher, data)
+            except ValueError as error:
+                raise_named(name, criterion, error)
 
     def _ask_teacher(self, data: Batch) -> Outputs:
         """Return the teacher's outputs; refuse a teacher that changes its inputs, or itself while frozen."""

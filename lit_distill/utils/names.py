@@ -2,7 +2,8 @@
 
 A layer reference is a dotted path as in ``model.named_modules()``. Each part of the path may be a glob
 (``layer*`` matches ``layer1`` but not ``layer1.0``). ``path:input`` reads the layer's input instead of
-its output; ``path#0``, ``path#1``, ``path#-1`` choose one call of a layer that runs several times.
+its output, ``path:qkv`` the queries, keys and values inside an ``nn.MultiheadAttention``; ``path#0``, ``path#1``, ``path#-1``
+choose one call of a layer that runs several times.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from fnmatch import fnmatchcase
 from typing import TypeVar
 
 _Item = TypeVar("_Item")
-_REFERENCE = re.compile(r"^(?P<path>[^:#\s]+)(?P<input>:input)?(?P<call>#-?\d+)?$")
+_REFERENCE = re.compile(r"^(?P<path>[^:#\s]+)(?P<part>:input|:qkv)?(?P<call>#-?\d+)?$")
 
 
 def match_layers(reference: str, names: Iterable[str], owner: str = "the model") -> list[str]:
@@ -26,8 +27,10 @@ def match_layers(reference: str, names: Iterable[str], owner: str = "the model")
     """
     parsed = _REFERENCE.match(reference)
     if parsed is None:
-        raise ValueError(f"{reference!r} is no layer; write 'path', 'path:input' or 'path#call' (0, 1, … or -1).")
-    suffix = (parsed["input"] or "") + (parsed["call"] or "")
+        raise ValueError(
+            f"{reference!r} is no layer; write 'path', 'path:input', 'path:qkv' or 'path#call' (0, 1, … or -1)."
+        )
+    suffix = (parsed["part"] or "") + (parsed["call"] or "")
     parts = parsed["path"].split(".")
     known = [name for name in dict.fromkeys(names) if name]
     found = [name for name in known if _matches(name.split("."), parts)]
@@ -48,7 +51,7 @@ def unknown_layer(path: str, known: Sequence[str], owner: str) -> str:
 
 
 def hook_key(reference: str) -> str:
-    """Return a reference without its call: ``path`` or ``path:input``."""
+    """Return a reference without its call: ``path``, ``path:input`` or ``path:qkv``."""
     return reference.partition("#")[0]
 
 

@@ -6,12 +6,17 @@ In networks of one resolution, the blocks at a quarter, half, three quarters and
 
 from __future__ import annotations
 
+from transformers.models.vit import modeling_vit
+
 
 def numbered(path: str, *numbers: int) -> tuple[str, ...]:
     """Return ``path`` with each number at the place of the braces."""
     return tuple(path.format(number) for number in numbers)
 
 
+FLAT = not hasattr(
+    modeling_vit, "ViTEncoder"
+)  # vision transformers of older releases have an encoder around their layers
 _FOUR = numbered("stages.{}", 0, 1, 2, 3)
 _THREE = numbered("stages.{}", 0, 1, 2)
 _RESNET = numbered("layer{}", 1, 2, 3, 4)
@@ -101,11 +106,11 @@ HUGGING_FACE = {  # of the small configs in `networks.py`
     "gpt2": numbered("transformer.h.{}", 0, 1, 2, 3),
     "t5": (*numbered("encoder.block.{}", 0, 1), *numbered("decoder.block.{}", 0, 1)),
     "bart": (*numbered("model.encoder.layers.{}", 0, 1), *numbered("model.decoder.layers.{}", 0, 1)),
-    "vit": numbered("vit.layers.{}", 0, 1, 2, 3),
+    "vit": numbered("vit.layers.{}" if FLAT else "vit.encoder.layer.{}", 0, 1, 2, 3),
     "swin": ("swin.encoder.layers.0.blocks.1", "swin.encoder.layers.1.blocks.1"),
     "convnext": numbered("convnext.encoder.stages.{}", 0, 1, 2, 3),
     "resnet": numbered("resnet.encoder.stages.{}", 0, 1, 2, 3),
-    "segformer": numbered("segformer.stages.{}.blocks.1", 0, 1, 2, 3),
+    "segformer": numbered("segformer.stages.{}.blocks.1" if FLAT else "segformer.encoder.block.{}.1", 0, 1, 2, 3),
     "mobilenet_v2": numbered("mobilenet_v2.layer.{}", 1, 4, 11, 15),
     "wav2vec2": numbered("wav2vec2.encoder.layers.{}", 0, 1, 2, 3),
 }

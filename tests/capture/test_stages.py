@@ -13,6 +13,7 @@ from lit_distill.capture.observing import ForwardPass, LayerCall, observe
 from lit_distill.capture.stages import find_stages, stages_of
 from lit_distill.models import MLP, SmallCNN, adapt, resnet20
 from tests.capture.expert_stages import (
+    FLAT,
     HUGGING_FACE,
     LATER_HUGGING_FACE,
     LATER_TIMM,
@@ -50,6 +51,9 @@ def test_the_ends_of_hugging_face_networks_are_an_experts(name: str) -> None:
 
 def test_a_stage_that_arranges_its_tokens_as_a_map_ends_itself() -> None:
     found = find_stages(NETWORKS["segformer"](), inputs_of("segformer")).ends
+    if not FLAT:  # no module of it arranges tokens as a map
+        assert [end.layer for end in found] == list(HUGGING_FACE["segformer"])
+        return
     assert [end.layer for end in found] == [f"segformer.stages.{number}" for number in range(4)]
     assert found[0].feature.shape == (2, 8, 16, 16)
 
@@ -147,3 +151,25 @@ def test_nine_in_ten_ends_are_an_experts(later: bool) -> None:
         wrong += len(disagreements(NETWORKS[name](), inputs_of(name), expected))
         total += len(expected)
     assert wrong <= 0.1 * total, f"{wrong} wrong, {total} expected"
+
+
+NORMED = ("gpt2", "llama")  # their last hidden state is what the last norm makes of the last block's output
+
+
+@pytest.mark.parametrize(
+    "name", ["bert", "distilbert", "albert", "gpt2", "llama", "vit", "convnext", "resnet", "wav2vec2"]
+)
+def test_the_ends_are_the_hidden_states_of_hugging_face(name: str) -> None:
+    network, inputs = NETWORKS[name]().eval(), inputs_of(name)
+    done = observe(network, inputs)
+    ends = [call_of(done, end.layer).output for end in stages_of(done, 2).ends]
+    with torch.no_grad():
+        made = (
+            network(**inputs, output_hidden_states=True)
+            if isinstance(inputs, dict)
+            else network(inputs, output_hidden_states=True)
+        )
+    states = made.hidden_states[1:]  # the first is the embedding
+    assert len(ends) == len(states)
+    for end, state in list(zip(ends, states, strict=True))[: -1 if name in NORMED else None]:
+        torch.testing.assert_close(end, state)

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from lit_distill.criteria import FSP
-from lit_distill.criteria.fsp import flow
+from lit_distill.criteria.fsp import flow, fsp
 from lit_distill.outputs import Outputs
 
 
@@ -56,5 +56,17 @@ def test_what_does_not_fit_is_refused() -> None:
         FSP("a", "a").build(one, other)
     with pytest.raises(ValueError, match="needs the same channels in both networks, and b has 4 and b 5"):
         FSP(["a", "b"], ["a", "b"]).build(one, other)
-    with pytest.raises(ValueError, match="FSP compares maps"):
+    with pytest.raises(ValueError, match=r"FSP compares positions, .* and a feature is"):
         FSP(["a", "v"], ["a", "v"]).build(one, other)
+
+
+def test_tokens_are_positions_in_a_row() -> None:
+    first, second = draw(2, 3, 4, 4), draw(2, 5, 4, 4, seed=1)
+    tokens = [feature.flatten(2).mT for feature in (first, second)]
+    torch.testing.assert_close(flow(*tokens), flow(first, second))
+    with_class = [torch.cat([draw(2, 1, one.shape[2], seed=7), one], 1) for one in tokens]
+    torch.testing.assert_close(flow(first, with_class[1]), flow(first, second))  # a map meets a grid
+    student, teacher = draw(2, 2, 6, 3), draw(2, 2, 6, 3, seed=2)
+    found = fsp(list(student.unbind(1)), list(teacher.unbind(1)))
+    rows = [[one.mT.unsqueeze(2) for one in side.unbind(1)] for side in (student, teacher)]
+    torch.testing.assert_close(found, fsp(*rows))

@@ -95,3 +95,29 @@ def test_what_was_refused_once_is_refused_again() -> None:
     for _ in range(2):
         with pytest.raises(ValueError, match=r"MGD compares maps .*, and a feature is \[3, 4\]"):
             criterion.build(example, example)
+
+
+def test_a_teachers_tokens_are_a_map() -> None:
+    torch.manual_seed(0)
+    maps = [draw(3, 4, 4, 4), draw(3, 6, 4, 4, seed=1)]
+    tokens = [torch.cat([draw(3, 2, one.shape[1], seed=9), one.flatten(2).mT], 1) for one in maps]
+    example = [Outputs(draw(3, 2), {"a": feature}) for feature in maps]
+    criterion = MGD("a", "a")
+    criterion.build(*example)
+    criterion.eval()
+    expected = criterion(*example, None)
+    for side in (tokens, [maps[0], tokens[1]], [tokens[0], maps[1]]):
+        given = [Outputs(draw(3, 2), {"a": feature}) for feature in side]
+        other = MGD("a", "a")
+        other.build(*given)
+        other.load_state_dict(criterion.state_dict())
+        torch.testing.assert_close(other.eval()(*given, None), expected)
+
+
+def test_a_sequence_is_no_map() -> None:
+    mask = torch.ones(3, 9)
+    example = Outputs(draw(3, 2), {"a": draw(3, 9, 4)}, mask)
+    with pytest.raises(ValueError, match="MGD compares maps .* are a sequence. Take TokenRelation or Hint"):
+        MGD("a", "a").build(example, example)
+    with pytest.raises(ValueError, match="MGD compares maps .*: 35 tokens are no square grid"):
+        built(draw(3, 35, 4), draw(3, 35, 4))

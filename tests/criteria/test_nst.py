@@ -65,5 +65,19 @@ def test_pairs_are_added_and_others_refused() -> None:
     student, teacher = draw(3, 4, 4, 4), draw(3, 6, 4, 4, seed=1)
     outputs = Outputs(torch.zeros(1), {"a": student, "b": teacher, "v": draw(3, 4)})
     torch.testing.assert_close(NST(["a", "a"], ["b", "b"])(outputs, outputs, None), 2 * nst(student, teacher))
-    with pytest.raises(ValueError, match=r"NST compares maps .*, and a feature is \[3, 4\]"):
+    with pytest.raises(ValueError, match=r"NST compares positions, .* and a feature is \[3, 4\]"):
         NST("v", "v")(outputs, outputs, None)
+
+
+def test_tokens_are_positions_in_a_row() -> None:
+    student, teacher = draw(2, 7, 3), draw(2, 7, 5, seed=1)
+    assert nst(student, teacher).item() == pytest.approx(nst_by_hand(student.mT, teacher.mT), rel=1e-10)
+
+
+def test_tokens_of_other_numbers_are_maps_without_their_class_tokens() -> None:
+    small, large = draw(3, 4, 2, 2), draw(3, 6, 4, 4, seed=1)
+    tokens = [torch.cat([draw(3, 1, one.shape[1], seed=9), one.flatten(2).mT], 1) for one in (small, large)]
+    torch.testing.assert_close(nst(*tokens), nst(small, large))
+    torch.testing.assert_close(nst(small, tokens[1]), nst(small, large))
+    with pytest.raises(ValueError, match="4 student tokens cannot be compared with 16 teacher tokens; name layers"):
+        nst(tokens[0][:, 1:], tokens[1][:, 1:])  # nothing shows that these are images

@@ -97,9 +97,20 @@ def test_every_module_learns_and_a_second_build_keeps_them() -> None:
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in criterion.parameters())
 
 
-def test_tokens_are_refused() -> None:
-    example = outputs(a=torch.zeros(2, 9, 4))
+def test_tokens_of_a_grid_are_a_map() -> None:
+    maps = {"a": torch.randn(2, 4, 4, 4), "b": torch.randn(2, 6, 2, 2)}
+    tokens = {name: torch.cat([torch.ones(2, 1, one.shape[1]), one.flatten(2).mT], 1) for name, one in maps.items()}
+    criterion, other = ReviewKD(["a", "b"], ["a", "b"]), ReviewKD(["a", "b"], ["a", "b"])
+    criterion.build(outputs(**maps), outputs(**maps))
+    other.build(outputs(**tokens), outputs(**tokens))
+    other.load_state_dict(criterion.state_dict())
+    found = [one.eval()(outputs(**side), outputs(**side), None) for one, side in ((criterion, maps), (other, tokens))]
+    torch.testing.assert_close(*found)
+
+
+def test_other_tokens_are_refused() -> None:
+    example = outputs(a=torch.zeros(2, 35, 4))
     criterion = ReviewKD("a", "a")
     for _ in range(2):  # a larger example is tried where a small one is refused
-        with pytest.raises(ValueError, match=r"ReviewKD compares maps .* and a feature is \[2, 9, 4\]"):
+        with pytest.raises(ValueError, match="ReviewKD compares maps .*: 35 tokens are no square grid"):
             criterion.build(example, example)

@@ -102,3 +102,17 @@ def test_what_does_not_fit_is_refused() -> None:
         built(draw(2, 6), draw(2, 6, 4, 4))
     with pytest.raises(ValueError, match="never trained"):
         reuse_classifier(resnet8(), SimKD("layer3", "layer3"), nn.Linear(64, 3))
+
+
+def test_a_students_tokens_are_a_map_and_a_teachers_are_refused() -> None:
+    torch.manual_seed(0)
+    student, teacher = torch.randn(3, 4, 4, 4), torch.rand(3, 6, 4, 4)
+    tokens = torch.cat([torch.ones(3, 1, 4), student.flatten(2).mT], 1)
+    criterion, other = SimKD("a", "a"), SimKD("a", "a")
+    sides = [Outputs(torch.zeros(3, 2), {"a": feature}) for feature in (student, tokens, teacher)]
+    criterion.build(sides[0], sides[2])
+    other.build(sides[1], sides[2])
+    other.load_state_dict(criterion.state_dict())
+    torch.testing.assert_close(other(sides[1], sides[2]), criterion(sides[0], sides[2]))
+    with pytest.raises(ValueError, match="The teacher's must be the map whose mean its classifier takes"):
+        SimKD("a", "a").build(sides[0], sides[1])

@@ -21,7 +21,7 @@ from lit_distill.engine.step import Losses
 from lit_distill.engine.weighted import WeightedCriteria
 from lit_distill.models import MLP, SmallCNN
 from lit_distill.outputs import Outputs
-from lit_distill.schedules import Between
+from lit_distill.schedules import Between, Linear
 from lit_distill.teachers import EMATeacher
 from tests.plain import quiet_trainer
 
@@ -442,3 +442,42 @@ def test_distill_finds_the_weights_left_out_in_a_module_of_ones_own(tmp_path: Pa
     fit.fit(host, digits_like())
     assert float(fit.callback_metrics["distill/weight/task"]) == pytest.approx(0.2)
     assert float(fit.callback_metrics["distill/weight/mse"]) not in (0.0, 1.0)
+
+
+def test_a_schedule_multiplies_a_weight_that_is_auto_and_is_one_that_is_left_out() -> None:
+    made = {"hard": HardTarget(), "soft": SoftTarget(), "mse": LogitMSE()}
+    plan = Linear(0.5, 1.0, until=10)
+    plain = WeightedCriteria(made, {"hard": 1.0})
+    relative = WeightedCriteria(copy.deepcopy(made), {"soft": "auto"}, {"soft.weight": plan})
+    absolute = WeightedCriteria(copy.deepcopy(made), {}, {"soft.weight": plan})
+    assert (relative.found, absolute.found) == (("soft", "mse"), ("mse",))
+    assert relative.given_weights["soft"] == "auto"
+    for epoch, share in ((0, 0.5), (5, 0.75), (20, 1.0)):
+        for criteria in (relative, absolute):
+            criteria.advance(0, epoch)
+        expected = train(plain, start()).weights
+        found = train(relative, start()).weights
+        assert found["soft"] == pytest.approx(share * expected["soft"])
+        assert found["mse"] == pytest.approx(expected["mse"])
+        assert train(absolute, start()).weights["soft"] == share
+
+
+def test_a_weight_that_is_auto_and_begins_at_0_is_found_when_it_rises() -> None:
+    made = {"hard": HardTarget(), "soft": SoftTarget()}
+    criteria = WeightedCriteria(made, {"soft": "auto"}, {"soft.weight": Between(1.0, begin=2)})
+    assert train(criteria, start()).weights["soft"] == 0
+    assert criteria.balance.seen.tolist() == [0]
+    criteria.advance(0, 2)
+    assert train(criteria, start()).weights["soft"] == pytest.approx(
+        train(WeightedCriteria(copy.deepcopy(made), {"hard": 1.0}), start()).weights["soft"]
+    )
+
+
+def test_without_labels_a_schedule_multiplies_what_is_found_among_the_teachers_criteria() -> None:
+    made = {"mse": LogitMSE(), "soft": SoftTarget()}
+    found = []
+    for share in (1.0, 0.5):
+        plan = {"soft.weight": Linear(share, share, until=1)}
+        criteria = WeightedCriteria(copy.deepcopy(made), {"mse": "auto", "soft": "auto"}, plan)
+        found.append(train(criteria, start()).weights["soft"])
+    assert 0 < found[1] == pytest.approx(0.5 * found[0])

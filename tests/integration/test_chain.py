@@ -129,3 +129,47 @@ def test_each_generation_is_taught_by_the_one_before(folder: Path) -> None:
     assert "runs/digits/teacher/teacher.ckpt" in configs[0]
     assert "born/generation1/last.ckpt" in configs[1]
     assert "born/generation2/last.ckpt" in configs[2]
+
+
+FOUND = """
+folder: runs/found
+config: start.yaml
+links:
+  assistant: {model.init_args.student.init_args.width: 16}
+  student:
+    model.init_args.teacher.init_args.model: {class_path: SmallCNN, init_args: {width: 16}}
+    model.init_args.teacher.init_args.checkpoint: "{assistant}"
+"""
+_START = """
+trainer: {max_epochs: 2, callbacks: [{class_path: ModelCheckpoint, init_args: {filename: last, enable_version_counter: false}}]}
+model:
+  class_path: DistillationModule
+  init_args:
+    student: {class_path: SmallCNN, init_args: {width: 8}}
+    teacher: {class_path: load, init_args: {model: SmallCNN, checkpoint: runs/digits/teacher/teacher.ckpt}}
+    criteria: {hard: HardTarget, soft: SoftTarget, hint: Hint}
+    weights: {}
+data: {class_path: Digits, init_args: {train_size: 64}}
+"""
+
+
+@pytest.mark.slow
+def test_weights_and_layers_are_found_anew_in_each_link(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "found.yaml").write_text(FOUND)
+    (folder / "start.yaml").write_text(_START)
+
+    def run(name: str) -> None:
+        chain(["--config", "found.yaml", "--folder", name, *SHORT, "--data=fragile_data.FragileDigits"], here)
+
+    run("whole")
+    (folder / "doomed").write_text("student")
+    with pytest.raises(SystemExit, match="link 'student' ended early"):
+        run("cut")
+    run("cut")
+    for link in ("assistant", "student"):
+        assert_equal(weights("whole", link), weights("cut", link))
+        saved = torch.load(Path("cut", link, "last.ckpt"), weights_only=True)
+        assert saved["lit_distill"]["layers"]["hint"] == {side: ["stage2", "stage3"] for side in ("student", "teacher")}
+        assert weights("cut", link)["criteria.balance.norms"].gt(0).all()
+    found = [weights("whole", link)["criteria.balance.norms"] for link in ("assistant", "student")]
+    assert not torch.equal(*found)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.utils.data import DataLoader, TensorDataset
 
 from lit_distill import (
@@ -20,7 +21,8 @@ from lit_distill import (
 )
 from lit_distill.cli.command import main
 from lit_distill.models import MLP, SmallCNN, resnet8, resnet20
-from lit_distill.teachers import EMATeacher
+from lit_distill.teachers import EMATeacher, RecordedTeacher
+from tests.capture.expert_stages import HUGGING_FACE as STAGES
 from tests.capture.networks import HUGGING_FACE
 from tests.conftest import QuickTrainer
 from tests.plain import Plain
@@ -63,7 +65,7 @@ def test_maps_meet_tokens_both_ways(quick_trainer: QuickTrainer) -> None:
     cnn, vit = resnet8(), HUGGING_FACE["vit"]()
     module = FeatureDistillation(cnn, vit)
     quick_trainer(fast_dev_run=True).fit(module, loader(32, classes=2))
-    assert pairs_of(module) == [("layer1", "vit.layers.0"), ("layer2", "vit.layers.2"), ("layer3", "vit.layers.3")]
+    assert pairs_of(module) == [(f"layer{n}", STAGES["vit"][place]) for n, place in ((1, 0), (2, 2), (3, 3))]
     back = FeatureDistillation(HUGGING_FACE["vit"](), resnet8())
     quick_trainer(fast_dev_run=True).fit(back, loader(32, classes=2))
     assert [pair[::-1] for pair in pairs_of(back)] == pairs_of(module)
@@ -293,3 +295,126 @@ def test_the_layers_of_a_moving_average_are_the_students(quick_trainer: QuickTra
     module = FeatureDistillation(resnet8(), EMATeacher())
     quick_trainer(max_epochs=1).fit(module, loader())
     assert pairs_of(module) == RESNETS
+
+
+class Packed(nn.Module):
+    """A recurrent classifier of texts whose lengths differ."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(20, width), nn.Linear(width, 3)
+        self.rnn = nn.LSTM(width, width, 2, batch_first=True)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        lengths = torch.arange(len(tokens)) + 3
+        packed = pack_padded_sequence(self.embed(tokens), lengths, batch_first=True, enforce_sorted=False)
+        logits: Tensor = self.head(pad_packed_sequence(self.rnn(packed)[0], batch_first=True)[0][:, 0])
+        return logits
+
+
+def test_packed_sequences_are_read(quick_trainer: QuickTrainer) -> None:
+    data = DataLoader(TensorDataset(torch.randint(0, 20, (4, 7)), torch.tensor([0, 1, 2, 0])), batch_size=2)
+    module = FeatureDistillation(Packed(8), Packed(12))
+    quick_trainer(fast_dev_run=True).fit(module, data)
+    assert pairs_of(module) == [("rnn", "rnn")]
+
+
+class Nodes(nn.Module):
+    """Reads the nodes of all graphs of a batch as rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(8, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, nodes: Tensor) -> Tensor:
+        found = self.second(self.first(nodes.flatten(0, 1)).relu()).relu()
+        logits: Tensor = self.head(found.unflatten(0, (len(nodes), -1)).mean(1))
+        return logits
+
+
+def signals(width: int) -> nn.Module:
+    layers = [
+        nn.Conv1d(3, width, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool1d(4),
+        nn.Conv1d(width, width, 3, padding=1),
+        nn.ReLU(),
+    ]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(width, 3))
+
+
+def rows_of(*sizes: int) -> DataLoader[Any]:
+    return DataLoader(TensorDataset(torch.randn(4, *sizes), torch.tensor([0, 1, 2, 0])), batch_size=2)
+
+
+@pytest.mark.parametrize(
+    ("make", "data", "reason"),
+    [
+        (lambda: torch.jit.script(resnet8()), loader(), "compiled by torch.jit, whose layers cannot be read"),
+        (Nodes, rows_of(5, 8), "its layers give 10 rows for 2 samples"),
+        (nn.Flatten, rows_of(8), "no module with weights runs in it"),
+    ],
+    ids=["scripted", "graphs", "no weights"],
+)
+def test_why_there_are_no_stages(make: Any, data: Any, reason: str, quick_trainer: QuickTrainer) -> None:
+    with pytest.raises(ValueError, match=f"no stages were found in the student .*: .*{reason}"):
+        quick_trainer(fast_dev_run=True).fit(FeatureDistillation(make(), make()), data)
+
+
+@pytest.mark.parametrize("make", [criteria.MGD, criteria.ReviewKD])
+def test_signals_are_no_maps(make: Any, quick_trainer: QuickTrainer) -> None:
+    refused = rf"{make.__name__} compares maps .*, and the inputs are no images"
+    if make is criteria.MGD:  # ReviewKD compares the vectors that the last layers take
+        with pytest.raises(ValueError, match=refused):
+            quick_trainer(fast_dev_run=True).fit(alone(make(), signals(4), signals(6)), rows_of(3, 64))
+    with pytest.raises(ValueError, match=f"criterion 'own' .*{refused}"):
+        quick_trainer(fast_dev_run=True).fit(alone(make("4", "4"), signals(4), signals(6)), rows_of(3, 64))
+
+
+@pytest.mark.parametrize(("student", "teacher"), [("vit", "vit"), ("vit", "resnet8"), ("resnet8", "vit")])
+@pytest.mark.parametrize("make", [criteria.NST, criteria.FSP, criteria.MGD, criteria.ReviewKD])
+def test_tokens_meet_maps_in_every_criterion(
+    make: Any, student: str, teacher: str, quick_trainer: QuickTrainer
+) -> None:
+    if make is criteria.FSP and student != teacher:
+        pytest.skip("its widths have to be equal")
+    made = {"vit": HUGGING_FACE["vit"], "resnet8": lambda: resnet8(num_classes=2)}
+    module = alone(make(), made[student](), made[teacher]())
+    quick_trainer(fast_dev_run=True).fit(module, loader(32, classes=2))
+
+
+def test_layers_are_found_in_a_fit_only() -> None:
+    module = FeatureDistillation(resnet8(), resnet8())
+    with pytest.raises(
+        ValueError, match="the student's layers are 'auto', and are found on an example when a fit begins"
+    ):
+        module.training_step((torch.randn(2, 3, 32, 32), torch.tensor([0, 1])), 0)
+
+
+def test_a_recorded_teacher_has_the_layers_of_a_frozen_one(quick_trainer: QuickTrainer, tmp_path: Path) -> None:
+    data, frozen = loader(), resnet20()
+    states = []
+    for teacher in (
+        frozen,
+        *(RecordedTeacher(frozen, tmp_path, features="float32", logits="float32") for _ in range(2)),
+    ):
+        torch.manual_seed(0)
+        module = FeatureDistillation(resnet8(), teacher)
+        quick_trainer(max_epochs=2).fit(module, data)
+        assert pairs_of(module) == RESNETS
+        states.append(module.state_dict())
+    assert isinstance(teacher, RecordedTeacher)
+    assert (teacher.is_recorded, teacher.recorded) == (True, 0)
+    for state in states[1:]:
+        assert all(torch.equal(value, states[0][name]) for name, value in state.items())
+
+
+def test_what_a_recording_of_means_cannot_give_is_refused(quick_trainer: QuickTrainer) -> None:
+    similar = alone(criteria.SP(), resnet8(), RecordedTeacher(resnet20(), pool_features=True))
+    quick_trainer(max_epochs=1).fit(similar, loader())
+    assert pairs_of(similar, "own") == [("layer3", "layer3")]
+    attention = alone(criteria.AttentionTransfer(), resnet8(), RecordedTeacher(resnet20(), pool_features=True))
+    with pytest.raises(
+        ValueError, match=r"AttentionTransfer.* The recording holds only means of features \(pool_features\)"
+    ):
+        quick_trainer(max_epochs=1).fit(attention, loader())

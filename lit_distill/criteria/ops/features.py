@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lit_distill.batch.positions import position_mask
-from lit_distill.utils.grids import feature_kind, resize_map, tokens_to_map
+from lit_distill.utils.grids import feature_kind, resize_map, split_grid, tokens_to_map
 
 Normalise = Literal["none", "l2", "layer", "channel"]
 NORMALISATIONS: tuple[Normalise, ...] = get_args(Normalise)
@@ -48,14 +48,19 @@ def unit_length(vectors: Tensor, dim: int = -1) -> Tensor:
 def at_common_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """Return both features with the same number of positions: the larger of two maps is average-pooled.
 
-    Tokens that meet a map are arranged as one, without their prefix tokens.
+    Tokens that meet a map are arranged as one, without their prefix tokens; so are tokens that differ in number, if both
+    are square grids and one has prefix tokens, as images have.
 
     Raises:
-        ValueError: The two are of different kinds, are tokens that differ in number, or are tokens of no grid and a map.
+        ValueError: The two are of different kinds, are other tokens that differ in number, or are tokens of no grid and a map.
     """
     if {student.dim(), teacher.dim()} == {3, 4}:
         size = tuple((student if student.dim() == 4 else teacher).shape[2:])
         student, teacher = (tokens_to_map(one, size) if one.dim() == 3 else one for one in (student, teacher))
+    if student.dim() == teacher.dim() == 3 and student.shape[1] != teacher.shape[1]:
+        grids = split_grid(student.shape[1]), split_grid(teacher.shape[1])
+        if grids[0] and grids[1] and (grids[0][0] or grids[1][0]):
+            student, teacher = tokens_to_map(student), tokens_to_map(teacher)
     if student.dim() != teacher.dim():
         raise ValueError(
             f"features of {list(student.shape)} and {list(teacher.shape)} cannot be compared; give two maps "
@@ -63,7 +68,8 @@ def at_common_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         )
     if student.dim() == 3 and student.shape[1] != teacher.shape[1]:
         raise ValueError(
-            f"{student.shape[1]} student tokens cannot be compared with {teacher.shape[1]} teacher tokens."
+            f"{student.shape[1]} student tokens cannot be compared with {teacher.shape[1]} teacher tokens; name layers with as "
+            "many, or take Hint, which resizes them."
         )
     if student.dim() > 3:
         size = tuple(min(a, b) for a, b in zip(student.shape[2:], teacher.shape[2:], strict=True))
@@ -82,6 +88,42 @@ def need_maps(method: str, *features: Tensor, volumes: bool = False) -> None:
     for feature in features:
         if feature.dim() != 4 and not (volumes and feature.dim() == 5):
             raise ValueError(f"{method} compares maps [B, C, H, W], and a feature is {list(feature.shape)}.")
+
+
+def as_maps(method: str, student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return tokens ``[B, N, C]`` of a pair as maps ``[B, C, H, W]``, without their prefix tokens; others as they are.
+
+    Raises:
+        ValueError: Tokens are a sequence (the batch has a mask of them), or no grid.
+    """
+    if 3 not in (student.dim(), teacher.dim()):
+        return student, teacher
+    if mask is not None and mask.dim() == 2:
+        raise ValueError(
+            f"{method} compares maps [B, C, H, W], and the tokens of {list(student.shape)} and {list(teacher.shape)} are a "
+            "sequence. Take TokenRelation or Hint, which compare tokens."
+        )
+    size = next((tuple(one.shape[2:]) for one in (student, teacher) if one.dim() > 3), ())
+    try:
+        map_s, map_t = (tokens_to_map(one, size) if one.dim() == 3 else one for one in (student, teacher))
+    except ValueError as error:
+        raise ValueError(f"{method} compares maps [B, C, H, W]: {error} Take Hint, which compares tokens.") from error
+    return map_s, map_t
+
+
+def positions_last(feature: Tensor) -> Tensor:
+    """Return a feature ``[B, C, P]``, with all positions in one dimension."""
+    return feature.mT if feature.dim() == 3 else feature.flatten(2)
+
+
+def need_positions(method: str, *features: Tensor) -> None:
+    """Refuse vectors, which have no positions."""
+    for feature in features:
+        if feature.dim() < 3:
+            raise ValueError(
+                f"{method} compares positions, of maps [B, C, H, W] or tokens [B, N, C], and a feature is "
+                f"{list(feature.shape)}."
+            )
 
 
 def pooled(feature: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -128,6 +128,11 @@ def _trace(capture: Capture, inputs: Inputs, needs_logits: bool) -> fx.GraphModu
     """Return the network as a graph with the result ``(output or None, features by layer)``."""
     model = capture.model
     modules = dict(model.named_modules(remove_duplicate=False))
+    hidden = [layer for layer in capture.layers if hook_key(layer).endswith(":qkv")]
+    if hidden:
+        raise ValueError(
+            f"{hidden[0]!r} cannot be read in a traced network; give the teacher's runtime another precision."
+        )
     wanted: dict[int, list[str]] = {}
     for key in dict.fromkeys(map(hook_key, capture.layers)):
         wanted.setdefault(id(modules[layer_path(key)]), []).append(key)
