@@ -188,8 +188,8 @@ def warn_of_long_steps(trainer: Trainer, criteria: WeightedCriteria) -> None:
     """Warn if found weights lengthen the gradient, and the optimizer's steps with it, next to labels with a fixed weight."""
     if not isinstance(criteria.balance, AutoWeights) or criteria.shared:
         return
-    parts = criteria.in_force()
-    longer = 1 + sum(parts[name] for name in criteria.balance.found if criteria.trains(name))
+    aims = sum(criteria.aims[name] for name in criteria.balance.found if criteria.trains(name))
+    longer = 1 + criteria.strength * aims
     plain = any(isinstance(optimizer, torch.optim.SGD) for optimizer in trainer.optimizers)
     if plain and longer > _LONG:
         labels = " and ".join(criteria.balance.reference)

@@ -45,7 +45,7 @@ from lit_distill.utils.distributed import distributed
 from lit_distill.utils.plain import make_settings_plain
 from lit_distill.utils.tensors import zero_through
 
-_OWN_NAMES = ("weights", "schedules", "balance", "found", "shared", "strength", "training")
+_OWN_NAMES = ("aims", "weights", "schedules", "balance", "found", "shared", "strength", "training")
 
 
 class WeightedCriteria(nn.ModuleDict):
@@ -94,7 +94,7 @@ class WeightedCriteria(nn.ModuleDict):
         self.schedules = schedules
         self.weights = {name: checked.get(name, 0.0) for name in criteria}
         self.found = tuple(found)
-        self._aims = {name: checked[name] for name in found}  # ratios, which a schedule multiplies
+        self.aims = {name: checked[name] for name in found}  # ratios, which a schedule multiplies
         self.strength = check_number("strength", strength, least=0)
         self.reuse_guard = ReuseGuard()
         forget_schedules(criteria)
@@ -125,7 +125,7 @@ class WeightedCriteria(nn.ModuleDict):
         if taught:  # the ratios are to the label loss; without one, they hold among the others
             measure = ratio_of(self.criteria()[reference[0]])
             self.weights |= {name: self.weights[name] / measure for name in self.found}
-            self._aims = {name: aim / measure for name, aim in self._aims.items()}
+            self.aims = {name: aim / measure for name, aim in self.aims.items()}
         if all(name in free for name in self if self.trains(name)):
             present = self.weights if taught else self.in_force()
             total = sum(present[name] for name in found) + (not taught)
@@ -216,7 +216,7 @@ class WeightedCriteria(nn.ModuleDict):
             check_value(key, value, f"{value:g} at step {step} (epoch {epoch:g})")
             owner, _, setting = key.rpartition(".")
             if sets_weight(key):
-                self.weights[owner] = float(value) * self._aims.get(owner, 1.0)
+                self.weights[owner] = float(value) * self.aims.get(owner, 1.0)
                 continue
             module = self.get_submodule(owner)
             whole = isinstance(getattr(module, setting), int) and float(value).is_integer()
