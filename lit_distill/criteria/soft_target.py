@@ -16,7 +16,7 @@ from lit_distill.criteria.ops.chunked import mean_over_rows
 from lit_distill.criteria.ops.divergence import kl_divergence
 from lit_distill.criteria.ops.rows import wide_rows
 from lit_distill.outputs import Outputs
-from lit_distill.utils.arguments import check_choice, check_flag, check_number, check_temperature
+from lit_distill.utils.arguments import check_choice, check_flag, check_number, check_temperature, wrong_type
 
 Divergence = Literal["forward", "reverse", "jensen_shannon", "skew"]
 DIVERGENCES: tuple[Divergence, ...] = ("forward", "reverse", "jensen_shannon", "skew")
@@ -218,6 +218,8 @@ class SoftTarget(Criterion):
 
 def check_standardize(standardize: object) -> Standardize:
     """Return True, False or ``auto``; refuse all else."""
-    if isinstance(standardize, str) and standardize == AUTO:
+    if isinstance(standardize, str):
+        if standardize != AUTO:
+            raise wrong_type("standardize", standardize, "give True or False, or 'auto'.")
         return AUTO
     return check_flag("standardize", standardize)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
@@ -15,14 +14,13 @@ from lit_distill.engine.distiller import Distiller
 from lit_distill.engine.weighted import WeightedCriteria
 from lit_distill.outputs import Outputs
 from lit_distill.preflight.probabilities import rows_sum_to_one
+from lit_distill.utils.distributed import of_first_process
 
 _FEWEST, _MOST = 3, 1000  # classes; the paper's largest data set has 1,000
 _MASKED = 1e3  # below the largest logit of a row: a class that was masked, not one that is unlikely
 
 
-def decide_standardization(
-    distiller: Distiller, student: Outputs, teacher: Outputs, module: LightningModule | None = None
-) -> None:
+def decide_standardization(distiller: Distiller, student: Outputs, teacher: Outputs) -> None:
     """Decide for all soft targets that ask, and print what was decided; an earlier decision stays.
 
     In a distributed fit, all processes take what the first one decides.
@@ -31,15 +29,12 @@ def decide_standardization(
         distiller: The distillation.
         student: The student's outputs for the example.
         teacher: The teacher's.
-        module: The module to train, if there is one.
     """
     criteria = distiller.criteria.criteria()
     asking = {name: one for name, one in criteria.items() if isinstance(one, SoftTarget) and one.standardize == AUTO}
     if not asking:
         return
-    reason = next(_reasons_against(distiller, student, teacher), None)
-    if module is not None and module.trainer.world_size > 1:
-        reason = module.trainer.strategy.broadcast(reason)
+    reason = of_first_process(next(_reasons_against(distiller, student, teacher), None))
     for name, criterion in asking.items():
         criterion.standardize = reason is None
         how = "standardized logits (standardize=False: as they are)" if reason is None else f"plain logits, as {reason}"
@@ -66,7 +61,7 @@ def _reasons_against(distiller: Distiller, student: Outputs, teacher: Outputs) -
 
 def _learns_labels(criteria: WeightedCriteria) -> bool:
     named = criteria.criteria()
-    return any(criteria.trains(name) for name, criterion in named.items() if criterion.needs_target)
+    return any(criteria.trains(name) for name, criterion in named.items() if not criterion.needs_teacher)
 
 
 def _reasons_of(logits: Tensor, who: str) -> Iterator[str]:

@@ -79,7 +79,7 @@ class DryRun:
             )
         self.criteria.advance(0, 0.0)  # an earlier fit may have left it at its schedules' end
         teacher = self._ask_teacher(data)
-        decide_standardization(self.distiller, student, teacher, module)
+        decide_standardization(self.distiller, student, teacher)
         entry.record_settings(self.criteria, self.teacher)
         entry.check_shapes(student, teacher)
         self._refuse_sequences(student, teacher, data)
