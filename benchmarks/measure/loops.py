@@ -134,6 +134,7 @@ def by_trainer(
         job.student(),
         RecordedTeacher(job.teacher(), views=job.views) if recorded else FrozenTeacher(job.teacher()),
         temperature=TEMPERATURE,
+        standardize=False,
         optimizer=job.optimizer,
         fast=fast,
     )

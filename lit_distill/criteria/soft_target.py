@@ -11,14 +11,16 @@ from torch import Tensor
 
 from lit_distill.batch.labels import Task, need_classes
 from lit_distill.criteria.base import Citation, Criterion, at_least_float32, check_class_task
+from lit_distill.criteria.layers import AUTO
 from lit_distill.criteria.ops.chunked import mean_over_rows
 from lit_distill.criteria.ops.divergence import kl_divergence
 from lit_distill.criteria.ops.rows import wide_rows
 from lit_distill.outputs import Outputs
-from lit_distill.utils.arguments import check_choice, check_flag, check_number, check_temperature
+from lit_distill.utils.arguments import check_choice, check_flag, check_number, check_temperature, wrong_type
 
 Divergence = Literal["forward", "reverse", "jensen_shannon", "skew"]
 DIVERGENCES: tuple[Divergence, ...] = ("forward", "reverse", "jensen_shannon", "skew")
+Standardize = bool | Literal["auto"]
 
 
 def soft_target(
@@ -149,7 +151,8 @@ class SoftTarget(Criterion):
         beta: The teacher's share of the Jensen-Shannon mixture, in (0, 1). A small one makes a small value.
         task: ``multiclass`` (softmax), ``binary`` or ``multilabel`` (sigmoid, one class at a time).
         skew: The teacher's share of the mixture of ``skew``, in (0, 1).
-        standardize: Whether to standardize each row of both networks' logits first; only ``multiclass``.
+        standardize: Whether to standardize each row of both networks' logits first; only ``multiclass``. With ``auto``, a
+            module decides before its fit, from an example: it does where that is known to be sound.
 
     Raises:
         ValueError: An argument is out of range.
@@ -167,6 +170,7 @@ class SoftTarget(Criterion):
         url="https://arxiv.org/abs/1503.02531",
     )
     compares_logits = True
+    _standardize_was_auto: bool = False
 
     def __init__(
         self,
@@ -175,12 +179,15 @@ class SoftTarget(Criterion):
         beta: float = 0.5,
         task: Task = "multiclass",
         skew: float = 0.1,
-        standardize: bool = False,
+        standardize: Standardize = False,
     ) -> None:
         super().__init__()
         check_choice("divergence", divergence, DIVERGENCES)
         check_class_task("SoftTarget", task)
-        self.standardize = check_flag("standardize", standardize)
+        self.standardize: Standardize = check_standardize(standardize)
+        if self.standardize == AUTO and task != "multiclass":
+            self.standardize = False
+        self._standardize_was_auto = self.standardize == AUTO
         if self.standardize and task != "multiclass":
             raise ValueError(
                 f"standardize compares classes with each other, and the task {task!r} has none to compare."
@@ -191,9 +198,28 @@ class SoftTarget(Criterion):
         self.task: Task = task
         self.skew = check_number("skew", skew, above=0, below=1)
 
+    @property
+    def standardize_was_auto(self) -> bool:
+        """True if ``standardize`` was given as ``auto``; it is True or False once decided."""
+        return self._standardize_was_auto
+
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor | None) -> Tensor:
         z_s, z_t, mask = student.logits, teacher.logits, student.logit_mask
         t, divergence, beta, skew = self.temperature, self.divergence, self.beta, self.skew
         if self.task != "multiclass":
             return soft_target_bernoulli(z_s, z_t, t, divergence, beta, mask, skew)
+        if self.standardize == AUTO:
+            raise ValueError(
+                "standardize is 'auto', and nothing has decided it yet: a module does so in the dry run before its fit, for a "
+                "criterion that no other one holds. Give True or False."
+            )
         return soft_target(z_s, z_t, t, divergence, beta, mask, skew, self.standardize)
+
+
+def check_standardize(standardize: object) -> Standardize:
+    """Return True, False or ``auto``; refuse all else."""
+    if isinstance(standardize, str):
+        if standardize != AUTO:
+            raise wrong_type("standardize", standardize, "give True or False, or 'auto'.")
+        return AUTO
+    return check_flag("standardize", standardize)

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from lit_distill.batch.labels import class_dim
-from lit_distill.criteria import Criterion, FeatureCriterion, OnHead
+from lit_distill.criteria import Criterion, FeatureCriterion, OnHead, SoftTarget
 from lit_distill.criteria.layers import expand_layers
 from lit_distill.doctor.sample import Sample, draw, fewer, smaller
 from lit_distill.outputs import Outputs
@@ -152,6 +152,9 @@ def subject(name: str, built: Criterion, fresh: Criterion, recorded: Sample, pre
     if built.found_layers is not None:
         fresh = copy.deepcopy(fresh)
         fresh.set_found_layers(*built.found_layers)
+    if isinstance(built, SoftTarget) and isinstance(fresh, SoftTarget):
+        fresh = copy.deepcopy(fresh)
+        fresh.standardize = built.standardize
     if isinstance(recorded.target, Mapping) and not built.takes_tasks:
         recorded = replace(recorded, target=None)
     named = [torch.bfloat16] if precision.startswith("bf16") else [torch.float16] if precision.startswith("16") else []

@@ -10,6 +10,7 @@ from lightning.pytorch import Trainer
 from lit_distill.batch.layout import usual_channel_dim
 from lit_distill.engine.auto_weights import AutoWeights
 from lit_distill.engine.found_layers import FoundLayers
+from lit_distill.engine.found_standardization import adopt_standardization, describe_standardization
 from lit_distill.engine.named_criteria import AUTO
 from lit_distill.engine.settings_record import (
     changes_of_settings,
@@ -85,6 +86,7 @@ class CheckpointEntry:
         entry = {
             "criteria": {name: class_name(criterion) for name, criterion in criteria.criteria().items()},
             "layers": self.found.describe(criteria),
+            "standardized": describe_standardization(criteria),
             "shapes": self._shapes,
             "rng": states[0],
             "rng_of_other_ranks": states[1:],
@@ -117,6 +119,8 @@ class CheckpointEntry:
             if self._shapes is None and shapes is not None:
                 criteria.build(Outputs.from_shapes(shapes["student"]), Outputs.from_shapes(shapes["teacher"]))
                 self._shapes = shapes
+            if adopt_standardization(entry, criteria) and self._settings is not None:
+                self._settings = describe_settings(criteria, self.task)
             criteria.reuse_guard.record_loaded(criteria.parts())
             self._expect_found(entry.get("settings"), criteria)
             self._rng = [entry["rng"], *entry.get("rng_of_other_ranks", ())]  # older checkpoints: only the first rank's

@@ -9,6 +9,7 @@ from lit_distill.batch.batch import BatchFormat
 from lit_distill.batch.labels import Task
 from lit_distill.criteria import Criterion, Hint
 from lit_distill.criteria.layers import AUTO
+from lit_distill.criteria.soft_target import Standardize, check_standardize
 from lit_distill.engine.named_criteria import Weight
 from lit_distill.modules.base import DistillationModule, Metrics
 from lit_distill.modules.defaults import (
@@ -51,6 +52,8 @@ class CombinedDistillation(DistillationModule):
         lr_interval: When the scheduler steps: ``epoch`` or ``step``; depends on the scheduler if None.
         lr_monitor: The logged metric that ``ReduceLROnPlateau`` watches, such as ``val/cross_entropy/student``.
         strength: Multiplies the weight of every criterion that needs a teacher; 0 turns it off.
+        standardize: Whether the default soft target standardizes the logits of both networks; with ``auto`` where that is
+            known to be sound.
 
     Raises:
         ValueError: No criterion reads layers, none compares logits, or an argument is wrong.
@@ -82,15 +85,17 @@ class CombinedDistillation(DistillationModule):
         lr_interval: Interval | None = None,
         lr_monitor: str | None = None,
         strength: float = 1.0,
+        standardize: Standardize = AUTO,
     ) -> None:
         temperature = check_temperature(temperature)
         given = {"student_layer": student_layer, "teacher_layer": teacher_layer}
-        refuse_unused(given, criteria, temperature)
+        standardize = check_standardize(standardize)
+        refuse_unused({**given, "standardize": None if standardize == AUTO else standardize}, criteria, temperature)
         default: dict[str, Criterion] = {}
         shares: dict[str, float] = {}
         if criteria is None:
             layers = (student_layer or AUTO, teacher_layer or AUTO)
-            default, shares = logit_criteria("CombinedDistillation", task, temperature)
+            default, shares = logit_criteria("CombinedDistillation", task, temperature, standardize)
             default, shares = {**default, "hint": Hint(*layers, normalise="channel")}, {**shares, "hint": 1.0}
         chosen, weighting = choose(criteria, weights, default, shares)
         need_layers("CombinedDistillation", chosen)
@@ -108,4 +113,4 @@ class CombinedDistillation(DistillationModule):
             strength,
         )
         super().__init__(student, teacher, chosen, weighting, task, *rest)
-        record_hyperparameters(self, {**given, "temperature": temperature})
+        record_hyperparameters(self, {**given, "temperature": temperature, "standardize": standardize})

@@ -8,6 +8,8 @@ from lit_distill.batch.batch import BatchFormat
 from lit_distill.batch.labels import CLASS_TASKS, TASKS, Task
 from lit_distill.criteria import Criterion, HardTarget, LogitMSE, SoftTarget
 from lit_distill.criteria.hard_target import LABEL_TASKS
+from lit_distill.criteria.layers import AUTO
+from lit_distill.criteria.soft_target import Standardize
 from lit_distill.engine.named_criteria import Weight, check_criteria, check_weights
 from lit_distill.utils.arguments import check_choice
 
@@ -34,7 +36,9 @@ def label_criteria(task: Task) -> dict[str, Criterion]:
     return {"hard": HardTarget(task=task)} if task in LABEL_TASKS else {}
 
 
-def logit_criteria(owner: str, task: Task, temperature: float) -> tuple[dict[str, Criterion], dict[str, float]]:
+def logit_criteria(
+    owner: str, task: Task, temperature: float, standardize: Standardize = False
+) -> tuple[dict[str, Criterion], dict[str, float]]:
     """Return the default criteria on labels and logits, ``hard`` and ``soft``, and their weights.
 
     Without labels there is only ``soft``, with weight 1.
@@ -44,7 +48,11 @@ def logit_criteria(owner: str, task: Task, temperature: float) -> tuple[dict[str
         raise ValueError(f"{owner} has no default criteria for the task 'none'; give criteria and weights.")
     if task not in CLASS_TASKS:
         refuse_temperature(task, temperature)
-    soft = SoftTarget(temperature, task=task) if task in CLASS_TASKS else LogitMSE()
+        if standardize not in (AUTO, False):
+            raise ValueError(
+                f"standardize applies to soft targets of classes, and the task {task!r} has none; leave it out."
+            )
+    soft = SoftTarget(temperature, task=task, standardize=standardize) if task in CLASS_TASKS else LogitMSE()
     criteria = {**label_criteria(task), "soft": soft}
     return criteria, {"hard": 0.1, "soft": 0.9} if "hard" in criteria else {"soft": 1.0}
 

@@ -8,6 +8,8 @@ from lit_distill.balance import Balance
 from lit_distill.batch.batch import BatchFormat
 from lit_distill.batch.labels import Task
 from lit_distill.criteria import Criterion
+from lit_distill.criteria.layers import AUTO
+from lit_distill.criteria.soft_target import Standardize, check_standardize
 from lit_distill.engine.named_criteria import Weight
 from lit_distill.modules.base import DistillationModule, Metrics
 from lit_distill.modules.defaults import DEFAULT_TEMPERATURE, choose, logit_criteria, refuse_layers, refuse_unused
@@ -45,6 +47,8 @@ class LogitDistillation(DistillationModule):
         lr_interval: When the scheduler steps: ``epoch`` or ``step``; depends on the scheduler if None.
         lr_monitor: The logged metric that ``ReduceLROnPlateau`` watches, such as ``val/cross_entropy/student``.
         strength: Multiplies the weight of every criterion that needs a teacher; 0 turns it off.
+        standardize: Whether the default soft target standardizes the logits of both networks; with ``auto`` where that is
+            known to be sound.
 
     Raises:
         ValueError: A criterion reads layers, or an argument is wrong.
@@ -74,10 +78,14 @@ class LogitDistillation(DistillationModule):
         lr_interval: Interval | None = None,
         lr_monitor: str | None = None,
         strength: float = 1.0,
+        standardize: Standardize = AUTO,
     ) -> None:
         temperature = check_temperature(temperature)
-        refuse_unused({}, criteria, temperature)
-        default, shares = logit_criteria("LogitDistillation", task, temperature) if criteria is None else ({}, {})
+        standardize = check_standardize(standardize)
+        refuse_unused({"standardize": None if standardize == AUTO else standardize}, criteria, temperature)
+        default, shares = (
+            logit_criteria("LogitDistillation", task, temperature, standardize) if criteria is None else ({}, {})
+        )
         chosen, weighting = choose(criteria, weights, default, shares)
         refuse_layers("LogitDistillation", chosen)
         rest = (
@@ -93,4 +101,4 @@ class LogitDistillation(DistillationModule):
             strength,
         )
         super().__init__(student, teacher, chosen, weighting, task, *rest)
-        record_hyperparameters(self, {"temperature": temperature})
+        record_hyperparameters(self, {"temperature": temperature, "standardize": standardize})

@@ -23,6 +23,7 @@ from lit_distill.engine.finiteness import example_is_finite
 from lit_distill.engine.reuse import widths
 from lit_distill.engine.step import Losses, Sides, StepLoss
 from lit_distill.outputs import Outputs
+from lit_distill.preflight.auto_standardization import decide_standardization
 from lit_distill.preflight.found_weights import weights_can_be_found
 from lit_distill.preflight.gradients import reaches_student
 from lit_distill.preflight.grids import refuse_sequences
@@ -77,8 +78,9 @@ class DryRun:
                 "the first training batch is empty: its tensors have 0 samples; check the collate function."
             )
         self.criteria.advance(0, 0.0)  # an earlier fit may have left it at its schedules' end
-        entry.record_settings(self.criteria, self.teacher)
         teacher = self._ask_teacher(data)
+        decide_standardization(self.distiller, student, teacher)
+        entry.record_settings(self.criteria, self.teacher)
         entry.check_shapes(student, teacher)
         self._refuse_sequences(student, teacher, data)
         self.criteria.build(student, teacher)

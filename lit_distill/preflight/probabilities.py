@@ -26,7 +26,7 @@ def warn_of_probabilities(student: Outputs, teacher: Outputs, squashed: Collecti
     """
     for who, outputs in (("teacher", teacher), ("student", student)):
         key = f"{'teacher_' * (who == 'teacher')}output_key"
-        rows = " (rows in [0, 1] that sum to 1)" if _rows_sum_to_one(outputs, logarithms=False) else ""
+        rows = " (rows in [0, 1] that sum to 1)" if rows_sum_to_one(outputs, logarithms=False) else ""
         if who in squashed:
             warn(
                 f"the {who} ends in a sigmoid or a softmax and returns probabilities{rows}, and logits are expected: a "
@@ -46,7 +46,7 @@ def warn_of_logarithms(student: Outputs, teacher: Outputs, criteria: WeightedCri
     To a softmax they are logits like any other, but not to a criterion that depends on a constant added to a row.
     """
     for who, outputs in (("teacher", teacher), ("student", student)):
-        shifted = _rows_sum_to_one(outputs, logarithms=True)
+        shifted = rows_sum_to_one(outputs, logarithms=True)
         minding = _minding(criteria, student, teacher, who, target) if shifted else []
         if minding:
             warn(
@@ -56,7 +56,7 @@ def warn_of_logarithms(student: Outputs, teacher: Outputs, criteria: WeightedCri
             )
 
 
-def _rows_sum_to_one(outputs: Outputs, logarithms: bool) -> bool:
+def rows_sum_to_one(outputs: Outputs, logarithms: bool) -> bool:
     """Return True if an output's rows of classes are probabilities, or their logarithms."""
     if not outputs.has_logits or outputs.logits.dim() < 2 or not outputs.logits.is_floating_point():
         return False

@@ -101,6 +101,11 @@ class Teacher(ABC):
         """The network, if it changes during training and so belongs to the LightningModule and its checkpoints."""
         return None
 
+    @property
+    def gives_all_logits(self) -> bool:
+        """True if training batches hold the logits of every class; False if only the largest, and one number for the rest."""
+        return True
+
     def for_student(self, student: nn.Module) -> Teacher:
         """Return the teacher to use for a student: this one, or a new one if this one already serves another student.
 

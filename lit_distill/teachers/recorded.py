@@ -110,6 +110,10 @@ class RecordedTeacher(FrozenTeacher):
         """True if the last fit found or made all of its recording."""
         return self._last[0] is not None and self._last[0].report is not None
 
+    @property
+    def gives_all_logits(self) -> bool:
+        return self.settings.formats.logits != "top_k"
+
     def on_fit_start(self, trainer: Trainer, read_batch: Callable[[Any], Batch]) -> None:
         """Record what is missing, and replay the training data in this fit."""
         self.on_fit_end()

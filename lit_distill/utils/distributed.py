@@ -13,6 +13,14 @@ def distributed() -> bool:
     return available and torch.distributed.get_world_size() > 1
 
 
+def of_first_process(value: str | None) -> str | None:
+    """Return the first process's text, in every process; all must call it at the same time."""
+    held = [value]
+    if distributed():
+        torch.distributed.broadcast_object_list(held)
+    return held[0]
+
+
 def gather_rows(rows: Tensor) -> Tensor:
     """Return the rows ``[N, D]`` of every process, in the order of their ranks, without a gradient.
 
