@@ -82,6 +82,7 @@ class AttentionTransfer(FeatureCriterion):
         tensor(0.2929)
     """
 
+    makes_maps_if_unequal = True
     citation = Citation(
         "AT",
         'Zagoruyko and Komodakis 2017, "Paying More Attention to Attention", ICLR',

@@ -155,10 +155,12 @@ class FeatureCriterion(Criterion):
     Attributes:
         fewest_pairs: The number of pairs that the formula needs. Default: 1.
         makes_maps: Tokens of images are read as maps; those of a sequence are refused. Default: False.
+        makes_maps_if_unequal: So are tokens that differ in number. Default: False.
     """
 
     fewest_pairs: int = 1
     makes_maps: bool = False
+    makes_maps_if_unequal: bool = False
 
     def __init__(
         self,

@@ -67,6 +67,7 @@ class FSP(FeatureCriterion):
         tensor(12.2500)
     """
 
+    makes_maps_if_unequal = True
     citation = Citation(
         "FSP",
         'Yim et al. 2017, "A Gift from Knowledge Distillation: Fast Optimization, Network Minimization and Transfer '

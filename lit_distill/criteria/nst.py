@@ -55,6 +55,7 @@ class NST(FeatureCriterion):
         tensor(0.5000)
     """
 
+    makes_maps_if_unequal = True
     citation = Citation(
         "NST",
         'Huang and Wang 2017, "Like What You Like: Knowledge Distill via Neuron Selectivity Transfer", arXiv 1707.01219',

@@ -68,6 +68,7 @@ class VID(FeatureCriterion):
         0.9
     """
 
+    makes_maps_if_unequal = True
     citation = Citation(
         "VID",
         'Ahn et al. 2019, "Variational Information Distillation for Knowledge Transfer", CVPR',

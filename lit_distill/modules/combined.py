@@ -90,7 +90,7 @@ class CombinedDistillation(DistillationModule):
         temperature = check_temperature(temperature)
         given = {"student_layer": student_layer, "teacher_layer": teacher_layer}
         standardize = check_standardize(standardize)
-        refuse_unused({**given, "standardize": None if standardize == AUTO else standardize}, criteria, temperature)
+        refuse_unused({**given, "standardize": standardize if standardize is True else None}, criteria, temperature)
         default: dict[str, Criterion] = {}
         shares: dict[str, float] = {}
         if criteria is None:

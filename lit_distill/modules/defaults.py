@@ -83,8 +83,8 @@ def refuse_unused(
     unused += ["temperature"] * (temperature != DEFAULT_TEMPERATURE)
     if criteria is not None and unused:
         raise ValueError(
-            f"{' and '.join(unused)} belong to the default criteria, and criteria were given instead; set them in "
-            "the criteria themselves."
+            f"{' and '.join(unused)} belong{'s' * (len(unused) == 1)} to the default criteria, and criteria were given "
+            "instead; set them in the criteria themselves."
         )
 
 

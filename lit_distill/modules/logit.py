@@ -82,7 +82,7 @@ class LogitDistillation(DistillationModule):
     ) -> None:
         temperature = check_temperature(temperature)
         standardize = check_standardize(standardize)
-        refuse_unused({"standardize": None if standardize == AUTO else standardize}, criteria, temperature)
+        refuse_unused({"standardize": standardize if standardize is True else None}, criteria, temperature)
         default, shares = (
             logit_criteria("LogitDistillation", task, temperature, standardize) if criteria is None else ({}, {})
         )

@@ -139,7 +139,7 @@ class TestReferences:
 
     @pytest.mark.parametrize("reference", ["", ":input", "layer1#", "layer1#a", "layer1:output", "a b", "a#0:input"])
     def test_malformed(self, reference: str) -> None:
-        with pytest.raises(ValueError, match="is no layer; write 'path', 'path:input' or 'path#call'"):
+        with pytest.raises(ValueError, match="is no layer; write 'path', 'path:input', 'path:qkv' or 'path#call'"):
             match_layers(reference, self.names)
 
     def test_unknown_names_the_nearest_and_lists_layers(self) -> None:

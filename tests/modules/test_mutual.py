@@ -169,7 +169,7 @@ def test_other_classes_are_refused_before_training(quick_trainer: QuickTrainer) 
 
 
 def test_settings_of_replaced_criteria_are_refused() -> None:
-    with pytest.raises(ValueError, match="temperature belong to the default criteria"):
+    with pytest.raises(ValueError, match="temperature belongs to the default criteria"):
         MutualDistillation([Net(), Net()], {"mutual": Mutual(["0", "1"])}, {"mutual": 1.0}, temperature=2.0)
 
 

@@ -79,7 +79,7 @@ def test_a_virtual_teacher_needs_no_network(quick_trainer: QuickTrainer) -> None
         ),
         (
             {"student_layer": "hidden.0", "criteria": {"hard": HardTarget()}, "weights": {"hard": 1.0}},
-            "student_layer belong to the default criteria",
+            "student_layer belongs to the default criteria",
         ),
         (
             {"criteria": {"virtual": TeacherFree()}, "weights": {"virtual": 1.0}, "task": "binary"},

@@ -343,6 +343,18 @@ def signals(width: int) -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(width, 3))
 
 
+class Positions(nn.Module):
+    """Passes on tokens ``[B, N, C]`` of a signal, and returns their mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turned = nn.Identity()
+
+    def forward(self, signal: Tensor) -> Tensor:
+        found: Tensor = self.turned(signal.mT).mean(1)
+        return found
+
+
 def rows_of(*sizes: int) -> DataLoader[Any]:
     return DataLoader(TensorDataset(torch.randn(4, *sizes), torch.tensor([0, 1, 2, 0])), batch_size=2)
 
@@ -369,6 +381,17 @@ def test_signals_are_no_maps(make: Any, quick_trainer: QuickTrainer) -> None:
             quick_trainer(fast_dev_run=True).fit(alone(make(), signals(4), signals(6)), rows_of(3, 64))
     with pytest.raises(ValueError, match=f"criterion 'own' .*{refused}"):
         quick_trainer(fast_dev_run=True).fit(alone(make("4", "4"), signals(4), signals(6)), rows_of(3, 64))
+
+
+@pytest.mark.parametrize("make", [criteria.NST, criteria.AttentionTransfer, criteria.VID])
+def test_sequences_of_different_lengths_are_no_grids(make: Any, quick_trainer: QuickTrainer) -> None:
+    def read(pool: int) -> nn.Module:
+        return nn.Sequential(signals(4)[:3], nn.AvgPool1d(pool), Positions(), nn.Linear(4, 3))
+
+    data = rows_of(3, 64)  # 16 and 8 positions, which might be 4 x 4, and 2 x 2 after four prefix tokens
+    with pytest.raises(ValueError, match=rf"{make.__name__} compares maps .*, and the inputs are no images"):
+        quick_trainer(fast_dev_run=True).fit(alone(make("2.turned", "2.turned"), read(2), read(1)), data)
+    quick_trainer(fast_dev_run=True).fit(alone(make("2.turned", "2.turned"), read(2), read(2)), data)
 
 
 @pytest.mark.parametrize(("student", "teacher"), [("vit", "vit"), ("vit", "resnet8"), ("resnet8", "vit")])

@@ -160,7 +160,7 @@ def test_true_and_false_are_taken_at_their_word(caplog: pytest.LogCaptureFixture
 
 def test_standardize_belongs_to_the_default_soft_target() -> None:
     criteria: dict[str, Any] = {"hard": HardTarget(), "soft": SoftTarget()}
-    with pytest.raises(ValueError, match="standardize belong to the default criteria"):
+    with pytest.raises(ValueError, match="standardize belongs to the default criteria"):
         LogitDistillation(net(), net(), criteria, standardize=True)
     with pytest.raises(ValueError, match="standardize applies to soft targets of classes, and the task 'regression'"):
         LogitDistillation(net(), net(), task="regression", standardize=True)
