@@ -68,7 +68,9 @@ def panel(axis: Axes, path: Path, places: dict[str, int]) -> None:
             axis.errorbar(max(value, LEFT), place, xerr=error, fmt="o", color=colour, markersize=4.5, elinewidth=1)
             if value < LEFT:
                 axis.text(LEFT + 0.5, place, f"{value:.0f}", color=colour, fontsize=6.5, va="center")
-    axis.set_title(f"{TITLES[pair_of(path)]}, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}", fontsize=9)
+    counts = {len(values) for values in found.values()}
+    several = f"{min(counts)} to {max(counts)}" if len(counts) > 1 else f"{max(counts)}"
+    axis.set_title(f"{TITLES[pair_of(path)]}, {several} seed{'s' if max(counts) > 1 else ''}", fontsize=9)
     axis.set_xlabel("points of test accuracy above no teacher")
     axis.set_xlim(left=LEFT)
     axis.grid(axis="y", color="0.93", linewidth=0.8)
