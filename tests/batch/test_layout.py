@@ -141,16 +141,16 @@ def test_a_sequence_first_lstm_arrives_batch_first() -> None:
 @pytest.mark.parametrize(
     ("name", "layer", "expected"),
     [
-        ("swin_tiny_patch4_window7_224", "layers.3", [768, 1, 1]),
-        ("swin_tiny_patch4_window7_224", "layers.0", [96, 8, 8]),
-        ("swinv2_cr_tiny_224", "stages.1", [192, 4, 4]),
+        pytest.param("swin_tiny_patch4_window7_224", "layers.3", [768, 1, 1], marks=pytest.mark.slow),
+        pytest.param("swin_tiny_patch4_window7_224", "layers.0", [96, 8, 8], marks=pytest.mark.slow),
+        pytest.param("swinv2_cr_tiny_224", "stages.1", [192, 4, 4], marks=pytest.mark.slow),
         ("mambaout_femto", "stages.2", [192, 2, 2]),
         ("convnext_atto", "stages.1", [80, 4, 4]),
         ("vit_tiny_patch16_224", "blocks.2", [5, 192]),
-        ("mixer_s32_224", "blocks.1", [1, 512]),
+        pytest.param("mixer_s32_224", "blocks.1", [1, 512], marks=pytest.mark.slow),
         ("resnet18", "layer2", [128, 4, 4]),
         ("edgenext_xx_small", "stages.3", [168, 1, 1]),
-        ("poolformer_s12", "stages.1", [128, 4, 4]),
+        pytest.param("poolformer_s12", "stages.1", [128, 4, 4], marks=pytest.mark.slow),
         ("mobilevit_xxs", "stages.3", [64, 2, 2]),
     ],
 )
@@ -165,8 +165,8 @@ def test_timm(name: str, layer: str, expected: list[int]) -> None:
 @pytest.mark.parametrize(
     ("name", "layer", "expected"),
     [
-        ("swin_t", "features.3", [192, 4, 4]),
-        ("convnext_tiny", "features.1", [96, 8, 8]),
+        pytest.param("swin_t", "features.3", [192, 4, 4], marks=pytest.mark.slow),
+        pytest.param("convnext_tiny", "features.1", [96, 8, 8], marks=pytest.mark.slow),
         ("mobilenet_v3_small", "features.3", [24, 4, 4]),
     ],
 )

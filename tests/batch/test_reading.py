@@ -527,7 +527,11 @@ def test_a_missing_entry_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrap", [lambda m: torch.compile(m), lambda m: nn.DataParallel(m)], ids=["compiled", "parallel"]
+    "wrap",
+    [
+        pytest.param(lambda m: torch.compile(m), marks=pytest.mark.slow, id="compiled"),
+        pytest.param(lambda m: nn.DataParallel(m), id="parallel"),
+    ],
 )
 def test_wrapped_networks_are_asked_for_their_own_arguments(wrap: Callable[[nn.Module], nn.Module]) -> None:
     data = BatchReader(BatchFormat(), wrap(Sequences())).read({"image": X, "lengths": LENGTHS, "label": Y})

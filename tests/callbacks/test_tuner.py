@@ -54,6 +54,7 @@ def test_the_finder_as_a_callback(tmp_path: Path, precision: Any) -> None:
 
 
 @pytest.mark.parametrize("what", ["lr_find", "scale_batch_size"])
+@pytest.mark.slow
 def test_the_tuner_and_then_a_fit(tmp_path: Path, what: str) -> None:
     module, network_t, held = theirs(Tuned), teacher(), HeldProjectors()
     trainer = trainer_class(module)(

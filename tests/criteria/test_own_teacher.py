@@ -207,6 +207,7 @@ def copied(module: torch.nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in module.state_dict().items()}
 
 
+@pytest.mark.slow
 def test_exits_are_trained_saved_resumed_exactly_and_left_out_of_the_student(
     quick_trainer: Callable[..., Trainer], tmp_path: Path
 ) -> None:

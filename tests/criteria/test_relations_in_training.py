@@ -58,6 +58,7 @@ def trainer(tmp_path: Path, epochs: int) -> Trainer:
     )
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     seed_everything(5)
     whole = module()

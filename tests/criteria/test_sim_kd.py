@@ -71,6 +71,7 @@ def test_the_exported_network_is_student_projector_and_teachers_classifier() -> 
     assert student.layer3[0].conv1.weight is not network.student.layer3[0].conv1.weight
 
 
+@pytest.mark.slow
 def test_the_exported_network_saves_and_loads_and_exports() -> None:
     student, teacher, criterion = trained()
     network = reuse_classifier(student, criterion, teacher.linear)

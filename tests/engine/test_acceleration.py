@@ -201,6 +201,7 @@ def test_bfloat16_compiled_in_channels_last_trains_as_float32(
     torch.testing.assert_close(got, expected, rtol=3e-2, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_bfloat16_only_where_the_hardware_multiplies_in_it(
     quick_trainer: Callable[..., Trainer], graphs: Graphs, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,6 +48,12 @@ def fit(config: str, *options: str) -> None:
     main(["fit", "--config", f"configs/digits/{config}", *SHORT, *options])
 
 
+def quick_first(configs: list[str]) -> list[Any]:
+    """Mark all but the most used configs as slow."""
+    quick = ("logit.yaml", "combined.yaml", "recorded.yaml", "multitask.yaml")
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in configs]
+
+
 def only(folder: Path, pattern: str) -> Path:
     (found,) = folder.glob(pattern)
     return found
@@ -56,7 +62,7 @@ def only(folder: Path, pattern: str) -> Path:
 # Every config ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("config", [name for name in DIGITS if name not in CHAINS])
+@pytest.mark.parametrize("config", quick_first([name for name in DIGITS if name not in CHAINS]))
 def test_every_digits_config_fits(folder: Path, config: str) -> None:
     fit(config)
     assert list(folder.glob(f"runs/digits/{config.removesuffix('.yaml')}/**/events.out.tfevents.*"))
@@ -75,7 +81,7 @@ def test_the_fast_config_lies_over_any_other_of_its_folder(capsys: pytest.Captur
         assert printed["data"]["init_args"]["in_memory"] is True, config
 
 
-@pytest.mark.parametrize("config", [name for name in CIFAR if name not in ("images.yaml", "fast.yaml")])
+@pytest.mark.parametrize("config", quick_first([name for name in CIFAR if name not in ("images.yaml", "fast.yaml")]))
 def test_every_cifar_config_fits_on_image_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: str) -> None:
     from torchvision.transforms.functional import to_pil_image
 
@@ -114,6 +120,7 @@ def test_every_config_is_short_and_says_how_to_run_it(config: str) -> None:
 # The verbs -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_validate_test_and_predict(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fit("logit.yaml")
     checkpoint = only(folder, "runs/digits/logit/**/last.ckpt")

@@ -141,6 +141,7 @@ def test_the_student_of_a_fit_is_saved_scripted_traced_and_exported(
             torch.testing.assert_close(shipped(images), expected)
 
 
+@pytest.mark.slow
 def test_what_is_saved_loads_where_this_package_is_not(quick_trainer: Callable[..., Trainer], tmp_path: Path) -> None:
     module = MODULES["combined"]()
     run(quick_trainer(), module)

@@ -333,6 +333,7 @@ def test_records_follow_the_type(data: TensorDataset, quick_trainer: MakeTrainer
     assert max(module.distances) < 1e-6
 
 
+@pytest.mark.slow
 def test_resume_equals_an_uninterrupted_run(quick_trainer: MakeTrainer, tmp_path: Path) -> None:
     settings = {"path": tmp_path / "record", "views": 2}
     seed_everything(2, verbose=False)

@@ -171,6 +171,7 @@ def naive(student: Tensor, teacher: Tensor) -> Tensor:
     return 16 * F.kl_div(F.log_softmax(student / 4, -1), F.softmax(teacher / 4, -1), reduction="batchmean")
 
 
+@pytest.mark.slow
 def test_nothing_of_the_logits_size_but_the_gradient_is_held() -> None:
     peaks = {
         divergence: peak_in_logits(lambda s, t, d=divergence: soft_target(s, t, 4.0, d)) for divergence in DIVERGENCES
