@@ -72,7 +72,7 @@ def export(
 
     Args:
         student: The network, as a fit leaves it; any ``nn.Module``.
-        target: ``onnx`` or ``torch_export``.
+        target: ``onnx``, ``aoti`` or ``torch_export``.
         output: The file; if None, ``student`` with the target's ending, in the present folder.
         example: A batch of the student's inputs; if None, the first validation batch's.
         precision: ``float32`` or ``int8``; int8 is static, calibrated, with weights per channel.

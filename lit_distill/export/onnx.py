@@ -139,7 +139,7 @@ def _explained(error: BaseException) -> str:
         return f"the student cannot be written as ONNX: {first_line(error)}"
     return (
         f"the student cannot be written as ONNX, which has no operator for {found[0]}: compute it by other operations, or "
-        "take another target, such as executorch or torch_export."
+        "take another target, such as torch_export."
     )
 
 
