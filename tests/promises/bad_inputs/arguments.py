@@ -205,9 +205,9 @@ CRITERIA: list[Row] = [
         ("SoftTarget()", "not the class"),
     ),
     (
-        "criterion's class needs layers",
-        lambda: only(all_criteria.MiniLM),
-        ("the class MiniLM", "MiniLM(…)", "not the class"),
+        "criterion's class needs arguments",
+        lambda: only(all_criteria.OnHead),
+        ("the class OnHead", "OnHead(…)", "not the class"),
     ),
     ("criterion is None", lambda: only(None), ("'soft' is None", "Criterion")),
     ("criterion is a function", lambda: only(nn.functional.mse_loss), ("'soft'", "the function mse_loss", "Criterion")),
