@@ -99,9 +99,8 @@ def _pass_values_on(network: nn.Module, inputs: Inputs, layers: Sequence[str]) -
     """Return True if attention gives on values that the layers are made to give, the same for all tokens."""
     paths = [layer.partition("#")[0] for layer in layers]
     modules = dict(uncompiled(network).named_modules())
-    around = f"{paths[-1].rpartition('.')[0].rpartition('.')[0]}.".lstrip(
-        "."
-    )  # of BERT's `self`, where `output` is too
+    # BERT's output layer is beside the module that holds the projections: look in the one around both.
+    around = f"{paths[-1].rpartition('.')[0].rpartition('.')[0]}.".lstrip(".")
     width = 0
     expected = torch.empty(0)
 
@@ -110,9 +109,8 @@ def _pass_values_on(network: nn.Module, inputs: Inputs, layers: Sequence[str]) -
         width = output.shape[-1] // (3 if len(paths) == 1 else 1)
         expected = torch.linspace(-1, 1, width, dtype=output.dtype, device=output.device)
         values = expected.expand(*output.shape[:-1], width)
-        return (
-            values if len(paths) == 3 else torch.cat([torch.zeros_like(values), torch.zeros_like(values), values], -1)
-        )
+        nothing = torch.zeros_like(values)
+        return values if len(paths) == 3 else torch.cat([nothing, nothing, values], -1)
 
     handle = modules[paths[-1]].register_forward_hook(give)
     try:
