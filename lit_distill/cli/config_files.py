@@ -29,6 +29,11 @@ def find_configs(arguments: Sequence[str]) -> list[str]:
     return found
 
 
+def fit_words(configs: Sequence[str], further: Sequence[str] = ()) -> list[str]:
+    """Return configs and further options as the words after ``lit-distill fit``."""
+    return find_configs([*(word for path in configs for word in ("--config", path)), *further])
+
+
 def read_config(path: Path) -> Any:
     """Return the content of a config file.
 

@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from lit_distill.cli.words import Parser
+from lit_distill.cli.words import Parser, whole_number
 from lit_distill.data import Digits
 from lit_distill.models import SmallCNN
 from lit_distill.modules import DistillationModule, LogitDistillation, SupervisedModule
@@ -26,18 +26,11 @@ _TEACHER_EPOCHS = 15
 _LABELS = 100
 
 
-def _count(text: str) -> int:
-    """A whole number of at least 1, of a word of the command."""
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"a whole number of at least 1 is needed, not {text!r}")
-    return int(text)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Distil on scikit-learn's handwritten digits and print the outcome."""
     parser = Parser("demo", __doc__)
-    parser.add_argument("--seeds", type=_count, default=3, help="students trained each way (default: 3)")
-    parser.add_argument("--epochs", type=_count, default=60, help="epochs of a student (default: 60)")
+    parser.add_argument("--seeds", type=whole_number, default=3, help="students trained each way (default: 3)")
+    parser.add_argument("--epochs", type=whole_number, default=60, help="epochs of a student (default: 60)")
     parser.add_argument("--logs", default="runs/demo", help="TensorBoard folder (default: runs/demo)")
     options = parser.parse_args(arguments)
     for name in ("lightning.pytorch", "lightning.fabric"):

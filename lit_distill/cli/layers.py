@@ -16,7 +16,7 @@ from lit_distill.batch.examples import has_numbered_samples, numbered_samples
 from lit_distill.capture.observing import observe
 from lit_distill.capture.stages import stages_of
 from lit_distill.cli.bare_names import full_path, imported
-from lit_distill.cli.config_files import find_configs
+from lit_distill.cli.config_files import fit_words
 from lit_distill.cli.fit import DistillationCLI
 from lit_distill.cli.refusal import refuse
 from lit_distill.cli.words import Parser
@@ -74,8 +74,7 @@ def main(arguments: Sequence[str]) -> None:
     if model:
         networks = {"model": (_made(model), given)}
     else:
-        words = [word for path in options.config for word in ("--config", path)]
-        networks = _networks(_Setup(find_configs([*words, *further]), run=False), given)
+        networks = _networks(_Setup(fit_words(options.config, further), run=False), given)
     shown = (as_table(owner, network, inputs, options.depth) for owner, (network, inputs) in networks.items())
     print("\n\n".join(shown))
 

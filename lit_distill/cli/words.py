@@ -26,6 +26,13 @@ _FIT_OPTIONS = frozenset(
 _UNKNOWN = re.compile(r"unrecognized arguments: (\S+)")
 
 
+def whole_number(text: str) -> int:
+    """Return a whole number of at least 1, for an option."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"a whole number of at least 1 is needed, not {text!r}")
+    return int(text)
+
+
 class Parser(argparse.ArgumentParser):
     """An argparse parser of a verb, whose errors are one line, with the nearest option; ``usage`` follows the verb."""
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lit_distill.cli.refusal import is_ours, refuse
-from lit_distill.cli.words import Parser
+from lit_distill.cli.words import Parser, whole_number
 from lit_distill.compare.reading import read_plan
 from lit_distill.compare.report import write_report
 from lit_distill.compare.results import Results
@@ -97,21 +97,15 @@ def _parser() -> Parser:
     )
     parser.add_argument("plan", type=Path, help="a YAML file with students, teachers, methods and data")
     parser.add_argument("--folder", type=Path, help="for results and report, in place of the plan's")
-    parser.add_argument("--jobs", type=_count, help="runs at once (default: one for each GPU or core)")
-    parser.add_argument("--epochs", type=_count, help="in place of the plan's; all schedules keep their share")
-    parser.add_argument("--seeds", type=_count, help="how many, from 0 on, in place of the plan's")
+    parser.add_argument("--jobs", type=whole_number, help="runs at once (default: one for each GPU or core)")
+    parser.add_argument("--epochs", type=whole_number, help="in place of the plan's; all schedules keep their share")
+    parser.add_argument("--seeds", type=whole_number, help="how many, from 0 on, in place of the plan's")
     parser.add_argument("--only", nargs="+", default=[], metavar="METHOD", help="methods of the plan to run")
     parser.add_argument(
         "--budget", type=_share, metavar="SHARE", help="of the full grid's epochs (0.15): choose by halving"
     )
     parser.add_argument("--again", action="store_true", help="train again what was trained with other settings")
     return parser
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"a whole number of at least 1 is needed, not {text!r}")
-    return int(text)
 
 
 def _share(text: str) -> float:

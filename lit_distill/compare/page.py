@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 
-from lit_distill.compare.answers import answers
+from lit_distill.compare.answers import Answer, answers
 from lit_distill.compare.front import front_text
 from lit_distill.compare.picture import INK
 from lit_distill.compare.summary import Summary
@@ -51,7 +51,7 @@ def render_page(summary: Summary, title: str, picture: str) -> str:
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f"<style>{STYLE}</style></head>",
             f"<body><main><h1>{name}</h1>",
-            *_answers(summary),
+            *answer_sections(answers(summary), '<section class="answer">'),
             "<h2>Accuracy against cost</h2>" if summary.units.percent else "<h2>Score against cost</h2>",
             embedded(picture, "The picture of the two fronts below"),
             f"<pre>{escape(front_text(summary))}</pre>",
@@ -64,11 +64,12 @@ def render_page(summary: Summary, title: str, picture: str) -> str:
     )
 
 
-def _answers(summary: Summary) -> list[str]:
+def answer_sections(found: Iterable[Answer], opening: str = "<section>") -> list[str]:
+    """Return each answer as a section, its question as the heading."""
     parts = []
-    for answer in answers(summary):
+    for answer in found:
         paragraphs = "".join(f"<p>{escape(unbroken(text))}</p>" for text in answer.paragraphs)
-        parts.append(f'<section class="answer"><h2>{escape(answer.question)}</h2>{paragraphs}</section>')
+        parts.append(f"{opening}<h2>{escape(answer.question)}</h2>{paragraphs}</section>")
     return parts
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-from lit_distill.cli.config_files import find_configs
+from lit_distill.cli.config_files import fit_words
 from lit_distill.cli.fit import DistillationCLI
 from lit_distill.cli.words import Parser
 from lit_distill.doctor.examining import diagnose
@@ -48,8 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, further = parser.parse_some(arguments)
     if not 1 <= options.steps <= MOST_STEPS:
         parser.error(f"--steps must be 1 to {MOST_STEPS}, not {options.steps}.")
-    words = [word for path in find_configs(options.config) for word in ("--config", path)]
-    fit = _Fit([*words, *find_configs(further)], options.steps)
+    fit = _Fit(fit_words(options.config, further), options.steps)
     asked = fit.config_init["trainer"]
     report = diagnose(setup_of(fit.model), fit.datamodule, fit.trainer, asked["precision"], asked["max_epochs"])
     print(report.render())

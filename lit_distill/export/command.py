@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-from lit_distill.cli.config_files import find_configs
+from lit_distill.cli.config_files import fit_words
 from lit_distill.cli.fit import DistillationCLI
 from lit_distill.cli.refusal import refuse
 from lit_distill.cli.words import Parser
@@ -42,8 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if not options.ckpt_path.is_file():
             raise FileNotFoundError(f"there is no checkpoint {options.ckpt_path} (looked in {Path.cwd()}).")
-        words = [word for path in options.config for word in ("--config", path)]
-        setup = _Setup(find_configs([*words, *further]), run=False)
+        setup = _Setup(fit_words(options.config, further), run=False)
         if setup.datamodule is not None:
             setup.datamodule.trainer = setup.trainer
         _export(setup, options)

@@ -26,6 +26,7 @@ from lit_distill.export.target import Target
 from lit_distill.export.targets import target_named
 from lit_distill.export.verifying import check_other_size, refuse_disagreement, verify
 from lit_distill.files.whole_file import write_whole
+from lit_distill.measures.cost import size_of
 from lit_distill.utils.arguments import check_choice, check_network, check_number, check_whole
 
 Precision = Literal["float32", "int8"]
@@ -226,7 +227,6 @@ def write(
         if "size" in request.dynamic:
             check_other_size(job, exported)
         content = path.read_bytes()
-    weights = sum(one.nbytes for one in (*job.network.student.parameters(), *job.network.student.buffers()))
     beside = _beside(request, job, steps, classes)
     write_whole(request.output, content)
     write_whole(Path(f"{request.output}.json"), json.dumps(beside | {"measured": asdict(found)}, indent=1).encode())
@@ -236,7 +236,7 @@ def write(
         request.precision,
         found,
         len(content),
-        weights,
+        size_of(job.network.student),
         beside,
     )
     rank_zero_info(str(result))

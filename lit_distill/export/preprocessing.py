@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
 
+from lit_distill.data.class_names import class_names
 from lit_distill.export.inference import Normalisation
 
 Step = dict[str, Any]
@@ -31,11 +32,7 @@ def steps_of(module: LightningDataModule | None, loader: Any = None) -> list[Ste
 
 def classes_of(module: LightningDataModule | None, loader: Any = None) -> list[str] | None:
     """Return the names of the classes in the order of the logits, from the data set's ``classes``; None if it has none."""
-    for one in (module, *_inside(getattr(loader, "dataset", None))):
-        found = getattr(one, "classes", None)
-        if isinstance(found, (list, tuple)) and found and all(isinstance(name, str) for name in found):
-            return list(found)
-    return None
+    return list(class_names(module, getattr(loader, "dataset", None))) or None
 
 
 def normalisation_in(steps: Sequence[Step] | None) -> Normalisation:

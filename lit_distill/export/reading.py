@@ -14,6 +14,7 @@ from torch import Tensor
 from lit_distill.batch.batch import Batch, Inputs, Target
 from lit_distill.batch.reading import BatchReader
 from lit_distill.teachers.calibration import calibration_batches, in_plain_order
+from lit_distill.utils.lightning_names import is_overridden
 
 _CPU = torch.device("cpu")
 
@@ -114,7 +115,7 @@ def _loader(module: LightningDataModule | None, part: str) -> Any:
     if module is None:
         return None
     name = f"{part}_dataloader"
-    if getattr(type(module), name) is getattr(LightningDataModule, name):
+    if not is_overridden(name, module):
         return None
     loaders = getattr(module, name)()
     if isinstance(loaders, dict):

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 
 from lit_distill.chain.running import Launch
-from lit_distill.cli.config_files import find_configs
+from lit_distill.cli.config_files import fit_words
 from lit_distill.cli.refusal import is_ours, refuse
-from lit_distill.cli.words import Parser
+from lit_distill.cli.words import Parser, whole_number
+from lit_distill.data.class_names import class_names
 from lit_distill.files.alone import alone_in
 from lit_distill.reporting.control import train_control
 from lit_distill.reporting.judging import Judge
@@ -24,8 +24,8 @@ from lit_distill.reporting.setting_up import ReportSetup, fill_network
 from lit_distill.reporting.sides import CONTROL, STUDENT, left_as_they_are, student_side, teacher_side
 from lit_distill.reporting.writing import write_files
 from lit_distill.utils.arguments import check_number
+from lit_distill.utils.lightning_names import is_overridden
 
-_DEEPEST = 4  # data sets in data sets
 _USAGE = "--config FILE [--config FILE ...] --ckpt_path FILE [--control FILE] [--OPTION VALUE ...]"
 _TEXT = """
 Say what a student saves next to its teacher, what that costs in accuracy, and whether the teacher helped. The same student
@@ -43,9 +43,8 @@ def main(arguments: Sequence[str] | None = None, launch: Launch | None = None) -
     """
     parser = _parser()
     options, further = parser.parse_some(arguments)
-    words = [word for path in find_configs(options.config) for word in ("--config", path)]
     try:
-        setup = ReportSetup([*words, *find_configs(further)])
+        setup = ReportSetup(fit_words(options.config, further))
         folder = options.folder or Path(setup.trainer.default_root_dir) / "report"
         with alone_in(folder, "report.lock", "report"):
             found = _report(setup, options, folder, launch)
@@ -64,16 +63,12 @@ def _parser() -> Parser:
     parser.add_argument("--control", type=Path, metavar="FILE", help="checkpoint of the student without a teacher")
     parser.add_argument("--folder", type=Path, help="where to write (report, in trainer.default_root_dir)")
     parser.add_argument("--part", choices=("test", "val"), help="of the data to evaluate (test, if there is one)")
-    parser.add_argument("--batch_size", type=_whole, default=32, metavar="N", help="of the larger timed batch (32)")
+    parser.add_argument(
+        "--batch_size", type=whole_number, default=32, metavar="N", help="of the larger timed batch (32)"
+    )
     parser.add_argument("--timing_seconds", type=_seconds, default=0.5, metavar="S", help="for each latency (0.5)")
     parser.add_argument("--again", action="store_true", help="train a control again that had other settings")
     return parser
-
-
-def _whole(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"a whole number of at least 1 is needed, not {text!r}")
-    return int(text)
 
 
 def _seconds(text: str) -> float:
@@ -103,19 +98,7 @@ def _report(setup: ReportSetup, options: argparse.Namespace, folder: Path, launc
     with left_as_they_are(networks):
         notes = (f"Evaluated on the {part} data of {type(setup.datamodule).__name__}; the control is {given}.",)
         timed = (options.batch_size, options.timing_seconds)
-        return make_report(judge, sides, _title(options.config), *timed, class_names(setup.datamodule), notes)
-
-
-def class_names(data: Any) -> tuple[str, ...]:
-    """Return the classes' names that a DataModule or its test data set has as ``classes``; none if it has none."""
-    waiting = [data, getattr(data, "test_data", None), getattr(data, "val_data", None)]
-    for _ in range(_DEEPEST):
-        for one in waiting:
-            names = getattr(one, "classes", None)
-            if isinstance(names, (list, tuple)) and names and all(isinstance(name, str) for name in names):
-                return tuple(names)
-        waiting = [inner for one in waiting if (inner := getattr(one, "dataset", None)) is not None]
-    return ()
+        return make_report(judge, sides, _title(options.config), *timed, _classes(setup.datamodule), notes)
 
 
 class _Reading(LightningModule):
@@ -140,6 +123,10 @@ def _evaluate(setup: ReportSetup, judge: Judge, networks: Sequence[nn.Module], a
     loop = trainer.test if part == "test" else trainer.validate
     loop(_Reading(judge, networks), datamodule=data, verbose=False)
     return "test" if part == "test" else "validation"
+
+
+def _classes(data: Any) -> tuple[str, ...]:
+    return class_names(data, getattr(data, "test_data", None), getattr(data, "val_data", None))
 
 
 def _title(configs: Sequence[str]) -> str:

@@ -6,8 +6,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from lit_distill.compare.page import STYLE, embedded
-from lit_distill.compare.words import unbroken
+from lit_distill.compare.page import STYLE, answer_sections, embedded
 from lit_distill.reporting.disagreements import Example
 from lit_distill.reporting.outcome import StudentReport
 from lit_distill.reporting.sentences import report_answers
@@ -43,7 +42,7 @@ def student_page(report: StudentReport, pictures: Mapping[str, str], missing: st
             f"<style>{STYLE}{_MORE_STYLE}</style></head>",
             f"<body><main><h1>{name}</h1>",
             f"<p>{escape(heading(report))}.</p>",
-            *_answered(report),
+            *answer_sections(report_answers(report)),
             "<h2>All figures</h2>",
             _figures_table(report),
             *(f'<p class="note">{escape(note)}</p>' for note in report.notes),
@@ -53,14 +52,6 @@ def student_page(report: StudentReport, pictures: Mapping[str, str], missing: st
             "",
         ]
     )
-
-
-def _answered(report: StudentReport) -> list[str]:
-    found = []
-    for answer in report_answers(report):
-        paragraphs = "".join(f"<p>{escape(unbroken(text))}</p>" for text in answer.paragraphs)
-        found.append(f"<section><h2>{escape(answer.question)}</h2>{paragraphs}</section>")
-    return found
 
 
 def _figures_table(report: StudentReport) -> str:
