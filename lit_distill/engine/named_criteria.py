@@ -8,7 +8,7 @@ from typing import Final, Literal
 from lit_distill.balance import Balance
 from lit_distill.criteria import Criterion
 from lit_distill.engine.auto_weights import ratio_of
-from lit_distill.engine.scheduling import WEIGHT, can_rise, sets_weight
+from lit_distill.engine.scheduling import WEIGHT, can_rise
 from lit_distill.schedules import Schedule
 from lit_distill.utils.arguments import check_named, check_number, check_object
 from lit_distill.utils.names import nearest
@@ -51,9 +51,9 @@ def checked_weights(
     schedules: Mapping[str, Schedule],
     balance: Balance | None,
 ) -> tuple[dict[str, float], list[str]]:
-    """Return the weights as numbers, and the names of the criteria whose weights are to be found: ``auto``, or left out.
+    """Return the weights as numbers, and the names of the criteria that were given none: ``auto``, or left out.
 
-    Such a criterion has the ratio that it aims at for a number. One that needs no teacher is not found: it has the weight 1.
+    Such a criterion has the ratio that it aims at for a number; one that needs no teacher has 1, and is not found in training.
     A criterion with a scheduled weight needs no other: the schedule holds the weight, or multiplies one that is ``auto``.
 
     Raises:
@@ -73,22 +73,15 @@ def checked_weights(
             f"criterion {free[0]!r} has no weight, and {type(balance).__name__} multiplies weights; add it to weights: "
             f"{{{free[0]}: 1.0}}."
         )
-    found = [name for name in free if criteria[name].needs_teacher]
     given = {name: weight for name, weight in weights.items() if not _is_auto(weight)}
     checked = {
         name: check_number(f"the weight of criterion {name!r}", weight, least=0) for name, weight in given.items()
     }
-    checked |= {name: ratio_of(criteria[name]) if name in found else 1.0 for name in free}
+    checked |= {name: ratio_of(criteria[name]) if criteria[name].needs_teacher else 1.0 for name in free}
     fixed = any(checked[name] for name in criteria if name not in scheduled)
     if not fixed and not any(map(can_rise, scheduled.values())):
         raise ValueError("every weight is 0: nothing would be trained.")
-    return checked, found
-
-
-def given_numbers(weights: Mapping[str, Weight], schedules: Mapping[str, Schedule]) -> set[str]:
-    """Return the names of the criteria whose weight is a number, given or scheduled."""
-    scheduled = {key.rpartition(".")[0] for key in schedules if sets_weight(key)}
-    return scheduled | {name for name, weight in weights.items() if not _is_auto(weight)}
+    return checked, free
 
 
 def _is_auto(weight: object) -> bool:

@@ -24,7 +24,6 @@ from lit_distill.engine.named_criteria import (
     check_criteria,
     check_names,
     checked_weights,
-    given_numbers,
     innermost,
 )
 from lit_distill.engine.reuse import ReuseGuard, held_by
@@ -89,7 +88,8 @@ class WeightedCriteria(nn.ModuleDict):
         as_object("balance", balance, Balance, "GradientNorm(reference='hard')")
         for criterion in criteria.values():
             make_settings_plain(criterion)
-        checked, found = checked_weights(criteria, weights, schedules, balance)
+        checked, free = checked_weights(criteria, weights, schedules, balance)
+        found = [name for name in free if criteria[name].needs_teacher]
         super().__init__(criteria)
         self.schedules = schedules
         self.weights = {name: checked.get(name, 0.0) for name in criteria}
@@ -106,7 +106,7 @@ class WeightedCriteria(nn.ModuleDict):
             )
         self.shared: tuple[str, ...] = ()
         if any(map(self.trains, found)):
-            balance = self._finding({name for name in criteria if name not in given_numbers(weights, schedules)})
+            balance = self._finding({name for name in free if f"{name}.{WEIGHT}" not in schedules})
         self.balance = balance
         if balance is not None:
             before = held_by(balance)
