@@ -24,6 +24,7 @@ from lit_distill.engine.distiller import Distiller
 from lit_distill.engine.weighted import WeightedCriteria
 from lit_distill.models import load, resnet20, resnet56
 from lit_distill.modules import DistillationModule
+from lit_distill.preflight.auto_layers import find_layers
 from lit_distill.preflight.dry_run import DryRun
 from lit_distill.schedules import Schedule
 from lit_distill.utils.tensors import count_parameters
@@ -109,6 +110,7 @@ def _rows_of(path: Path, timed: bool) -> list[Row]:
     criteria = {name: instantiate(spec) for name, spec in settings["criteria"].items()}
     distiller = _distiller(settings, criteria)
     few = _batch(2)
+    find_layers(distiller, few)
     with torch.no_grad():
         DryRun(distiller).run(distiller.capture.dry_run(few.inputs), few)
     spent = None
