@@ -198,7 +198,8 @@ class ImageDataModule(Revivable, LightningDataModule, ABC):  # type: ignore[misc
         raw.transform = raw.transforms = None
         images = decode(lambda index: raw[index][0], indices, self._fit)
         labels = torch.tensor([int(data.targets[index]) for index in indices])
-        return MemoryDataset(images, labels, self.augment if augmented else [], self._finish)
+        names = getattr(data, "classes", ())
+        return MemoryDataset(images, labels, self.augment if augmented else [], self._finish, names)
 
 
 def split_by_class(

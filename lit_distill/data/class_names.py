@@ -24,5 +24,12 @@ def class_names(*holders: Any) -> tuple[str, ...]:
             names = getattr(one, "classes", None)
             if isinstance(names, (list, tuple)) and names and all(isinstance(name, str) for name in names):
                 return tuple(names)
-        waiting = [inner for one in waiting if (inner := getattr(one, "dataset", None)) is not None]
+        waiting = [inner for one in waiting for inner in _inside(one)]
     return ()
+
+
+def _inside(holder: Any) -> list[Any]:
+    """Return the data sets in a subset, in a concatenation, or in another wrapper."""
+    many = getattr(holder, "datasets", None)
+    one = getattr(holder, "dataset", None)
+    return [*(many if isinstance(many, (list, tuple)) else []), *([one] if one is not None else [])]

@@ -98,7 +98,7 @@ class FashionMNIST(ImageDataModule):
     def _remember(self, data: Any, indices: Sequence[int], augmented: bool) -> MemoryDataset:
         chosen = list(indices)
         images, labels = data.data[chosen].unsqueeze(1), data.targets[chosen].long()
-        return MemoryDataset(images, labels, self.augment if augmented else [], self._finish)
+        return MemoryDataset(images, labels, self.augment if augmented else [], self._finish, data.classes)
 
     def _places(self) -> list[Path]:
         """Folders to look in; downloaded files go to the last."""

@@ -26,14 +26,14 @@ def hide_labels(data: Dataset[tuple[Any, Any]], hidden: Sequence[int]) -> Datase
 
 class _Hiding(Dataset[tuple[Any, Any]]):
     def __init__(self, data: Dataset[tuple[Any, Any]], hidden: Sequence[int]) -> None:
-        self.data = data
+        self.dataset = data
         self.hidden = frozenset(hidden)
 
     def __len__(self) -> int:
-        return len(self.data)  # type: ignore[arg-type]
+        return len(self.dataset)  # type: ignore[arg-type]
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
-        inputs, label = self.data[index]
+        inputs, label = self.dataset[index]
         if index not in self.hidden:
             return inputs, label
         return inputs, torch.full_like(label, IGNORED_LABEL) if isinstance(label, Tensor) else IGNORED_LABEL

@@ -32,6 +32,7 @@ class MemoryDataset(Dataset[MemoryBatch]):
         labels: ``[N]``.
         augment: Transforms of the images before they become floats.
         finish: From a batch of augmented images to the network's inputs: resizing, scaling, normalisation.
+        classes: Their names in the order of the labels, if they have some.
     """
 
     def __init__(
@@ -40,12 +41,14 @@ class MemoryDataset(Dataset[MemoryBatch]):
         labels: Tensor,
         augment: Sequence[nn.Module] = (),
         finish: Callable[[Tensor], Tensor] = nn.Identity(),  # noqa: B008 (it has no state)
+        classes: Sequence[str] = (),
     ) -> None:
         if len(images) != len(labels):
             raise ValueError(f"{len(images)} images do not match {len(labels)} labels.")
         self.images, self.labels = images, labels
         self.augment = BatchAugment(augment)
         self.finish = finish
+        self.classes = tuple(classes)
         self._marks: tuple[Any, Marks] | None = None  # of what, and the marks
 
     def to(self, device: torch.device) -> MemoryDataset:
