@@ -35,7 +35,17 @@ from lit_distill.modules import (
     SupervisedModule,
 )
 from lit_distill.outputs import Outputs
-from lit_distill.teachers import EMATeacher, FrozenTeacher, JointTeacher, RecordedTeacher, Teacher, TeacherRuntime
+from lit_distill.teachers import (
+    EMATeacher,
+    FrozenTeacher,
+    FunctionNetwork,
+    FunctionTeacher,
+    JointTeacher,
+    OnnxNetwork,
+    RecordedTeacher,
+    Teacher,
+    TeacherRuntime,
+)
 from lit_distill.utils.moved import keep_old_paths
 
 if TYPE_CHECKING:
@@ -61,6 +71,8 @@ __all__ = [
     "FeatureCriterion",
     "FeatureDistillation",
     "FrozenTeacher",
+    "FunctionNetwork",
+    "FunctionTeacher",
     "GradientNorm",
     "HardTarget",
     "Hint",
@@ -70,6 +82,7 @@ __all__ = [
     "Mutual",
     "MutualDistillation",
     "OnHead",
+    "OnnxNetwork",
     "Outputs",
     "OwnTeacher",
     "Projector",

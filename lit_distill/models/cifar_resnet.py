@@ -41,12 +41,13 @@ class CifarResNet(nn.Module):
     Args:
         blocks: Number of blocks per stage; the depth is ``6 * blocks + 2``.
         num_classes: Number of classes.
+        in_channels: Of the images; 1 for grey ones.
     """
 
-    def __init__(self, blocks: int, num_classes: int = 10) -> None:
+    def __init__(self, blocks: int, num_classes: int = 10, in_channels: int = 3) -> None:
         super().__init__()
         blocks, num_classes = check_size("blocks", blocks), check_size("num_classes", num_classes)
-        self.conv1 = nn.Conv2d(3, _WIDTHS[0], 3, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(check_size("in_channels", in_channels), _WIDTHS[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(_WIDTHS[0])
         self.layer1 = _stage(_WIDTHS[0], _WIDTHS[0], blocks, 1)
         self.layer2 = _stage(_WIDTHS[0], _WIDTHS[1], blocks, 2)
@@ -57,7 +58,7 @@ class CifarResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits ``[B, num_classes]`` for images ``[B, 3, H, W]``."""
+        """Return logits ``[B, num_classes]`` for images ``[B, in_channels, H, W]``."""
         x = F.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         logits: Tensor = self.linear(x.mean((2, 3)))
@@ -69,31 +70,31 @@ def _stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential
     return nn.Sequential(BasicBlock(inputs, outputs, stride), *rest)
 
 
-def resnet8(num_classes: int = 10) -> CifarResNet:
+def resnet8(num_classes: int = 10, in_channels: int = 3) -> CifarResNet:
     """ResNet-8: 0.08 M parameters."""
-    return CifarResNet(1, num_classes)
+    return CifarResNet(1, num_classes, in_channels)
 
 
-def resnet20(num_classes: int = 10) -> CifarResNet:
+def resnet20(num_classes: int = 10, in_channels: int = 3) -> CifarResNet:
     """ResNet-20: 0.27 M parameters."""
-    return CifarResNet(3, num_classes)
+    return CifarResNet(3, num_classes, in_channels)
 
 
-def resnet32(num_classes: int = 10) -> CifarResNet:
+def resnet32(num_classes: int = 10, in_channels: int = 3) -> CifarResNet:
     """ResNet-32: 0.46 M parameters."""
-    return CifarResNet(5, num_classes)
+    return CifarResNet(5, num_classes, in_channels)
 
 
-def resnet44(num_classes: int = 10) -> CifarResNet:
+def resnet44(num_classes: int = 10, in_channels: int = 3) -> CifarResNet:
     """ResNet-44: 0.66 M parameters."""
-    return CifarResNet(7, num_classes)
+    return CifarResNet(7, num_classes, in_channels)
 
 
-def resnet56(num_classes: int = 10) -> CifarResNet:
+def resnet56(num_classes: int = 10, in_channels: int = 3) -> CifarResNet:
     """ResNet-56: 0.85 M parameters."""
-    return CifarResNet(9, num_classes)
+    return CifarResNet(9, num_classes, in_channels)
 
 
-def resnet110(num_classes: int = 10) -> CifarResNet:
+def resnet110(num_classes: int = 10, in_channels: int = 3) -> CifarResNet:
     """ResNet-110: 1.7 M parameters."""
-    return CifarResNet(18, num_classes)
+    return CifarResNet(18, num_classes, in_channels)

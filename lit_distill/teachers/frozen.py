@@ -130,7 +130,12 @@ class FrozenTeacher(Teacher):
     # The prepared copy ---------------------------------------------------------------------------
 
     def prefer(self, runtimes: Sequence[TeacherRuntime]) -> None:
-        """Use the first of several runtimes, fastest first, that works; the last must work for every network."""
+        """Use the first of several runtimes, fastest first, that works; the last must work for every network.
+
+        What has no weights, such as a function, runs as it is.
+        """
+        if floating_type(self.model) is None:
+            return
         self.runtime, self._fallbacks, self._prepared = runtimes[0], tuple(runtimes[1:]), None
 
     def on_train_start(self, trainer: Trainer, read_inputs: Callable[[Any], Inputs]) -> None:

@@ -106,3 +106,9 @@ def test_third_party_weights_classify(shared_data: Path, cifar_images: Path) -> 
     with torch.no_grad():
         found = model(torch.stack(images)).argmax(1)
     assert (found == torch.tensor(labels)).float().mean() > 0.7
+
+
+def test_grey_images() -> None:
+    model = models.resnet8(5, in_channels=1)
+    assert model(torch.zeros(2, 1, 28, 28)).shape == (2, 5)
+    assert count_parameters(models.resnet8(5)) - count_parameters(model) == 2 * 16 * 9
