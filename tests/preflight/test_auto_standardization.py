@@ -23,6 +23,7 @@ from lit_distill import (
     SoftTarget,
 )
 from lit_distill.criteria import LogitMSE, OnHead
+from lit_distill.models import SmallCNN
 from lit_distill.outputs import Outputs
 from tests.plain import Plain, quiet_trainer
 
@@ -228,6 +229,32 @@ def test_a_resumed_run_decides_the_same(tmp_path: Path) -> None:
     whole, again = fitted(seeded(), max_epochs=2), resumed(seeded(), path)
     for name, tensor in whole.student.state_dict().items():
         assert torch.equal(tensor, again.student.state_dict()[name])
+
+
+def test_a_combined_default_goes_on_to_the_bit(tmp_path: Path) -> None:
+    """Found layers, a projector made for them, and the decision to standardize, all from the checkpoint."""
+
+    def made() -> CombinedDistillation:
+        seed_everything(0, verbose=False)
+        return CombinedDistillation(SmallCNN(4), SmallCNN(8))
+
+    def images() -> DataLoader[Any]:
+        pixels = torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+        return DataLoader(TensorDataset(pixels, torch.arange(16) % 10), batch_size=8)
+
+    whole = made()  # the fit finds the layers and makes the projector, with the random state that this leaves
+    quiet_trainer(enable_checkpointing=False, max_epochs=2).fit(whole, images())
+    trainer = quiet_trainer(enable_checkpointing=False, max_epochs=1)
+    trainer.fit(made(), images())
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    again = made()
+    trainer = quiet_trainer(enable_checkpointing=False, max_epochs=2)
+    trainer.fit(again, images(), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    assert whole.state_dict().keys() == again.state_dict().keys()
+    assert any("hint" in name for name in whole.state_dict())  # the projector
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+    assert soft(whole).standardize is soft(again).standardize is True
 
 
 def test_a_resumed_run_follows_its_checkpoint_and_not_the_example(
