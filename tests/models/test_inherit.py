@@ -158,3 +158,41 @@ def test_it_says_what_it_did(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
         inherit(SmallCNN(4, 3), SmallCNN(4, 3), {"stage1": "stage1"})
     assert "6 of the student's 20 tensors are the teacher's. As they were: stage2.0.weight" in caplog.text
+
+
+class TestInflate:
+    """2D convolutions in 3D ones."""
+
+    def test_a_video_that_stands_still_has_the_logits_of_its_image(self) -> None:
+        torch.manual_seed(0)
+        image = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 3))
+        video = nn.Sequential(nn.Conv3d(3, 4, (3, 3, 3)), nn.BatchNorm3d(4), nn.ReLU(), nn.Conv3d(4, 5, (2, 3, 3)))
+        randomised(image)
+        inherit(video, image, inflate=True)
+        x = torch.rand(2, 3, 8, 8)
+        still = x.unsqueeze(2).expand(-1, -1, 6, -1, -1)
+        found = video.eval()(still)
+        torch.testing.assert_close(found, image.eval()(x).unsqueeze(2).expand_as(found))
+
+    def test_torchvision_video_networks_start_as_image_networks(self, caplog: pytest.LogCaptureFixture) -> None:
+        from torchvision.models import resnet18
+        from torchvision.models.video import r3d_18
+
+        image = resnet18(num_classes=7)
+        with caplog.at_level("INFO"):
+            with pytest.raises(
+                ValueError, match=r"'stem\.0' cannot start as the teacher's 'conv1'.*\[64, 3, 3, 7, 7\]"
+            ):
+                inherit(r3d_18(num_classes=5), image, {"stem.0": "conv1"})
+            video = inherit(r3d_18(num_classes=5), image, inflate=True)
+        torch.testing.assert_close(video.get_parameter("layer3.0.conv1.0.weight").sum(2), image.layer3[0].conv1.weight)
+        assert torch.equal(video.get_parameter("layer4.1.conv2.1.weight"), image.layer4[1].bn2.weight)
+        assert "As they were: fc.weight, fc.bias" in caplog.text
+
+    def test_layers_that_do_not_pair_are_refused(self) -> None:
+        image, video = nn.Sequential(nn.Conv2d(3, 4, 3)), nn.Sequential(nn.Conv3d(3, 4, 3), nn.Conv3d(4, 4, 3))
+        with pytest.raises(ValueError, match="the student has 2 layers with weights and the teacher 1"):
+            inherit(video, image, inflate=True)
+        wide = nn.Sequential(nn.Conv3d(3, 6, 3), nn.Conv3d(6, 4, 3))
+        with pytest.raises(ValueError, match=r"\[6, 3, 3, 3, 3\] and 0.weight \[4, 3, 3, 3\]"):
+            inherit(wide, nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)), inflate=True)
