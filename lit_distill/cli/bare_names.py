@@ -26,6 +26,7 @@ _PACKAGES = (  # the first that has a name gives its path
     "lit_distill",
     *(f"lit_distill.{name}" for name in ("balance", "callbacks", "criteria", "data", "modules", "optim", "schedules")),
     "lit_distill.teachers",
+    "lit_distill.compress",
 )
 _COPYING = ("timm.", "transformers.")  # older releases bring optimizers of PyTorch's names
 _adapt_any: Callable[..., Any] = parsing.adapt_classes_any

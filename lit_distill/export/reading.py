@@ -78,6 +78,12 @@ class Data:
             raise ValueError("int8 needs calibration data, and the training loader is empty.")
         return found
 
+    def training(self, most: int) -> list[Part]:
+        """Return training batches of up to ``most`` samples, spread over the data set; none if there are no such data."""
+        with isolate_rng():
+            read = map(self._read, calibration_batches(self._training, most) if self._training is not None else ())
+            return [Part(one.inputs, one.target, one.mask) for one in read]
+
     def validation(self, most: int) -> list[Part]:
         """Return validation batches of about ``most`` samples, spread over the data set; none if there are no such data."""
         parts: list[Part] = []

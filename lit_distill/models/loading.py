@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lit_distill.files.checkpoint_file import read_checkpoint
 from lit_distill.models.finding import Entries, choose_network, same_tensors
+from lit_distill.models.pruned import prune_as_in
 from lit_distill.models.suitable import add_tied, mismatches, optional_names, refuse_unfillable, unsuitable
 from lit_distill.utils.arguments import check_flag, check_named, check_network, wrong_type
 from lit_distill.utils.names import first_line, nearest
@@ -35,7 +36,8 @@ def load(model: nn.Module, checkpoint: str | Path, prefix: str | None = None, tr
     ``_orig_mod.``, ``student.``, …): the prefix under which the keys and shapes are the model's is found.
     If several networks fit, the ``student`` is taken, or the one in the usual ``state_dict``, with a warning; if neither shows
     which is meant, all are refused by name.
-    Tensors from any device are mapped to the CPU. Nothing in the file is executed, unless ``trust`` is set.
+    For a checkpoint of a network that ``lit_distill.compress.prune`` has made, give the model as it was before: it is pruned in
+    the same way. Tensors from any device are mapped to the CPU. Nothing in the file is executed, unless ``trust`` is set.
 
     Args:
         model: The network to fill, returned.
@@ -51,6 +53,7 @@ def load(model: nn.Module, checkpoint: str | Path, prefix: str | None = None, tr
         ValueError: The file is damaged, holds Python objects and is not trusted, or does not fit the model: what differs is
             listed. Or a weight is NaN, infinite, or of another kind than the model's (integers, complex, quantised). Or several
             networks fit.
+        ImportError: The checkpoint's network was pruned, and torch-pruning is not installed.
 
     Example:
         >>> import tempfile, torch
@@ -65,9 +68,11 @@ def load(model: nn.Module, checkpoint: str | Path, prefix: str | None = None, tr
         raise wrong_type("prefix", prefix, "give the text that the keys start with, such as 'student.'.")
     path = _existing(checkpoint)
     refuse_unfillable(model)
+    content = _read(path, trust)
+    prune_as_in(model, content, prefix, path.name)
     wanted = dict(model.state_dict())
     extra = {name.rpartition(".")[2] for name, value in wanted.items() if not isinstance(value, Tensor)}
-    entries = _networks(_read(path, trust), path.name, extra)
+    entries = _networks(content, path.name, extra)
     found = choose_network(entries, wanted, optional_names(model, wanted), prefix, path.name)
     add_tied(model, found)
     problems = mismatches(wanted, found) or unsuitable(model, wanted, found)

@@ -31,6 +31,7 @@ from lit_distill.engine.task_gradient import splits_gradients
 from lit_distill.engine.weighted import WeightedCriteria
 from lit_distill.files.resuming import guard, naming_file
 from lit_distill.files.reviving import Revivable
+from lit_distill.models.pruned import adopt_histories, write_histories
 from lit_distill.modules.dry_run import ModuleDryRun
 from lit_distill.modules.early_hooks import EarlyHooks
 from lit_distill.modules.evaluation_steps import EvaluationSteps
@@ -277,10 +278,12 @@ class DistillationModule(Revivable, EvaluationSteps):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.distiller.checkpoint_entry.write(checkpoint, self.criteria, this_rank_only=self.trainer.interrupted)
+        write_histories(self, checkpoint)
         make_scalars_plain(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         with naming_file(self._trainer.ckpt_path if self._trainer is not None else None):
+            adopt_histories(self, checkpoint)
             self.distiller.read_checkpoint(checkpoint)
         if self._trainer is None:
             return

@@ -43,7 +43,6 @@ from lit_distill.teachers import Teacher
 from lit_distill.utils.arguments import check_flag, check_network, check_sizes, check_text
 from lit_distill.utils.compiling import see_hooks
 from lit_distill.utils.lightning_names import is_overridden
-from lit_distill.utils.plain import make_scalars_plain
 from lit_distill.utils.signals import end_if_terminated, listen, listen_no_more, mark_terminated
 
 
@@ -148,7 +147,7 @@ class Distill(EvaluationHooks):
         guard(trainer)
         self._evaluation.restart()
         if stage != "fit":
-            self._host.wrap(pl_module, "on_load_checkpoint", hosting.without_additions)
+            self._host.wrap(pl_module, "on_load_checkpoint", hosting.without_additions(pl_module))
             return
         hosting.check_host(trainer, pl_module, self)
         if hosting.find(pl_module, self.student) is not None:
@@ -260,7 +259,7 @@ class Distill(EvaluationHooks):
         if self.distiller is not None and hasattr(pl_module, ENTRY_KEY):
             self.distiller.checkpoint_entry.write(checkpoint, self.criteria, this_rank_only=trainer.interrupted)
             checkpoint[ENTRY_KEY] |= self._trained.checkpoint_entry()
-        make_scalars_plain(checkpoint)
+        hosting.complete(pl_module, checkpoint)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Stop distilling; additions stay registered until all callbacks have run, as one may save a checkpoint."""

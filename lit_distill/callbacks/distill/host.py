@@ -15,11 +15,13 @@ from lit_distill.engine.checkpoint import ENTRY_KEY
 from lit_distill.engine.distiller import Distiller
 from lit_distill.engine.settings_record import warn_of_changes
 from lit_distill.files.resuming import naming_file
+from lit_distill.models.pruned import adopt_histories, write_histories
 from lit_distill.outputs import Outputs
 from lit_distill.teachers import Teacher
 from lit_distill.utils.lightning_names import has_forward, keeps_parameters_whole
 from lit_distill.utils.names import nearest
 from lit_distill.utils.patches import Patches
+from lit_distill.utils.plain import make_scalars_plain
 from lit_distill.utils.tensors import count_parameters
 
 Wrapper = Callable[..., Any]
@@ -58,16 +60,28 @@ class Host:
         self._patches.restore()
 
 
-def without_additions(original: Callable[..., Any], checkpoint: dict[str, Any]) -> None:
-    """Load a checkpoint for evaluation without the additions of a fit."""
-    checkpoint.update(strip(checkpoint))
-    original(checkpoint)
+def without_additions(module: LightningModule) -> Wrapper:
+    """Return a wrapper of ``on_load_checkpoint`` that leaves the additions of a fit out, for evaluation."""
+
+    def load(original: Callable[..., Any], checkpoint: dict[str, Any]) -> None:
+        checkpoint.update(strip(checkpoint))
+        adopt_histories(module, checkpoint)
+        original(checkpoint)
+
+    return load
+
+
+def complete(module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    """Add how the module's networks were pruned to its checkpoint, and make its numbers plain."""
+    write_histories(module, checkpoint)
+    make_scalars_plain(checkpoint)
 
 
 def with_additions(module: LightningModule, distiller: Distiller) -> Wrapper:
     """Return a wrapper of ``on_load_checkpoint`` that also reads the entry of ``Distill``, to continue a fit."""
 
     def load(original: Callable[..., Any], checkpoint: dict[str, Any]) -> None:
+        adopt_histories(module, checkpoint)
         saved = any(key.startswith(f"{ENTRY_KEY}.") for key in checkpoint.get("state_dict", {}))
         if ENTRY_KEY in checkpoint:
             entry = distiller.checkpoint_entry

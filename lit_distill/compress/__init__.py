@@ -1,0 +1,9 @@
+"""Makes the student smaller still, with its teacher: pruning, clustering, quantisation-aware training, sensitivity.
+
+Each is a function that makes the next student, or tells what it would cost. May import ``export`` and everything below it.
+"""
+
+from lit_distill.compress.pruning import prune
+from lit_distill.models.pruned import MissingPruningError, pruning_history
+
+__all__ = ["MissingPruningError", "prune", "pruning_history"]
