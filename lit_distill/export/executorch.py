@@ -70,7 +70,7 @@ class _Method(Exported):
 
 def _failed(path: Path, error: RuntimeError) -> str:
     return (
-        f"{path.name} fails in ExecuTorch's runtime: {error}; the lines above name the operator. Compute it by other operations, "
+        f"{path.name} fails in ExecuTorch's runtime: {error}; the lines above name the operator. Compute it by others, "
         "or take another target, such as onnx."
     )
 
