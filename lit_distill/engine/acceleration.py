@@ -16,6 +16,7 @@ from lit_distill.capture.formats import format_of
 from lit_distill.teachers import FrozenTeacher, Teacher, TeacherRuntime
 from lit_distill.utils.compiling import SteadySize, compile_in_place, eagerly, why_not_compile
 from lit_distill.utils.notices import warn
+from lit_distill.utils.tensors import usual_layout
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # of glibc's malloc.h
 
@@ -70,20 +71,20 @@ class Acceleration:
     def stop(self, student: nn.Module) -> None:
         """Restore the student: not compiled, its weights in their own layout."""
         for tensor in self._rearranged:
-            tensor.data = tensor.data.contiguous()
+            tensor.data = usual_layout(tensor.data)
             if tensor.grad is not None:
-                tensor.grad = tensor.grad.contiguous()
+                tensor.grad = usual_layout(tensor.grad)
         self._rearranged = []
         give_memory_back()
         if self._compiled is not None:
-            student._compiled_call_impl = None
+            vars(student).pop("_compiled_call_impl", None)
             self._compiled = None
 
     def _rearrange(self, student: nn.Module) -> None:
         """Bring weights of convolutions to the channels-last layout, and record which were in the usual one."""
         images = [tensor for tensor in (*student.parameters(), *student.buffers()) if tensor.dim() == 4]
         if images:
-            self._rearranged = [tensor for tensor in images if tensor.is_contiguous()]
+            self._rearranged = [tensor for tensor in images if usual_layout(tensor) is tensor]
             student.to(memory_format=torch.channels_last)
 
     def report(self, teacher: Teacher | None) -> None:

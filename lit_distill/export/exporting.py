@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -73,7 +73,7 @@ def export(
 
     Args:
         student: The network, as a fit leaves it; any ``nn.Module``.
-        target: ``onnx``, ``aoti`` or ``torch_export``.
+        target: ``onnx``, ``executorch``, ``aoti`` or ``torch_export``.
         output: The file; if None, ``student`` with the target's ending, in the present folder.
         example: A batch of the student's inputs; if None, the first validation batch's.
         precision: ``float32`` or ``int8``; int8 is static, calibrated, with weights per channel.
@@ -179,7 +179,24 @@ def _job(
     batches = [network.raw_images(arrangement.tensors(one)) for one in calibrating]
     job = Job(network, network.raw_images(given), request.dynamic, request.precision, batches)
     _try(job)
-    return job
+    return replace(job, stretch=_stretch(job)) if request.target.plans_memory else job
+
+
+def _stretch(job: Job) -> int:
+    """Return how many times the example's the largest size is: twice, or as it is if the student takes no more."""
+    if "size" not in job.dynamic:
+        return 1
+    larger = tuple(_repeated(tensor, [place for place in job.free(tensor) if place]) for tensor in job.example)
+    try:
+        with torch.no_grad():
+            job.network(*larger)
+    except Exception:  # such as a text longer than the student's positions
+        return 1
+    return 2
+
+
+def _repeated(tensor: torch.Tensor, places: Sequence[int]) -> torch.Tensor:
+    return tensor.repeat([2 if place in places else 1 for place in range(tensor.dim())])
 
 
 def _try(job: Job) -> None:

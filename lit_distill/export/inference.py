@@ -22,6 +22,8 @@ from lit_distill.utils.lightning_names import is_module
 from lit_distill.utils.names import unknown_layer
 from lit_distill.utils.tensors import usual_layout
 
+LARGEST_BATCH = 64  # samples of a dynamic batch, for runtimes that plan their memory
+
 
 @dataclass(frozen=True)
 class Normalisation:
@@ -197,6 +199,8 @@ class Job:
         dynamic: ``batch`` and ``size``, where the file takes any.
         precision: ``float32`` or ``int8``.
         calibration: Batches of training inputs, for int8.
+        stretch: How many times the example's the largest dynamic size is, where the runtime plans its memory for a largest
+            batch and size; None if there is no limit.
     """
 
     network: Inference
@@ -204,6 +208,7 @@ class Job:
     dynamic: frozenset[str] = frozenset()
     precision: str = "float32"
     calibration: Sequence[tuple[Tensor, ...]] = field(default=(), repr=False)
+    stretch: int | None = None
 
     def free(self, tensor: Tensor) -> list[int]:
         """Return the dimensions of an input of which any size is taken: the batch, and the sizes of images or texts."""
@@ -221,7 +226,17 @@ class Job:
             for tensor, any_size in zip(self.example, free, strict=True)
         )
         types = tuple(str(tensor.dtype).removeprefix("torch.") for tensor in self.example)
-        return FileSignature(self.network.arrangement.names(), shapes, types, self.network.outputs)
+        return FileSignature(self.network.arrangement.names(), shapes, types, self.network.outputs, self._largest())
+
+    def _largest(self) -> tuple[tuple[int, ...], ...] | None:
+        if self.stretch is None or not self.dynamic:
+            return None
+        return tuple(tuple(self._limit(tensor, place) for place in range(tensor.dim())) for tensor in self.example)
+
+    def _limit(self, tensor: Tensor, place: int) -> int:
+        if place not in self.free(tensor):
+            return tensor.shape[place]
+        return LARGEST_BATCH if place == 0 else tensor.shape[place] * (self.stretch or 1)
 
     def single(self, batch: tuple[Tensor, ...]) -> list[tuple[Tensor, ...]]:
         """Split a batch into parts that the file takes."""

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import re
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +12,7 @@ from torch import Tensor
 
 from lit_distill.export.exported import Exported, FileSignature
 from lit_distill.export.inference import Job
+from lit_distill.export.quiet import quiet_tools
 from lit_distill.export.target import Target
 from lit_distill.export.tracing import trace
 from lit_distill.utils.names import first_line
@@ -36,7 +33,7 @@ class Onnx(Target):
     def write(self, job: Job, path: Path) -> None:
         program = trace(job)
         floating = path.with_name("float32.onnx") if job.precision == "int8" else path
-        with _silent():
+        with quiet_tools():
             try:
                 made: Any = torch.onnx.export(
                     program,
@@ -50,7 +47,7 @@ class Onnx(Target):
             assert made is not None
             _name_sizes(made.model_proto, job, floating)
         if job.precision == "int8":
-            with _silent():
+            with quiet_tools():
                 _quantise(job, floating, path)
 
     def load(self, path: Path, signature: FileSignature) -> Exported:
@@ -139,18 +136,5 @@ def _explained(error: BaseException) -> str:
         return f"the student cannot be written as ONNX: {first_line(error)}"
     return (
         f"the student cannot be written as ONNX, which has no operator for {found[0]}: compute it by other operations, or "
-        "take another target, such as torch_export."
+        "take another target, such as executorch or torch_export."
     )
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Keep the exporter's and the quantiser's reports of progress off the terminal."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

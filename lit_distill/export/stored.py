@@ -22,8 +22,13 @@ def read_signature(path: Path) -> tuple[str, FileSignature]:
         content = json.loads(beside.read_text())
         given = content["signature"]
         shapes = tuple(tuple(shape) for shape in given["shapes"])
+        largest = given.get("largest")
         return content["target"], FileSignature(
-            tuple(given["inputs"]), shapes, tuple(given["types"]), tuple(given["outputs"])
+            tuple(given["inputs"]),
+            shapes,
+            tuple(given["types"]),
+            tuple(given["outputs"]),
+            tuple(tuple(shape) for shape in largest) if largest is not None else None,
         )
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{beside} is damaged, or was not written by export: {error!r}.") from error

@@ -25,6 +25,7 @@ class Target(ABC):
         precisions: That it can be written in.
         dynamic: What it can take any size of.
         note: What to know of it, in the result.
+        plans_memory: True if its runtime plans its memory for a largest batch and size.
     """
 
     name: ClassVar[str]
@@ -32,6 +33,7 @@ class Target(ABC):
     precisions: ClassVar[tuple[str, ...]] = ("float32",)
     dynamic: ClassVar[tuple[str, ...]] = ("batch", "size")
     note: ClassVar[str] = ""
+    plans_memory: ClassVar[bool] = False
     packages: ClassVar[Sequence[str]] = ()
     extra: ClassVar[str] = ""
 

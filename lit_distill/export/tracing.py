@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
-from lit_distill.export.inference import Job
+from lit_distill.export.inference import LARGEST_BATCH, Job
 from lit_distill.utils.names import first_line
 
 _PACKAGES = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
@@ -21,45 +21,47 @@ _BY_VALUE = ("data-dependent", "DataDependent", "unbacked", "_local_scalar_dense
 _BY_SIZE = ("Constraints violated", "specialized", "ConstraintViolation")
 
 
-def trace(job: Job, most: int | None = None) -> ExportedProgram:
+def trace(job: Job) -> ExportedProgram:
     """Return the student as a program of ``torch.export``.
 
     Args:
         job: The student and its example.
-        most: The largest size of a dynamic batch, for runtimes that plan their memory.
 
     Raises:
         ValueError: The student cannot be traced: the module, its line and the remedy are named.
     """
     try:
-        return _export(job, most)
+        return _export(job)
     except Exception as error:
-        raise ValueError(_explained(job, most, error)) from error
+        raise ValueError(_explained(job, error)) from error
 
 
-def _export(job: Job, most: int | None) -> ExportedProgram:
-    shapes = dynamic_shapes(job, most)
+def _export(job: Job) -> ExportedProgram:
+    shapes = dynamic_shapes(job)
     with torch.no_grad():
         return torch.export.export(job.network, job.example, dynamic_shapes=shapes, strict=False)
 
 
-def dynamic_shapes(job: Job, most: int | None = None) -> dict[str, Any] | None:
+def dynamic_shapes(job: Job) -> dict[str, Any] | None:
     """Return the dynamic dimensions as ``torch.export`` takes them; None if there are none."""
     if not job.dynamic:
         return None
-    batch = Dim("batch", min=1, max=most) if most is not None else Dim("batch")
-    free = [{place: batch if place == 0 else Dim.DYNAMIC for place in job.free(one)} for one in job.example]
+    batch = Dim("batch", min=1, max=LARGEST_BATCH if job.stretch else None)
+    free = []
+    for one in job.example:
+        most = {place: one.shape[place] * job.stretch if job.stretch else None for place in job.free(one)}
+        free.append({place: Dim.DYNAMIC(max=limit) if place else batch for place, limit in most.items()})
     return {"inputs": tuple(free)}
 
 
-def _explained(job: Job, most: int | None, error: Exception) -> str:
+def _explained(job: Job, error: Exception) -> str:
     text = str(error)
     if job.dynamic and any(sign in text for sign in _BY_SIZE):
         return (
             f"the student fixes a size that is to be dynamic ({', '.join(sorted(job.dynamic))}): {_reason(error)} Leave "
             "that out of dynamic, or compute the size from the input's shape in the student."
         )
-    where = f"{_module(job, most)}{_line(error)}"
+    where = f"{_module(job)}{_line(error)}"
     by_value = any(sign in text or sign in type(error).__name__ for sign in _BY_VALUE)
     remedy = (
         "What it runs depends on the values of a tensor, which no exported file can decide: compute both ways and choose "
@@ -75,11 +77,11 @@ def _reason(error: BaseException) -> str:
     return f"{line[:300]}{'' if line.endswith('.') else '.'}"
 
 
-def _module(job: Job, most: int | None) -> str:
+def _module(job: Job) -> str:
     """Return the module in which tracing fails, found by tracing again."""
     running: list[tuple[str, str]] = []
     with suppress(Exception), _followed(job.network.student, running):
-        _export(job, most)
+        _export(job)
     if not running:
         return f"the student ({type(job.network.student).__name__})"
     path, kind = running[-1]

@@ -183,7 +183,7 @@ def check_other_size(job: Job, exported: Exported) -> None:
 
 
 def _resized(tensor: Tensor) -> Tensor:
-    if tensor.dim() == 4:
+    if tensor.dim() >= 4:
         return F.interpolate(tensor, scale_factor=2)
     return tensor[:, : math.ceil(tensor.shape[1] / 2)]
 

@@ -248,10 +248,11 @@ def test_a_file_that_computes_something_else_is_not_kept(tmp_path: Path, monkeyp
     assert [one.name for one in tmp_path.iterdir()] == ["a.pt2"]
 
 
-def test_a_missing_package_is_named_with_its_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("target", ["onnx", "executorch"])
+def test_a_missing_package_is_named_with_its_pip_line(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"pip install 'lit-distill\[onnx\]'"):
-        export(net(), "onnx", example=torch.randn(1, 2, 6, 6))
+    with pytest.raises(ImportError, match=rf"pip install 'lit-distill\[{target}\]'"):
+        export(net(), target, example=torch.randn(1, 2, 6, 6))
 
 
 # What is noted beside --------------------------------------------------------------------------------------------------
