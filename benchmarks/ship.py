@@ -59,7 +59,7 @@ def main() -> None:
         run.train()
     rows = [row for run in runs for row in run.rows()]
     first = runs[0]
-    found = {
+    found: dict[str, Any] = {
         "machine": describe_machine(),
         "teacher": first.teacher_row(),
         "rows": rows,
@@ -86,7 +86,7 @@ class Run:
         return [f"--seed_everything={self.seed}", *self.further]
 
     def train(self) -> None:
-        lit_distill(["chain", "--config", str(self.chain), "--folder", str(self.folder), *self.words])
+        _run("chain", "--config", str(self.chain), "--folder", str(self.folder), *self.words)
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the accuracy and size of every file."""
@@ -106,8 +106,7 @@ class Run:
         if not path.is_file() or path.stat().st_mtime < link.checkpoint.stat().st_mtime:
             words = [*link.settings(self.words), "--ckpt_path", str(link.checkpoint), "--target", "onnx"]
             words += ["--precision", precision, "--output", str(path), "--agreement", "0.8"]
-            if lit_distill(["export", *words]):
-                raise SystemExit(f"{path} was not written.")
+            _run("export", *words)
         return load_exported(path)
 
     def teacher_row(self) -> dict[str, Any]:
@@ -166,7 +165,17 @@ class _File(nn.Module):
         self.exported, self.weight = exported, nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.exported.call((x,))[0]
+        logits: Tensor = self.exported.call((x,))[0]
+        return logits
+
+
+def _run(*words: str) -> None:
+    """Run a verb; a failure ends the script, with the verb's own message."""
+    try:
+        lit_distill(words)
+    except SystemExit as done:
+        if done.code:
+            raise
 
 
 def _once(kept: Path, of: Path, measure: Callable[[], float]) -> float:
