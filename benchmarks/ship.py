@@ -143,7 +143,8 @@ class Run:
         return network.eval()
 
     def _example(self) -> Tensor:
-        return next(iter(self._test_batches()))[0][:1]
+        images: Tensor = next(iter(self._test_batches()))[0]
+        return images[:1]
 
     def _test_batches(self) -> Any:
         data = self._setup(STEPS[0][2]).datamodule
