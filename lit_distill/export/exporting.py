@@ -73,7 +73,7 @@ def export(
 
     Args:
         student: The network, as a fit leaves it; any ``nn.Module``.
-        target: ``onnx``, ``executorch``, ``aoti`` or ``torch_export``.
+        target: ``onnx``, ``executorch``, ``cortex-m``, ``aoti`` or ``torch_export``.
         output: The file; if None, ``student`` with the target's ending, in the present folder.
         example: A batch of the student's inputs; if None, the first validation batch's.
         precision: ``float32`` or ``int8``; int8 is static, calibrated, with weights per channel.
@@ -237,14 +237,15 @@ def write(
         check_choice(f"the task {name!r}", kind, TASKS)
     with tempfile.TemporaryDirectory(prefix="lit-distill-export-") as folder:
         path = Path(folder) / f"student{request.target.suffix}"
-        request.target.write(job, path)
+        stand_in = request.target.write(job, path)
         exported = request.target.load(path, job.signature)
-        found = verify(job, exported, parts, tasks)
-        refuse_disagreement(found, request.precision, request.agreement)
+        runs, what = (exported, "file") if stand_in is None else (stand_in.runs, stand_in.what)
+        found = verify(job, runs, parts, tasks, timed=stand_in is None)
+        refuse_disagreement(found, request.precision, request.agreement, what)
         if "size" in request.dynamic:
             check_other_size(job, exported)
         content = path.read_bytes()
-    beside = _beside(request, job, steps, classes)
+    beside = _beside(request, job, steps, classes) | {"compared": what, **(stand_in.said if stand_in else {})}
     write_whole(request.output, content)
     write_whole(Path(f"{request.output}.json"), json.dumps(beside | {"measured": asdict(found)}, indent=1).encode())
     result = ExportResult(
