@@ -72,7 +72,7 @@ def _rearranged(tensor: Tensor) -> Tensor:
 def _channels_last(job: Job) -> Job:
     """Return a job whose images, and weights of convolutions, are in the layout that CMSIS-NN computes in."""
     network = copy.deepcopy(job.network)
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.to(memory_format=torch.channels_last)
     calibration = [tuple(_rearranged(one) for one in batch) for batch in job.calibration]
     return replace(
         job, network=network, example=tuple(_rearranged(one) for one in job.example), calibration=calibration
