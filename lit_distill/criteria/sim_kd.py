@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_distill.batch.batch import Inputs
+from lit_distill.batch.batch import Arguments
 from lit_distill.capture.capture import Capture
 from lit_distill.criteria.base import Citation, FeatureCriterion, at_least_float32
 from lit_distill.criteria.layers import AUTO
@@ -135,7 +136,8 @@ class SimKD(FeatureCriterion):
 class ReusedClassifier(nn.Module):
     """The network that SimKD trains: a student's map, projected and pooled, in a teacher's classifier.
 
-    The whole student runs, including its own unused classifier, and the map is captured on the way.
+    The whole student runs, including its own unused classifier, and the map is captured on the way: between calls no hook is
+    on it.
 
     Args:
         student: The student.
@@ -150,11 +152,17 @@ class ReusedClassifier(nn.Module):
         self.classifier.requires_grad_(False)
         self._capture = Capture(student, [layer], owner="student")
         self._capture.store.clone.add(hook_key(layer))  # a later in-place operation may overwrite it
+        self._capture.remove()
         self._layer = self._capture.layers[0]
 
-    def forward(self, inputs: Inputs) -> Tensor:
-        """Return logits of the teacher's classes, ``[B, C]``."""
-        feature = self._capture.run(inputs).features[self._layer]
+    def forward(self, *inputs: Any, **named: Any) -> Tensor:
+        """Return logits of the teacher's classes, ``[B, C]``, for the student's inputs."""
+        # Registered anew in each call: torch.export puts a module's attributes back as they were, hooks among them.
+        self._capture.restore()
+        try:
+            feature = self._capture.run(Arguments(inputs, named)).features[self._layer]
+        finally:
+            self._capture.remove()
         logits: Tensor = self.classifier(pooled(self.projector(at_least_float32(feature))))
         return logits
 

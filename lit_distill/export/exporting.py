@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,10 +21,10 @@ from lit_distill.export.inference import Arrangement, Inference, Job, Normalisat
 from lit_distill.export.preprocessing import Step, classes_of, normalisation_in, steps_of
 from lit_distill.export.reading import Data, Part, first_samples
 from lit_distill.export.result import ExportResult
+from lit_distill.export.stored import read_signature, write_both
 from lit_distill.export.target import Target
 from lit_distill.export.targets import target_named
 from lit_distill.export.verifying import check_other_size, refuse_disagreement, verify
-from lit_distill.files.whole_file import write_whole
 from lit_distill.measures.cost import size_of
 from lit_distill.utils.arguments import check_choice, check_network, check_number, check_whole
 
@@ -73,7 +72,7 @@ def export(
 
     Args:
         student: The network, as a fit leaves it; any ``nn.Module``.
-        target: ``onnx``, ``executorch``, ``aoti`` or ``torch_export``.
+        target: ``onnx``, ``executorch``, ``cortex-m``, ``aoti`` or ``torch_export``.
         output: The file; if None, ``student`` with the target's ending, in the present folder.
         example: A batch of the student's inputs; if None, the first validation batch's.
         precision: ``float32`` or ``int8``; int8 is static, calibrated, with weights per channel.
@@ -237,16 +236,16 @@ def write(
         check_choice(f"the task {name!r}", kind, TASKS)
     with tempfile.TemporaryDirectory(prefix="lit-distill-export-") as folder:
         path = Path(folder) / f"student{request.target.suffix}"
-        request.target.write(job, path)
+        stand_in = request.target.write(job, path)
         exported = request.target.load(path, job.signature)
-        found = verify(job, exported, parts, tasks)
-        refuse_disagreement(found, request.precision, request.agreement)
+        runs, what = (exported, "file") if stand_in is None else (stand_in.runs, stand_in.what)
+        found = verify(job, runs, parts, tasks, timed=stand_in is None)
+        refuse_disagreement(found, request.precision, request.agreement, what)
         if "size" in request.dynamic:
             check_other_size(job, exported)
         content = path.read_bytes()
-    beside = _beside(request, job, steps, classes)
-    write_whole(request.output, content)
-    write_whole(Path(f"{request.output}.json"), json.dumps(beside | {"measured": asdict(found)}, indent=1).encode())
+    beside = _beside(request, job, steps, classes) | {"compared": what, **(stand_in.said if stand_in else {})}
+    write_both(request.output, content, beside | {"measured": asdict(found)})
     result = ExportResult(
         request.target.load(request.output, job.signature),
         request.target.name,
@@ -293,7 +292,5 @@ def load_exported(path: str | Path) -> Exported:
     Raises:
         ValueError: There is no such file, or no JSON file beside it.
     """
-    from lit_distill.export.stored import read_signature
-
     target, signature = read_signature(Path(path))
     return target_named(target).load(Path(path), signature)

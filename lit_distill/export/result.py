@@ -36,7 +36,9 @@ class ExportResult:
     def __str__(self) -> str:
         found = self.verification
         on = count(found.samples, "validation sample") if found.samples else "the example"
+        what = self.about.get("compared", "file")
         rows = [("", "student", "file"), ("bytes", f"{self.student_bytes:,}", f"{self.bytes:,}")]
+        rows += [("", "student", "graph")] if what != "file" else []
         if found.milliseconds is not None:
             before, after = found.milliseconds
             rows.append(("median ms, 1 sample, 1 thread", f"{before:.3f}", f"{after:.3f}"))
@@ -48,13 +50,27 @@ class ExportResult:
         rows.append(("largest difference of logits", "", f"{found.difference:.2g}"))
         width = max(len(row[0]) for row in rows)
         lines = [f"  {name.ljust(width)}  {one.rjust(12)}  {two.rjust(12)}" for name, one, two in rows]
-        head = f"{self.exported.path}: {self.target}, {self.precision}, read back and compared on {on}"
+        compared = "compared" if what == "file" else f"its {what} compared"
+        head = f"{self.exported.path}: {self.target}, {self.precision}, read back and {compared} on {on}"
         return "\n".join([head, *lines, *self._notes()])
 
     def _notes(self) -> list[str]:
         lines = []
+        if "operators" in self.about:
+            lines.append(_operators(self.about))
         if self.about.get("preprocessing") is None:
             lines.append(
                 "  Preprocessing is unknown: the file takes what your batches hold. Give mean and std to have it noted."
             )
         return lines
+
+
+def _operators(about: Mapping[str, Any]) -> str:
+    """Say how many operators of a file for a microcontroller have a kernel there, and which have none."""
+    total, others = sum(about["operators"].values()), about["others"]
+    slow = sum(about["operators"][name] for name in others)
+    named = f"; the others: {', '.join(others)}" if others else ""
+    return (
+        f"  {total - slow} of {count(total, 'operator')} are CMSIS-NN's{named}. Working memory: {about['working_memory']:,} "
+        f"bytes on a {about['cpu']}. Nothing here runs the file: its own logits were not compared."
+    )

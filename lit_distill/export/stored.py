@@ -1,11 +1,14 @@
-"""The JSON file beside an exported file."""
+"""An exported file and the JSON file beside it, which belong together."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from lit_distill.export.exported import FileSignature
+from lit_distill.files.whole_file import write_whole
 
 
 def read_signature(path: Path) -> tuple[str, FileSignature]:
@@ -32,3 +35,20 @@ def read_signature(path: Path) -> tuple[str, FileSignature]:
         )
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{beside} is damaged, or was not written by export: {error!r}.") from error
+
+
+def write_both(path: Path, content: bytes, about: Mapping[str, Any]) -> None:
+    """Write a file and the JSON file beside it; if the second cannot be written, the first is as it was before.
+
+    Raises:
+        OSError: One of them cannot be written: the disk is full, say.
+    """
+    before = path.read_bytes() if path.is_file() else None
+    write_whole(path, content)
+    try:
+        write_whole(Path(f"{path}.json"), json.dumps(about, indent=1).encode())
+    except BaseException:
+        path.unlink()
+        if before is not None:
+            write_whole(path, before)
+        raise

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor, nn
+from torch import nn
 
 from lit_distill.batch.labels import Task
-from lit_distill.criteria.base import at_least_float32
-from lit_distill.criteria.ops.features import pooled
-from lit_distill.criteria.sim_kd import SimKD
-from lit_distill.export.inference import outputs_of
+from lit_distill.criteria.sim_kd import SimKD, reuse_classifier
 from lit_distill.files.checkpoint_file import read_checkpoint
 from lit_distill.models import Peers, load
 from lit_distill.modules import DistillationModule, MultiTaskDistillation
-from lit_distill.utils.copying import copied
 from lit_distill.utils.names import listed
 
 
@@ -78,7 +73,7 @@ def _with_teachers_classifier(
     rank_zero_info(
         f"SimKD: exported are the student, its projector and the teacher's classifier {path!r}, which were trained together."
     )
-    return ReusedHead(module.student, criterion.pairs[0][0], projector, found)
+    return reuse_classifier(module.student, criterion, found)
 
 
 def _width(projector: nn.Module) -> int:
@@ -100,32 +95,3 @@ def _classifier(teacher: nn.Module, width: int) -> str:
         )
         raise ValueError(f"the teacher {what}; name the classifier that SimKD reuses: --classifier LAYER.")
     return str(found[0])
-
-
-class ReusedHead(nn.Module):
-    """What SimKD trains, as a plain network: a student's map, projected and pooled, in the teacher's classifier.
-
-    Args:
-        student: The trained student.
-        layer: Its last map.
-        projector: Of the criterion.
-        classifier: Of the teacher.
-
-    Raises:
-        ValueError: The layer is one call of several, or an input.
-    """
-
-    def __init__(self, student: nn.Module, layer: str, projector: nn.Module, classifier: nn.Module) -> None:
-        super().__init__()
-        if ":" in layer or "#" in layer:
-            raise ValueError(f"SimKD read {layer!r}, and only a layer's output can be exported.")
-        self.student, self.projector, self.classifier = (copied(one) for one in (student, projector, classifier))
-        self.layer = layer
-        self.eval()
-
-    def forward(self, *inputs: Any, **named: Any) -> Tensor:
-        """Return the classifier's logits."""
-        with outputs_of(self.student, {"map": self.layer}) as found:
-            self.student(*inputs, **named)
-        logits: Tensor = self.classifier(pooled(self.projector(at_least_float32(found["map"]))))
-        return logits

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from lit_distill.export.exported import Exported, FileSignature
 from lit_distill.export.inference import Job
@@ -14,6 +15,21 @@ from lit_distill.export.inference import Job
 
 class MissingPackageError(ImportError):
     """A package that a target needs is not installed; the message has the line that installs it."""
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """What is compared in place of a file that no runtime here runs.
+
+    Attributes:
+        runs: It, in place of the file.
+        what: Its name.
+        said: What was read back from the file, as plain values, for the JSON file.
+    """
+
+    runs: Exported
+    what: str
+    said: Mapping[str, Any]
 
 
 class Target(ABC):
@@ -24,7 +40,6 @@ class Target(ABC):
         suffix: Of the file.
         precisions: That it can be written in.
         dynamic: What it can take any size of.
-        note: What to know of it, in the result.
         plans_memory: True if its runtime plans its memory for a largest batch and size.
     """
 
@@ -32,7 +47,6 @@ class Target(ABC):
     suffix: ClassVar[str]
     precisions: ClassVar[tuple[str, ...]] = ("float32",)
     dynamic: ClassVar[tuple[str, ...]] = ("batch", "size")
-    note: ClassVar[str] = ""
     plans_memory: ClassVar[bool] = False
     packages: ClassVar[Sequence[str]] = ()
     extra: ClassVar[str] = ""
@@ -51,8 +65,11 @@ class Target(ABC):
             )
 
     @abstractmethod
-    def write(self, job: Job, path: Path) -> None:
+    def write(self, job: Job, path: Path) -> StandIn | None:
         """Write a file; the caller has checked the precision, and removes what an error leaves.
+
+        Returns:
+            None, or what is compared in the file's place if no runtime here runs it.
 
         Raises:
             ValueError: The student cannot be written: what cannot, and what to change.
@@ -61,7 +78,3 @@ class Target(ABC):
     @abstractmethod
     def load(self, path: Path, signature: FileSignature) -> Exported:
         """Load a file that this target has written, with one thread."""
-
-    def runs_here(self) -> bool:
-        """Return True if this machine can run the file."""
-        return True

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from lit_distill.export.aoti import Aoti
+from lit_distill.export.cortex_m import CortexM
 from lit_distill.export.executorch import ExecuTorch
 from lit_distill.export.onnx import Onnx
 from lit_distill.export.target import Target
 from lit_distill.export.torch_export import TorchExport
 from lit_distill.utils.names import nearest
 
-TARGETS: dict[str, Target] = {one.name: one for one in (Onnx(), ExecuTorch(), Aoti(), TorchExport())}
+TARGETS: dict[str, Target] = {one.name: one for one in (Onnx(), ExecuTorch(), CortexM(), Aoti(), TorchExport())}
 
 
 def target_named(name: str) -> Target:

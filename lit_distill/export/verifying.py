@@ -55,7 +55,9 @@ class Verification:
         return self.difference <= TOLERANCE * max(1.0, self.largest)
 
 
-def verify(job: Job, exported: Exported, parts: Sequence[Part], tasks: Mapping[str, Task]) -> Verification:
+def verify(
+    job: Job, exported: Exported, parts: Sequence[Part], tasks: Mapping[str, Task], timed: bool = True
+) -> Verification:
     """Run a file and its student on the same samples.
 
     Args:
@@ -63,6 +65,7 @@ def verify(job: Job, exported: Exported, parts: Sequence[Part], tasks: Mapping[s
         exported: The file, loaded.
         parts: Validation batches.
         tasks: What each output means, by its name.
+        timed: Measure how long both take.
 
     Raises:
         ValueError: The outputs or labels do not fit the task.
@@ -89,9 +92,8 @@ def verify(job: Job, exported: Exported, parts: Sequence[Part], tasks: Mapping[s
                 raise ValueError(f"the validation data do not fit the task {tasks[name]!r}: {evaluation.misfit}")
     metrics = {name: {key: float(one) for key, one in each.compute().items()} for name, each in evaluations.items()}
     agreement = min(_agreement(tasks[name], metrics[name], spread[name]) for name in evaluations)
-    return Verification(
-        samples, difference, largest, agreement, _divergence(metrics), _accuracies(metrics), _times(job, exported)
-    )
+    times = _times(job, exported) if timed else None
+    return Verification(samples, difference, largest, agreement, _divergence(metrics), _accuracies(metrics), times)
 
 
 def _batches(job: Job, parts: Iterable[Part]) -> Iterable[tuple[tuple[Tensor, ...], Target | None, Tensor | None]]:
@@ -192,7 +194,7 @@ def _shapes(tensors: Sequence[Tensor]) -> str:
     return " and ".join(str(list(one.shape)) for one in tensors)
 
 
-def refuse_disagreement(verification: Verification, precision: str, least: float) -> None:
+def refuse_disagreement(verification: Verification, precision: str, least: float, what: str = "file") -> None:
     """Refuse a file that is not its student.
 
     Raises:
@@ -207,12 +209,12 @@ def refuse_disagreement(verification: Verification, precision: str, least: float
     if not verification.agreement >= least:
         accuracy = verification.accuracy
         right = (
-            f" The student is right in {accuracy[0]:.1%}, the file in {accuracy[1]:.1%}."
+            f" The student is right in {accuracy[0]:.1%}, the {what} in {accuracy[1]:.1%}."
             if accuracy is not None
             else ""
         )
         raise DisagreementError(
-            f"the {precision} file agrees with the student in {verification.agreement:.1%} of {on}, and {least:.1%} are asked "
-            f"for; nothing was written.{right} Export float32, calibrate on data like those of the task, or ask for less with "
-            "agreement."
+            f"the {precision} {what} agrees with the student in {verification.agreement:.1%} of {on}, and {least:.1%} are "
+            f"asked for; nothing was written.{right} Export float32, calibrate on data like those of the task, or ask for less "
+            "with agreement."
         )

@@ -65,6 +65,8 @@ def test_the_exported_network_is_student_projector_and_teachers_classifier() -> 
     feature = student.layer3(student.layer2(student.layer1(x)))
     expected = teacher.linear(criterion.projectors[0].eval()(feature).mean((2, 3)))
     torch.testing.assert_close(network(images), expected)
+    torch.testing.assert_close(network(x=images), expected)
+    assert not any(one._forward_hooks or one._forward_pre_hooks for one in network.modules())
     assert not network.training
     assert not any(p.requires_grad for p in network.classifier.parameters())
     assert teacher.linear.weight.requires_grad  # a copy was frozen
