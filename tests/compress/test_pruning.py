@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from lit_distill import Distill, FeatureDistillation, JointTeacher, LogitDistillation, SupervisedModule, load
 from lit_distill.capture.capture import Capture
 from lit_distill.compress import MissingPruningError, prune, pruning_history
-from lit_distill.compress.schedule import share_after
 from lit_distill.models import MultiHeadCNN, SmallCNN
 from lit_distill.models.pruned import PRUNING_KEY, widths
+from lit_distill.utils.pruning_schedule import share_after
 from tests.plain import Plain, quiet_trainer
 
 SHAPE = [1, 1, 8, 8]
