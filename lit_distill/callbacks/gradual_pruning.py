@@ -82,7 +82,7 @@ class GradualPruning(Callback):
         self.ignore = list(layer_tuple(ignore, "ignore")) if ignore else []
         self.module = check_text("module", module, "the network's name in the LightningModule, such as 'student'")
         self._last = self.start
-        self._weights: dict[str, nn.Parameter] = {}
+        self._weights: dict[str, Tensor] = {}
         self._masks: dict[str, Tensor] = {}
 
     @property
@@ -123,10 +123,10 @@ class GradualPruning(Callback):
             )
         return last
 
-    def _chosen(self, network: nn.Module) -> dict[str, nn.Parameter]:
+    def _chosen(self, network: nn.Module) -> dict[str, Tensor]:
         modules, owner = dict(network.named_modules()), f"the {self.module} {type(network).__name__}"
         ignored = {name for layer in self.ignore for name in match_layers(layer, modules, owner)}
-        found = {
+        found: dict[str, Tensor] = {
             name: layer.weight
             for name, layer in modules.items()
             if isinstance(layer, _KINDS) and not any(f"{name}.".startswith(f"{one}.") for one in ignored)
@@ -194,7 +194,7 @@ class GradualPruning(Callback):
             total = sum(weight.numel() for weight in self._weights.values())
             kept = _without_smallest(flat, round(share * total) - (total - flat.numel()))
             counts = [int(self._masks[name].sum()) for name in self._weights]
-            for name, part in zip(self._weights, kept.split(counts), strict=True):
+            for name, part in zip(self._weights, torch.split(kept, counts), strict=True):
                 self._masks[name].masked_scatter_(self._masks[name].clone(), part)
         else:
             for name, weight in self._weights.items():
