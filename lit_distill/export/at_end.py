@@ -64,8 +64,8 @@ class ExportAtEnd(Callback):
         self.target.check()
         if not isinstance(pl_module, DistillationModule):
             raise ValueError(
-                f"ExportAtEnd exports the student of a module of this library, and the {type(pl_module).__name__} is none: call "
-                "lit_distill.export(network, target) after the fit."
+                f"ExportAtEnd exports the student of a module of this library, and the {type(pl_module).__name__} is none: "
+                "call lit_distill.export(network, target) after the fit."
             )
         reused = any(isinstance(one, SimKD) for one in pl_module.criteria.criteria().values())
         if reused or isinstance(pl_module.student, Peers):
