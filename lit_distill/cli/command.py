@@ -32,6 +32,7 @@ VERBS = {
     "report": ("Say what a student saves, what that costs, and whether its teacher helped.", "lit_distill.reporting"),
     "methods": ("List the methods, with what they read, their weights and papers.", "lit_distill.cli.methods"),
     "export": ("Write a student as a file for a server, a phone or C++, and check it.", "lit_distill.export.command"),
+    "sensitivity": ("Say what compressing each layer alone does to a student.", "lit_distill.compress.command"),
     "strip": ("Remove what Distill added to a checkpoint.", "lit_distill.cli.strip"),
 }
 

@@ -15,7 +15,6 @@ from lit_distill.batch.labels import TASKS, Task
 from lit_distill.batch.reading import BatchReader
 from lit_distill.compress.importance import Importance, add_gradients, importance_named
 from lit_distill.compress.layers import chosen_layers, output_layers, output_shapes
-from lit_distill.compress.schedule import PruningSchedule, share_after
 from lit_distill.export.reading import Data, Part
 from lit_distill.measures import cost_of, one_sample
 from lit_distill.models.pruned import (
@@ -41,6 +40,7 @@ from lit_distill.utils.arguments import (
 from lit_distill.utils.compiling import uncompiled
 from lit_distill.utils.copying import copied
 from lit_distill.utils.names import first_line
+from lit_distill.utils.pruning_schedule import PruningSchedule, share_after
 from lit_distill.utils.tensors import first_parameter
 
 _NO_EXAMPLE = "The network does not take the example: give inputs, or their shape, [batch, channels, height, width]."

@@ -3,6 +3,7 @@
 May import ``cli`` and everything below it.
 """
 
+from lit_distill.export.at_end import ExportAtEnd
 from lit_distill.export.exported import Exported, FileSignature
 from lit_distill.export.exporting import export, load_exported
 from lit_distill.export.result import ExportResult
@@ -13,6 +14,7 @@ from lit_distill.export.verifying import DisagreementError, Verification
 __all__ = [
     "TARGETS",
     "DisagreementError",
+    "ExportAtEnd",
     "ExportResult",
     "Exported",
     "FileSignature",

@@ -90,9 +90,8 @@ def replay(network: nn.Module, steps: Sequence[Step]) -> None:
 
 
 def call_traced(network: nn.Module, inputs: Inputs) -> Any:
-    """Call a network with gradients, which tracing follows."""
-    with torch.enable_grad():
-        return call_model(network, inputs)
+    """Call a network as torch-pruning asks for it."""
+    return call_model(network, inputs)
 
 
 @contextmanager
@@ -102,7 +101,7 @@ def traceable(network: nn.Module) -> Iterator[None]:
     modes = [(part, part.training) for part in network.modules()]
     network.eval().requires_grad_(True)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.enable_grad():  # a caller may have turned gradients off
             warnings.simplefilter("ignore")  # of torch-pruning, on parameters outside layers: what comes out is run
             yield
     finally:
