@@ -4,6 +4,7 @@ Each is a function that makes the next student, or tells what it would cost. May
 """
 
 from lit_distill.compress.pruning import prune
+from lit_distill.compress.quantising import quantise
 from lit_distill.models.pruned import MissingPruningError, pruning_history
 
-__all__ = ["MissingPruningError", "prune", "pruning_history"]
+__all__ = ["MissingPruningError", "prune", "pruning_history", "quantise"]

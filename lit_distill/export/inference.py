@@ -104,7 +104,7 @@ class Inference(nn.Module):
         for layer in self.heads.values():
             if layer not in known:
                 raise ValueError(unknown_layer(layer, list(known), f"the student {type(self.student).__name__}"))
-        self.normalises = normalisation is not None
+        self.normalisation, self.normalises = normalisation, normalisation is not None
         if normalisation is not None:
             mean, std = normalisation.tensors()
             self.register_buffer("mean", mean)
@@ -201,6 +201,7 @@ class Job:
         calibration: Batches of training inputs, for int8.
         stretch: How many times the example's the largest dynamic size is, where the runtime plans its memory for a largest
             batch and size; None if there is no limit.
+        reference: What the file is compared with, if not the student: a student as quantisation-aware training rounds it.
     """
 
     network: Inference
@@ -209,6 +210,13 @@ class Job:
     precision: str = "float32"
     calibration: Sequence[tuple[Tensor, ...]] = field(default=(), repr=False)
     stretch: int | None = None
+    reference: Inference | None = field(default=None, repr=False)
+
+    def expected(self, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Return what a file should put out, by name."""
+        network = self.reference or self.network
+        with torch.no_grad():
+            return dict(zip(self.network.outputs, network(*inputs), strict=True))
 
     def free(self, tensor: Tensor) -> list[int]:
         """Return the dimensions of an input of which any size is taken: the batch, and the sizes of images or texts."""
