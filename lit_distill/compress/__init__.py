@@ -3,8 +3,9 @@
 Each is a function that makes the next student, or tells what it would cost. May import ``export`` and everything below it.
 """
 
+from lit_distill.compress.clustering import cluster
 from lit_distill.compress.pruning import prune
 from lit_distill.compress.quantising import quantise
 from lit_distill.models.pruned import MissingPruningError, pruning_history
 
-__all__ = ["MissingPruningError", "prune", "pruning_history", "quantise"]
+__all__ = ["MissingPruningError", "cluster", "prune", "pruning_history", "quantise"]

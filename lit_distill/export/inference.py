@@ -15,6 +15,7 @@ from lit_distill.batch.batch import Inputs, positions_and_names
 from lit_distill.capture.formats import format_of
 from lit_distill.capture.hooks import InputHook, OutputHook
 from lit_distill.export.exported import FileSignature
+from lit_distill.models.clustered import write_weights_out
 from lit_distill.outputs import OutputKey, read_logits
 from lit_distill.utils.compiling import uncompiled
 from lit_distill.utils.copying import copied
@@ -169,6 +170,7 @@ def plain_copy(student: nn.Module) -> nn.Module:
     network = copied(inner, [one for one in trainers.values() if one is not None])
     for part in list(network.modules()):
         _make_plain(part)
+    write_weights_out(network)
     network.eval().requires_grad_(False)
     network.to("cpu", torch.float32)
     for tensor in (*network.parameters(), *network.buffers()):
