@@ -43,7 +43,8 @@ def cluster(student: nn.Module, entries: int = 16, ignore: Sequence[str] | None 
     network = copied(student)
     kept = _ignored(network, ignore or ())
     tied = Counter(id(one) for _, one in network.named_parameters(remove_duplicate=False))
-    chosen, left = [], []
+    chosen: list[tuple[str, nn.Module]] = []
+    left: list[tuple[str, nn.Module]] = []
     for path, layer in network.named_modules():
         if isinstance(layer, (_ConvNd, nn.Linear)) and path not in kept:
             few = layer.weight.numel() < _WEIGHTS_PER_ENTRY * entries

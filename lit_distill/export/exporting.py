@@ -17,7 +17,7 @@ from lit_distill.batch.batch import BatchFormat, Inputs, given_format
 from lit_distill.batch.labels import TASKS, Task
 from lit_distill.batch.reading import BatchReader
 from lit_distill.export.exported import Exported
-from lit_distill.export.inference import Arrangement, Inference, Job, Normalisation
+from lit_distill.export.inference import Arrangement, Inference, Job, Normalisation, refuse_unusable
 from lit_distill.export.preprocessing import Step, classes_of, normalisation_in, steps_of
 from lit_distill.export.reading import Data, Part, first_samples
 from lit_distill.export.result import ExportResult
@@ -185,7 +185,7 @@ def _job(
     given = first_samples(arrangement.tensors(example), 2 if "batch" in request.dynamic else 1)
     batches = [network.raw_images(arrangement.tensors(one)) for one in calibrating]
     job = Job(network, network.raw_images(given), request.dynamic, request.precision, batches)
-    _try(job)
+    refuse_unusable(job)
     return replace(job, stretch=_stretch(job)) if request.target.plans_memory else job
 
 
@@ -204,23 +204,6 @@ def _stretch(job: Job) -> int:
 
 def _repeated(tensor: torch.Tensor, places: Sequence[int]) -> torch.Tensor:
     return tensor.repeat([2 if place in places else 1 for place in range(tensor.dim())])
-
-
-def _try(job: Job) -> None:
-    """Run the student on the example, and refuse what no file can return."""
-    with torch.no_grad():
-        try:
-            found = job.network(*job.example)
-        except ValueError:  # of ours: no logits, or several
-            raise
-        except Exception as error:
-            shapes = ", ".join(str(list(one.shape)) for one in job.example)
-            raise ValueError(f"the student fails on its example ({shapes}): {error}") from error
-    for name, logits in zip(job.network.outputs, found, strict=True):
-        if not torch.isfinite(logits).all():
-            raise ValueError(
-                f"the student's {name} are not finite on the example: it has diverged, and is not exported."
-            )
 
 
 def write(

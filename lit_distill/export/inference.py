@@ -252,3 +252,20 @@ class Job:
         """Split a batch into parts that the file takes."""
         size = self.signature.batch
         return [batch] if size is None else list(zip(*(torch.split(each, size) for each in batch), strict=True))
+
+
+def refuse_unusable(job: Job) -> None:
+    """Run the student on the example, and refuse what no file can return."""
+    with torch.no_grad():
+        try:
+            found = job.network(*job.example)
+        except ValueError:  # of ours: no logits, or several
+            raise
+        except Exception as error:
+            shapes = ", ".join(str(list(one.shape)) for one in job.example)
+            raise ValueError(f"the student fails on its example ({shapes}): {error}") from error
+    for name, logits in zip(job.network.outputs, found, strict=True):
+        if not torch.isfinite(logits).all():
+            raise ValueError(
+                f"the student's {name} are not finite on the example: it has diverged, and is not exported."
+            )

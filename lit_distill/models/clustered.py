@@ -47,7 +47,7 @@ def has_codebook(layer: nn.Module) -> bool:
     """Return True if a layer's weights are entries of a codebook."""
     if not parametrize.is_parametrized(layer, "weight"):
         return False
-    return any(isinstance(one, Codebook) for one in layer.parametrizations["weight"])  # type: ignore[index, union-attr]
+    return any(isinstance(one, Codebook) for one in layer.parametrizations["weight"])  # type: ignore[index]
 
 
 def write_weights_out(network: nn.Module) -> None:
@@ -65,7 +65,7 @@ def codebook_of(values: Tensor, entries: int, rounds: int = 20) -> Tensor:
         entries: At most so many means; fewer if there are fewer different numbers.
         rounds: Steps at most.
     """
-    different = values.unique()
+    different: Tensor = torch.unique(values)
     if len(different) <= entries:
         return different
     means = torch.linspace(float(different[0]), float(different[-1]), entries)
