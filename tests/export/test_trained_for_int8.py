@@ -27,9 +27,9 @@ model:
     student:
       class_path: quantise
       init_args:
-        student: {class_path: load, init_args: {model: MLP, checkpoint: a.pt}}
+        student: {class_path: load, init_args: {model: lit_distill.models.MLP, checkpoint: a.pt}}
         example: [1, 1, 8, 8]
-    teacher: {class_path: load, init_args: {model: MLP, checkpoint: a.pt}}
+    teacher: {class_path: load, init_args: {model: lit_distill.models.MLP, checkpoint: a.pt}}
 data: {class_path: Digits, init_args: {train_size: 300}}
 """
 
