@@ -15,7 +15,7 @@ HOLDS = {
     "by_name": "fit by two names and a folder",
     "chain": "several fits in a row",
     "doctor": "checks of a setup",
-    "compress": "prune: the next, smaller student",
+    "compress": "prune, quantise, cluster: the next, smaller student",
     "export": "files for servers, phones, C++, read back and compared",
     "cli": "lit-distill VERB, config files, their errors",
     "pytorch_lightning": "for that import name",

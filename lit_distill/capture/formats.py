@@ -108,6 +108,23 @@ def refuse_hidden_layers(model: nn.Module, layers: Iterable[str], owner: str) ->
             )
 
 
+def runs_in_a_graph(model: nn.Module) -> bool:
+    """Return True if all that a Python module computes is an exported program inside, as in quantisation-aware training."""
+    parts = list(model.children())
+    return bool(parts) and all(map(is_exported, parts))
+
+
+def refuse_layers_in_a_graph(model: nn.Module, owner: str, criteria: Iterable[str]) -> None:
+    """Refuse criteria, by name, that read layers of a network that runs in a graph."""
+    reading = list(criteria)
+    if reading and runs_in_a_graph(model):
+        raise ValueError(
+            f"criterion {reading[0]!r} reads layers of the {owner} {_name(model)}, which runs as an exported graph that calls "
+            "none of its modules: hooks do not fire there, and nothing would be read. In quantisation-aware training, use "
+            "criteria on logits, and those on features in an earlier link."
+        )
+
+
 def _mode_is_fixed(module: nn.Module) -> bool:
     if is_scripted(module) or "train" not in vars(module):
         return False

@@ -15,7 +15,7 @@ from lit_distill.batch.positions import input_mask, settle
 from lit_distill.batch.reading import BatchReader
 from lit_distill.batch.untouched import Guard
 from lit_distill.capture.capture import Capture, is_compiled
-from lit_distill.capture.formats import refuse_fixed_mode
+from lit_distill.capture.formats import refuse_fixed_mode, refuse_layers_in_a_graph
 from lit_distill.engine import checks
 from lit_distill.engine.checkpoint import CheckpointEntry
 from lit_distill.engine.fit_length import warn_of_late_schedules
@@ -51,6 +51,9 @@ class Distiller:
         batch_format: BatchFormat,
     ) -> None:
         refuse_fixed_mode(student, "student")
+        refuse_layers_in_a_graph(
+            student, "student", [n for n, one in criteria.innermost().items() if one.student_layers]
+        )
         self.student = student
         self.criteria = criteria
         self.format = batch_format

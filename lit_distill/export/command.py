@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
+from torch import nn
 
 from lit_distill.cli.config_files import fit_words
 from lit_distill.cli.fit import DistillationCLI
@@ -17,6 +18,7 @@ from lit_distill.export.exporting import export
 from lit_distill.export.students import heads_of, trained_student
 from lit_distill.export.targets import TARGETS
 from lit_distill.export.verifying import DisagreementError
+from lit_distill.models.quantisation_aware import QuantisationAware
 
 
 class _Setup(DistillationCLI):
@@ -56,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _export(setup: DistillationCLI, options: Any) -> None:
     module = setup.model
+    before = _before(module.student) if options.compare else None
     student = trained_student(module, options.ckpt_path, options.classifier, options.peer)
     task, heads = heads_of(module)
     export(
@@ -71,7 +74,15 @@ def _export(setup: DistillationCLI, options: Any) -> None:
         batch_format=module.distiller.format,
         normalise_inside=options.normalise_inside,
         samples=options.samples,
+        compare_with=before,
     )
+
+
+def _before(student: nn.Module) -> nn.Module:
+    """Return the student that the config's one in quantisation-aware training starts from, which it still is."""
+    if not isinstance(student, QuantisationAware):
+        raise ValueError("compare belongs to a student in quantisation-aware training (quantise); leave it out.")
+    return student.float_network()
 
 
 def _output(checkpoint: Path, target: str, precision: str) -> Path:
@@ -102,6 +113,11 @@ def _parser() -> Parser:
         "--normalise_inside",
         action="store_true",
         help="compute the normalisation in the file: it takes images in [0, 1]",
+    )
+    parser.add_argument(
+        "--compare",
+        action="store_true",
+        help="after quantisation-aware training: also measure plain int8 of the student before",
     )
     parser.add_argument("--classifier", metavar="LAYER", help="the teacher's, which SimKD reuses (found)")
     parser.add_argument("--peer", type=int, metavar="N", help="which network of a mutual distillation")

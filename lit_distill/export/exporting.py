@@ -17,13 +17,14 @@ from lit_distill.batch.batch import BatchFormat, Inputs, given_format
 from lit_distill.batch.labels import TASKS, Task
 from lit_distill.batch.reading import BatchReader
 from lit_distill.export.exported import Exported
-from lit_distill.export.inference import Arrangement, Inference, Job, Normalisation
+from lit_distill.export.inference import Arrangement, Inference, Job, Normalisation, refuse_unusable
 from lit_distill.export.preprocessing import Step, classes_of, normalisation_in, steps_of
 from lit_distill.export.reading import Data, Part, first_samples
 from lit_distill.export.result import ExportResult
 from lit_distill.export.stored import read_signature, write_both
 from lit_distill.export.target import Target
 from lit_distill.export.targets import target_named
+from lit_distill.export.trained_for_int8 import compared_with, network_to_write, post_training, refuse_comparison
 from lit_distill.export.verifying import check_other_size, refuse_disagreement, verify
 from lit_distill.measures.cost import size_of
 from lit_distill.utils.arguments import check_choice, check_network, check_number, check_whole
@@ -64,6 +65,7 @@ def export(
     normalise_inside: bool = False,
     classes: Sequence[str] | None = None,
     samples: int = 2000,
+    compare_with: nn.Module | None = None,
 ) -> ExportResult:
     """Write a student as a file for a target, and keep it only if it computes what the student computes.
 
@@ -90,6 +92,7 @@ def export(
         normalise_inside: Compute the normalisation in the file, which then takes images in [0, 1].
         classes: Names of the classes; the data set's ``classes`` if None.
         samples: Compare on so many validation samples, spread over all.
+        compare_with: The student before quantisation-aware training: its plain int8 file is measured on the same data.
 
     Raises:
         ValueError: An argument is wrong, the student cannot be exported (the module or operator is named), there are no
@@ -115,9 +118,14 @@ def export(
     inside = normalisation_in(steps) if normalise_inside else None
     names = list(classes) if classes is not None else classes_of(data, loader)
     key = given_format(batch_format).output_key
-    job = _job(request, student, _example(example, parts, calibrating), calibrating, Heads(key, heads), inside)
+    network = network_to_write(student, precision, request.target.name)
+    job = _job(request, network, _example(example, parts, calibrating), calibrating, Heads(key, heads), inside)
+    job = compared_with(job, student)
     tasks: dict[str, Task] = {name: task if isinstance(task, str) else task[name] for name in job.network.outputs}
-    return write(request, job, parts, tasks, steps, names)
+    if compare_with is None:
+        return write(request, job, parts, tasks, steps, names)
+    refuse_comparison(student, compare_with)
+    return write(request, job, parts, tasks, steps, names, compare_with)
 
 
 @dataclass(frozen=True)
@@ -177,7 +185,7 @@ def _job(
     given = first_samples(arrangement.tensors(example), 2 if "batch" in request.dynamic else 1)
     batches = [network.raw_images(arrangement.tensors(one)) for one in calibrating]
     job = Job(network, network.raw_images(given), request.dynamic, request.precision, batches)
-    _try(job)
+    refuse_unusable(job)
     return replace(job, stretch=_stretch(job)) if request.target.plans_memory else job
 
 
@@ -198,23 +206,6 @@ def _repeated(tensor: torch.Tensor, places: Sequence[int]) -> torch.Tensor:
     return tensor.repeat([2 if place in places else 1 for place in range(tensor.dim())])
 
 
-def _try(job: Job) -> None:
-    """Run the student on the example, and refuse what no file can return."""
-    with torch.no_grad():
-        try:
-            found = job.network(*job.example)
-        except ValueError:  # of ours: no logits, or several
-            raise
-        except Exception as error:
-            shapes = ", ".join(str(list(one.shape)) for one in job.example)
-            raise ValueError(f"the student fails on its example ({shapes}): {error}") from error
-    for name, logits in zip(job.network.outputs, found, strict=True):
-        if not torch.isfinite(logits).all():
-            raise ValueError(
-                f"the student's {name} are not finite on the example: it has diverged, and is not exported."
-            )
-
-
 def write(
     request: ExportRequest,
     job: Job,
@@ -222,6 +213,7 @@ def write(
     tasks: Mapping[str, Task],
     steps: Sequence[Step] | None,
     classes: Sequence[str] | None,
+    before: nn.Module | None = None,
 ) -> ExportResult:
     """Write the file beside, compare it, and move it to its place.
 
@@ -244,8 +236,10 @@ def write(
         if "size" in request.dynamic:
             check_other_size(job, exported)
         content = path.read_bytes()
+    plain = post_training(request.target, before, job, parts, tasks) if before is not None else None
     beside = _beside(request, job, steps, classes) | {"compared": what, **(stand_in.said if stand_in else {})}
-    write_both(request.output, content, beside | {"measured": asdict(found)})
+    measured = {"measured": asdict(found)} | ({"post_training": asdict(plain)} if plain is not None else {})
+    write_both(request.output, content, beside | measured)
     result = ExportResult(
         request.target.load(request.output, job.signature),
         request.target.name,
@@ -254,6 +248,7 @@ def write(
         len(content),
         size_of(job.network.student),
         beside,
+        plain,
     )
     rank_zero_info(str(result))
     return result

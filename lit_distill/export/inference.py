@@ -15,6 +15,7 @@ from lit_distill.batch.batch import Inputs, positions_and_names
 from lit_distill.capture.formats import format_of
 from lit_distill.capture.hooks import InputHook, OutputHook
 from lit_distill.export.exported import FileSignature
+from lit_distill.models.clustered import write_weights_out
 from lit_distill.outputs import OutputKey, read_logits
 from lit_distill.utils.compiling import uncompiled
 from lit_distill.utils.copying import copied
@@ -104,7 +105,7 @@ class Inference(nn.Module):
         for layer in self.heads.values():
             if layer not in known:
                 raise ValueError(unknown_layer(layer, list(known), f"the student {type(self.student).__name__}"))
-        self.normalises = normalisation is not None
+        self.normalisation, self.normalises = normalisation, normalisation is not None
         if normalisation is not None:
             mean, std = normalisation.tensors()
             self.register_buffer("mean", mean)
@@ -169,6 +170,7 @@ def plain_copy(student: nn.Module) -> nn.Module:
     network = copied(inner, [one for one in trainers.values() if one is not None])
     for part in list(network.modules()):
         _make_plain(part)
+    write_weights_out(network)
     network.eval().requires_grad_(False)
     network.to("cpu", torch.float32)
     for tensor in (*network.parameters(), *network.buffers()):
@@ -201,6 +203,7 @@ class Job:
         calibration: Batches of training inputs, for int8.
         stretch: How many times the example's the largest dynamic size is, where the runtime plans its memory for a largest
             batch and size; None if there is no limit.
+        reference: What the file is compared with, if not the student: a student as quantisation-aware training rounds it.
     """
 
     network: Inference
@@ -209,6 +212,13 @@ class Job:
     precision: str = "float32"
     calibration: Sequence[tuple[Tensor, ...]] = field(default=(), repr=False)
     stretch: int | None = None
+    reference: Inference | None = field(default=None, repr=False)
+
+    def expected(self, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Return what a file should put out, by name."""
+        network = self.reference or self.network
+        with torch.no_grad():
+            return dict(zip(self.network.outputs, network(*inputs), strict=True))
 
     def free(self, tensor: Tensor) -> list[int]:
         """Return the dimensions of an input of which any size is taken: the batch, and the sizes of images or texts."""
@@ -242,3 +252,20 @@ class Job:
         """Split a batch into parts that the file takes."""
         size = self.signature.batch
         return [batch] if size is None else list(zip(*(torch.split(each, size) for each in batch), strict=True))
+
+
+def refuse_unusable(job: Job) -> None:
+    """Run the student on the example, and refuse what no file can return."""
+    with torch.no_grad():
+        try:
+            found = job.network(*job.example)
+        except ValueError:  # of ours: no logits, or several
+            raise
+        except Exception as error:
+            shapes = ", ".join(str(list(one.shape)) for one in job.example)
+            raise ValueError(f"the student fails on its example ({shapes}): {error}") from error
+    for name, logits in zip(job.network.outputs, found, strict=True):
+        if not torch.isfinite(logits).all():
+            raise ValueError(
+                f"the student's {name} are not finite on the example: it has diverged, and is not exported."
+            )

@@ -23,6 +23,7 @@ class ExportResult:
         bytes: Its size.
         student_bytes: Of the student's weights and buffers in float32.
         about: What the JSON file beside it says: inputs, preprocessing, class names.
+        post_training: How plain post-training int8 of the student given as ``compare_with`` does.
     """
 
     exported: Exported
@@ -32,6 +33,7 @@ class ExportResult:
     bytes: int
     student_bytes: int
     about: Mapping[str, Any] = field(repr=False)
+    post_training: Verification | None = None
 
     def __str__(self) -> str:
         found = self.verification
@@ -58,6 +60,8 @@ class ExportResult:
         lines = []
         if "operators" in self.about:
             lines.append(_operators(self.about))
+        if self.post_training is not None:
+            lines.append(f"  Post-training int8 of the student before: {_in_words(self.post_training)}.")
         if self.about.get("preprocessing") is None:
             lines.append(
                 "  Preprocessing is unknown: the file takes what your batches hold. Give mean and std to have it noted."
@@ -74,3 +78,15 @@ def _operators(about: Mapping[str, Any]) -> str:
         f"  {total - slow} of {count(total, 'operator')} are CMSIS-NN's{named}. Working memory: {about['working_memory']:,} "
         f"bytes on a {about['cpu']}. Nothing here runs the file: its own logits were not compared."
     )
+
+
+def _in_words(found: Verification) -> str:
+    """Return how a file does, in one line."""
+    words = [f"agreement with it in float32 {found.agreement:.2%}"]
+    if found.accuracy is not None:
+        words.insert(0, f"accuracy {found.accuracy[1]:.2%} (in float32 {found.accuracy[0]:.2%})")
+    if found.kl_divergence is not None:
+        words.append(f"KL divergence {found.kl_divergence:.2g}")
+    if found.milliseconds is not None:
+        words.append(f"{found.milliseconds[1]:.3f} ms")
+    return ", ".join(words)

@@ -75,8 +75,7 @@ def verify(
     difference = largest = 0.0
     samples = 0
     for inputs, target, mask in _batches(job, parts):
-        with torch.no_grad():
-            expected = dict(zip(job.network.outputs, job.network(*inputs), strict=True))
+        expected = job.expected(inputs)
         found = exported.run_all(*inputs)
         samples += len(inputs[0]) * bool(parts)
         for name, logits in expected.items():

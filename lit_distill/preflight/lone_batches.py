@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import BatchSampler, DataLoader
 
 from lit_distill.batch.batch import tensors_of
-from lit_distill.capture.formats import map_tensors
+from lit_distill.capture.formats import map_tensors, runs_in_a_graph
 from lit_distill.utils.restoring import unchanged
 
 _Given = TypeVar("_Given")
@@ -45,6 +45,8 @@ def lone_batch(trainer: Any) -> str | None:
 
 def refuse_lone_batch(why: str, owner: str, network: nn.Module, inputs: _Given, run: Callable[[_Given], Any]) -> None:
     """Refuse batches of one sample if a BatchNorm of the network fails on one, which is tried."""
+    if network.training and runs_in_a_graph(network):
+        _refuse_in_a_graph(why, owner, network, inputs, run)
     norms = {name: one for name, one in network.named_modules() if isinstance(one, _BatchNorm) and one.training}
     if not norms or any(isinstance(one, nn.SyncBatchNorm) for one in norms.values()):
         return
@@ -62,6 +64,15 @@ def refuse_lone_batch(why: str, owner: str, network: nn.Module, inputs: _Given, 
             ) from error
         except Exception:  # the network may need a whole batch
             return
+
+
+def _refuse_in_a_graph(why: str, owner: str, network: nn.Module, inputs: _Given, run: Callable[[_Given], Any]) -> None:
+    """Refuse batches of one sample if a network in quantisation-aware training fails on one."""
+    with unchanged(network), torch.no_grad():
+        try:
+            run(first_sample(inputs))
+        except ValueError as error:
+            raise ValueError(f"training has {why}, and {owner} fails on one: {error}") from error
 
 
 def first_sample(inputs: _Given) -> _Given:
