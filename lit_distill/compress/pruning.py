@@ -21,12 +21,12 @@ from lit_distill.models.pruned import (
     Step,
     call_traced,
     description_of,
-    inputs_of,
+    inputs_described,
+    layer_widths,
     pruning_history,
     set_history,
     torch_pruning,
     traceable,
-    widths,
 )
 from lit_distill.utils.arguments import (
     check_choice,
@@ -119,7 +119,7 @@ def prune(
         inputs = _example(example, parts, network)
         shapes = output_shapes(network, inputs, _NO_EXAMPLE)
         before = cost_of(network, inputs)
-        record: Step = {"example": description_of(inputs), "channels": widths(network), **options}
+        record: Step = {"example": description_of(inputs), "channels": layer_widths(network), **options}
         job = _Pruning(network, inputs, importance, global_pruning, round_to, ignore or [])
         with traceable(network):
             if importance == "taylor":
@@ -128,7 +128,7 @@ def prune(
             job.check(shapes)
     set_history(network, [*pruning_history(network), record])
     after = cost_of(network, inputs)
-    narrower = sum(width != record["channels"][name] for name, width in widths(network).items())
+    narrower = sum(width != record["channels"][name] for name, width in layer_widths(network).items())
     rank_zero_info(
         f"prune: step {step} of {steps}, {importance}; {narrower} of the {type(network).__name__}'s {len(record['channels'])} "
         f"layers are narrower. Parameters {before.parameters:,} → {after.parameters:,}, MACs {before.macs or 0:,} → "
@@ -244,7 +244,8 @@ def _shares(network: nn.Module, ratio: float, step: int, steps: int, schedule: P
     left = 1 - share_after(ratio, step, steps, schedule)
     # Half a channel more than the target: torch-pruning cuts the fraction off.
     return {
-        name: max(0.0, 1 - (int(first[name] * left + 1e-9) + 0.5) / width) for name, width in widths(network).items()
+        name: max(0.0, 1 - (int(first[name] * left + 1e-9) + 0.5) / width)
+        for name, width in layer_widths(network).items()
     }
 
 
@@ -282,6 +283,6 @@ def _example(example: Any, parts: list[Part], network: nn.Module) -> Inputs:
         device = first_parameter(network).device
         return one_sample(parts[0].inputs, len(tensors_of(parts[0].inputs)[0]), device)
     if isinstance(example, (list, tuple)) and all(isinstance(side, int) for side in example):
-        made: Tensor = inputs_of({"shape": list(example), "type": "float32"}, network)
+        made: Tensor = inputs_described({"shape": list(example), "type": "float32"}, network)
         return made
-    return inputs_of(description_of(example), network)  # type: ignore[no-any-return]
+    return inputs_described(description_of(example), network)  # type: ignore[no-any-return]

@@ -20,7 +20,7 @@ from lit_distill.compress.sensitivity_result import LayerSensitivity, Sensitivit
 from lit_distill.engine.metrics import Evaluation, count_classes
 from lit_distill.export.reading import Data, Part
 from lit_distill.measures import one_sample
-from lit_distill.models.pruned import torch_pruning, widths
+from lit_distill.models.pruned import layer_widths, torch_pruning
 from lit_distill.utils.arguments import check_choice, check_network, check_number, check_whole
 from lit_distill.utils.compiling import uncompiled
 from lit_distill.utils.restoring import as_in_evaluation
@@ -78,7 +78,7 @@ def sensitivity(
         check_number("ratio", ratio, above=0, below=1)
     network = uncompiled(student)
     chosen = chosen_layers(network, layers) if layers else None
-    names = [name for name in widths(network) if chosen is None or name in chosen]
+    names = [name for name in layer_widths(network) if chosen is None or name in chosen]
     if not names:
         raise ValueError(f"the {type(network).__name__} has no convolution or linear layer to compress.")
     source = _source(network, data, task, batch_format)

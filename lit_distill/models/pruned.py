@@ -52,7 +52,7 @@ def set_history(network: nn.Module, steps: Sequence[Step]) -> None:
     setattr(network, _ATTRIBUTE, list(steps))
 
 
-def widths(network: nn.Module) -> dict[str, int]:
+def layer_widths(network: nn.Module) -> dict[str, int]:
     """Return the number of outputs of each convolution and linear layer, by path."""
     return {
         name: int(getattr(layer, "out_channels", 0) or getattr(layer, "out_features", 0))
@@ -63,7 +63,7 @@ def widths(network: nn.Module) -> dict[str, int]:
 
 def is_before(network: nn.Module, steps: Sequence[Step]) -> bool:
     """Return True if a network has the widths that the first of some steps began with, so that they can be done on it."""
-    return bool(steps) and widths(network) == steps[0]["channels"]
+    return bool(steps) and layer_widths(network) == steps[0]["channels"]
 
 
 def replay(network: nn.Module, steps: Sequence[Step]) -> None:
@@ -75,7 +75,7 @@ def replay(network: nn.Module, steps: Sequence[Step]) -> None:
     """
     package = torch_pruning()
     for step in steps:
-        example = inputs_of(step["example"], network)
+        example = inputs_described(step["example"], network)
         try:
             with traceable(network):
                 graph = package.DependencyGraph().build_dependency(
@@ -113,7 +113,7 @@ def traceable(network: nn.Module) -> Iterator[None]:
 
 
 def description_of(inputs: Any) -> Any:
-    """Return shapes and types of inputs as plain types, from which ``inputs_of`` makes others."""
+    """Return shapes and types of inputs as plain types, from which ``inputs_described`` makes others."""
     if isinstance(inputs, Tensor):
         return {"shape": list(inputs.shape), "type": str(inputs.dtype).removeprefix("torch.")}
     if isinstance(inputs, Arguments):
@@ -130,16 +130,16 @@ def description_of(inputs: Any) -> Any:
     raise ValueError(f"a network is traced with tensors, and the example holds a {type(inputs).__name__}.")
 
 
-def inputs_of(description: Any, network: nn.Module) -> Any:
+def inputs_described(description: Any, network: nn.Module) -> Any:
     """Make inputs of the described shapes and types on a network's device: zeros for whole numbers, noise for others."""
     if isinstance(description, list):
-        return tuple(inputs_of(one, network) for one in description)
+        return tuple(inputs_described(one, network) for one in description)
     if "value" in description:
         return description["value"]
     if "entries" in description:
-        return {name: inputs_of(value, network) for name, value in description["entries"].items()}
+        return {name: inputs_described(value, network) for name, value in description["entries"].items()}
     if _ARGUMENTS[0] in description:
-        return Arguments(*(inputs_of(description[name], network) for name in _ARGUMENTS))
+        return Arguments(*(inputs_described(description[name], network) for name in _ARGUMENTS))
     device = next((tensor.device for tensor in network.parameters()), torch.device("cpu"))
     values = torch.zeros(description["shape"], dtype=getattr(torch, description["type"]), device=device)
     generator = torch.Generator(device).manual_seed(0)

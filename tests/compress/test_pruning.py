@@ -17,7 +17,7 @@ from lit_distill import Distill, FeatureDistillation, JointTeacher, LogitDistill
 from lit_distill.capture.capture import Capture
 from lit_distill.compress import MissingPruningError, prune, pruning_history
 from lit_distill.models import MultiHeadCNN, SmallCNN
-from lit_distill.models.pruned import PRUNING_KEY, widths
+from lit_distill.models.pruned import PRUNING_KEY, layer_widths
 from lit_distill.utils.pruning_schedule import share_after
 from tests.plain import Plain, quiet_trainer
 
@@ -111,18 +111,18 @@ class TestWhatIsTakenOut:
 
     def test_ignored_layers_keep_their_width(self) -> None:
         network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
-        assert list(widths(prune(network, [1, 4], ignore=["0"])).values()) == [8, 4, 3]
+        assert list(layer_widths(prune(network, [1, 4], ignore=["0"])).values()) == [8, 4, 3]
 
     def test_global_pruning_takes_the_weakest_of_all_layers(self) -> None:
         network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
-        assert list(widths(prune(network, [1, 4])).values()) == [4, 4, 3]
-        found = list(widths(prune(network, [1, 4], global_pruning=True)).values())
+        assert list(layer_widths(prune(network, [1, 4])).values()) == [4, 4, 3]
+        found = list(layer_widths(prune(network, [1, 4], global_pruning=True)).values())
         assert sum(found[:2]) == 8
         assert found[2] == 3
 
     def test_widths_are_rounded(self) -> None:
         network = nn.Sequential(nn.Linear(4, 22), nn.ReLU(), nn.Linear(22, 3))
-        assert widths(prune(network, [1, 4], round_to=4))["0"] == 8
+        assert layer_widths(prune(network, [1, 4], round_to=4))["0"] == 8
 
     def test_the_cost_is_said_once(self, caplog: pytest.LogCaptureFixture) -> None:
         prune(SmallCNN(8), SHAPE)
@@ -138,7 +138,7 @@ class TestSteps:
         found = []
         for step in (1, 2, 3):
             network = prune(network, [1, 4], ratio=0.7, step=step, steps=3, schedule=schedule)
-            found.append(list(widths(network).values()))
+            found.append(list(layer_widths(network).values()))
         left = [1 - 0.7 * (t / 3 if schedule == "linear" else 1 - (1 - t / 3) ** 3) for t in (1, 2, 3)]
         assert found == [[int(17 * share), int(29 * share), 3] for share in left]
 
@@ -281,7 +281,7 @@ class TestRefusals:
         with pytest.raises(ValueError, match=r"blocks\.0\.attn.*ignore=\['blocks\.\*\.attn'\]"):
             prune(network, [1, 3, 16, 16])
         pruned = prune(network, [1, 3, 16, 16], ignore=["blocks.*.attn"])
-        assert {width for name, width in widths(pruned).items() if "fc1" in name} == {32}
+        assert {width for name, width in layer_widths(pruned).items() if "fc1" in name} == {32}
 
     def test_a_network_without_gradients_is_not_traced(self) -> None:
         class Detached(nn.Module):

@@ -259,7 +259,7 @@ class Distill(EvaluationHooks):
         if self.distiller is not None and hasattr(pl_module, ENTRY_KEY):
             self.distiller.checkpoint_entry.write(checkpoint, self.criteria, this_rank_only=trainer.interrupted)
             checkpoint[ENTRY_KEY] |= self._trained.checkpoint_entry()
-        hosting.complete(pl_module, checkpoint)
+        hosting.complete_checkpoint(pl_module, checkpoint)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Stop distilling; additions stay registered until all callbacks have run, as one may save a checkpoint."""

@@ -71,7 +71,7 @@ def without_additions(module: LightningModule) -> Wrapper:
     return load
 
 
-def complete(module: LightningModule, checkpoint: dict[str, Any]) -> None:
+def complete_checkpoint(module: LightningModule, checkpoint: dict[str, Any]) -> None:
     """Add how the module's networks were pruned to its checkpoint, and make its numbers plain."""
     write_histories(module, checkpoint)
     make_scalars_plain(checkpoint)
