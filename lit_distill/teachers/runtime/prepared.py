@@ -16,7 +16,7 @@ from lit_distill.capture.formats import floating_type, format_of, map_tensors, w
 from lit_distill.outputs import Outputs
 from lit_distill.teachers.runtime.folding import fold_batch_norm
 from lit_distill.teachers.runtime.options import TeacherRuntime
-from lit_distill.teachers.runtime.quantised import quantise, quantise_dynamically
+from lit_distill.teachers.runtime.quantised import quantise_dynamically, static_int8
 from lit_distill.utils.compiling import SteadySize, compile_in_place
 from lit_distill.utils.copying import copied
 
@@ -45,7 +45,7 @@ class PreparedModel:
         twin.restore()  # hooks that read its own model
         _prepare(twin, runtime)
         if runtime.precision == "int8":
-            self._read = quantise(twin, [self._cast(batch) for batch in samples], needs_logits)
+            self._read = static_int8(twin, [self._cast(batch) for batch in samples], needs_logits)
         else:
             self._read = partial(twin.run, stop_early=not needs_logits and not runtime.compile)
 

@@ -25,7 +25,7 @@ Read = Callable[[Inputs], Outputs]
 _MOST_FAR = 0.3
 
 
-def quantise(capture: Capture, batches: Sequence[Inputs], needs_logits: bool) -> Read:
+def static_int8(capture: Capture, batches: Sequence[Inputs], needs_logits: bool) -> Read:
     """Quantise weights and activations with ranges found on batches, and return a function from inputs to float32 outputs.
 
     The network itself does not change. Without ``needs_logits`` the graph ends at the last captured layer. A network is
