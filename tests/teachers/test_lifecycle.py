@@ -79,6 +79,13 @@ def classes_of_the_page() -> dict[str, Any]:
     return made
 
 
+def test_the_pages_function_distils(quick_trainer: Callable[..., Trainer]) -> None:
+    module = classes_of_the_page()["module"]
+    trainer = quick_trainer(limit_val_batches=1)
+    trainer.fit(module, loader(), loader())
+    assert "train/criteria/soft" in trainer.callback_metrics
+
+
 def test_the_pages_teacher_without_a_network_distils(quick_trainer: Callable[..., Trainer]) -> None:
     means = torch.randn(10, 1, 8, 8)
     teacher = classes_of_the_page()["NearestMean"](means)
