@@ -8,6 +8,8 @@ from pathlib import Path
 
 from torch import nn
 
+from lit_distill.utils.text_tables import aligned
+
 
 @dataclass(frozen=True)
 class NetworkRow:
@@ -61,10 +63,4 @@ def rows_as_text(rows: Sequence[NetworkRow], notes: Sequence[str]) -> str:
         cells.append(
             (row.network, f"{row.accuracy:.1%}", f"{row.parameters:,}", f"{row.milliseconds:.1f}", row.name),
         )
-    widths = [max(len(line[column]) for line in cells) for column in range(4)]
-    lines = []
-    for line in cells:
-        first, *numbers = (text.ljust(widths[0]) if place == 0 else text for place, text in enumerate(line[:4]))
-        aligned = [text.rjust(width) for text, width in zip(numbers, widths[1:], strict=True)]
-        lines.append("  ".join([first, *aligned, line[4]]).rstrip())
-    return "\n".join([*lines, *notes])
+    return "\n".join([*aligned(cells, left=(0, 4)), *notes])

@@ -13,7 +13,7 @@ from torch.nn.utils import prune
 from torch.optim import Optimizer
 
 from lit_distill.utils.arguments import check_flag, check_number, check_text, check_whole, layer_tuple
-from lit_distill.utils.names import match_layers
+from lit_distill.utils.names import layers_within
 from lit_distill.utils.notices import warn
 from lit_distill.utils.pruning_schedule import PruningSchedule, share_after
 
@@ -125,11 +125,9 @@ class GradualPruning(Callback):
 
     def _chosen(self, network: nn.Module) -> dict[str, Tensor]:
         modules, owner = dict(network.named_modules()), f"the {self.module} {type(network).__name__}"
-        ignored = {name for layer in self.ignore for name in match_layers(layer, modules, owner)}
+        ignored = layers_within(self.ignore, modules, owner)
         found: dict[str, Tensor] = {
-            name: layer.weight
-            for name, layer in modules.items()
-            if isinstance(layer, _KINDS) and not any(f"{name}.".startswith(f"{one}.") for one in ignored)
+            name: layer.weight for name, layer in modules.items() if isinstance(layer, _KINDS) and name not in ignored
         }
         size = self.group[1] if self.group is not None else 1
         odd = [name for name, weight in found.items() if weight.shape[1] % size]

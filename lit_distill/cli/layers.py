@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from lit_distill.batch.batch import Inputs, count_samples
@@ -16,7 +15,7 @@ from lit_distill.batch.examples import has_numbered_samples, numbered_samples
 from lit_distill.capture.observing import observe
 from lit_distill.capture.stages import stages_of
 from lit_distill.cli.bare_names import full_path, imported
-from lit_distill.cli.config_files import fit_words
+from lit_distill.cli.config_setup import ConfigSetup
 from lit_distill.cli.fit import DistillationCLI
 from lit_distill.cli.refusal import refuse
 from lit_distill.cli.words import Parser
@@ -45,15 +44,6 @@ class Layer:
     stage: int = 0
 
 
-class _Setup(DistillationCLI):
-    """Makes a config's networks and data, and a Trainer that leaves nothing behind."""
-
-    saves_config = False
-
-    def instantiate_trainer(self, **options: Any) -> Trainer:
-        return Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
-
-
 def main(arguments: Sequence[str]) -> None:
     """Print the layers of a config's networks, or of one model."""
     parser = Parser(
@@ -71,10 +61,7 @@ def main(arguments: Sequence[str]) -> None:
         parser.error("give --config FILE, or a model and its --input: lit-distill layers resnet20 --input 1,3,32,32")
     given = torch.randn(options.input) if options.input else None
     networks: dict[str, tuple[nn.Module, Any]]
-    if model:
-        networks = {"model": (_made(model), given)}
-    else:
-        networks = _networks(_Setup(fit_words(options.config, further), run=False), given)
+    networks = {"model": (_made(model), given)} if model else _networks(ConfigSetup(options.config, further), given)
     shown = (as_table(owner, network, inputs, options.depth) for owner, (network, inputs) in networks.items())
     print("\n\n".join(shown))
 

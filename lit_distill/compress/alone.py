@@ -10,9 +10,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lit_distill.batch.batch import Inputs, tensors_of
+from lit_distill.batch.batch import Inputs
 from lit_distill.compress.layers import output_layers, output_shapes
-from lit_distill.models.pruned import call_traced, torch_pruning, traceable
+from lit_distill.models.pruned import dependency_graph, torch_pruning, traceable
 from lit_distill.utils.copying import copied
 
 Way = Literal["int8", "int8_weights", "prune"]
@@ -102,9 +102,7 @@ def pruned_alone(network: nn.Module, layer: str, inputs: Inputs, ratio: float) -
             raise ValueError("it makes the outputs")
         shapes = output_shapes(copy, inputs, "")
         try:
-            graph = package.DependencyGraph().build_dependency(
-                copy, inputs, forward_fn=call_traced, output_transform=tensors_of
-            )
+            graph = dependency_graph(copy, inputs)
             take = graph.get_pruner_of_module(target).prune_out_channels
             group = graph.get_pruning_group(target, take, list(range(graph.get_out_channels(target))))
             scores = package.importance.GroupMagnitudeImportance()(group)

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 from lit_distill.models.clustered import share_values
 from lit_distill.utils.arguments import check_network, check_whole
 from lit_distill.utils.copying import copied
-from lit_distill.utils.names import count, listed, match_layers
+from lit_distill.utils.names import count, layers_within, listed
 
 _WEIGHTS_PER_ENTRY = 4  # with fewer, the codebook saves little and costs accuracy
 
@@ -41,11 +41,12 @@ def cluster(student: nn.Module, entries: int = 16, ignore: Sequence[str] | None 
     check_network("student", student)
     entries = check_whole("entries", entries, least=2)
     network = copied(student)
-    kept = _ignored(network, ignore or ())
+    layers = dict(network.named_modules())
+    kept = layers_within(ignore or (), layers, f"the student {type(student).__name__}")
     tied = Counter(id(one) for _, one in network.named_parameters(remove_duplicate=False))
     chosen: list[tuple[str, nn.Module]] = []
     left: list[tuple[str, nn.Module]] = []
-    for path, layer in network.named_modules():
+    for path, layer in layers.items():
         if isinstance(layer, (_ConvNd, nn.Linear)) and path not in kept:
             few = layer.weight.numel() < _WEIGHTS_PER_ENTRY * entries
             fits = not few and not parametrize.is_parametrized(layer) and tied[id(layer.weight)] == 1
@@ -60,10 +61,3 @@ def cluster(student: nn.Module, entries: int = 16, ignore: Sequence[str] | None 
     rest = f" As they were: {listed([path for path, _ in left])}." if left else ""
     rank_zero_info(f"cluster: the weights of {count(len(chosen), 'layer')} share {entries} values each.{rest}")
     return network
-
-
-def _ignored(network: nn.Module, ignore: Sequence[str]) -> set[str]:
-    """Return the paths of the layers to leave as they are, and of all in them."""
-    names = [path for path, _ in network.named_modules()]
-    tops = [path for one in ignore for path in match_layers(one, names, f"the student {type(network).__name__}")]
-    return {path for path in names if any(path == top or path.startswith(f"{top}.") for top in tops)}

@@ -5,24 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning.pytorch import Trainer
-
-from lit_distill.cli.config_files import fit_words
-from lit_distill.cli.fit import DistillationCLI
+from lit_distill.cli.config_setup import setup_for_checkpoint
 from lit_distill.cli.refusal import refuse
 from lit_distill.cli.words import Parser
 from lit_distill.compress.sensitivity import WAYS, sensitivity
 from lit_distill.export.students import heads_of, trained_student
 from lit_distill.modules import DistillationModule
-
-
-class _Setup(DistillationCLI):
-    """Makes a config's module and data, and a Trainer that leaves nothing behind."""
-
-    saves_config = False
-
-    def instantiate_trainer(self, **options: object) -> Trainer:
-        return Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -34,14 +22,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = _parser()
     options, further = parser.parse_some(arguments)
     try:
-        if not options.ckpt_path.is_file():
-            raise FileNotFoundError(f"there is no checkpoint {options.ckpt_path} (looked in {Path.cwd()}).")
-        setup = _Setup(fit_words(options.config, further), run=False)
+        setup = setup_for_checkpoint(options.config, further, options.ckpt_path)
         module = setup.model
         assert isinstance(module, DistillationModule)
         if setup.datamodule is None:
             raise ValueError("the config has no data: add a data section, whose validation data are compared on.")
-        setup.datamodule.trainer = setup.trainer
         student, (task, _) = trained_student(module, options.ckpt_path), heads_of(module)
         if not isinstance(task, str):
             raise ValueError("the config is of several tasks: compare each task's head in Python.")

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -16,6 +13,7 @@ from torch.export import Dim, ShapesCollection
 
 from lit_distill.batch.batch import Inputs, positions_and_names, tensors_of
 from lit_distill.capture.formats import format_of, map_tensors
+from lit_distill.export.quiet import quiet_tools
 from lit_distill.models.fake_quantise import FakeQuantise
 from lit_distill.models.graph_mode import norms_of, restore_norms
 from lit_distill.models.quantisation_aware import QuantisationAware, quantisers, without_rounding
@@ -110,7 +108,7 @@ def _with_quantisers(network: nn.Module, given: Inputs, target: str) -> fx.Graph
 
     graph = _traced(network.train(), given)
     norms = norms_of(graph)
-    with _quiet():
+    with quiet_tools():
         prepared: fx.GraphModule = prepare_qat_pt2e(graph, _quantiser(target))
     vars(prepared).pop("train", None)  # which refuse to be called; the graph's mode is set by QuantisationAware
     vars(prepared).pop("eval", None)
@@ -187,16 +185,3 @@ def _distance(one: Tensor, other: Tensor) -> float:
     if not one.numel():
         return 0.0
     return float((one - other).abs().max()) / max(1e-12, float(one.abs().max()))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep torchao's own notices off the terminal."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lit_distill.files.whole_file import write_whole
 from lit_distill.utils.plotting import Axes, axes_or_new
+from lit_distill.utils.text_tables import aligned
 
 
 @dataclass(frozen=True)
@@ -66,16 +67,7 @@ class Sensitivity:
         return lines
 
     def __str__(self) -> str:
-        lines = self.table()
-        widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
-        shown = [
-            "  ".join(
-                cell.rjust(width) if at else cell.ljust(width)
-                for at, (cell, width) in enumerate(zip(line, widths, strict=True))
-            )
-            for line in lines
-        ]
-        return "\n".join([self._head(), *shown, *self._notes()])
+        return "\n".join([self._head(), *aligned(self.table()), *self._notes()])
 
     def markdown(self) -> str:
         """Return the table in Markdown."""

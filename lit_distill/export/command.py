@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Trainer
 from torch import nn
 
-from lit_distill.cli.config_files import fit_words
+from lit_distill.cli.config_setup import setup_for_checkpoint
 from lit_distill.cli.fit import DistillationCLI
 from lit_distill.cli.refusal import refuse
 from lit_distill.cli.words import Parser
@@ -19,15 +18,6 @@ from lit_distill.export.students import heads_of, trained_student
 from lit_distill.export.targets import TARGETS
 from lit_distill.export.verifying import DisagreementError
 from lit_distill.models.quantisation_aware import QuantisationAware
-
-
-class _Setup(DistillationCLI):
-    """Makes a config's module and data, and a Trainer that leaves nothing behind."""
-
-    saves_config = False
-
-    def instantiate_trainer(self, **options: Any) -> Trainer:
-        return Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,12 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options, further = parser.parse_some(arguments)
     try:
-        if not options.ckpt_path.is_file():
-            raise FileNotFoundError(f"there is no checkpoint {options.ckpt_path} (looked in {Path.cwd()}).")
-        setup = _Setup(fit_words(options.config, further), run=False)
-        if setup.datamodule is not None:
-            setup.datamodule.trainer = setup.trainer
-        _export(setup, options)
+        _export(setup_for_checkpoint(options.config, further, options.ckpt_path), options)
     except DisagreementError as error:
         print(f"lit-distill: export: {error}", file=sys.stderr)
         return 1

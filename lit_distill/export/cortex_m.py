@@ -15,7 +15,7 @@ from lit_distill.export.exported import Exported, FileSignature
 from lit_distill.export.inference import Job
 from lit_distill.export.pt2e import calibrate, explained
 from lit_distill.export.quiet import quiet_tools
-from lit_distill.export.target import StandIn, Target
+from lit_distill.export.target import Compared, Target
 from lit_distill.export.tracing import trace
 
 CPU = "Cortex-M55"  # ExecuTorch's default, for which it plans the kernels' scratch memory
@@ -33,7 +33,7 @@ class CortexM(Target):
     packages = ("executorch", "torchao", "tosa_serializer")
     extra = "cortex-m"
 
-    def write(self, job: Job, path: Path) -> StandIn:
+    def write(self, job: Job, path: Path) -> Compared:
         with quiet_tools():
             inner = _channels_last(job)
             program = trace(inner)
@@ -42,7 +42,7 @@ class CortexM(Target):
                 path.write_bytes(_lowered(graph, inner))
             except Exception as error:
                 raise ValueError(explained(error)) from error
-        return StandIn(_Graph(graph, path, job.signature), "quantised graph before lowering", _said(path))
+        return Compared(_Graph(graph, path, job.signature), "quantised graph before lowering", _said(path))
 
     def load(self, path: Path, signature: FileSignature) -> Exported:
         return _Unrunnable(path, signature)

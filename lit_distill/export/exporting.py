@@ -228,16 +228,14 @@ def write(
         check_choice(f"the task {name!r}", kind, TASKS)
     with tempfile.TemporaryDirectory(prefix="lit-distill-export-") as folder:
         path = Path(folder) / f"student{request.target.suffix}"
-        stand_in = request.target.write(job, path)
-        exported = request.target.load(path, job.signature)
-        runs, what = (exported, "file") if stand_in is None else (stand_in.runs, stand_in.what)
-        found = verify(job, runs, parts, tasks, timed=stand_in is None)
-        refuse_disagreement(found, request.precision, request.agreement, what)
+        written = request.target.write_and_load(job, path)
+        found = verify(job, written.runs, parts, tasks, written.is_file)
+        refuse_disagreement(found, request.precision, request.agreement, written.what)
         if "size" in request.dynamic:
-            check_other_size(job, exported)
+            check_other_size(job, written.runs)
         content = path.read_bytes()
     plain = post_training(request.target, before, job, parts, tasks) if before is not None else None
-    beside = _beside(request, job, steps, classes) | {"compared": what, **(stand_in.said if stand_in else {})}
+    beside = _beside(request, job, steps, classes) | {"compared": written.what, **written.said}
     measured = {"measured": asdict(found)} | ({"post_training": asdict(plain)} if plain is not None else {})
     write_both(request.output, content, beside | measured)
     result = ExportResult(

@@ -18,18 +18,20 @@ class MissingPackageError(ImportError):
 
 
 @dataclass(frozen=True)
-class StandIn:
-    """What is compared in place of a file that no runtime here runs.
+class Compared:
+    """What is compared with the student: the file, or what stands for a file that no runtime here runs.
 
     Attributes:
-        runs: It, in place of the file.
+        runs: It.
         what: Its name.
         said: What was read back from the file, as plain values, for the JSON file.
+        is_file: It is the file itself, whose time counts.
     """
 
     runs: Exported
     what: str
     said: Mapping[str, Any]
+    is_file: bool = False
 
 
 class Target(ABC):
@@ -65,7 +67,7 @@ class Target(ABC):
             )
 
     @abstractmethod
-    def write(self, job: Job, path: Path) -> StandIn | None:
+    def write(self, job: Job, path: Path) -> Compared | None:
         """Write a file; the caller has checked the precision, and removes what an error leaves.
 
         Returns:
@@ -74,6 +76,14 @@ class Target(ABC):
         Raises:
             ValueError: The student cannot be written: what cannot, and what to change.
         """
+
+    def write_and_load(self, job: Job, path: Path) -> Compared:
+        """Write a file, and return what is compared with the student.
+
+        Raises:
+            ValueError: The student cannot be written.
+        """
+        return self.write(job, path) or Compared(self.load(path, job.signature), "file", {}, is_file=True)
 
     @abstractmethod
     def load(self, path: Path, signature: FileSignature) -> Exported:

@@ -74,11 +74,9 @@ def post_training(
         parts: Validation batches.
         tasks: What each output means, by its name.
     """
-    written = job.network
-    network = Inference(before, written.arrangement, written.output_key, written.heads, written.normalisation)
+    made = job.network
+    network = Inference(before, made.arrangement, made.output_key, made.heads, made.normalisation)
     plain = replace(job, network=network, reference=None)
     with tempfile.TemporaryDirectory(prefix="lit-distill-export-") as folder:
-        path = Path(folder) / f"before{target.suffix}"
-        stand_in = target.write(plain, path)
-        runs = target.load(path, plain.signature) if stand_in is None else stand_in.runs
-        return verify(plain, runs, parts, tasks, timed=stand_in is None)
+        written = target.write_and_load(plain, Path(folder) / f"before{target.suffix}")
+        return verify(plain, written.runs, parts, tasks, written.is_file)

@@ -73,20 +73,26 @@ def replay(network: nn.Module, steps: Sequence[Step]) -> None:
         MissingPruningError: torch-pruning is not installed.
         ValueError: The network is not the one that the steps are of.
     """
-    package = torch_pruning()
     for step in steps:
         example = inputs_described(step["example"], network)
         try:
             with traceable(network):
-                graph = package.DependencyGraph().build_dependency(
-                    network, example, forward_fn=call_traced, output_transform=tensors_of
-                )
+                graph = dependency_graph(network, example)
                 graph.load_pruning_history([list(one) for one in step["removed"]])
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(
                 f"the checkpoint's network was pruned, and the {type(network).__name__} cannot be pruned alike: {error}"
             ) from error
     set_history(network, [*pruning_history(network), *steps])
+
+
+def dependency_graph(network: nn.Module, inputs: Inputs) -> Any:
+    """Return torch-pruning's graph of a traceable network: which layers share channels."""
+    return (
+        torch_pruning()
+        .DependencyGraph()
+        .build_dependency(network, inputs, forward_fn=call_traced, output_transform=tensors_of)
+    )
 
 
 def call_traced(network: nn.Module, inputs: Inputs) -> Any:
@@ -200,10 +206,11 @@ def adopt(network: nn.Module, steps: Sequence[Step], shapes: Mapping[str, Sequen
     if done == list(steps[: len(done)]) and is_before(network, rest):
         replay(network, rest)
         return
+    own = network.state_dict()
     differs = [
         f"{name} is {shape} there and {list(mine.shape)} here"
         for name, shape in shapes.items()
-        if (mine := network.state_dict().get(name)) is not None and list(mine.shape) != list(shape)
+        if (mine := own.get(name)) is not None and list(mine.shape) != list(shape)
     ]
     if differs:
         raise ValueError(

@@ -10,6 +10,7 @@ from lit_distill.reporting.outcome import NetworkFigures, StudentReport
 from lit_distill.reporting.sentences import metric_words, report_answers, setting, times, units_of
 from lit_distill.reporting.sides import CONTROL, STUDENT, TEACHER
 from lit_distill.utils.names import count
+from lit_distill.utils.text_tables import aligned
 
 Row = tuple[str, str, str, str, str]  # what, student, control, teacher, student to teacher
 _Value = Callable[[NetworkFigures], float | None]
@@ -99,8 +100,7 @@ def heading(report: StudentReport) -> str:
 def text_of(report: StudentReport) -> str:
     """Return the report for the terminal."""
     lines = [report_headings(), *report_rows(report)]
-    widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
-    table = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    table = aligned(lines, left=range(len(lines[0])))
     said = [f"{one.question}\n  {' '.join(one.paragraphs)}" for one in report_answers(report)]
     return "\n\n".join([f"{report.title}\n{heading(report)}", "\n".join(table), *said, *report.notes])
 

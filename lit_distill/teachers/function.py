@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_distill.teachers.frozen import FrozenTeacher
-from lit_distill.utils.arguments import check_choice, check_flag, check_number
+from lit_distill.utils.arguments import check_choice, check_flag, check_number, described, wrong_type
 
 Gives = Literal["logits", "probabilities"]
 
@@ -47,9 +47,11 @@ class FunctionNetwork(nn.Module):
     ) -> None:
         super().__init__()
         if isinstance(function, (nn.Module, type)) or not callable(function):
-            raise TypeError(
-                f"function is {_called(function)}; give a function from a batch's inputs to logits, such as "
-                "model.predict_proba. A network needs no FunctionNetwork."
+            raise wrong_type(
+                "function",
+                function,
+                "give a function from a batch's inputs to logits, such as model.predict_proba. A network needs no "
+                "FunctionNetwork.",
             )
         self.function = function
         check_choice("gives", gives, ("logits", "probabilities"))
@@ -118,17 +120,11 @@ class FunctionTeacher(FrozenTeacher):
         """None: it takes what the student takes."""
 
 
-def _called(value: object) -> str:
-    if value is None:
-        return "None"
-    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
-
-
 def _checked(found: Any, rows: int | None) -> Tensor:
     """Return what a function returned as a tensor of floats with a row for each sample."""
     if not isinstance(found, (Tensor, np.ndarray)):
         raise TypeError(
-            f"the teacher's function returned {_called(found)}; return an array or a tensor with a row for each sample."
+            f"the teacher's function returned {described(found)}; return an array or a tensor with a row for each sample."
         )
     logits = torch.as_tensor(found).detach()
     if not logits.is_floating_point():

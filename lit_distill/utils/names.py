@@ -39,6 +39,17 @@ def match_layers(reference: str, names: Iterable[str], owner: str = "the model")
     return [name + suffix for name in found]
 
 
+def layers_within(references: Iterable[str], names: Iterable[str], owner: str = "the model") -> set[str]:
+    """Return the layers that references name, as ``match_layers`` finds them, and all layers in them.
+
+    Raises:
+        ValueError: A reference is malformed or matches nothing.
+    """
+    known = [name for name in names if name]
+    tops = [path for one in references for path in match_layers(one, known, owner)]
+    return {path for path in known if any(f"{path}.".startswith(f"{top}.") for top in tops)}
+
+
 def _matches(name: list[str], parts: list[str]) -> bool:
     return len(name) == len(parts) and all(fnmatchcase(n, p) for n, p in zip(name, parts, strict=True))
 
