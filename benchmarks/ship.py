@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from measure.machine import describe_machine, in_words
+from measure.report import markdown, spread, with_error
 from torch import Tensor, nn
 
 from lit_distill.chain import read_chain
@@ -193,26 +194,17 @@ def _of(found: dict[str, Any], step: str, road: str, key: str = "accuracy") -> l
 def table(found: dict[str, Any]) -> str:
     """Return the table in Markdown; accuracies are means over seeds with their standard deviation, differences are paired."""
     teacher, times = found["teacher"], found["milliseconds"]
-    head = "| | no teacher | taught | taught minus no teacher | file, kB | MACs, M | ms | smaller | faster |"
-    lines = [head, "|" + "---|" * 9]
+    head = ("", *ROADS, "taught minus no teacher", "file, kB", "MACs, M", "ms", "smaller", "faster")
     own = [f"{100 * teacher['accuracy']:.2f}", "", f"{teacher['bytes'] / 1000:,.0f}", f"{teacher['macs'] / 1e6:.1f}"]
-    lines.append(f"| {TEACHER} | | {' | '.join(own)} | {times[TEACHER]:.3f} | 1 | 1 |")
+    lines = [[TEACHER, "", *own, f"{times[TEACHER]:.3f}", "1", "1"]]
     for step, *_ in STEPS:
-        alone, taught = (_of(found, step, road) for road in ROADS)
-        apart = [100 * (one - other) for one, other in zip(taught, alone, strict=True)]
+        alone, taught = ([100 * one for one in _of(found, step, road)] for road in ROADS)
+        apart = [one - other for one, other in zip(taught, alone, strict=True)]
         size = statistics.fmean(_of(found, step, ROADS[1], "bytes"))
-        cells = [_spread([100 * one for one in alone]), _spread([100 * one for one in taught])]
-        cells.append(_spread(apart, error=True))
+        cells = [step, spread(alone), spread(taught), with_error(apart)]
         cells += [f"{size / 1000:,.0f}", f"{(found['macs'][step] or 0) / 1e6:.1f}", f"{times[step]:.3f}"]
-        cells += [f"{teacher['bytes'] / size:.0f} x", f"{times[TEACHER] / times[step]:.0f} x"]
-        lines.append(f"| {step} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _spread(values: Sequence[float], error: bool = False) -> str:
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    signed = "+" if error else ""
-    return f"{statistics.fmean(values):{signed}.2f} ± {deviation / (len(values) ** 0.5 if error else 1):.2f}"
+        lines.append([*cells, f"{teacher['bytes'] / size:.0f} x", f"{times[TEACHER] / times[step]:.0f} x"])
+    return markdown(head, lines)
 
 
 def draw(found: dict[str, Any], path: Path) -> None:
